@@ -1,0 +1,1 @@
+"""Experiments in multi-objective reinforcement learning from AI feedback."""

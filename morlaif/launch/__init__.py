@@ -1,0 +1,1 @@
+"""How a unit runs: in this process, or in worker processes of this machine."""
