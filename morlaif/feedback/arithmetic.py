@@ -1,0 +1,84 @@
+"""From a judge's log-probabilities to a soft label: pure functions on numbers.
+
+A *gap* d is log P(A) − log P(B), the judge's log-odds that the option shown as A is better.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+FLOOR = -25.0  # nothing is believed to be less likely: servers write −9999 or −inf for whatever rounds to zero
+_WRAPPING = " \t\n\r▁ĠĊ\"'`*_()[]{}.,:;!"  # what may surround the letter in a token: blanks, quotes, Markdown, brackets
+
+Alternatives = Sequence[tuple[str, float]]  # the tokens listed for one position, with their log-probabilities
+
+
+def letter_of(token: str) -> str | None:
+    """ "A" or "B" for any variant of the token ("A", " A", "(A", "A."), else None."""
+    bare = token.strip(_WRAPPING)
+    return bare if bare in ("A", "B") else None
+
+
+def letter_in(text: str) -> str | None:
+    """The letter that a reply opens with ("B.", "A) because"), else the only one it mentions, else None."""
+    if opening := re.match(r"\W*([AB])\s*(?:$|[.):,*\n])", text):
+        return opening[1]
+    named = set(re.findall(r"\b(B|A(?! (?!or\b|and\b|is\b)[a-z]))\b", text))  # not the article
+    return named.pop() if len(named) == 1 else None
+
+
+def log_add(values: Iterable[float]) -> float:
+    """log Σ exp(x), safe against overflow; −inf for nothing."""
+    values = list(values)
+    top = max(values, default=-math.inf)
+    return top if math.isinf(top) else top + math.log(math.fsum(math.exp(x - top) for x in values))
+
+
+def gap(alternatives: Alternatives) -> float | None:
+    """log P(A) − log P(B) from the alternatives listed for one token.
+
+    Variants of a letter are summed. A letter that is not listed is censored at the smallest listed log-probability,
+    which bounds it from above; where nothing but the other letter is listed, at what that leaves over. If neither is
+    listed there is no answer, and the result is None.
+    """
+    listed = [(letter_of(token), max(logprob, FLOOR)) for token, logprob in alternatives if not math.isnan(logprob)]
+    a, b = (log_add(x for letter, x in listed if letter == wanted) for wanted in ("A", "B"))
+    if math.isinf(a) and math.isinf(b):
+        return None
+    if math.isinf(a) or math.isinf(b):
+        rest = [x for _, x in listed]
+        if all(letter for letter, _ in listed):
+            rest.append(math.log(max(1.0 - math.exp(max(a, b)), math.exp(FLOOR))))
+        a, b = (min(rest) if math.isinf(x) else x for x in (a, b))
+    return a - b
+
+
+def gap_from_votes(a: int, b: int) -> float | None:
+    """Log-odds from sampled letters, half a vote added to each: a unanimous vote stays finite. None without votes."""
+    return math.log((a + 0.5) / (b + 0.5)) if a + b else None
+
+
+def logit(p: float) -> float:
+    """log p − log (1 − p), for 0 < p < 1."""
+    return math.log(p) - math.log1p(-p)
+
+
+def soft_label(forward: float, backward: float) -> float:
+    """Probability that the first response is better: p = ½ [σ(d₁) + σ(−d₂)].
+
+    `forward` is the gap with the first response shown as A, `backward` with the second shown as A. Written with tanh,
+    so that equal gaps (a judge who sees no difference, or picks a place) give exactly ½.
+    """
+    return 0.5 + 0.25 * (math.tanh(0.5 * forward) - math.tanh(0.5 * backward))
+
+
+def position_bias(forward: float, backward: float) -> float:
+    """Signed log-odds given away to whichever option is shown first: (d₁ + d₂) / 2."""
+    return 0.5 * (forward + backward)
+
+
+def inconsistent(forward: float, backward: float) -> bool:
+    """Whether the judge picked the same place, not the same response, in both orders."""
+    return forward * backward > 0

@@ -1,0 +1,157 @@
+"""When a request may be sent: as fast as the budgets allow, as wide as the server bears."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+MARGIN = 0.985  # of a limit that we use: a window that begins and ends with a request holds one more
+LAG = 0.1  # seconds of delay that later requests may catch up on
+FIRST_WIDTH = 8  # requests in flight before the server has answered any
+
+
+class Stopped(Exception):
+    """Nothing more is to be sent."""
+
+
+class Pace:
+    """A budget for a minute, spent evenly: each unit has its moment, `60 / limit` seconds after the one before."""
+
+    def __init__(self, limit: float | None) -> None:
+        self.limit = limit  # units a minute; None: no limit known
+        self._next = 0.0  # when the next unit may be spent
+
+    def reserve(self, now: float, amount: float = 1.0) -> float:
+        """Take `amount` units; returns the moment from which they may be spent."""
+        if not self.limit:
+            return now
+        moment = max(self._next, now - LAG)
+        self._next = moment + amount * 60.0 / (self.limit * MARGIN)
+        return moment
+
+    def settle(self, surplus: float) -> None:
+        """Give back units that were reserved and not used (negative: that were used beyond)."""
+        if self.limit:
+            self._next -= surplus * 60.0 / (self.limit * MARGIN)
+
+
+class Limiter:
+    """Paces requests and tokens, and bounds how many requests are in flight.
+
+    The width doubles with each round of good answers until the server pushes back, is halved then, and grows by one a
+    round from there: additive increase, multiplicative decrease. A pause holds for all requests, since a server that
+    turns one away has no room for the others. A closed limiter lets what is on its way come home, as it is paid for,
+    and sends nothing more.
+    """
+
+    def __init__(self, concurrency: int, requests: float | None = None, tokens: float | None = None) -> None:
+        self.most = concurrency
+        self.width = float(min(FIRST_WIDTH, concurrency))
+        self.requests, self.tokens = Pace(requests), Pace(tokens)
+        self._learn = (requests is None, tokens is None)  # a limit that was given is not replaced by what servers say
+        self._doubling = True
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._resume = 0.0  # no request before this moment of the loop's clock
+        self._narrowed = 0.0  # when the width was last halved
+        self._closed = asyncio.Event()
+
+    @asynccontextmanager
+    async def slot(self, tokens: float = 0.0) -> AsyncIterator[None]:
+        """Hold a place for one request of about `tokens` tokens, from before it is sent until its reply is read.
+
+        Raises:
+            Stopped: the limiter is closed.
+        """
+        await self._enter()
+        try:
+            now = _now()
+            moment = max(self.requests.reserve(now), self.tokens.reserve(now, tokens))
+            while (wait := max(moment, self._resume) - _now()) > 0:
+                await self.sleep(wait)
+            if self._closed.is_set():
+                raise Stopped
+            yield
+        finally:
+            self._leave()
+
+    def succeeded(self) -> None:
+        """A good answer came: widen, if the width was what held us back."""
+        if self._waiting or self._in_flight + 1 >= self.width:
+            self.width = min(self.most, self.width + (1.0 if self._doubling else 1.0 / self.width))
+            self._wake()
+
+    def pushed_back(self, pause: float = 0.0, since: float = 0.0) -> None:
+        """The server has had too much: halve the width, but once for all requests sent `since` then, and pause."""
+        if since >= self._narrowed:
+            self.width, self._narrowed, self._doubling = max(1.0, self.width / 2), _now(), False
+        self._resume = max(self._resume, _now() + pause)
+
+    def learn(self, headers: Mapping[str, str]) -> None:
+        """Take limits from `x-ratelimit-limit-*`, and pause where `x-ratelimit-remaining-*` is down to nothing."""
+        for pace, kind, wanted in zip((self.requests, self.tokens), ("requests", "tokens"), self._learn, strict=True):
+            limit, left = (_number(headers.get(f"x-ratelimit-{what}-{kind}")) for what in ("limit", "remaining"))
+            if wanted and limit and limit > 0:
+                pace.limit = limit
+            if left is not None and left <= 0 and (reset := duration(headers.get(f"x-ratelimit-reset-{kind}"))):
+                self._resume = max(self._resume, _now() + min(reset, 60.0))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so long, or until the limiter is closed.
+
+        Raises:
+            Stopped: it was closed.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
+        if self._closed.is_set():
+            raise Stopped
+
+    def close(self) -> None:
+        self._closed.set()
+
+    async def _enter(self) -> None:
+        if self._in_flight < int(self.width) and not self._waiting:
+            self._in_flight += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave()  # the place had been given to us already
+            raise
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._in_flight < int(self.width):
+            if not (turn := self._waiting.popleft()).done():
+                self._in_flight += 1
+                turn.set_result(None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def duration(text: str | None) -> float | None:
+    """Seconds in "1s", "6m0s", "250ms" or "1.5" (how servers write when a limit resets), or None."""
+    if not text or not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d)?)+", text):
+        return None
+    units = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", text))

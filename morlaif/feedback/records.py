@@ -1,0 +1,80 @@
+"""What is asked, and what a judge's answer is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from morlaif.data.records import Message, Pair, load_rows, save_splits
+from morlaif.feedback.settings import Principle
+
+VERDICTS = "verdicts"  # folder of the verdicts inside the artifact of `feedback`
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two responses to be judged under one principle, in both orders."""
+
+    id: str  # of the pair
+    messages: list[Message]  # ends with a user turn
+    first: str
+    second: str
+    principle: Principle | None  # None: the source needs no wording (human labels)
+    human: float | None = None  # human probability that `first` is better, where the data has it
+
+    @classmethod
+    def of(cls, pair: Pair, principle: Principle | None) -> Comparison:
+        return cls(pair.id, pair.messages, pair.first, pair.second, principle, pair.human)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's answer about one pair. Invalid verdicts are counted and left out: they are never ties."""
+
+    pair_id: str
+    p_first: float | None  # probability that the first response is better, mean of both orders; None: invalid
+    bias: float | None  # log-odds given away to whichever option is shown first; None: invalid
+    valid: bool
+    judge: str  # who judged, such as "rules" or "openai:gpt-4.1-mini"
+    d_forward: float | None = None  # log-odds of option A with `first` shown as A; None: not asked, or no answer
+    d_backward: float | None = None  # log-odds of option A with `second` shown as A
+    reason: str | None = None  # why it is invalid
+
+    @classmethod
+    def invalid(
+        cls, pair_id: str, judge: str, reason: str, forward: float | None = None, backward: float | None = None
+    ) -> Verdict:
+        return cls(pair_id, None, None, False, judge, forward, backward, reason)
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a judge has done so far."""
+
+    method: str | None = None  # how letters became probabilities: "logprob" or "vote"
+    requests: int = 0  # answered by the server in this run
+    cached: int = 0  # answered from the ledger
+    retries: int = 0  # requests repeated after a server error, a time-out or a dropped connection
+    waits: int = 0  # times that the server asked to slow down (429)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0  # spent in this run
+    said: list[str] = field(default_factory=list)  # what the user was told, once each
+
+
+VERDICT_COLUMNS = {
+    "pair_id": "string", "p_first": "float64", "bias": "float64", "valid": "bool", "judge": "string",
+    "d_forward": "float64", "d_backward": "float64", "reason": "string",
+}  # fmt: skip
+
+
+def save_verdicts(folder: Path, splits: Mapping[str, Iterable[Verdict]]) -> None:
+    """Write the verdicts of a `feedback` artifact whose folder is `folder`."""
+    save_splits(Path(folder) / VERDICTS, splits, VERDICT_COLUMNS)
+
+
+def load_verdicts(folder: Path, split: str) -> list[Verdict]:
+    """The verdicts of `split` ("train" or "eval") from the artifact of `feedback`; join them to pairs by `pair_id`."""
+    names = [f.name for f in fields(Verdict)]
+    return [Verdict(**{name: row[name] for name in names}) for row in load_rows(Path(folder) / VERDICTS, split)]

@@ -1,0 +1,145 @@
+"""What is judged (principles) and who judges it (feedback sources)."""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from morlaif.errors import suggest
+from morlaif.settings import Settings
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Wording(Settings):
+    """How a judge is asked about a principle. The question is put so that the better option is always the answer."""
+
+    question: Text  # one line: which of the two options …?
+    description: Text  # what counts for and against
+    covers: Annotated[tuple[str, ...], Field(min_length=1)]  # toy principles whose mean the rules judge takes
+
+
+class Principle(Wording):
+    """A wording with its name."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class PrinciplesSettings(Settings):
+    """The principles to choose from, which of them a run uses, and the constitution of the single-model baseline."""
+
+    definitions: Annotated[dict[str, Wording], Field(min_length=1)]
+    select: list[str] | None  # names; null: all
+    count: Annotated[int, Field(ge=1)] | None  # the first so many, after ordering; null: all
+    order: Literal["listed", "random"]
+    seed: int  # of the random order
+    constitution: Annotated[list[Principle], Field(min_length=1)]
+    verdicts_per_pair: Annotated[int, Field(ge=1)]  # constitution principles drawn for each pair
+
+    @field_validator("definitions", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if name == "single":
+                raise ValueError("'single' names the baseline: call the principle something else")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PrinciplesSettings:
+        for name in self.select or ():
+            if name not in self.definitions:
+                raise ValueError(
+                    f"select: no principle '{name}'.{suggest(name, self.definitions)} "
+                    f"Known: {', '.join(self.definitions)}"
+                )
+        if self.select is not None and (not self.select or len(set(self.select)) < len(self.select)):
+            raise ValueError(f"select: give each principle once, and at least one, not {self.select}")
+        available = len(self.select or self.definitions)
+        if self.count is not None and self.count > available:
+            raise ValueError(f"count: {self.count} asked for, {available} to choose from")
+        if self.verdicts_per_pair > len(self.constitution):
+            raise ValueError(f"verdicts_per_pair: at most {len(self.constitution)}, the length of the constitution")
+        names = [principle.name for principle in self.constitution]
+        if len(set(names)) < len(names):
+            raise ValueError("constitution: two principles with one name")
+        for name in self.definitions:
+            Principle(name=name, **self.definitions[name].model_dump())  # the name's own rule
+        return self
+
+    @property
+    def chosen(self) -> tuple[Principle, ...]:
+        """The run's principles: selected by name, ordered, and of those the first `count`."""
+        names = list(self.definitions) if self.select is None else list(self.select)
+        if self.order == "random":
+            random.Random(self.seed).shuffle(names)
+        return tuple(
+            Principle(name=name, **self.definitions[name].model_dump()) for name in names[: self.count or len(names)]
+        )
+
+
+class RulesSettings(Settings):
+    """The toy world's transparent judge, made fallible: gap = (s_A − s_B + noise·ε)/temperature + position_bias."""
+
+    source: Literal["rules"]
+    temperature: Annotated[float, Field(gt=0)]  # in deviations of a principle's score; lower is surer
+    noise: Annotated[float, Field(ge=0)]  # scale of the logistic error on a score difference; 0: always right
+    position_bias: float  # log-odds given away to whichever option is shown first
+
+
+class PriceSettings(Settings):
+    """US dollars for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class OpenAISettings(Settings):
+    """A server that speaks OpenAI's chat completions: OpenAI, vLLM, SGLang, llama.cpp, Ollama."""
+
+    outside_digest = frozenset({
+        "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "backoff",
+        "patience", "min_validity", "price", "budget_usd",
+    })  # fmt: skip
+
+    source: Literal["openai"]
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    provider: str | None  # who answers, in the ledger's key; null: base_url
+    model: Text
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None  # null: the server wants no key
+    logprobs: Literal["auto", "always", "never"]
+    top_logprobs: Annotated[int, Field(ge=2, le=20)]
+    max_tokens: Annotated[int, Field(ge=1)]
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"]
+    votes: Annotated[int, Field(ge=1)]
+    vote_temperature: Annotated[float, Field(gt=0, le=2)]
+    extra_body: dict[str, Any]
+    concurrency: Annotated[int, Field(ge=1, le=4096)]
+    requests_per_minute: Annotated[float, Field(gt=0)] | None  # null: as the server's headers say, if they do
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None  # input and output; null: as the server's headers say
+    timeout: Annotated[float, Field(gt=0)]  # seconds for one request
+    retries: Annotated[int, Field(ge=0)]  # of one request, after 5xx, time-outs and dropped connections
+    backoff: Annotated[float, Field(gt=0)]  # seconds before the first repetition; doubles up to a minute, with jitter
+    patience: Annotated[float, Field(gt=0)]  # seconds that one request may spend waiting for 429s to pass
+    ask_again: bool  # whether a question whose reply in the ledger is unusable is asked once more
+    min_validity: Annotated[float, Field(ge=0, le=1)]
+    price: PriceSettings
+    budget_usd: Annotated[float, Field(gt=0)] | None  # in all that the ledger holds, over every run; null: no cap
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_override(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in ("model", "messages", "n", "stream", "temperature", "logprobs", "top_logprobs"):
+            if key in value:
+                raise ValueError(f"'{key}' is set by the judge itself and cannot be given here")
+        return value
+
+
+class HumanSettings(Settings):
+    """The label that human raters gave, where the data has one; the principle's wording plays no part."""
+
+    source: Literal["human"]
+
+
+FeedbackSettings = Annotated[RulesSettings | OpenAISettings | HumanSettings, Field(discriminator="source")]

@@ -1,0 +1,1 @@
+"""Sources of feedback, one small class each behind `morlaif.feedback.judge.Judge`."""

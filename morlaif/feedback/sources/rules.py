@@ -1,0 +1,73 @@
+"""The toy world's transparent judge, used as feedback: exact rules seen through doubt, error and position bias."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from morlaif.data.records import Message
+from morlaif.errors import UserError, suggest
+from morlaif.feedback.arithmetic import logit, position_bias, soft_label
+from morlaif.feedback.records import Comparison, Usage, Verdict
+from morlaif.feedback.settings import Principle, RulesSettings
+from morlaif.toy import judge as toy
+
+
+class RulesJudge:
+    """Log-odds of the option shown as A: (√k (s_A − s_B) + noise·ε) / temperature + position_bias.
+
+    s is the mean score over the k toy principles that are covered; √k makes the judge as sure of a broad principle as
+    of a narrow one. ε is a standard logistic error, absent where the scores are equal: who sees no difference says so.
+    It is drawn from a hash of seed, principle, conversation and the two options in their order: the same question gets
+    the same answer, whenever and after whatever it is asked.
+    """
+
+    name = "rules"
+
+    def __init__(self, settings: RulesSettings, seed: int) -> None:
+        self._settings, self._seed = settings, seed
+        self.usage = Usage(method="rules")
+
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
+        for asked in comparisons:
+            first, second = self._scores(asked)
+            forward = self._ask(asked, first, second, asked.first, asked.second)
+            backward = self._ask(asked, second, first, asked.second, asked.first)
+            self.usage.requests += 2
+            p, bias = soft_label(forward, backward), position_bias(forward, backward)
+            yield asked, Verdict(asked.id, p, bias, True, self.name, forward, backward)
+
+    def truth(self, comparison: Comparison) -> float:
+        first, second = self._scores(comparison)
+        return first - second
+
+    def _scores(self, asked: Comparison) -> tuple[float, float]:
+        principle = asked.principle
+        return score(principle, asked.messages, asked.first), score(principle, asked.messages, asked.second)
+
+    def _ask(self, asked: Comparison, score_a: float, score_b: float, shown_a: str, shown_b: str) -> float:
+        settings = self._settings
+        seen = math.sqrt(len(asked.principle.covers)) * (score_a - score_b)
+        if settings.noise and seen:
+            turns = [[turn["role"], turn["content"]] for turn in asked.messages]
+            seen += settings.noise * _logistic(self._seed, asked.principle.name, turns, shown_a, shown_b)
+        return seen / settings.temperature + settings.position_bias
+
+
+def score(principle: Principle, messages: Sequence[Message], response: str) -> float:
+    """The exact score of `response`: the mean over the toy principles that `principle` covers."""
+    for name in principle.covers:
+        if name not in toy.PRINCIPLES:
+            raise UserError(
+                f"principles: '{principle.name}' covers '{name}', which the toy world does not have."
+                f"{suggest(name, toy.PRINCIPLES)} Known: {', '.join(toy.PRINCIPLES)}"
+            )
+    return sum(toy.score(name, messages, response) for name in principle.covers) / len(principle.covers)
+
+
+def _logistic(*what: object) -> float:
+    """A standard logistic variate that is a function of `what` alone."""
+    digest = hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).digest()
+    return logit((int.from_bytes(digest[:6], "big") + 0.5) / 2**48)

@@ -1,0 +1,174 @@
+"""A real HTTP server on loopback that speaks chat completions, judges by a number in the text, and can misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Fault = str | tuple | None
+POSITION_BIAS = 0.4
+
+
+class ChatServer:
+    """`fault(n, body)` names what goes wrong with the n-th request (from 0); None: all is well.
+
+    Each option holds "worth <number>"; the log-odds of A are the difference plus POSITION_BIAS.
+    """
+
+    def __init__(
+        self, fault: Callable[[int, dict], Fault] | None = None, logprobs: bool = True, delay: float = 0.0
+    ) -> None:
+        self.fault = fault or (lambda n, body: None)
+        self.logprobs = logprobs
+        self.delay = delay
+        self.received = 0
+        self.answered: Counter[str] = Counter()  # good replies by the hash of the request's body
+        self.times: list[float] = []
+        self.bodies: list[dict] = []
+        self.authorization: set[str | None] = set()
+        self.in_flight = self.most_in_flight = 0
+        self.lock = threading.Lock()
+        self._released = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = -1
+
+            def do_POST(self) -> None:
+                outer._serve(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 256  # of the default 5, a burst of connections would be dropped and tried again
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # a killed client is no news
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def close(self) -> None:
+        self._released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> ChatServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
+        with self.lock:
+            n, self.received = self.received, self.received + 1
+            self.bodies.append(body)
+            self.times.append(time.monotonic())
+            self.authorization.add(handler.headers.get("authorization"))
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            self._respond(handler, n, body)
+        finally:
+            with self.lock:
+                self.in_flight -= 1
+
+    def _respond(self, handler: BaseHTTPRequestHandler, n: int, body: dict) -> None:
+        fault = self.fault(n, body)
+        time.sleep(self.delay)
+        kind, *details = fault if isinstance(fault, tuple) else (fault,)
+        if isinstance(kind, int):  # (status, {error fields}, {headers})
+            error, headers = (*details, {}, {})[:2]
+            return send(handler, kind, {"error": {"message": "no", **error}}, headers)
+        if kind == "drop":
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            handler.close_connection = True
+            return None
+        if kind == "hang":
+            self._released.wait(details[0] if details else 30)
+            handler.close_connection = True
+            return None
+        if kind == "malformed":
+            return send_bytes(handler, 200, b'{"choices": [{"mess')
+        if kind == "truncated":
+            whole = json.dumps(self._completion(body, kind)).encode()
+            send_bytes(handler, 200, whole[: len(whole) // 2], length=len(whole))
+            handler.close_connection = True
+            return None
+        if kind == "drip":
+            handler.send_response(200)
+            handler.send_header("content-length", "1000")
+            handler.end_headers()
+            for _ in range(1000):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+                if self._released.wait(0.02):
+                    return None
+        reply = self._completion(body, kind)
+        with self.lock:
+            self.answered[fingerprint(body)] += 1
+        return send(handler, 200, reply)
+
+    def _completion(self, body: dict, kind: str | None) -> dict:
+        gap = judged_gap(body["messages"][-1]["content"])
+        if body["temperature"] > 0:  # a draw, the same for the same request but for its turn
+            with self.lock:
+                turn = self.answered[fingerprint(body)]
+            u = int(hashlib.sha256(f"{fingerprint(body)}{turn}".encode()).hexdigest()[:8], 16) / 2**32
+            gap = 1.0 if u < 1 / (1 + 2.718281828**-gap) else -1.0
+        letter = "A" if gap > 0 else "B"
+        message: dict = {"role": "assistant", "content": letter}
+        choice: dict = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        if kind == "refusal":
+            message |= {"content": None, "refusal": "I would rather not."}
+        elif kind == "chatter":
+            message["content"] = "Both are nice"
+            choice["logprobs"] = logprobs([("Both", -0.1), ("The", -3.0)]) if body.get("logprobs") else None
+        elif self.logprobs and body.get("logprobs"):
+            top = [("A", -1.0 + gap / 2), (" B", -1.0 - gap / 2), ("The", -9.0)]
+            choice["logprobs"] = logprobs(sorted(top, key=lambda item: -item[1])[: body["top_logprobs"]])
+        usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+        return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
+
+
+def fingerprint(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def judged_gap(prompt: str) -> float:
+    a, b = (float(x) for x in re.findall(r"^\| .*?worth (-?[\d.]+\d)", prompt.split("\nOption A\n")[1], re.M)[:2])
+    return a - b + POSITION_BIAS
+
+
+def logprobs(top: list[tuple[str, float]]) -> dict:
+    items = [{"token": token, "logprob": x, "bytes": None} for token, x in top]
+    return {"content": [{**items[0], "top_logprobs": items}]}
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: dict, headers: dict | None = None) -> None:
+    send_bytes(handler, status, json.dumps(body).encode(), headers)
+
+
+def send_bytes(handler, status: int, body: bytes, headers: dict | None = None, length: int | None = None) -> None:
+    handler.send_response(status)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(body) if length is None else length))
+    for name, value in (headers or {}).items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.wfile.flush()

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from chat_server import ChatServer
+from feedback_cases import make_pairs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morlaif.feedback.judge import open_judge
+from morlaif.feedback.label import label_with
+from morlaif.feedback.limiter import LAG, Limiter, Pace, Stopped, duration
+
+
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=200), st.floats(10, 6000))
+def test_no_minute_holds_more_than_the_limit(waits, limit):
+    pace, now, moments = Pace(limit), 1000.0, []
+    for wait in waits:
+        now += wait
+        moments.append(max(now, pace.reserve(now)))
+        now = moments[-1]
+    for i, moment in enumerate(moments):
+        inside = sum(moment <= other < moment + 60 for other in moments[i:])
+        assert inside <= limit * (1 + LAG / 60) + 1
+
+
+def test_a_busy_minute_is_well_used():
+    pace = Pace(600)
+    moments = [pace.reserve(1000.0) for _ in range(600)]
+    assert 60 / (moments[-1] - moments[0] + 0.1) * 600 >= 0.97 * 600
+    assert {round(b - a, 6) for a, b in itertools.pairwise(moments)} == {round(60 / (600 * 0.985), 6)}
+
+
+def test_tokens_are_settled_by_what_was_used():
+    pace = Pace(60_000)
+    pace.reserve(1000.0, 2000)
+    pace.settle(1500)
+    assert pace.reserve(1000.0) == pytest.approx(1000.0 - LAG + 500 / (60_000 * 0.985 / 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1s", 1),
+        ("6m0s", 360),
+        ("250ms", 0.25),
+        ("1.5", 1.5),
+        ("1h2m3.5s", 3723.5),
+        ("", None),
+        (None, None),
+        ("x", None),
+    ],
+)
+def test_durations(text, seconds):
+    assert duration(text) == seconds
+
+
+async def work(limiter: Limiter, seconds: float, good: bool = True) -> None:
+    async with limiter.slot():
+        await asyncio.sleep(seconds)
+    limiter.succeeded() if good else limiter.pushed_back(since=asyncio.get_running_loop().time())
+
+
+def test_the_width_doubles_each_round_and_halves_on_push_back():
+    async def main():
+        limiter = Limiter(100)
+        assert limiter.width == 8
+        await asyncio.gather(*(work(limiter, 0.01) for _ in range(16)))  # a full round, and one that begins to wait
+        assert 11 <= limiter.width <= 24
+        await asyncio.gather(*(work(limiter, 0.01) for _ in range(300)))
+        assert limiter.width == 100
+        await work(limiter, 0, good=False)
+        assert limiter.width == 50
+        limiter.pushed_back(since=0.0)  # sent before the width was halved: the same trouble
+        assert limiter.width == 50
+        await asyncio.gather(*(work(limiter, 0.005) for _ in range(150)))
+        assert 51 < limiter.width < 53.5  # one a round from here
+
+    asyncio.run(main())
+
+
+def test_the_width_stays_where_it_is_not_used():
+    async def main():
+        limiter = Limiter(100)
+        for _ in range(20):
+            await work(limiter, 0)
+        assert limiter.width == 8
+
+    asyncio.run(main())
+
+
+def test_never_more_in_flight_than_the_width():
+    async def main():
+        limiter, now, most = Limiter(3), 0, 0
+
+        async def one():
+            nonlocal now, most
+            async with limiter.slot():
+                now += 1
+                most = max(most, now)
+                try:
+                    await asyncio.sleep(0.001)
+                finally:
+                    now -= 1
+
+        tasks = [asyncio.ensure_future(one()) for _ in range(30)]
+        await asyncio.sleep(0.002)
+        for task in tasks[5:10]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert most == 3 and now == 0
+        assert await asyncio.wait_for(one(), 1) is None  # no place was lost with the cancelled
+
+    asyncio.run(main())
+
+
+def test_a_closed_limiter_wakes_whoever_waits():
+    async def main():
+        limiter = Limiter(1)
+        limiter.pushed_back(pause=60)
+        waiting = asyncio.ensure_future(work(limiter, 0))
+        await asyncio.sleep(0.01)
+        limiter.close()
+        with pytest.raises(Stopped):
+            await asyncio.wait_for(waiting, 1)
+
+    asyncio.run(main())
+
+
+def test_limits_are_learnt_from_headers_unless_given():
+    async def main():
+        headers = {
+            "x-ratelimit-limit-requests": "600",
+            "x-ratelimit-limit-tokens": "9000",
+            "x-ratelimit-remaining-requests": "5",
+        }
+        learning, told = Limiter(8), Limiter(8, 100, None)
+        learning.learn(headers)
+        told.learn(headers)
+        assert (learning.requests.limit, learning.tokens.limit) == (600, 9000)
+        assert (told.requests.limit, told.tokens.limit) == (100, 9000)
+        learning.learn({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "80ms"})
+        begun = asyncio.get_running_loop().time()
+        await work(learning, 0)
+        assert asyncio.get_running_loop().time() - begun >= 0.079
+
+    asyncio.run(main())
+
+
+def test_the_engine_keeps_within_a_budget_and_uses_it(helpfulness, settings_for, tmp_path):
+    """A server that allows 40 requests a second, in any second and a half, has nothing to complain about."""
+    window, rate = 1.5, 40
+    with ChatServer() as server:
+
+        def limit(n, body):
+            recent = sum(server.times[n] - t < window for t in server.times[: n + 1])
+            return (429, {"message": "slow down"}) if recent > rate * (window + LAG) + 1 else None
+
+        server.fault = limit
+        settings = settings_for(server, requests_per_minute=60 * rate, concurrency=32)
+        judge = open_judge(settings, ledger=tmp_path / "l", seed=0)
+        label_with(judge, make_pairs(45), lambda _: (helpfulness,))
+        assert judge.usage.waits == 0 and server.received == 90
+        reached = (len(server.times) - 2) / (server.times[-1] - server.times[1])
+        assert 0.9 * rate <= reached <= 1.05 * rate
