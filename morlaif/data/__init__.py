@@ -1,0 +1,1 @@
+"""Prompts, demonstrations and human preference pairs: one record type, whatever the source."""

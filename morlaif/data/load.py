@@ -1,0 +1,112 @@
+"""From data settings to examples in three splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from morlaif.data.files import read_jsonl
+from morlaif.data.records import Example
+from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
+from morlaif.data.settings import DataSettings, HubData, JsonlData, ToyData
+from morlaif.data.split import deduplicate, draw, hold_out
+from morlaif.errors import UserError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a source gave."""
+
+    splits: dict[str, list[Example]]  # "sft", "train", "eval"
+    rows: int  # read
+    duplicates: int  # of the same content, left out
+    skipped: list[dict[str, str]]  # {"where", "why"} of each row left out because it is of no use
+
+
+def input_files(settings: DataSettings) -> list[Path]:
+    """The files whose content the examples depend on. Light: reads nothing.
+
+    Raises:
+        UserError: the settings name no source, or a file that is not there.
+    """
+    if isinstance(settings, ToyData):
+        return []
+    if settings.path is None:
+        if isinstance(settings, JsonlData):
+            raise UserError("data.path: null; name the file to read, as in data.path=prompts.jsonl")
+        if settings.id is None:
+            raise UserError("data.id: null; name a dataset of the hub, as in data.id=Anthropic/hh-rlhf, or a data.path")
+        return []
+    path = Path(settings.path).expanduser().absolute()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"data.path: {settings.path}: {what}; name one JSONL(.gz) file, relative to {Path.cwd()}")
+    return [path]
+
+
+def load(settings: DataSettings, seed: int) -> Loaded:
+    """Read, check, deduplicate, draw and split the examples of a source. The order of its rows does not matter."""
+    files = input_files(settings)
+    if isinstance(settings, ToyData):
+        from morlaif.toy.world import make_world
+
+        splits = make_world(seed, sft=settings.sft, train=settings.train, eval=settings.eval)
+        return Loaded(splits, sum(map(len, splits.values())), 0, [])
+
+    rows = read_jsonl(files[0], settings.path) if files else _hub_rows(settings)
+    skipped: list[dict[str, str]] = []
+    examples = list(_examples(rows, settings, skipped))
+    source = settings.path or settings.id
+    if not examples:
+        raise UserError(f"{source}: no usable row ({len(skipped)} skipped); it must hold at least two prompts")
+
+    kept = deduplicate(examples) if settings.deduplicate else examples
+    chosen = draw(kept, settings.limit, seed)
+    try:
+        train, held_out = hold_out(chosen, settings.eval_size, settings.eval_fraction, seed)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+    splits = {"sft": [e for e in train if e.demonstration is not None], "train": train, "eval": held_out}
+    return Loaded(splits, len(examples) + len(skipped), len(examples) - len(kept), skipped)
+
+
+def _examples(
+    rows: Iterable[tuple[str, dict[str, Any]]], settings: JsonlData | HubData, skipped: list[dict[str, str]]
+) -> Iterator[Example]:
+    """Examples of the rows; useless ones are an error or go to `skipped`, as the settings say."""
+    format = settings.format
+    for where, row in rows:
+        try:
+            if format == "auto":
+                format = sniff(row, settings.columns)
+            yield to_example(row, format, settings.columns)
+        except MalformedRow as error:
+            raise UserError(f"{where}: {error}") from None
+        except UnusableRow as error:
+            if settings.bad_rows == "error":
+                raise UserError(f"{where}: {error}; or leave such rows out with data.bad_rows=skip") from None
+            skipped.append({"where": where, "why": str(error)})
+
+
+def _hub_rows(settings: HubData) -> Iterator[tuple[str, dict[str, Any]]]:
+    from datasets import load_dataset
+
+    name = "/".join(filter(None, (settings.id, settings.data_dir or settings.subset)))
+    try:
+        dataset = load_dataset(
+            settings.id,
+            settings.subset,
+            data_dir=settings.data_dir,
+            revision=settings.revision,
+            split=settings.split,
+        )
+    except Exception as error:  # the library raises many kinds: no network, no such dataset, split or revision
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"data.id: cannot load '{name}', split '{settings.split}': {reason}. "
+            "Check id, subset, revision and network, or read a local copy with data.path=file.jsonl"
+        ) from None
+    for number, row in enumerate(dataset, 1):
+        yield f"{name}, split {settings.split}, row {number}", row

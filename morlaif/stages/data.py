@@ -1,0 +1,25 @@
+"""Stage `data`: prompts, demonstrations and human preferences, as Arrow datasets."""
+
+from __future__ import annotations
+
+import json
+
+from morlaif.data.load import load
+from morlaif.data.records import save_examples
+from morlaif.stages.job import Job
+
+
+def build(job: Job) -> dict:
+    """Leaves out/dataset (splits sft, train, eval) and, where rows were skipped, out/skipped.jsonl: where and why."""
+    loaded = load(job.config["data"], job.config["seed"])
+    save_examples(job.out, loaded.splits)
+    if loaded.skipped:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in loaded.skipped)
+        (job.out / "skipped.jsonl").write_text("".join(lines), encoding="utf-8")
+    return {
+        **{split: len(examples) for split, examples in loaded.splits.items()},
+        "pairs": sum(e.chosen is not None for split in ("train", "eval") for e in loaded.splits[split]),
+        "rows": loaded.rows,
+        "duplicates": loaded.duplicates,
+        "skipped": len(loaded.skipped),
+    }
