@@ -1,0 +1,1 @@
+"""Causal language models: from nothing, from a folder or a hub; and text from them."""

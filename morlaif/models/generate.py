@@ -1,0 +1,203 @@
+"""Batched sampling from a causal language model.
+
+The loop is our own for what `transformers.generate` does not give: rows that end leave the batch, a stop string is
+looked for in each row's own text, and the noise comes from one explicit generator, a number for each row and step: what
+one row draws does not depend on when the others end, so two policies under one generator state meet the same luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from morlaif.errors import UserError
+
+# Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
+COMPACT_AT = 0.125
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    batch_size: int,
+    generator: torch.Generator | None,
+) -> list[list[int]]:
+    """Continue each prompt by at most `max_new_tokens` ids.
+
+    A continuation holds the EOS iff the row ended by itself; a stop string counts as an end: the row is cut before it
+    and EOS put there. Temperature 0 is greedy. Prompts of like length share a batch; results are in the order given.
+    The same generator state and arguments give the same ids.
+
+    Raises:
+        UserError: an empty prompt, or one too long for the model's positions.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no eos token: generation could not end; set `eos_token` in its config")
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompt {row} is empty: generation needs at least one token to start from")
+        if limit is not None and len(prompt) + max_new_tokens > limit:
+            raise UserError(
+                f"prompt {row} has {len(prompt)} tokens; with {max_new_tokens} new ones that exceeds the model's "
+                f"{limit} positions: lower max_new_tokens or the prompt's max_length"
+            )
+    ends = _Ends(tokenizer, stop)
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # longest first: memory peaks at once
+    results: list[list[int]] = [[] for _ in prompts]
+    with _inference(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = [list(prompts[row]) for row in rows]
+            done = _generate_batch(
+                model, tokenizer.pad_token_id or 0, batch, ends, max_new_tokens, temperature, top_p, generator
+            )
+            for row, ids in zip(rows, done, strict=True):
+                results[row] = ids
+    return results
+
+
+def sample(logits: Tensor, temperature: float, top_p: float, noise: Tensor) -> Tensor:
+    """One id for each row of `logits` (B, V) -> (B,), where `noise` (B,) is uniform on [0, 1). Temperature 0 is greedy.
+
+    Inverse of the cumulative distribution, in float64: the first id whose cumulative probability exceeds the noise, so
+    that an id of probability 0 is never drawn.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = torch.softmax(logits.float() / temperature, dim=-1)
+    if top_p < 1:
+        probs = nucleus(probs, top_p)
+    cumulative = probs.double().cumsum(-1)
+    total = cumulative[:, -1:]
+    below = torch.minimum(noise.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, below, right=True).squeeze(-1)
+
+
+def nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of most likely ids whose mass reaches `top_p` (Holtzman et al., 1904.09751).
+
+    (B, V) -> (B, V), not renormalised. The most likely id always stays.
+    """
+    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered  # mass of the more likely ids
+    keep = before < top_p
+    keep[..., 0] = True
+    return torch.zeros_like(probs).scatter(-1, index, ordered * keep)
+
+
+class _Ends:
+    """Where a row of generated ids ends: EOS, or a stop string in its text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.eos: int = tokenizer.eos_token_id
+        self.stop = tuple(text for text in stop if text)
+        self._completes: dict[int, bool] = {}
+
+    def cut(self, ids: list[int]) -> list[int] | None:
+        """The finished row if the last of `ids` ends it, else None."""
+        if ids[-1] == self.eos:
+            return ids
+        if not self.stop or not self._may_complete(ids[-1]):
+            return None
+        text = self._decode(ids)
+        found = [place for place in map(text.find, self.stop) if place >= 0]
+        return [*self._before(ids, text[: min(found)]), self.eos] if found else None
+
+    def _may_complete(self, token: int) -> bool:
+        """Whether the token's own text holds the last character of a stop string; spares decoding rows at each step."""
+        if token not in self._completes:
+            text = self._decode([token])
+            partial = not text.strip() or "\ufffd" in text  # white space may be swallowed, bytes of a character split
+            self._completes[token] = partial or any(stop[-1] in text for stop in self.stop)
+        return self._completes[token]
+
+    def _before(self, ids: list[int], text: str) -> list[int]:
+        """The ids of `text`, a prefix of the text of `ids`: those sampled, and for a split token its first part."""
+        count = next(n for n in range(len(ids), -1, -1) if text.startswith(self._decode(ids[:n])))
+        kept = ids[:count]
+        rest = text[len(self._decode(kept)) :]
+        if not rest:
+            return kept
+        whole = kept + self.tokenizer.encode(rest, add_special_tokens=False, split_special_tokens=True)
+        return whole if self._decode(whole) == text else kept  # SentencePiece may add a space: then the part is dropped
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _generate_batch(
+    model: PreTrainedModel,
+    pad: int,
+    prompts: list[list[int]],
+    ends: _Ends,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator | None,
+) -> list[list[int]]:
+    device = model.device
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)  # (B, T), padded on the left
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    # Drawn on the generator's own device: a CPU generator gives the same numbers wherever the model lives.
+    source = generator.device if generator is not None else device
+    noise = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64, generator=generator, device=source).to(device)
+
+    results: list[list[int]] = [[] for _ in prompts]
+    seats = list(range(len(prompts)))  # which row sits at each place of the batch
+    open_rows = set(seats)
+    for step in range(max_new_tokens):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        picked = sample(logits, temperature, top_p, noise[:, step])
+        for row, token in zip(seats, picked.tolist(), strict=True):
+            if row not in open_rows:
+                continue
+            results[row].append(token)
+            if (finished := ends.cut(results[row])) is not None:
+                results[row] = finished
+                open_rows.remove(row)
+        if not open_rows:
+            break
+
+        ids, positions = picked[:, None], positions[:, -1:] + 1
+        if len(seats) - len(open_rows) >= max(1, COMPACT_AT * len(seats)):
+            places = [place for place, row in enumerate(seats) if row in open_rows]
+            kept = torch.tensor(places, device=device)
+            cache.batch_select_indices(kept)
+            ids, positions, mask, noise = ids[kept], positions[kept], mask[kept], noise[kept]
+            seats = [seats[place] for place in places]
+        mask = torch.cat([mask, mask.new_ones(len(seats), 1)], dim=1)
+    return results
+
+
+@contextmanager
+def _inference(model: PreTrainedModel) -> Iterator[None]:
+    """No gradients and no dropout inside; the model's mode is restored afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -1,0 +1,112 @@
+"""Settings of model, fine-tuning and responses; `conf/model`, `conf/sft` and `conf/respond` hold every default."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from morlaif.settings import Settings
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ScratchSettings(Settings):
+    """A Llama and a byte-level BPE tokenizer made from nothing, trained on the dialogues of the data."""
+
+    vocab_size: Annotated[int, Field(ge=260)]  # 256 bytes and the special tokens at least
+    hidden_size: Count
+    layers: Count
+    heads: Count
+    intermediate_size: Count
+    max_positions: Count
+    tie_embeddings: bool
+    init_std: Positive
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over {self.heads} heads must give an even whole number a head"
+            )
+        return self
+
+
+class ModelSettings(Settings):
+    name: str
+    path: str | None  # a folder or a hub id …
+    revision: str | None
+    trust_remote_code: bool
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    scratch: ScratchSettings | None  # … or a model made here
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give either `path` (a folder or a hub id) or `scratch`, and null for the other")
+        return self
+
+
+class LoRASettings(Settings):
+    r: Count
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    target_modules: tuple[str, ...] | Literal["all-linear"]
+
+
+class _Training(Settings):
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "log_every"})
+
+    learning_rate: Positive
+    scheduler: Literal["linear", "cosine", "constant"]
+    warmup: Annotated[float, Field(ge=0)]  # below 1 a share of all steps, else a number of steps
+    epochs: Positive
+    max_steps: Count | None  # counts instead of `epochs`
+    batch_size: Count  # sequences a device and forward pass
+    gradient_accumulation: Count
+    max_length: Annotated[int, Field(ge=2)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)]
+    max_grad_norm: Positive
+    gradient_checkpointing: bool
+    checkpoint_every: Count | None  # steps between resumable checkpoints
+    log_every: Count
+
+
+class NoSFT(Settings):
+    method: Literal["none"]
+
+
+class FullSFT(_Training):
+    method: Literal["full"]
+
+
+class LoRASFT(_Training):
+    method: Literal["lora"]
+    lora: LoRASettings
+
+
+SFTSettings = Annotated[NoSFT | FullSFT | LoRASFT, Field(discriminator="method")]
+
+
+class SampleResponses(Settings):
+    """Two distinct samples of the fine-tuned model for each prompt."""
+
+    source: Literal["sample"]
+    temperature: Positive
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_prompt_tokens: Count | None
+    max_new_tokens: Count
+    stop: tuple[str, ...]
+    batch_size: Count
+    attempts: Count  # draws of the second response before a prompt is given up
+
+
+class PairResponses(Settings):
+    """The source's own pair for each prompt."""
+
+    source: Literal["pairs"]
+
+
+RespondSettings = Annotated[SampleResponses | PairResponses, Field(discriminator="source")]

@@ -1,0 +1,50 @@
+"""`respond`: two responses for each prompt of "train" and "eval", to be judged under each principle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from morlaif.data.records import content_id, load_split, save_pairs
+from morlaif.errors import UserError
+from morlaif.models.load import load_policy
+from morlaif.models.respond import Responses, sample_pairs, source_pairs
+from morlaif.models.settings import PairResponses, RespondSettings
+from morlaif.stages.job import Job
+
+SPLITS = ("train", "eval")
+
+
+def build(job: Job) -> dict[str, Any]:
+    settings: RespondSettings = job.config["respond"]
+    examples = {split: load_split(job.inputs["data"], split) for split in SPLITS}
+    total = sum(map(len, examples.values()))
+    responses: dict[str, Responses] = {}
+    if isinstance(settings, PairResponses):
+        responses = {split: source_pairs(examples[split]) for split in SPLITS}
+        job.progress(total, total)
+    else:
+        model, tokenizer = load_policy(job.inputs["sft"], dtype=job.dtype, device=job.device)
+        done = 0
+        for split in SPLITS:
+            # Each split has its own noise: more prompts in one do not change the other.
+            seed = int(content_id(job.seed, split), 16) % 2**63
+            responses[split] = sample_pairs(
+                model, tokenizer, examples[split], settings, seed=seed,
+                on_progress=lambda rows, before=done: job.progress(before + rows, total),
+            )  # fmt: skip
+            done += len(examples[split])
+    for split in SPLITS:
+        if not responses[split].pairs:
+            raise UserError(f"respond: no prompt of split '{split}' has two different responses")
+    save_pairs(job.out, {split: responses[split].pairs for split in SPLITS})
+    return _numbers(responses)
+
+
+def _numbers(responses: dict[str, Responses]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for split, got in responses.items():
+        numbers[split] = len(got.pairs)
+        numbers[f"{split}_dropped"] = got.dropped
+        if got.ended is not None and got.tokens is not None:
+            numbers |= {f"{split}_ended": round(got.ended, 4), f"{split}_tokens": round(got.tokens, 2)}
+    return numbers

@@ -1,0 +1,66 @@
+"""`sft`: the policy that everything starts from, fine-tuned on demonstrations or left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from morlaif.data.records import Example, load_split
+from morlaif.errors import UserError
+from morlaif.models.finetune import finetune
+from morlaif.models.load import load_causal_lm, load_tokenizer, point_to, save_policy
+from morlaif.models.scratch import build_causal_lm, train_tokenizer
+from morlaif.models.settings import LoRASFT, ModelSettings, NoSFT, ScratchSettings, SFTSettings
+from morlaif.stages.job import Job
+
+
+def build(job: Job) -> dict[str, Any]:
+    base: ModelSettings = job.config["model"]
+    settings: SFTSettings = job.config["sft"]
+    if isinstance(settings, NoSFT):
+        return _untouched(job, base)
+
+    examples = load_split(job.inputs["data"], "sft")
+    if base.scratch is not None:
+        if isinstance(settings, LoRASFT):
+            raise UserError("sft.method=lora needs a pretrained model, but model.scratch makes one from nothing")
+        model, tokenizer = _from_nothing(base.scratch, examples, job.seed)
+        model.to(job.device)
+    else:
+        # Adam's small steps vanish in half-precision weights; under LoRA the base does not move.
+        dtype = job.dtype if isinstance(settings, LoRASFT) else torch.float32
+        origin = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
+        tokenizer = load_tokenizer(base.path, **origin)
+        model = load_causal_lm(
+            base.path, **origin, dtype=dtype, device=job.device, attention=base.attention, tokenizer=tokenizer
+        )
+    parameters = model.num_parameters()
+    model, report = finetune(
+        model, tokenizer, examples, settings, seed=job.seed, keep=job.keep, dtype=job.dtype,
+        on_log=lambda step, total, metrics: job.progress(step, total, **metrics),
+    )  # fmt: skip
+    save_policy(model.to(job.dtype), tokenizer, job.out)
+    return {**asdict(report), "parameters": parameters, "examples": len(examples)}
+
+
+def _untouched(job: Job, base: ModelSettings) -> dict[str, Any]:
+    if base.path is None:
+        raise UserError("sft=none needs a pretrained model (model.path), but model.scratch makes an untrained one")
+    options = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
+    load_tokenizer(base.path, **options)  # a base without EOS fails here and not hours later
+    return {"base": point_to(job.out, base.path, **options, attention=base.attention)["path"]}
+
+
+def _from_nothing(
+    settings: ScratchSettings, examples: Sequence[Example], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    texts = [message["content"] for example in examples for message in example.messages]
+    texts += [" " + example.demonstration for example in examples if example.demonstration]
+    if not texts:
+        raise UserError("sft: the data's split 'sft' is empty, so there is no text to learn a tokenizer from")
+    tokenizer = train_tokenizer(texts, settings.vocab_size)
+    return build_causal_lm(settings, tokenizer, seed), tokenizer
