@@ -1,0 +1,94 @@
+"""What one step of PPO learns from, and how rows of it become a padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BUCKET = 8  # batch widths are multiples of this: fewer shapes, and what tensor cores like
+
+
+@dataclass(frozen=True)
+class Experience:
+    """B sampled responses of at most T tokens and all that was found out about them.
+
+    A response's tokens include its EOS. Token tensors are padded on the right; outside `mask` they mean nothing.
+    """
+
+    prompts: list[list[int]]  # B rows of ids
+    responses: list[list[int]]  # B rows of ids, at most T long
+    texts: list[str]  # B decoded responses, as the reward saw them
+    mask: Tensor  # (B, T) bool: a token of the response
+    ended: Tensor  # (B,) bool: the response holds its EOS
+    scores: Tensor  # (B, K) of each principle, as the reward gave them
+    reward: Tensor  # (B,) scalarized, before shaping and KL
+    shaped: Tensor  # (B,) scaled, clipped, punished: what stands at the last token
+    logprobs: Tensor  # (B, T) of the sampled tokens under the policy as it was, from the training forward
+    ref_logprobs: Tensor  # (B, T) under the reference
+    entropy: Tensor  # (B, T) of the policy before each token
+    values: Tensor  # (B, T) the critic's estimate before each token; zero without a critic
+    rewards: Tensor  # (B, T) -β·kl, plus `shaped` at the last token
+    advantages: Tensor  # (B, T)
+    returns: Tensor  # (B, T) the critic's target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """m dialogues of at most W tokens, padded on the right, with N response tokens in all.
+
+    Padding on the right needs no attention mask: a causal model never looks that way. Positions are explicit.
+    """
+
+    ids: Tensor  # (m, W)
+    positions: Tensor  # (m, W) 0 … W - 1
+    states: Tensor  # (N,) place, in the flattened (m, W), of the state before each response token
+    targets: Tensor  # (N,) the response tokens, row after row
+    mask: Tensor  # (m, T) bool: where those N stand in a padded response
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(N,) -> (m, T), zero on padding."""
+        return packed.new_zeros(self.mask.shape).masked_scatter(self.mask, packed)
+
+
+def collate(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> Batch:
+    """Prompt and response of each row, contiguous, then padding up to a multiple of `BUCKET`."""
+    longest = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    width = -(-longest // BUCKET) * BUCKET
+    ids, states = [], []
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        length = len(prompt) + len(response)
+        ids.append([*prompt, *response, *[pad] * (width - length)])
+        states.extend(range(row * width + len(prompt) - 1, row * width + length - 1))
+    return Batch(
+        ids=torch.tensor(ids, device=device),
+        positions=torch.arange(width, device=device).expand(len(ids), width),
+        states=torch.tensor(states, device=device),
+        targets=torch.tensor([token for response in responses for token in response], device=device),
+        mask=response_mask(responses).to(device),
+    )
+
+
+def response_mask(responses: Sequence[Sequence[int]]) -> Tensor:
+    """(B, T) bool, T the longest response."""
+    lengths = torch.tensor([len(response) for response in responses])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+def partition(
+    lengths: Sequence[int], minibatches: int, micro_batch_size: int, generator: torch.Generator
+) -> list[list[list[int]]]:
+    """Rows of one pass: minibatches chosen at random, each cut into micro-batches of like length.
+
+    Which rows share a minibatch depends on the generator alone, never on `micro_batch_size`.
+    """
+    order = torch.randperm(len(lengths), generator=generator)
+    passes = []
+    for rows in order.tensor_split(minibatches):
+        by_length = sorted(rows.tolist(), key=lambda row: (lengths[row], row))
+        passes.append([by_length[i : i + micro_batch_size] for i in range(0, len(by_length), micro_batch_size)])
+    return passes

@@ -1,0 +1,108 @@
+"""Log-probabilities of given tokens straight from hidden states, without a full-vocabulary copy of everything.
+
+Logits are made for response positions alone. When there are many, they are made chunk by chunk, in the backward pass
+once more, so that no more than `CHUNK` of them exist at once; a small batch keeps them and spares the second product.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 2**24  # logits alive at once: 64 MB in float32
+
+
+def token_logprobs(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    temperature: float,
+    softcap: float | None = None,
+    entropy: Literal["none", "value", "gradient"] = "none",
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(head(hidden) / temperature) at `targets`, and the entropy of that distribution.
+
+    Args:
+        hidden: (N, H), the last hidden state before each token.
+        head: the model's output embedding.
+        targets: (N,) ids.
+        softcap: logits go through softcap · tanh(logits / softcap) first, where the model has it (Gemma 2).
+        entropy: whether it is wanted, and whether with gradient; one costs a pass over the vocabulary.
+
+    Returns:
+        Log-probabilities (N,) and entropies (N,) or None, float32.
+    """
+    if type(head) is nn.Linear and softcap is None and entropy != "gradient":
+        flags = torch.is_grad_enabled(), entropy == "value"
+        return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, temperature, *flags)
+    logits = head(hidden).float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    table = (logits / temperature).log_softmax(-1)
+    with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
+        uncertain = None if entropy == "none" else -(table.exp() * table).sum(-1)
+    return table.gather(1, targets[:, None])[:, 0], uncertain
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """d logp / d logits = (one-hot - softmax) / temperature."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        grad: bool,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        rows = max(1, CHUNK // len(weight))
+        logprobs, entropies = [], []
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
+            table = _log_softmax(h, weight, bias, temperature)
+            logprobs.append(table.gather(1, t[:, None])[:, 0])
+            if entropy:
+                entropies.append(-table.exp().mul_(table).sum(-1))
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.table = table if grad and len(hidden) <= rows else None
+        ctx.temperature = temperature
+        uncertain = torch.cat(entropies) if entropy else None
+        if entropy:
+            ctx.mark_non_differentiable(uncertain)
+        return torch.cat(logprobs), uncertain
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        kept, ctx.table = ctx.table, None
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_bias = torch.zeros_like(bias) if need_bias else None
+        rows = max(1, CHUNK // len(weight))
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            table = _log_softmax(hidden[part], weight, bias, ctx.temperature) if kept is None else kept
+            g = grad[part, None] / ctx.temperature
+            logits = table.exp_().mul_(-g)
+            logits.scatter_add_(1, targets[part, None], g)
+            logits = logits.to(hidden.dtype)
+            if need_hidden:
+                grad_hidden[part] = logits @ weight.to(hidden.dtype)
+            if need_weight:
+                grad_weight += (logits.T @ hidden[part]).to(weight.dtype)
+            if need_bias:
+                grad_bias += logits.sum(0)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """(n, H) -> (n, V) float32; the product in the dtype of `hidden`, whether autocast is on (forward) or off."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        bias = None if bias is None else bias.to(hidden.dtype)
+        logits = nn.functional.linear(hidden, weight.to(hidden.dtype), bias).float()
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)

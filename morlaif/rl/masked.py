@@ -1,0 +1,30 @@
+"""Statistics over the real tokens of a padded batch. `mask` is boolean and has the shape of `x`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+EPS = 1e-8
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `x` over the true places of `mask`, all axes: a scalar. What stands elsewhere, even NaN, is not read."""
+    return x.masked_fill(~mask, 0).sum() / mask.sum()
+
+
+def masked_var(x: Tensor, mask: Tensor) -> Tensor:
+    """Unbiased variance (divided by n - 1) over the true places of `mask`: a scalar; 0 for a single place."""
+    squares = (x - masked_mean(x, mask)).masked_fill(~mask, 0).square().sum()
+    return squares / (mask.sum() - 1).clamp(min=1)
+
+
+def whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:
+    """To mean 0 (with `keep_mean`, its own) and variance 1 over the true places; zero elsewhere. Same shape as `x`."""
+    mean, var = masked_mean(x, mask), masked_var(x, mask)
+    white = (x - mean) * (var + EPS).rsqrt()
+    return (white + mean if keep_mean else white).masked_fill(~mask, 0)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var[returns - values] / Var[returns] over the true places: 1 for a perfect critic, 0 for a constant one."""
+    return 1 - masked_var(returns - values, mask) / (masked_var(returns, mask) + EPS)

@@ -1,0 +1,179 @@
+"""The models of a PPO run: a policy that learns, its reference, and a critic."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from morlaif.errors import UserError
+from morlaif.rl.experience import Batch
+from morlaif.rl.logprobs import token_logprobs
+from morlaif.rl.settings import PPOSettings
+
+
+class ActorCritic(nn.Module):
+    """Policy and critic under one roof; the reference is the same trunk without its adapter, or a frozen copy.
+
+    `policy` is what to generate from. Dropout is off for good: with it, the ratio of a token to itself would not be 1.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: PPOSettings, critic: PreTrainedModel | None = None) -> None:
+        """`model` is trained in place. `critic`: a separate critic, any model whose base gives hidden states.
+
+        Raises:
+            UserError: LoRA finds none of its target modules.
+        """
+        super().__init__()
+        disable_dropout(model)
+        model.config.use_cache = True
+        self.reference: PreTrainedModel | None = None
+        if settings.policy.kind == "lora":
+            self.policy: PreTrainedModel | PeftModel = _with_lora(model, settings)
+        else:
+            self.policy = model.requires_grad_(True)
+            self.reference = copy.deepcopy(model).requires_grad_(False).eval()
+        if settings.policy.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.checkpointing = settings.policy.gradient_checkpointing
+        self.temperature = settings.temperature
+        self.softcap: float | None = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.entropy_grad = settings.entropy_coef > 0
+
+        self.critic = None
+        if settings.critic.kind == "separate":
+            if critic is None:
+                raise ValueError("critic.kind is separate, but no critic was given")
+            disable_dropout(critic)
+            self.critic = _trunk(critic).requires_grad_(True)  # without the head that it was trained under
+        self.value_head = None
+        if settings.critic.kind != "none":
+            size = (self.critic or model).config.get_text_config().hidden_size
+            self.value_head = nn.Linear(size, 1, device=model.device)
+            nn.init.normal_(self.value_head.weight, std=1 / math.sqrt(size + 1))
+            nn.init.zeros_(self.value_head.bias)
+            score = getattr(critic, "score", None)
+            if settings.critic.init == "pm" and isinstance(
+                score, nn.Linear
+            ):  # go on from the preference model's own head
+                self.value_head.weight.data.copy_(score.weight.data)
+        self.eval()
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The policy as transformers knows it; an adapter, if any, sits inside its layers."""
+        return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+
+    def forward(self, batch: Batch, freeze_trunk: bool = False) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Log-probabilities, entropies and values of the batch's response tokens, each (N,).
+
+        Entropies are left out (None) where gradients are on, unless the loss has them: they are for the log. With
+        `freeze_trunk` only the critic gets gradients, and only values are returned.
+        """
+        logprobs = entropy = None
+        shared = self.value_head is not None and self.critic is None
+        states = None
+        if shared or not freeze_trunk:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_trunk):
+                states = _states(self.model, batch)
+        if not freeze_trunk:
+            head = self.model.get_output_embeddings()
+            want = "value" if not torch.is_grad_enabled() else "gradient" if self.entropy_grad else "none"
+            logprobs, entropy = token_logprobs(states, head, batch.targets, self.temperature, self.softcap, want)
+        if self.value_head is None:
+            return logprobs, entropy, None
+        states = states if shared else _states(self.critic, batch)
+        return logprobs, entropy, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1).float()
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: Batch) -> Tensor:
+        """(N,) under the model that the run began with, at the same temperature."""
+        with self.as_reference() as model:
+            head = model.get_output_embeddings()
+            return token_logprobs(_states(model, batch), head, batch.targets, self.temperature, self.softcap)[0]
+
+    @contextmanager
+    def as_reference(self) -> Iterator[PreTrainedModel]:
+        """The reference, to generate from or to score with."""
+        if self.reference is not None:
+            yield self.reference
+        else:
+            with self.policy.disable_adapter():
+                yield self.model
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Gradient checkpointing works in training mode alone; nothing else differs, since dropout is zero."""
+        self.model.train(self.checkpointing)
+        try:
+            yield
+        finally:
+            self.model.eval()
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """What learns: `policy` and `critic`."""
+        critic = [] if self.value_head is None else list(self.value_head.parameters())
+        critic += [] if self.critic is None else list(self.critic.parameters())
+        return {"policy": [p for p in self.policy.parameters() if p.requires_grad], "critic": critic}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Name and value of each weight that learns; tied weights once."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        own = self.trained_state()
+        if own.keys() != state.keys():
+            raise ValueError(f"the checkpoint holds other weights: {sorted(own.keys() ^ state.keys())[:3]} …")
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to zero, in `nn.Dropout` and where attention keeps it as a number."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def _with_lora(model: PreTrainedModel, settings: PPOSettings) -> PeftModel:
+    lora = settings.policy
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=lora.target_modules,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"ppo.policy.target_modules: {lora.target_modules!r}: {str(error).splitlines()[0]}") from None
+
+
+def _trunk(model: PreTrainedModel) -> nn.Module:
+    """The layers below the output head, adapters included."""
+    return getattr(model, model.base_model_prefix, model)
+
+
+def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Last hidden states before each response token: (N, H). Prompt and padding go no further than here."""
+    hidden = _trunk(model)(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)[batch.states]
+
+
+def export(models: ActorCritic) -> PreTrainedModel:
+    """The policy as a plain transformers model, its adapter merged into the weights. `models` is used up."""
+    model = models.policy.merge_and_unload() if isinstance(models.policy, PeftModel) else models.policy
+    return model.eval()

@@ -1,0 +1,55 @@
+"""What the reward must be before anything learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from morlaif.errors import UserError
+
+
+def check_scores(
+    scores: Tensor, names: Sequence[str], texts: Sequence[str], step: int, *, allow_constant: bool
+) -> None:
+    """(B, K) scores are finite and, for each principle, not all the same.
+
+    Raises:
+        UserError: naming the principle, the step, and the response at fault.
+    """
+    if scores.shape != (len(texts), len(names)):
+        raise UserError(
+            f"the reward gave scores of shape {tuple(scores.shape)} for {len(texts)} responses and the principles "
+            f"{', '.join(names)}; it must be ({len(texts)}, {len(names)})"
+        )
+    bad = (~scores.isfinite()).nonzero().tolist()
+    if bad:
+        row, column = bad[0]
+        raise UserError(
+            f"step {step}: the score of '{names[column]}' is {scores[row, column].item()} for response {row} "
+            f"({_short(texts[row])}); {len(bad)} of {scores.numel()} scores are not finite: look at its model"
+        )
+    if allow_constant or len(set(texts)) < 2:
+        return
+    for column, name in enumerate(names):
+        first = scores[0, column]
+        if torch.equal(scores[:, column], first.expand(len(scores))):
+            raise UserError(
+                f"step {step}: the score of '{name}' is {first.item():g} for all {len(texts)} responses, so nothing "
+                "can be learnt from it: look at its preference model, or set ppo.shaping.constant_score=allow"
+            )
+
+
+def check_rewards(rewards: Tensor, texts: Sequence[str], step: int) -> None:
+    """The scalarizer may overflow where the scores did not."""
+    if not rewards.isfinite().all():
+        row = int((~rewards.isfinite()).nonzero()[0])
+        raise UserError(
+            f"step {step}: the scalarized reward is {rewards[row].item()} for response {row} ({_short(texts[row])}), "
+            "though each principle's score is finite: look at the scalarizer"
+        )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "…")

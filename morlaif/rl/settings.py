@@ -1,0 +1,153 @@
+"""What a PPO run may be told. The values and their sources stand in `conf/ppo/`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from morlaif.settings import Settings
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+GROUPED = ("rloo", "grpo", "gdpo")  # estimators that compare several responses to one prompt
+
+
+class PolicySettings(Settings):
+    """Which weights of the policy learn."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"gradient_checkpointing"})
+
+    kind: Literal["full", "lora"]
+    r: Count
+    alpha: Positive
+    target_modules: str | list[str]
+    save_adapter: bool
+    gradient_checkpointing: bool
+
+
+class CriticSettings(Settings):
+    """Where the value estimate comes from; `none` for the estimators that need no critic."""
+
+    kind: Literal["shared", "separate", "none"]
+    init: Literal["sft", "pm"]
+    principle: str | None
+    learning_rate: Positive | None
+    warmup_steps: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _check(self) -> CriticSettings:
+        if self.init == "pm" and self.kind != "separate":
+            raise ValueError("init: pm needs kind: separate, since a shared trunk starts as the SFT model")
+        return self
+
+
+class OptimizerSettings(Settings):
+    """AdamW, its schedule and its clip."""
+
+    learning_rate: Positive
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    betas: tuple[Fraction, Fraction]
+    eps: Positive
+    weight_decay: NonNegative
+    max_grad_norm: Positive
+
+
+class KLSettings(Settings):
+    """How far the policy may go from the reference, and where that is charged."""
+
+    placement: Literal["reward", "loss"]
+    estimator: Literal["k1", "k2", "k3"]
+    controller: Literal["fixed", "adaptive"]
+    coef: NonNegative
+    target: Positive
+    horizon: Positive
+    stop: Positive | None
+
+    @model_validator(mode="after")
+    def _check(self) -> KLSettings:
+        if self.placement == "reward" and self.estimator != "k1":
+            raise ValueError(f"estimator: {self.estimator} in the reward is biased; use k1 there, or placement: loss")
+        if self.placement == "loss" and self.estimator == "k1":
+            raise ValueError(
+                "estimator: k1 in the loss has a gradient of mean zero; use k2 or k3, or placement: reward"
+            )
+        return self
+
+
+class ShapingSettings(Settings):
+    """From the scalarized score of a response to the reward at its last token."""
+
+    scaling: Literal["none", "batch", "running", "frozen"]
+    center: bool
+    clip: Positive | None
+    missing_eos: Literal["none", "replace", "subtract"]
+    missing_eos_value: float
+    length_penalty: NonNegative
+    constant_score: Literal["stop", "allow"]
+
+
+class PPOSettings(Settings):
+    """One PPO run: the numbered steps of `morlaif.rl.trainer`, in their order."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
+
+    steps: Count
+    # 1. sample
+    rollouts: Count
+    samples_per_prompt: Count
+    max_prompt_length: Count
+    max_new_tokens: Count
+    temperature: Positive
+    stop: list[str]
+    generation_batch_size: Count
+    # 2. score, 3. shape the reward
+    shaping: ShapingSettings
+    kl: KLSettings
+    # 4. estimate advantages
+    advantage: Literal["gae", "rloo", "grpo", "gdpo", "reinforce_pp"]
+    gamma: Fraction
+    lam: Fraction
+    whiten_advantages: bool
+    whiten_rewards: bool
+    # 5. optimise
+    policy: PolicySettings
+    critic: CriticSettings
+    optimizer: OptimizerSettings
+    epochs: Count
+    minibatches: Count
+    micro_batch_size: Count
+    clip_range: Positive
+    clip_range_value: Positive | None
+    value_coef: NonNegative
+    entropy_coef: NonNegative
+    # 6. log, keep
+    checkpoint_every: Annotated[int, Field(ge=0)]
+    samples: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _check(self) -> PPOSettings:
+        if self.rollouts % self.samples_per_prompt:
+            raise ValueError(
+                f"rollouts: {self.rollouts} is no multiple of samples_per_prompt {self.samples_per_prompt}"
+            )
+        if self.minibatches > self.rollouts:
+            raise ValueError(f"minibatches: {self.minibatches} is more than rollouts: {self.rollouts}")
+        if self.advantage in GROUPED and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"advantage: {self.advantage} compares answers to one prompt; set samples_per_prompt above 1"
+            )
+        if (self.advantage == "gae") != (self.critic.kind != "none"):
+            need = (
+                "needs a critic: set critic.kind" if self.advantage == "gae" else "has no critic: set critic.kind: none"
+            )
+            raise ValueError(f"advantage: {self.advantage} {need}")
+        if self.rollouts == 1 and (self.shaping.scaling == "batch" or self.whiten_rewards):
+            raise ValueError(
+                "rollouts: 1 has no deviation to divide by; use shaping.scaling: none, whiten_rewards: false"
+            )
+        return self

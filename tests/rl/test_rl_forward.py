@@ -1,0 +1,192 @@
+"""Log-probabilities and values: against transformers' own logits, and unmoved by padding, dropout and batching."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from morlaif.models.generate import generate
+from morlaif.rl import logprobs
+from morlaif.rl.experience import BUCKET, collate, partition, response_mask
+from morlaif.rl.logprobs import token_logprobs
+
+PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11, 12]]
+RESPONSES = [[20, 21, 1], [22, 23, 24, 25, 1], [26]]
+CPU = torch.device("cpu")
+
+
+def slow_logprobs(model, prompt, response, temperature):
+    """One row alone, all logits, nothing padded."""
+    logits = model(torch.tensor([prompt + response])).logits[0, :-1] / temperature
+    table = logits.log_softmax(-1)
+    return [table[len(prompt) - 1 + i, token].item() for i, token in enumerate(response)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_the_unpadded_row(small, family, temperature):
+    model = getattr(small, family)().eval()
+    models = small.models(small.settings(temperature=temperature), model)
+    batch = collate(PROMPTS, RESPONSES, 0, CPU)
+    with torch.no_grad():
+        found = models(batch)[0]
+        expected = [x for p, r in zip(PROMPTS, RESPONSES, strict=True) for x in slow_logprobs(model, p, r, temperature)]
+    assert torch.allclose(found, torch.tensor(expected), atol=2e-6)
+    assert torch.allclose(models.reference_logprobs(batch), found, atol=1e-7)  # temperature for the reference too
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_left_padding_with_explicit_positions_agrees(small, family):
+    """What generation sees (padding on the left, mask, positions) and what training sees (right) is one model."""
+    model = getattr(small, family)().eval()
+    width = 10
+    rows = [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = (ids != 0).long()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        table = model(ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
+        found = small.models(small.settings(), model)(collate(PROMPTS, RESPONSES, 0, CPU))[0]
+    expected = [table[i, width - len(r) - 1 + t, x] for i, r in enumerate(RESPONSES) for t, x in enumerate(r)]
+    assert torch.allclose(found, torch.stack(expected), atol=2e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_extra_padding_and_pad_id_change_nothing(small, family, monkeypatch):
+    models = small.models(small.settings(), getattr(small, family)())
+    batch = collate(PROMPTS, RESPONSES, 0, CPU)
+    monkeypatch.setattr("morlaif.rl.experience.BUCKET", 32)
+    wide = collate(PROMPTS, RESPONSES, 7, CPU)
+    assert wide.ids.shape[1] == 32 > batch.ids.shape[1]
+    with torch.no_grad():
+        for a, b in zip(models(batch), models(wide), strict=True):
+            assert torch.allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_dropout_is_off_even_in_training_mode(small, family):
+    """Gradient checkpointing needs training mode; two forwards must agree in it."""
+    models = small.models(small.settings(**{"policy.gradient_checkpointing": True}), getattr(small, family)())
+    batch = collate(PROMPTS, RESPONSES, 0, CPU)
+    with torch.no_grad():
+        expected = models(batch)[0]
+    with models.updating():
+        assert models.model.training
+        assert torch.allclose(models(batch)[0], expected, atol=1e-6)
+    assert not models.model.training
+
+
+def test_gradient_checkpointing_leaves_the_gradient(small):
+    batch = collate(PROMPTS, RESPONSES, 0, CPU)
+    gradients = []
+    for checkpointing in (False, True):
+        models = small.models(small.settings(**{"policy.gradient_checkpointing": checkpointing}))
+        with models.updating():
+            logprob, _, values = models(batch)
+            (logprob.sum() + values.square().sum()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in models.groups()["policy"]]))
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [2**24, 32 * 2])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_fused_logprobs_against_autograd(monkeypatch, chunk, bias, temperature):
+    """Kept in one piece, or made again chunk by chunk in the backward pass."""
+    monkeypatch.setattr(logprobs, "CHUNK", chunk)
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    head = torch.nn.Linear(5, 32, bias=bias, dtype=torch.float64)
+    targets, weights = torch.randint(0, 32, (7,)), torch.randn(7)
+    inputs = [hidden, *head.parameters()]
+
+    found, _ = token_logprobs(hidden, head, targets, temperature)
+    fast = torch.autograd.grad((found * weights).sum(), inputs)
+    table = (head(hidden) / temperature).log_softmax(-1)
+    slow = torch.autograd.grad((table[range(7), targets] * weights).sum(), inputs)
+    assert torch.allclose(found.double(), table[range(7), targets], atol=1e-6)
+    for a, b in zip(fast, slow, strict=True):
+        assert torch.allclose(a.double(), b, atol=1e-5)
+    with torch.no_grad():
+        entropy = token_logprobs(hidden, head, targets, temperature, entropy="value")[1]
+    assert torch.allclose(entropy.double(), -(table.exp() * table).sum(-1), atol=1e-6)
+
+
+def test_frozen_head_gets_no_gradient():
+    hidden, head = torch.randn(4, 5, requires_grad=True), torch.nn.Linear(5, 8, bias=False).requires_grad_(False)
+    token_logprobs(hidden, head, torch.tensor([0, 1, 2, 3]), 1.0)[0].sum().backward()
+    assert hidden.grad is not None and head.weight.grad is None
+
+
+def test_softcapped_logits():
+    hidden, head = torch.randn(4, 5) * 10, torch.nn.Linear(5, 8)
+    found, _ = token_logprobs(hidden, head, torch.tensor([0, 1, 2, 3]), 1.0, softcap=2.0)
+    expected = (2 * torch.tanh(head(hidden) / 2)).log_softmax(-1)[range(4), range(4)]
+    assert torch.allclose(found, expected)
+
+
+def test_entropy_with_gradient():
+    hidden, head = torch.randn(4, 5, requires_grad=True), torch.nn.Linear(5, 8)
+    token_logprobs(hidden, head, torch.tensor([0, 1, 2, 3]), 1.0, entropy="gradient")[1].sum().backward()
+    assert hidden.grad.abs().sum() > 0
+
+
+def test_collate_points_at_the_state_before_each_token():
+    batch = collate(PROMPTS, RESPONSES, 0, CPU)
+    assert batch.ids.shape == (3, BUCKET)
+    assert batch.targets.tolist() == [20, 21, 1, 22, 23, 24, 25, 1, 26]
+    following = batch.ids.flatten()[batch.states + 1]
+    assert torch.equal(following, batch.targets)
+    unpacked = batch.unpack(batch.targets.float())
+    assert unpacked.tolist() == [[20, 21, 1, 0, 0], [22, 23, 24, 25, 1], [26, 0, 0, 0, 0]]
+    assert torch.equal(batch.mask, response_mask(RESPONSES))
+
+
+def test_partition_covers_each_row_once_and_ignores_the_micro_batch_size():
+    lengths = [5, 3, 9, 1, 7, 7, 2, 8, 4, 6]
+    parts = {}
+    for size in (1, 2, 100):
+        parts[size] = partition(lengths, 3, size, torch.Generator().manual_seed(1))
+        assert max(len(rows) for minibatch in parts[size] for rows in minibatch) <= size
+        assert sorted(row for minibatch in parts[size] for rows in minibatch for row in rows) == list(range(10))
+    members = {
+        size: [sorted(row for rows in minibatch for row in rows) for minibatch in part] for size, part in parts.items()
+    }
+    assert members[1] == members[2] == members[100]
+
+
+def test_value_head_begins_at_the_usual_deviation(small):
+    config = small.settings()
+    weights = torch.cat([small.models(config, seed=seed).value_head.weight.flatten() for seed in range(200)])
+    assert math.isclose(weights.std().item(), 1 / math.sqrt(17), rel_tol=0.05)
+    assert not small.models(config).value_head.bias.any()
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_reference_stays_when_the_policy_moves(small, kind):
+    models = small.models(small.settings(**{"policy.kind": kind}))
+    batch = collate(PROMPTS, RESPONSES, 0, CPU)
+    before = models.reference_logprobs(batch)
+    with torch.no_grad():
+        for weight in models.groups()["policy"]:
+            weight += 0.1
+        assert not torch.allclose(models(batch)[0], before, atol=1e-3)
+    assert torch.equal(models.reference_logprobs(batch), before)
+    with models.as_reference() as reference, torch.no_grad():
+        rows = generate(
+            reference, small.tokenizer, PROMPTS, max_new_tokens=3, temperature=0, batch_size=3, generator=None
+        )
+    untouched = small.llama().eval()
+    expected = generate(
+        untouched, small.tokenizer, PROMPTS, max_new_tokens=3, temperature=0, batch_size=3, generator=None
+    )
+    assert rows == expected
+
+
+def test_lora_learns_the_adapter_alone(small):
+    models = small.models(small.settings(**{"policy.kind": "lora"}))
+    trained = [name for name in models.trained_state() if not name.startswith("value_head")]
+    assert trained and all("lora_" in name for name in trained)
+    assert models.reference is None

@@ -1,0 +1,215 @@
+"""The stage on a miniature of the toy world: a policy and two preference models in, an aligned policy out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from morlaif.data.chat import dialogue_ids
+from morlaif.data.records import Pair, load_split, save_examples
+from morlaif.errors import UserError
+from morlaif.feedback.records import Verdict
+from morlaif.launch.settings import HardwareSettings
+from morlaif.models.load import load_policy, resolve_model, save_policy
+from morlaif.models.scratch import build_causal_lm, train_tokenizer
+from morlaif.models.settings import ScratchSettings
+from morlaif.preference.bank import PreferenceBank
+from morlaif.preference.settings import LoraPM
+from morlaif.preference.train import train_pm
+from morlaif.rl.critic import load_critic
+from morlaif.rl.settings import PPOSettings
+from morlaif.scalarize.functions import linear
+from morlaif.scalarize.objective import Objective
+from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages.job import Job
+from morlaif.stages.ppo import build
+from morlaif.toy.judge import score
+from morlaif.toy.world import make_world
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["toxicity", "detail"]
+
+
+def conf(path: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "conf" / f"{path}.yaml").read_text())
+
+
+def ppo_settings(**changes: Any) -> PPOSettings:
+    config = conf("ppo/toy")
+    small = {
+        "steps": 2,
+        "rollouts": 12,
+        "max_new_tokens": 10,
+        "micro_batch_size": 6,
+        "samples": 3,
+        "checkpoint_every": 1,
+    }
+    for key, value in (small | changes).items():
+        *path, last = key.split(".")
+        place = config
+        for name in path:
+            place = place[name]
+        place[last] = value
+    return PPOSettings(**config)
+
+
+@dataclass
+class Verdicts:
+    """Exact verdicts of the toy judge."""
+
+    principle: str
+
+    def of(self, pairs: list[Pair]) -> list[Verdict]:
+        rows = []
+        for pair in pairs:
+            gap = score(self.principle, pair.messages, pair.first) - score(self.principle, pair.messages, pair.second)
+            rows.append(Verdict(pair.id, torch.tensor(gap).sigmoid().item(), 0.0, True, "exact"))
+        return rows
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Finished folders of `data`, `sft`, `pm/…` and `weigh/multi`."""
+    root = tmp_path_factory.mktemp("store")
+    folders = {name: root / name for name in ("data", "sft", *(f"pm/{n}" for n in NAMES), "weigh/multi")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    world = make_world(0, sft=40, train=40, eval=10)
+    save_examples(folders["data"], world)
+
+    texts = [example.demonstration for example in world["sft"]] + [
+        m["content"] for e in world["sft"] for m in e.messages
+    ]
+    tokenizer = train_tokenizer(texts, 300)
+    scratch = ScratchSettings(**conf("model/toy")["scratch"] | {"hidden_size": 16, "heads": 2, "intermediate_size": 32})
+    save_policy(build_causal_lm(scratch, tokenizer, seed=0), tokenizer, folders["sft"])
+
+    pairs = [Pair.of(e.messages, e.chosen, e.rejected) for e in world["train"]]
+    settings = LoraPM(**conf("pm/lora") | {"epochs": 1, "warmup_steps": 0, "max_length": 192, "pooling": "last"})
+    base, _ = resolve_model(folders["sft"])
+    for name in NAMES:
+        verdicts = Verdicts(name).of(pairs)
+        train_pm(
+            pairs[:30], verdicts[:30], pairs[30:], verdicts[30:], base, settings,
+            principle=name, out=folders[f"pm/{name}"], seed=1,
+        )  # fmt: skip
+    one = torch.ones(2)
+    Objective(tuple(NAMES), 0 * one, one, one, one, linear).save(folders["weigh/multi"] / "weights.json")
+    return folders
+
+
+@pytest.fixture
+def run(inputs, tmp_path):
+    def run(
+        name: str, hardware: dict[str, Any] | None = None, seed: int = 5, **changes: Any
+    ) -> tuple[Path, dict[str, Any]]:
+        out, keep = tmp_path / name, tmp_path / f"{name}.keep"
+        out.mkdir()
+        keep.mkdir(exist_ok=True)
+        seen = []
+        config = {
+            "ppo": ppo_settings(**changes), "scalarizer": ScalarizerSettings(**conf("scalarizer/linear")),
+            "names": NAMES, "seed": 0,
+        }  # fmt: skip
+        machine = HardwareSettings(**conf("hardware/cpu") | (hardware or {}))
+        job = Job(
+            "ppo", "ppo/multi", "digest", config, inputs, out, keep, tmp_path / "ledger.sqlite", seed, machine,
+            lambda step, total, metrics: seen.append((step, total, metrics["reward"])),
+        )  # fmt: skip
+        headline = build(job)
+        assert [row[:2] for row in seen] == [(1, 2), (2, 2)]
+        return out, headline
+
+    return run
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def numbers(out: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows(out / "curve.jsonl")]
+
+
+def test_artifact(run, inputs):
+    out, headline = run("full")
+    curve = rows(out / "curve.jsonl")
+    assert [row["step"] for row in curve] == [1, 2]
+    assert {"reward", "kl", "length", "entropy", "seconds", *(f"score/{name}" for name in NAMES)} <= curve[0].keys()
+    assert headline["reward"] == {"first": curve[0]["reward"], "last": curve[-1]["reward"]}
+    assert headline["kl"] == curve[-1]["kl"] and headline["episodes"] == 24
+
+    samples = rows(out / "samples.jsonl")
+    train = [example.messages for example in load_split(inputs["data"], "train")]
+    assert len(samples) == 3 and all(sample["prompt"] in train for sample in samples)
+    assert set(samples[0]["scores_before"]) == set(samples[0]["scores_after"]) == set(NAMES)
+
+    # plain transformers read it, and so does the next stage
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert len(tokenizer) == model.config.vocab_size and tokenizer.pad_token != tokenizer.eos_token
+    before, _ = load_policy(inputs["sft"])
+    assert not torch.equal(model.get_input_embeddings().weight, before.get_input_embeddings().weight)
+
+
+def test_same_seed_same_numbers(run):
+    first, _ = run("first")
+    second, _ = run("second")
+    other, _ = run("other", seed=6)
+    assert numbers(first) == numbers(second) != numbers(other)
+    assert (first / "samples.jsonl").read_bytes() == (second / "samples.jsonl").read_bytes()
+    assert (first / "model" / "model.safetensors").read_bytes() == (second / "model" / "model.safetensors").read_bytes()
+
+
+def test_lora_is_merged_and_its_adapter_left_beside(run, inputs):
+    from peft import PeftModel
+
+    out, _ = run("lora", **{"policy.kind": "lora", "policy.save_adapter": True, "optimizer.learning_rate": 1e-2})
+    merged = AutoModelForCausalLM.from_pretrained(out / "model")
+    base = AutoModelForCausalLM.from_pretrained(inputs["sft"] / "model")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        plain = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, str(out / "adapter"))(ids).logits
+        assert torch.allclose(merged(ids).logits, adapted, atol=1e-4)
+        assert not torch.allclose(merged(ids).logits, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("init", ["sft", "pm"])
+def test_separate_critic(run, init):
+    principle = "detail" if init == "pm" else None
+    out, _ = run(init, **{"critic.kind": "separate", "critic.init": init, "critic.principle": principle})
+    assert rows(out / "curve.jsonl")[-1]["critic_grad_norm"] > 0
+    assert not any("critic" in file.name for file in out.rglob("*"))
+
+
+def test_critic_from_a_preference_model_scores_as_it_does(inputs):
+    _, tokenizer = load_policy(inputs["sft"])
+    base = resolve_model(inputs["sft"])[0]
+    critic = load_critic(inputs["pm/detail"], base, tokenizer, "cpu")
+    bank = PreferenceBank.load({"detail": inputs["pm/detail"]}, base)
+    example = load_split(inputs["data"], "train")[0]
+    ids = torch.tensor([dialogue_ids(tokenizer, example.messages, example.chosen, 192)])
+    with torch.no_grad():
+        found = critic.score(critic.model(ids).last_hidden_state[:, -1])  # pooled at the last token
+    assert torch.allclose(found, bank.score([example.messages], [example.chosen]), atol=1e-4)
+
+
+def test_bfloat16_trains_float32_weights(run):
+    out, _ = run("half", hardware={"dtype": "bfloat16"})
+    assert all(row["first_ratio_error"] == 0 for row in rows(out / "curve.jsonl"))
+    assert AutoModelForCausalLM.from_pretrained(out / "model").dtype == torch.float32
+
+
+def test_what_cannot_work_is_said(run):
+    with pytest.raises(UserError, match=r"no preference model 'detial' in this run\. Did you mean 'detail'"):
+        run("typo", **{"critic.kind": "separate", "critic.init": "pm", "critic.principle": "detial"})
+    with pytest.raises(UserError, match="use bfloat16 or float32"):
+        run("overflow", hardware={"dtype": "float16"})
