@@ -1,0 +1,1 @@
+"""Comparison of policies, preference models and objectives: statistics, judges, win rates."""

@@ -1,0 +1,115 @@
+"""Who decides which of two responses is better. Every judge answers for both orders of presentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from scipy.special import expit
+
+from morlaif.data.records import Message, Pair
+from morlaif.evaluation.settings import OpenAIJudge
+from morlaif.evaluation.statistics import Array
+from morlaif.feedback.label import Progress, label
+from morlaif.feedback.settings import Principle
+from morlaif.toy import judge as toy
+
+Score = Callable[[Sequence[list[Message]], Sequence[str]], Array]  # prompts, responses -> (N,) or (N, K)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Probability that the first candidate is better, for N prompts."""
+
+    forward: Array  # (N,) with the first candidate shown first
+    backward: Array  # (N,) with the first candidate shown second
+    valid: Array  # (N,) bool: whether there is a verdict
+
+
+class Judge(Protocol):
+    name: str
+
+    def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
+        """Judge `first[i]` against `second[i]` as answers to `prompts[i]`."""
+
+
+class TruthJudge:
+    """The toy world's own verdict: the higher mean true score over `principles` wins, equal means tie.
+
+    Rules see no order, so both orders agree by construction.
+    """
+
+    name = "rules"
+
+    def __init__(self, principles: Mapping[str, Sequence[str]]) -> None:
+        self.principles = principles  # name -> the toy principles it covers
+
+    def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
+        gap = true_scores(prompts, first, self.principles) - true_scores(prompts, second, self.principles)
+        verdict = side(gap.mean(axis=1))
+        return Judgement(verdict, verdict, np.ones(len(verdict), dtype=bool))
+
+
+class ScoreJudge:
+    """A preference model: σ(score of the first − score of the second). It reads one response at a time, so order plays
+    no part."""
+
+    name = "pm"
+
+    def __init__(self, score: Score) -> None:
+        self._score = score
+
+    def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
+        p = expit(self._score(prompts, first) - self._score(prompts, second))
+        return Judgement(p, p, np.ones(len(p), dtype=bool))
+
+
+class EngineJudge:
+    """A language model asked through the feedback engine, in both orders. Equal responses tie without a question."""
+
+    def __init__(self, settings: OpenAIJudge, *, ledger: Path, seed: int, on_progress: Progress) -> None:
+        self.name = f"{settings.engine.source}:{settings.engine.model}"
+        self._engine, self._ledger, self._seed, self._on_progress = settings.engine, ledger, seed, on_progress
+        self._question = Principle(
+            name="overall",
+            question=settings.question,
+            description=settings.description,
+            covers=("overall",),
+        )
+
+    def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
+        pairs = [Pair.of(*row) for row in zip(prompts, first, second, strict=True)]
+        asked = list({pair.id: pair for pair in pairs if pair.first != pair.second}.values())
+        answers = label(
+            asked, self._question, self._engine, ledger=self._ledger, seed=self._seed, on_progress=self._on_progress
+        )
+        verdicts = {verdict.pair_id: verdict for verdict in answers}
+        forward, backward, valid = (np.full(len(pairs), x) for x in (0.5, 0.5, True))
+        for row, pair in enumerate(pairs):
+            if (verdict := verdicts.get(pair.id)) is None:
+                valid[row] = pair.first == pair.second
+                continue
+            valid[row] = verdict.valid
+            if verdict.valid:
+                forward[row], backward[row] = expit(verdict.d_forward), expit(-verdict.d_backward)
+        return Judgement(forward, backward, valid)
+
+
+def true_scores(
+    prompts: Sequence[list[Message]], responses: Sequence[str], principles: Mapping[str, Sequence[str]]
+) -> Array:
+    """The toy judge's scores (N, K), for each principle the mean over the toy principles it covers."""
+    return np.array(
+        [
+            [np.mean([toy.score(name, messages, text) for name in covers]) for covers in principles.values()]
+            for messages, text in zip(prompts, responses, strict=True)
+        ]
+    ).reshape(len(responses), len(principles))
+
+
+def side(gap: Array) -> Array:
+    """1 where the first is better (`gap` > 0), 0 where the second is, ½ where they are equal up to rounding."""
+    return (np.sign(np.where(np.abs(gap) < 1e-9, 0.0, gap)) + 1) / 2

@@ -1,0 +1,110 @@
+"""Colours and type of the figures, and how one drawing becomes a PNG for print and an SVG for a light or dark page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colours of a figure. Blue and orange stay apart under every common colour blindness."""
+
+    ink: str
+    muted: str
+    grid: str
+    surface: str
+    blue: str  # the policy; positive correlation
+    orange: str  # the baseline; negative correlation
+
+    def of(self, arm: int) -> str:
+        """The colour of the first, second, … arm."""
+        return (self.blue, self.orange, self.muted)[min(arm, 2)]
+
+
+# As printed on white. In the page's SVG each of these becomes a CSS variable, which follows light and dark.
+PALETTE = Palette("#1b1f24", "#59636e", "#d9dee3", "#ffffff", "#0b5cad", "#b84d08")
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's settings for the figures made inside."""
+    rc = {
+        "svg.fonttype": "none",  # text stays text: selectable, in the page's own font
+        "svg.hashsalt": "morlaif",  # equal figures give equal bytes
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 8.5,
+        "axes.labelsize": 8.5,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8.5,
+        "text.color": PALETTE.ink,
+        "axes.labelcolor": PALETTE.muted,
+        "axes.edgecolor": PALETTE.grid,
+        "axes.facecolor": "none",
+        "axes.linewidth": 0.8,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": PALETTE.grid,
+        "grid.linewidth": 0.6,
+        "xtick.color": PALETTE.grid,
+        "ytick.color": PALETTE.grid,
+        "xtick.labelcolor": PALETTE.muted,
+        "ytick.labelcolor": PALETTE.ink,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "figure.facecolor": "none",
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "lines.linewidth": 1.6,
+        "lines.solid_capstyle": "round",
+    }
+    with matplotlib.rc_context(rc):
+        yield
+
+
+def save(figure: Figure, file: Path, name: str, title: str) -> str:
+    """Write `figure` as a PNG for papers, 300 dots an inch on white, and return the page's <svg>, as `svg` makes it."""
+    figure.savefig(file, dpi=300, facecolor=PALETTE.surface, metadata={"Software": None})
+    figure.set_layout_engine("none")  # what stands where is decided: deciding again takes as long as drawing
+    return svg(figure, name, title)
+
+
+def svg(figure: Figure, name: str, title: str) -> str:
+    """An inline <svg> for the page: colours as CSS variables, identifiers of its own, no address anywhere.
+
+    `title` is what a screen reader says instead of the drawing.
+    """
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", text)
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
+    text = re.sub(r"font: [^;\"]*?(\d[\d.]*px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r" font-family: [^;\"]*;", "", text)  # the page's own
+    text = re.sub(r"(-?\d+\.\d{3})\d+", r"\1", text)
+    for colour, value in asdict(PALETTE).items():
+        text = re.sub(re.escape(value), f"var(--{colour})", text, flags=re.IGNORECASE)
+    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups())
+    head = f'<svg class="figure" role="img" aria-label="{_attribute(title)}" viewBox="0 0 {width:g} {height:g}">'
+    return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :]).strip()
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

@@ -1,0 +1,91 @@
+"""Agreement of scores with labels, from pairs whose answers are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morlaif.data.records import Pair
+from morlaif.evaluation import pairs as held_out
+from morlaif.evaluation.preferences import agreement, calibration, change, pair_accuracy
+from morlaif.toy import judge as toy
+from morlaif.toy.world import make_world
+
+NAN = math.nan
+
+
+def test_agreement_by_hand():
+    gap = [1.0, 1.0, -2.0, 0.0, 3.0, 3.0]
+    label = [0.9, 0.2, 0.1, 0.7, 0.5, NAN]
+    expected = [1, 0, 1, 0.5, NAN, NAN]
+    np.testing.assert_array_equal(agreement(gap, label), expected)
+    assert pair_accuracy(gap, label).as_dict() | {"low": 0, "high": 0} == {"value": 0.625, "low": 0, "high": 0, "n": 4}
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(0, 1)), min_size=1, max_size=20))
+def test_swapping_the_responses_changes_nothing(rows):
+    gap, label = np.array(rows).T
+    assert np.array_equal(agreement(gap, label), agreement(-gap, (0.5 - label) + 0.5), equal_nan=True)
+
+
+def test_calibration_of_the_true_model_is_small_and_of_an_overconfident_one_is_not():
+    rng = np.random.default_rng(0)
+    gap = rng.normal(0, 2, 40_000)
+    label = (rng.random(40_000) < 1 / (1 + np.exp(-gap))).astype(float)
+    assert calibration(gap, label)["ece"] < 0.01 < 0.1 < calibration(5 * gap, label)["ece"]
+    assert calibration(gap, label)["brier"] < calibration(5 * gap, label)["brier"]
+    assert calibration([1.0], [0.5]) is None
+
+
+def test_change_is_in_deviations_of_what_was_before():
+    before = np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]])
+    moved = change(before, before + np.array([1.0, 3.0]), seed=0, resamples=100, confidence=0.9)
+    assert moved[0].value == pytest.approx(1 / before[:, 0].std())
+    assert (moved[1].value, moved[1].n) == (3.0, 3), "a constant column keeps its unit"
+
+
+@pytest.fixture(scope="module")
+def world():
+    rows = make_world(3, sft=0, train=0, eval=60)["eval"]
+    return [
+        Pair.of(r.messages, r.chosen, r.rejected, 1.0) if i % 2 else Pair.of(r.messages, r.rejected, r.chosen, 0.0)
+        for i, r in enumerate(rows)
+    ]
+
+
+def perfect(names):
+    return lambda prompts, texts: np.array(
+        [[toy.score(name, m, text) for name in names] for m, text in zip(prompts, texts, strict=True)]
+    )
+
+
+def test_perfect_models_agree_with_the_truth_and_the_ceiling_is_theirs(world):
+    names = ("detail", "empathy")
+    truth = {name: (name,) for name in names}
+    scored = held_out.score_pairs(world, names, perfect(names), np.full((60, 2), 0.5), truth)
+    accuracy = held_out.truth_accuracy(scored, 0.95)
+    assert {name: i["value"] for name, i in accuracy.items()} == {"detail": 1.0, "empathy": 1.0}
+    ties = sum(toy.score("detail", p.messages, p.first) == toy.score("detail", p.messages, p.second) for p in world)
+    assert accuracy["detail"]["n"] == 60 - ties > 0
+
+    objective = {"multi": lambda scores: scores.sum(1), "wrong": lambda scores: -scores.sum(1)}
+    result = held_out.objective_accuracy(scored, scored, objective, 0.95)
+    assert result["multi"] == result["ceiling"] and result["multi"]["truth"]["value"] == 1
+    assert result["wrong"]["truth"]["value"] == 0
+    assert result["multi"]["human"]["value"] + result["wrong"]["human"]["value"] == pytest.approx(1)
+
+
+def test_correlations_keep_signs_and_leave_out_what_was_not_judged(world):
+    names = ("a", "b", "single")
+    base = np.random.default_rng(0).normal(size=60)
+    labels = np.stack([base, -base, np.full(60, NAN)], axis=1)
+    queue = [np.stack([base, -base, base], axis=1), np.zeros((60, 3))]
+    scored = held_out.score_pairs(world, names, lambda *_: queue.pop(0), labels, None)
+    result = held_out.correlations(scored)
+    assert result["labels"][0] == [1.0, -1.0, None] and result["scores"][1] == [-1.0, 1.0, -1.0]
+    assert result["truth"] is None and held_out.truth_accuracy(scored, 0.95) == {}
+    assert set(held_out.objective_accuracy(scored, scored, {"multi": lambda s: s[:, 0]}, 0.95)["multi"]) == {"human"}

@@ -1,0 +1,222 @@
+"""The stage on real artifacts of small size: two policies, trained preference models, known truth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
+from morlaif.errors import UserError
+from morlaif.evaluation.settings import EvalSettings
+from morlaif.feedback.records import Verdict, save_verdicts
+from morlaif.launch.settings import HardwareSettings
+from morlaif.models.load import save_policy
+from morlaif.models.scratch import build_causal_lm, train_tokenizer
+from morlaif.models.settings import ScratchSettings
+from morlaif.preference.settings import LoraPM
+from morlaif.preference.train import train_pm
+from morlaif.scalarize.functions import linear
+from morlaif.scalarize.objective import Objective
+from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages import evaluate
+from morlaif.stages.job import Job
+from morlaif.toy import judge as toy
+from morlaif.toy.world import make_world
+
+ROOT = Path(__file__).parents[2]
+PRINCIPLES = ("helpfulness", "detail")
+NAMES = (*PRINCIPLES, "single")
+SCALARIZER = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
+
+
+def preset(group: str, name: str) -> dict:
+    return yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text())
+
+
+def labels(pairs: list[Pair], name: str) -> list[Verdict]:
+    """Exact labels of one principle (the mean for the baseline, the human's for the gold judge); one is unusable."""
+    verdicts = []
+    for pair in pairs:
+        first, second = toy.truth(pair.messages, pair.first), toy.truth(pair.messages, pair.second)
+        gap = first[name] - second[name] if name in first else sum(first.values()) - sum(second.values())
+        p = pair.human if name == "gold" else 1 / (1 + np.exp(-gap))
+        verdicts.append(Verdict(pair.id, float(p), 0.0, True, "rules"))
+    return [Verdict.invalid(pairs[0].id, "rules", "nothing said"), *verdicts[1:]]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Path]:
+    """What stands before `evaluate`: all of it small, none of it made up but the curve."""
+    root = tmp_path_factory.mktemp("artifacts")
+    folders = {
+        name: root / name
+        for name in ("data", "sft", "respond", "ppo/multi", "ppo/single", "weigh/multi", "weigh/single")
+    }
+    folders |= {f"{stage}/{name}": root / stage / name for stage in ("feedback", "pm") for name in (*NAMES, "gold")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+
+    world = make_world(0, sft=0, train=24, eval=16)
+    save_examples(folders["data"], world)
+    pairs = {
+        split: [Pair.of(e.messages, e.chosen, e.rejected, 1.0) if int(e.id, 16) % 2 else
+                Pair.of(e.messages, e.rejected, e.chosen, 0.0) for e in world[split]]
+        for split in ("train", "eval")
+    }  # fmt: skip
+    save_pairs(folders["respond"], pairs)
+
+    tokenizer = train_tokenizer(
+        [e.chosen for e in world["train"]] + [e.messages[0]["content"] for e in world["train"]], 320
+    )
+    shape = ScratchSettings(
+        vocab_size=320, hidden_size=16, layers=1, heads=2, intermediate_size=32, max_positions=512, tie_embeddings=True,
+        init_std=0.1,
+    )  # fmt: skip
+    for seed, name in enumerate(("sft", "ppo/multi", "ppo/single")):
+        save_policy(build_causal_lm(shape, tokenizer, seed), tokenizer, folders[name])
+
+    settings = LoraPM(**preset("pm", "toy") | {"epochs": 1})
+    for name in (*NAMES, "gold"):
+        verdicts = {split: labels(pairs[split], name) for split in pairs}
+        save_verdicts(folders[f"feedback/{name}"], verdicts)
+        (folders[f"feedback/{name}"] / "quality.json").write_text(json.dumps({"train": {"n": 24}, "eval": {"n": 16}}))
+        train_pm(
+            pairs["train"], verdicts["train"], pairs["eval"], verdicts["eval"], folders["sft"] / "model", settings,
+            principle=name, out=folders[f"pm/{name}"], seed=0,
+        )  # fmt: skip
+    for arm, names in (("multi", PRINCIPLES), ("single", ("single",))):
+        ones = torch.ones(len(names))
+        Objective(names, 0 * ones, ones, ones, ones, linear).save(folders[f"weigh/{arm}"] / "weights.json")
+        curve = [{"step": step, "reward": step / 10, "kl": step / 5, "length": 8.0} for step in (1, 2, 3)]
+        (folders[f"ppo/{arm}"] / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    return folders
+
+
+def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judge="rules", **changes) -> dict:
+    out.mkdir()
+    tree = preset("eval", "toy") | {
+        "prompts": 10,
+        "scored": 10,
+        "max_new_tokens": 8,
+        "resamples": 200,
+        "samples": 10,
+        "batch_size": 4,
+    }
+    settings = EvalSettings(**tree | {"judge": {"source": judge}} | changes)
+    job = Job(
+        stage="evaluate", name="evaluate", digest="0" * 16,
+        config={
+            "eval": settings, "scalarizer": SCALARIZER, "principles": list(principles), "arms": list(arms), "seed": 0,
+        },
+        inputs=inputs, out=out, keep=out, ledger=out / "ledger.sqlite", seed=5,
+        hardware=HardwareSettings(device="cpu", dtype="float32", threads=1, workers=1), on_progress=lambda *_: None,
+    )  # fmt: skip
+    evaluate.build(job)
+    read = {name: json.loads((out / f"{name}.json").read_text()) for name in ("results", "details")}
+    return read | {"samples": [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]}
+
+
+@pytest.fixture(scope="module")
+def made(inputs, tmp_path_factory):
+    return run(inputs, tmp_path_factory.mktemp("evaluate") / "out")
+
+
+def test_results_have_the_promised_shape(made):
+    results = made["results"]
+    assert set(results["pm_accuracy"]) == set(PRINCIPLES)
+    assert set(results["win_rate"]) == {"policy_vs_sft", "single_vs_sft", "policy_vs_single"}
+    for rate in (*results["win_rate"].values(), *results["pm_accuracy"].values()):
+        assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1 and rate["n"] > 0
+    assert results["reward"] == {"first": 0.1, "last": 0.3} and results["kl"] == 0.6
+    assert set(results["length"]) == {"sft", "policy", "single"}
+    assert set(results["objective_accuracy"]) == {"multi", "single", "ceiling"}
+    assert results["objective_accuracy"]["ceiling"]["truth"]["value"] == 1
+
+
+def test_win_rates_follow_from_the_responses_by_the_known_truth(made):
+    def mean_truth(row, policy):
+        return sum(toy.score(name, row["messages"], row["responses"][policy]["text"]) for name in PRINCIPLES)
+
+    assert len(made["samples"]) == 10
+    for key, (first, second) in {
+        "policy_vs_sft": ("multi", "sft"), "policy_vs_single": ("multi", "single"), "single_vs_sft": ("single", "sft"),
+    }.items():  # fmt: skip
+        gaps = [mean_truth(row, first) - mean_truth(row, second) for row in made["samples"]]
+        expected = np.mean([(np.sign(gap) + 1) / 2 for gap in gaps])
+        assert made["results"]["win_rate"][key]["value"] == pytest.approx(expected)
+
+
+def test_samples_carry_every_models_score_relative_to_sft(made):
+    sft = np.array([[row["responses"]["sft"]["scores"][name] for name in NAMES] for row in made["samples"]])
+    assert sft.mean(axis=0) == pytest.approx(np.zeros(3), abs=2e-3) and sft.std(axis=0) == pytest.approx(
+        np.ones(3), abs=2e-3
+    )
+    for row in made["samples"]:
+        assert set(row["responses"]) == {"sft", "multi", "single"}
+        assert set(row["responses"]["multi"]["truth"]) == set(PRINCIPLES)
+
+
+def test_details_hold_what_the_report_needs(made):
+    details = made["details"]
+    assert details["names"] == list(NAMES) and details["prompts"] == 10
+    assert np.shape(details["correlation"]["labels"]) == np.shape(details["correlation"]["scores"]) == (3, 3)
+    assert set(details["score_change"]["multi"]) == set(NAMES) and set(details["true_change"]["single"]) == set(
+        PRINCIPLES
+    )
+    assert details["responses"]["sft"]["tokens"] <= 8
+    assert details["weights"]["single"]["names"] == ["single"]
+
+
+def test_fewer_scored_prompts_and_pairs_change_no_win_rate(inputs, made, tmp_path):
+    fewer = run(inputs, tmp_path / "out", scored=4, samples=4, pairs=6)
+    assert fewer["results"]["win_rate"] == made["results"]["win_rate"]
+    assert fewer["details"]["pairs"] == 6 and len(fewer["samples"]) == 4
+    assert {moved["n"] for moved in fewer["details"]["score_change"]["multi"].values()} == {4}
+    assert {moved["n"] for moved in fewer["details"]["true_change"]["multi"].values()} == {10}
+    with pytest.raises(ValueError, match="`scored` is 4"):
+        run(inputs, tmp_path / "other", scored=4)
+
+
+def test_the_same_seed_gives_the_same_numbers(inputs, made, tmp_path):
+    assert run(inputs, tmp_path / "again") == made
+
+
+def test_human_labels_come_from_the_data_where_responses_were_sampled(inputs, made, tmp_path):
+    unlabelled = {
+        split: [replace(p, human=None) for p in load_pairs(inputs["respond"], split)] for split in ("train", "eval")
+    }
+    save_pairs(tmp_path / "respond", unlabelled)
+    sampled = run(inputs | {"respond": tmp_path / "respond"}, tmp_path / "out")
+    accuracy = sampled["results"]["objective_accuracy"]
+    assert accuracy["multi"]["human"]["n"] == 16
+    assert accuracy["multi"]["truth"] == made["results"]["objective_accuracy"]["multi"]["truth"]
+
+
+def test_the_baseline_alone(inputs, tmp_path):
+    own = {name: folder for name, folder in inputs.items() if not name.endswith(("multi", "helpfulness", "detail"))}
+    made = run(own, tmp_path / "out", arms=("single",))
+    assert set(made["results"]["win_rate"]) == {"policy_vs_sft"}
+    assert set(made["results"]["pm_accuracy"]) == {"single"} == set(made["details"]["names"])
+    assert made["details"]["judge"]["source"] == "rules"
+
+
+def test_a_gold_preference_model_judges_where_the_truth_is_unknown(inputs, tmp_path):
+    made = run(inputs, tmp_path / "out", judge="pm")
+    assert made["details"]["judge"]["accuracy"]["n"] > 0
+    assert made["details"]["true_change"] is None and made["results"]["pm_truth_accuracy"] == {}
+    assert set(made["results"]["objective_accuracy"]["multi"]) == {"human"}
+    assert made["samples"][0]["responses"]["sft"]["truth"] is None
+    assert "gold" not in made["details"]["names"]
+
+
+def test_no_held_out_prompts_is_said_in_one_line(inputs, tmp_path):
+    folder = tmp_path / "data"
+    save_examples(folder, {"sft": [], "train": load_split(inputs["data"], "train"), "eval": []})
+    with pytest.raises(UserError, match="split 'eval' is empty"):
+        run(inputs | {"data": folder}, tmp_path / "out")
