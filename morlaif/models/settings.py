@@ -56,7 +56,7 @@ class LoRASettings(Settings):
 
 
 class _Training(Settings):
-    outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "log_every"})
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "log_every", "gradient_checkpointing"})
 
     learning_rate: Positive
     scheduler: Literal["linear", "cosine", "constant"]

@@ -104,7 +104,7 @@ def _context(rng: Random, level: int, prompt: Prompt) -> str:
     if level == 0:
         return ""
     if level < 0:  # either ignores the user or remembers what was never said
-        if rng.random() < 0.7:
+        if rng.random() < 0.85:
             return rng.choice(lex.CONTEXT_IGNORED)
         never_said = [s for s in lex.SITUATIONS if s not in prompt.situations]
         return lex.CONTEXT_RECALL.format(situation=rng.choice(never_said))
@@ -126,7 +126,7 @@ def _fact(rng: Random, level: int, prompt: Prompt) -> str:
 
 def _split_relevance(rng: Random, level: int) -> tuple[int, bool]:
     """(what the advice names: 1 the topic, 0 nothing, −1 another topic; whether a digression takes one level away)."""
-    digresses = level == -2 or (level == -1 and rng.random() < 0.7) or (level == 0 and rng.random() < 0.5)
+    digresses = level < 0 or (level == 0 and rng.random() < 0.5)
     return level + digresses, digresses
 
 

@@ -1,0 +1,70 @@
+"""Reading peft's LoRA folders without peft's modules: plain tensors, checked, ready to be stacked."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from morlaif.errors import UserError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA adapter with its head."""
+
+    layers: dict[str, tuple[Tensor, Tensor]]  # layer name: down (r, in), up (out, r) with alpha/r multiplied in
+    head: Tensor  # (1, H)
+
+
+def read_adapter(folder: Path, principle: str) -> Adapter:
+    """The adapter in the peft folder `folder`.
+
+    Raises `UserError`, naming `principle`, where it is missing or of a form that cannot be stacked.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"preference model '{principle}': {folder / name} is missing")
+    config = json.loads((folder / CONFIG).read_text())
+    _check_plain(config, principle)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise UserError(f"preference model '{principle}': {folder / WEIGHTS} is damaged: {error}") from None
+    layers: dict[str, tuple[Tensor, Tensor]] = {}
+    head: Tensor | None = None
+    for key, value in weights.items():
+        name = key.removeprefix(_PREFIX)
+        if name.endswith(".lora_A.weight"):
+            layer = name.removesuffix(".lora_A.weight")
+            up = weights.get(key.replace(".lora_A.", ".lora_B."))
+            if up is None:
+                raise UserError(f"preference model '{principle}': adapter of '{layer}' has no lora_B")
+            rank = value.shape[0]
+            scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+            layers[layer] = (value, up * scale)
+        elif name == "score.weight":
+            head = value
+        elif not name.endswith(".lora_B.weight"):
+            raise UserError(f"preference model '{principle}': '{key}' belongs to no plain LoRA with a score head")
+    if head is None:
+        raise UserError(f"preference model '{principle}': {folder / WEIGHTS} holds no score head (task SEQ_CLS)")
+    return Adapter(layers, head)
+
+
+def _check_plain(config: dict[str, Any], principle: str) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise UserError(f"preference model '{principle}': peft type {kind} cannot be stacked, only LORA")
+    for key, plain in (("use_dora", False), ("bias", "none"), ("alpha_pattern", {}), ("layer_replication", None)):
+        if (config.get(key) or plain) != plain:
+            raise UserError(f"preference model '{principle}': {key}={config[key]} cannot be stacked; use plain LoRA")

@@ -1,0 +1,1 @@
+"""From K scores to one: pure functions on `(batch, K)`, their registry, and the objective that weighs them."""

@@ -1,0 +1,199 @@
+"""Scalarizers: pure functions from K weighted scores to one, over the last axis.
+
+Each takes `rewards` (B, K), the normalised scores already multiplied by their weights (r'_i = w_i r_i, weights
+positive: a negative weight has flipped its score before), and returns (B,). All are differentiable, work at B = 1 and
+K = 1, and reduce over principles only, so a row's value never depends on the rest of the batch.
+Parameters are keyword-only and annotated; the registry checks the YAML against them. A function that has a parameter
+`names` or `weights` gets the names of the columns, or their weights, from the objective.
+Each declares its properties (see `morlaif.scalarize.registry.Properties`); the tests prove or refute each declaration.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from morlaif.scalarize.registry import PrincipleName, properties
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+# --- The seven of the paper (arXiv 2406.07295) -------------------------------------------------------------------
+
+
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="none")
+def linear(rewards: Tensor) -> Tensor:
+    """Σ r'_i."""
+    return rewards.sum(-1)
+
+
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="between")
+def max_min(rewards: Tensor) -> Tensor:
+    """min r'_i."""
+    return rewards.amin(-1)
+
+
+@properties(monotone=False, symmetric=True, homogeneous=False, bounds="between")
+def soft_max_min(rewards: Tensor, *, temperature: Positive) -> Tensor:
+    """Σ softmax(-r'/T)_i r'_i. Falls when a score far above the rest rises: its term leaves the sum."""
+    return ((-rewards / temperature).softmax(-1) * rewards).sum(-1)
+
+
+@properties(monotone=False, symmetric=True, homogeneous=False, bounds="below")
+def uncertainty_weighted(rewards: Tensor, *, penalty: NonNegative) -> Tensor:
+    """mean - λ·var, the variance over principles divided by K (2310.02743)."""
+    return rewards.mean(-1) - penalty * rewards.var(-1, correction=0)
+
+
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="between")
+def lower_quantile(rewards: Tensor, *, fraction: Share) -> Tensor:
+    """Mean of the lowest ⌊fraction · K⌋ scores, of at least one."""
+    # 1e-9: a third of twelve is four, whatever the last digit of the fraction in YAML
+    count = max(1, math.floor(fraction * rewards.shape[-1] + 1e-9))
+    return rewards.sort(-1).values[..., :count].mean(-1)
+
+
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="between")
+def max_median(rewards: Tensor) -> Tensor:
+    """The median; for even K the mean of the two middle scores."""
+    ordered, size = rewards.sort(-1).values, rewards.shape[-1]
+    return (ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2
+
+
+@properties(monotone=True, symmetric=True, homogeneous=False, bounds="unit")
+def bernoulli_nash(rewards: Tensor, *, root: bool) -> Tensor:
+    """(Π u_i)^(1/K) on u = σ(r') in (0, 1); without `root` the bare product.
+
+    A product of signed scores would call two bad scores good. The squash makes every factor positive and keeps the
+    order, so the product has Nash's meaning: utilities above a worst case.
+    """
+    total = _log_sigmoid(rewards).sum(-1)
+    return (total / rewards.shape[-1] if root else total).exp()
+
+
+# --- Smooth and ordered minima -----------------------------------------------------------------------------------
+
+
+@properties(monotone=True, symmetric=True, homogeneous=False, bounds="between")
+def log_sum_exp(rewards: Tensor, *, temperature: Positive) -> Tensor:
+    """-T log (1/K Σ exp(-r'_i / T)): between the minimum (T → 0) and the mean (T → ∞), monotone throughout."""
+    return -temperature * ((-rewards / temperature).logsumexp(-1) - math.log(rewards.shape[-1]))
+
+
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="between")
+def owa(rewards: Tensor, *, decay: Share) -> Tensor:
+    """Ordered weighted average Σ a_k r'_(k), lowest first, a_k ∝ decay^(k-1), Σ a = 1 (Yager 1988)."""
+    return _ordered(rewards, [decay**k for k in range(rewards.shape[-1])])
+
+
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="between")
+def gini(rewards: Tensor) -> Tensor:
+    """Gini welfare: ordered average with a_k = (2(K - k) + 1) / K², lowest first (Weymark 1981)."""
+    size = rewards.shape[-1]
+    return _ordered(rewards, [2 * (size - k) + 1 for k in range(1, size + 1)])
+
+
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="between")
+def cvar(rewards: Tensor, *, alpha: Share) -> Tensor:
+    """Mean of the worst share α; the principle at the edge counts with the fraction that falls inside."""
+    worst = alpha * rewards.shape[-1]
+    return _ordered(rewards, [min(max(worst - k, 0.0), 1.0) for k in range(rewards.shape[-1])])
+
+
+@properties(monotone=True, symmetric=True, homogeneous=False, bounds="unit")
+def power_mean(rewards: Tensor, *, exponent: float) -> Tensor:
+    """(1/K Σ u_iᵖ)^(1/p) on u = σ(r'); p = 0 is the geometric mean."""
+    logs = _log_sigmoid(rewards)
+    if exponent == 0:
+        return logs.mean(-1).exp()
+    return (((exponent * logs).logsumexp(-1) - math.log(rewards.shape[-1])) / exponent).exp()
+
+
+# --- Distance to an ideal point (smooth form: 2402.19078) -----------------------------------------------------------
+
+
+@properties(monotone=True, symmetric=True, homogeneous=False, bounds="below")
+def tchebycheff(rewards: Tensor, *, ideal: float, weights: Tensor) -> Tensor:
+    """-max_i w_i (z* - r_i), the ideal z* in normalised units. `rewards` holds w_i r_i, so the gap is w_i z* - r'_i."""
+    return -(ideal * weights - rewards).amax(-1)
+
+
+@properties(monotone=True, symmetric=True, homogeneous=False, bounds="below")
+def smooth_tchebycheff(rewards: Tensor, *, ideal: float, temperature: Positive, weights: Tensor) -> Tensor:
+    """-T log Σ exp(w_i (z* - r_i) / T)."""
+    return -temperature * ((ideal * weights - rewards) / temperature).logsumexp(-1)
+
+
+# --- Others ------------------------------------------------------------------------------------------------------
+
+
+@properties(monotone=True, symmetric=True, homogeneous=False, bounds="nonpositive")
+def log_sigmoid_sum(rewards: Tensor, *, reference: float) -> Tensor:
+    """Σ log σ(r'_i - reference) (2402.00742)."""
+    return _log_sigmoid(rewards - reference).sum(-1)
+
+
+@properties(monotone=True, symmetric=False, homogeneous=False, bounds="nonnegative")
+def lexicographic(
+    rewards: Tensor, *, threshold: float, order: list[PrincipleName] | None, names: tuple[str, ...]
+) -> Tensor:
+    """Thresholded lexicographic order as one number (after Gábor et al. 1998).
+
+    The first principle i (from 0, in `order`, the unnamed ones last) that is below the threshold t decides:
+    i + 2σ(r'_i - t), which lies in (i, i + 1). With all satisfied the last one still counts: K - 1 + 2σ(r'_last - t).
+    """
+    first = list(order or ())
+    columns = [names.index(name) for name in first] + [i for i, name in enumerate(names) if name not in first]
+    excess = rewards[..., columns] - threshold
+    satisfied = (excess >= 0).to(rewards.dtype).cumprod(-1).sum(-1)  # how many from the front
+    level = satisfied.clamp(max=rewards.shape[-1] - 1).long()
+    return level + 2 * excess.gather(-1, level.unsqueeze(-1)).squeeze(-1).sigmoid()
+
+
+@properties(monotone=False, symmetric=True, homogeneous=True, bounds="below")
+def mean_minus_std(rewards: Tensor, *, penalty: NonNegative) -> Tensor:
+    """mean - β·std, the deviation over principles with divisor K (2401.00243). Monotone only for β ≤ 1/√(K-1)."""
+    variance = rewards.var(-1, correction=0)
+    spread = variance > 0  # the root has no gradient at zero
+    return rewards.mean(-1) - penalty * variance.where(spread, 1.0).sqrt() * spread
+
+
+@properties(monotone=True, symmetric=False, homogeneous=False, bounds="below")
+def gated(rewards: Tensor, *, gates: list[PrincipleName], threshold: float, names: tuple[str, ...]) -> Tensor:
+    """The mean of the others (of the gates, where there is nothing else) behind gates.
+
+    Open (every gate ≥ t) it counts whole, shut only where it is negative.
+    A shut gate also costs its shortfall, min_g (r'_g - t): the way to open is always uphill.
+    """
+    inside = [names.index(gate) for gate in gates]
+    others = [i for i in range(len(names)) if i not in inside] or inside
+    shortfall = (rewards[..., inside].amin(-1) - threshold).clamp(max=0)
+    mean = rewards[..., others].mean(-1)
+    return shortfall + mean.where(shortfall >= 0, mean.clamp(max=0))
+
+
+@properties(monotone=True, symmetric=False, homogeneous=True, bounds="between")
+def single(rewards: Tensor, *, principle: PrincipleName, names: tuple[str, ...]) -> Tensor:
+    """One principle alone."""
+    return rewards[..., names.index(principle)]
+
+
+# --- Shared ------------------------------------------------------------------------------------------------------
+
+
+def _log_sigmoid(rewards: Tensor) -> Tensor:
+    """log σ(r) = -log(1 + e^-r), exact in both tails."""
+    return -(-rewards).logaddexp(rewards.new_zeros(()))
+
+
+def _ordered(rewards: Tensor, weights: list[float]) -> Tensor:
+    """Σ a_k r_(k), lowest first, the weights scaled to sum to one."""
+    scaled = rewards.new_tensor(weights) / sum(weights)
+    return (rewards.sort(-1).values * scaled).sum(-1)

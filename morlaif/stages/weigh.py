@@ -1,0 +1,123 @@
+"""Stage `weigh`: the frozen mean and scale of each preference model, and the weight of each principle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from morlaif.data.chat import decode_response, prompt_ids
+from morlaif.data.records import Example, Message, Pair, load_pairs, load_split
+from morlaif.errors import UserError
+from morlaif.evaluation.preferences import pair_accuracy
+from morlaif.models.generate import generate
+from morlaif.models.load import load_policy, resolve_model
+from morlaif.preference.bank import PreferenceBank
+from morlaif.scalarize.functions import linear
+from morlaif.scalarize.objective import Objective
+from morlaif.scalarize.settings import WeightsSettings
+from morlaif.scalarize.weights import from_raw, frozen_statistics, given_weights, regress, signed
+from morlaif.stages.job import Job
+
+SINGLE = "single"  # the baseline's one model: there is nothing to weigh
+
+
+def build(job: Job) -> dict[str, Any]:
+    settings: WeightsSettings = job.config["weights"]
+    names = [name.removeprefix("pm/") for name in job.inputs if name.startswith("pm/")]
+    names = list(job.config.get("names", names))
+    folders = {name: job.inputs[f"pm/{name}"] for name in names}
+    bank = PreferenceBank.load(folders, base=resolve_model(job.inputs["sft"])[0], device=job.device, dtype=job.dtype)
+
+    # 1. frozen statistics on responses of the SFT model
+    prompts, responses, source = _sft_responses(job, settings)
+    scores = bank.score(prompts, responses).double().cpu().numpy()
+    mean, scale = frozen_statistics(scores, names)
+    job.progress(1, 2, responses=float(len(responses)))
+
+    # 2. weights, signed, of scores normalised by that scale
+    details: dict[str, Any] = {"method": settings.method, "responses": len(responses), "responses_from": source}
+    zero = settings.zero if len(names) > 1 else []
+    if names == [SINGLE] or settings.method == "equal":
+        weights = np.ones(len(names))
+    elif settings.method == "given":
+        weights = given_weights(settings.values or {}, names)
+    else:
+        weights, details["regression"] = _regressed(job, settings, bank, scale, zero)
+    direction, weight = signed(weights, names, zero)
+
+    if settings.normalizer == "none":
+        # the raw score keeps its unit: weights belong to the normalised one, so they are divided back
+        weight = weight / scale if settings.method == "regressed" else weight
+        mean, scale = np.zeros_like(mean), np.ones_like(scale)
+    objective = Objective(
+        tuple(names), *(torch.tensor(value, dtype=torch.float32) for value in (mean, scale, direction, weight)), linear
+    )
+    objective.save(job.out / "weights.json", normalizer=settings.normalizer, **details)
+    job.progress(2, 2)
+    return {f"weight/{name}": float(d * w) for name, d, w in zip(names, direction, weight, strict=True)}
+
+
+def _sft_responses(job: Job, settings: WeightsSettings) -> tuple[list[list[Message]], list[str], str]:
+    """Prompts, responses of the SFT model, and where these come from: the `respond` artifact if it sampled them."""
+    pairs = load_pairs(job.inputs["respond"], "train")
+    if pairs and all(pair.human is None for pair in pairs):
+        rows = [(pair.messages, text) for pair in pairs for text in (pair.first, pair.second)][: settings.prompts]
+        if len(rows) >= 2:
+            return [messages for messages, _ in rows], [text for _, text in rows], "respond"
+    examples = load_split(job.inputs["data"], "train")[: settings.prompts]
+    if len(examples) < 2:
+        raise UserError("weigh: the data's split 'train' has fewer than two prompts to take statistics from")
+    model, tokenizer = load_policy(job.inputs["sft"], dtype=job.dtype, device=job.device)
+    ids = generate(
+        model, tokenizer, [prompt_ids(tokenizer, example.messages, settings.max_prompt_tokens) for example in examples],
+        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, batch_size=settings.batch_size,
+        generator=torch.Generator().manual_seed(job.seed),
+    )  # fmt: skip
+    return [example.messages for example in examples], [decode_response(tokenizer, row) for row in ids], "generated"
+
+
+def _regressed(
+    job: Job, settings: WeightsSettings, bank: PreferenceBank, scale: np.ndarray, zero: list[str]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Signed weights of normalised scores, and the report on the regression."""
+    train = _labelled(load_split(job.inputs["data"], "train"))[: settings.regression_pairs]
+    if not train:
+        raise UserError("weights=regressed: no row of the data's split 'train' has a human preference to learn from")
+    held = _labelled(load_split(job.inputs["data"], "eval"))
+    names = list(bank.names)
+    kept = np.array([name not in zero for name in names])
+    difference, label = _differences(bank, train)
+    fit = regress(difference[:, kept], label, [name for name in names if name not in zero], settings.significance)
+    raw = np.zeros(len(names))
+    raw[kept] = fit.raw
+    report = fit.as_dict() | {"accuracy": _accuracy(difference, label, raw)}
+    if held:
+        report["held_out_accuracy"] = _accuracy(*_differences(bank, held), raw)
+    return from_raw(raw, scale, names, zero), report
+
+
+def _accuracy(difference: np.ndarray, label: np.ndarray, raw: np.ndarray) -> dict[str, Any]:
+    """How often Σ b_k d_k has the sign that the human label has."""
+    return pair_accuracy(difference @ raw, label).as_dict()
+
+
+def _labelled(examples: list[Example]) -> list[Pair]:
+    """Pairs of the examples that have a human preference; their order comes from their hash, so it leaks no label."""
+    pairs = []
+    for example in examples:
+        if example.chosen is None or example.rejected is None:
+            continue
+        if int(example.id, 16) % 2:
+            pairs.append(Pair.of(example.messages, example.chosen, example.rejected, 1.0))
+        else:
+            pairs.append(Pair.of(example.messages, example.rejected, example.chosen, 0.0))
+    return pairs
+
+
+def _differences(bank: PreferenceBank, pairs: list[Pair]) -> tuple[np.ndarray, np.ndarray]:
+    """(N, K) raw score of the first minus that of the second, and (N,) the human labels."""
+    messages = [pair.messages for pair in pairs]
+    first, second = (bank.score(messages, [getattr(pair, side) for pair in pairs]) for side in ("first", "second"))
+    return (first - second).double().cpu().numpy(), np.array([pair.human for pair in pairs], dtype=float)
