@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import math
 import os
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -19,13 +17,14 @@ import openai
 from morlaif.errors import UserError
 from morlaif.feedback.limiter import Limiter
 from morlaif.feedback.records import Usage
+from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
 
 LONGEST_BACKOFF = 60.0  # seconds
 TRIES_UNREACHED = 4  # a server that has never answered is not waited for as long as one that has
 KEPT = "What was answered is kept."
-_NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
-_ROW_CODES = (
+FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
+ROW_CODES = (
     "context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation",
     "invalid_prompt",
 )  # fmt: skip
@@ -37,23 +36,6 @@ class Rejected(Exception):
 
 class NoLogprobs(Exception):
     """The model does not give log-probabilities, and said so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back, as far as a judge reads it."""
-
-    text: str | None
-    refusal: str | None
-    tokens: list[list[tuple[str, float]]] | None  # for each token its alternatives, the sampled one first
-    finish: str | None  # "stop", "length", "content_filter" …
-    input_tokens: int
-    output_tokens: int
-    raw: str  # the reply's JSON
-
-
-class Garbled(Exception):
-    """The reply is not the JSON it should be."""
 
 
 TRANSIENT = (openai.APIConnectionError, openai.InternalServerError, openai.ConflictError, TimeoutError, Garbled)
@@ -109,13 +91,13 @@ class ChatClient:
         """
         failures = waits = 0
         waited = sent = 0.0
-        expected = self._tokens(messages)
+        expected = self._tokens(messages, decoding)
         while True:
             try:
                 async with self._limiter.slot(expected):
                     sent = asyncio.get_running_loop().time()
                     reply = await self._send(messages, decoding)
-                self._settle(reply, messages, expected)
+                self._settle(reply, messages, expected, sent)
                 return reply
             except openai.RateLimitError as error:
                 waits += 1
@@ -129,15 +111,16 @@ class ChatClient:
                 failures += 1
                 await self._repeat(error, failures, sent)
 
-    def _tokens(self, messages: list[dict[str, str]]) -> float:
+    def _tokens(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> float:
         """What a request will use at most, by the tokens a character took so far."""
-        return sum(len(message["content"]) for message in messages) * self._per_character + self._settings.max_tokens
+        most_written = decoding[self._settings.max_tokens_key]
+        return sum(len(message["content"]) for message in messages) * self._per_character + most_written
 
-    def _settle(self, reply: Reply, messages: list[dict[str, str]], expected: float) -> None:
+    def _settle(self, reply: Reply, messages: list[dict[str, str]], expected: float, sent: float) -> None:
         """Count a good reply, and tell the limiter what it really took."""
         self._reached = True
         self._usage.requests += 1
-        self._limiter.succeeded()
+        self._limiter.succeeded(sent)
         if reply.input_tokens:
             self._limiter.tokens.settle(expected - reply.input_tokens - reply.output_tokens)
             measured = reply.input_tokens / sum(len(message["content"]) for message in messages)
@@ -153,7 +136,7 @@ class ChatClient:
 
     def _pushed_back(self, error: openai.RateLimitError, waits: int, waited: float, sent: float) -> float:
         """Pause all requests after a 429, the `waits`-th for this one; returns for how many seconds."""
-        if error.code in _NO_MONEY or error.type in _NO_MONEY:
+        if error.code in FATAL_CODES or error.type in FATAL_CODES:
             raise self._broke(error) from None
         asked = retry_after(error.response.headers)
         seconds = self._backoff(waits) if asked is None else asked * random.uniform(1.0, 1.05)
@@ -163,7 +146,8 @@ class ChatClient:
                 f"({self._said(error)}). {KEPT} Run again later, or lower feedback.concurrency."
             ) from None
         self._usage.waits += 1
-        self._limiter.pushed_back(seconds, since=sent)
+        self._limiter.learn(error.response.headers)
+        self._limiter.pushed_back(seconds, since=sent, refused=True)
         return seconds
 
     def _backoff(self, times: int) -> float:
@@ -187,7 +171,7 @@ class ChatClient:
     def _verdict_on(self, error: openai.APIStatusError) -> Exception:
         """What a 4xx means: the end, the end of this question, or a lack of log-probabilities."""
         said, status = self._said(error), error.status_code
-        if error.code in _NO_MONEY or status == 402:
+        if error.code in FATAL_CODES or status == 402:
             return self._broke(error)
         if status in (401, 403) or error.code == "invalid_api_key" or "api key" in said.lower():
             variable = self._settings.api_key_env
@@ -198,7 +182,7 @@ class ChatClient:
             return UserError(f"{self._where}: no such model or address ({said}). {check}")
         if "logprobs" in said.lower():
             return NoLogprobs(said)
-        if status == 413 or error.code in _ROW_CODES or (self._reached and status in (400, 422)):
+        if status == 413 or error.code in ROW_CODES or (self._reached and status in (400, 422)):
             return Rejected(said)
         return UserError(f"{self._where}: the request was refused with status {status} ({said})")
 
@@ -221,42 +205,6 @@ class ChatClient:
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) > 6 else text
-
-
-def parse(raw: str) -> Reply:
-    """Read a chat completion. Fields that a server leaves out are None or 0.
-
-    Raises:
-        Garbled: not JSON, or without a choice.
-    """
-    try:
-        body = json.loads(raw)
-        if "choices" not in body and "error" in body:  # some gateways report trouble with status 200
-            raise ValueError(str(body["error"])[:200])
-        choice = body["choices"][0]
-        message = choice["message"]
-        logprobs = (choice.get("logprobs") or {}).get("content")
-        tokens = [_alternatives(position) for position in logprobs] if logprobs else None
-        usage = body.get("usage") or {}
-        return Reply(
-            message.get("content"),
-            message.get("refusal"),
-            tokens,
-            choice.get("finish_reason"),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-            raw,
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Garbled(f"unreadable reply: {type(error).__name__}: {error}") from None
-
-
-def _alternatives(position: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The sampled token first, then the others that are listed for this position, each once."""
-    listed = {position["token"]: position.get("logprob")}
-    for item in position.get("top_logprobs") or ():
-        listed.setdefault(item["token"], item["logprob"])
-    return [(token, float(logprob)) for token, logprob in listed.items() if logprob is not None]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.settings import FeedbackSettings, HumanSettings, OpenAISettings, RulesSettings
+from morlaif.feedback.settings import (
+    FeedbackSettings,
+    HfSettings,
+    HumanSettings,
+    JsonlSettings,
+    OpenAISettings,
+    Principle,
+    RulesSettings,
+    input_files,
+)
+from morlaif.feedback.table import Verdicts
 
 
 class Judge(Protocol):
@@ -15,6 +25,7 @@ class Judge(Protocol):
 
     name: str  # stands in every verdict
     usage: Usage
+    remembers: bool  # whether `recall` may find what earlier runs asked
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         """Stream verdicts as they arrive, in any order, each beside what was asked. `comparisons` is read as needed.
@@ -23,12 +34,21 @@ class Judge(Protocol):
             UserError: the source cannot be used at all (bad key, unknown model, no money). What arrived before is kept.
         """
 
+    def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
+        """The valid verdicts that are known already, for a judge that remembers; invalid ones stand for the others."""
+
     def truth(self, comparison: Comparison) -> float | None:
         """How much better the first response really is, where the source knows (the toy world), else None."""
 
 
-def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int) -> Judge:
-    """The judge that `settings` describes. Paid answers go to `ledger`; `seed` draws the errors of the rules judge."""
+def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int, together: Sequence[Principle] = ()) -> Judge:
+    """The judge that `settings` describes.
+
+    Args:
+        ledger: where answers are kept that cost money or time.
+        seed: draws the errors of the rules judge.
+        together: all principles of the run, for a judge that puts them into one request.
+    """
     match settings:
         case RulesSettings():
             from morlaif.feedback.sources.rules import RulesJudge
@@ -41,5 +61,13 @@ def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int) -> Judge:
         case OpenAISettings():
             from morlaif.feedback.sources.openai import OpenAIJudge
 
-            return OpenAIJudge(settings, ledger)
+            return OpenAIJudge(settings, ledger, together)
+        case HfSettings():
+            from morlaif.feedback.sources.hf import HfJudge
+
+            return HfJudge(settings, ledger)
+        case JsonlSettings():
+            from morlaif.feedback.sources.jsonl import JsonlJudge
+
+            return JsonlJudge(input_files(settings)[0])
     raise TypeError(f"no feedback source for {type(settings).__name__}")

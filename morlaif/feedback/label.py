@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from morlaif.data.records import Pair
 from morlaif.feedback.judge import Judge, open_judge
 from morlaif.feedback.records import Comparison, Verdict
 from morlaif.feedback.settings import FeedbackSettings, Principle
+from morlaif.feedback.table import PairTable, Piece, Verdicts, averaged
 
-Assign = Callable[[Pair], Sequence[Principle | None]]  # the principles under which a pair is judged
+Assign = Callable[[str], Sequence[Principle | None]]  # the principles under which the pair of an id is judged
 Progress = Callable[..., Any]  # (done, total, **metrics)
 
 
@@ -29,7 +33,7 @@ def label(
     """One verdict for each of `pairs`, in their order.
 
     Args:
-        principle: under which to judge; or a function that gives each pair its own (see `draw`), then averaged.
+        principle: under which to judge; or a function that gives each pair's id its own (see `draw`), then averaged.
         ledger: where paid answers are kept and looked up.
         seed: of the errors of the rules judge.
         on_progress: called with verdicts done, verdicts in all, and the judge's counters by name.
@@ -45,51 +49,149 @@ def label_with(
     judge: Judge, pairs: Sequence[Pair], assign: Assign, on_progress: Progress | None = None
 ) -> list[Verdict]:
     """`label` with a judge that is already open, so that its counters can be read afterwards."""
-    total = sum(len(assign(pair)) for pair in pairs)
-    comparisons = (Comparison.of(pair, principle) for pair in pairs for principle in assign(pair))
-    parts: dict[str, list[tuple[str, Verdict]]] = {}
-    report = _reporter(judge, total, on_progress)
-    for done, (asked, verdict) in enumerate(judge.judge(comparisons), start=1):
-        parts.setdefault(asked.id, []).append((asked.principle.name if asked.principle else "", verdict))
-        report(done)
-    return [average([verdict for _, verdict in sorted(parts[pair.id], key=lambda part: part[0])]) for pair in pairs]
+    return [verdict for part in label_table(judge, PairTable.of(pairs), assign, on_progress) for verdict in part]
+
+
+def label_table(
+    judge: Judge, pairs: PairTable, assign: Assign, on_progress: Progress | None = None
+) -> Iterator[Verdicts]:
+    """Verdicts on `pairs`, in their order and in pieces: memory does not grow with their number.
+
+    Of a judge that remembers, whatever it does not know is asked first, and then all is read from its memory in the
+    order of the pairs; only invalid verdicts, which are not remembered, are held here meanwhile.
+    """
+    progress = _Progress(judge, pairs, assign, on_progress)
+    if not judge.remembers:
+        for piece in pairs.pieces():
+            yield _ask(judge, piece, assign, progress)
+        return
+    known = 0  # pieces at the beginning of which everything is remembered
+    for piece in pairs.pieces():
+        parts = [part for part, _ in recall(judge, piece, assign)]
+        if not all(part.valid.all() for part in parts):
+            break
+        progress.recalled(parts)
+        yield averaged(parts)
+        known += 1
+    else:
+        return
+    missing: dict[tuple[str, str], Verdict] = {}
+    for asked, verdict in judge.judge(_unknown(judge, islice(pairs.pieces(), known, None), assign, progress)):
+        if not verdict.valid:
+            missing[asked.id, _name(asked.principle)] = verdict
+        progress.add(1)
+    for piece in islice(pairs.pieces(), known, None):
+        yield averaged([_complete(part, principles, missing) for part, principles in recall(judge, piece, assign)])
+
+
+def label_all(
+    judge: Judge, pairs: PairTable, principles: Sequence[Principle], lock: Path, on_progress: Progress | None = None
+) -> None:
+    """Have the judge remember its verdicts on `pairs` under all `principles`, asked pair by pair.
+
+    A judge that reads a pair's text once for all principles (a local model, a server that keeps prefixes, a joint
+    request) needs them side by side; a run's units take one principle each. So whichever unit comes first labels for
+    all of them, the others wait at `lock` and then find their verdicts.
+    """
+    from filelock import FileLock
+
+    with FileLock(lock):
+        progress = _Progress(judge, pairs, lambda _: principles, on_progress)
+        for _ in judge.judge(_unknown(judge, pairs.pieces(), lambda _: principles, progress)):
+            progress.add(1)
 
 
 def draw(constitution: Sequence[Principle], count: int, seed: int) -> Assign:
     """`count` different principles for each pair, drawn by its identity: the same whatever pairs stand beside it."""
 
-    def assign(pair: Pair) -> Sequence[Principle]:
-        return random.Random(f"{seed}/{pair.id}").sample(constitution, count)
+    def assign(pair_id: str) -> Sequence[Principle]:
+        return random.Random(f"{seed}/{pair_id}").sample(constitution, count)
 
     return assign
 
 
-def average(verdicts: Sequence[Verdict]) -> Verdict:
-    """Verdicts on one pair under several principles, as one: the mean of the valid ones, invalid if there are none."""
-    valid = [verdict for verdict in verdicts if verdict.valid]
-    if len(verdicts) == 1 or not valid:
-        return verdicts[0]
-
-    def mean(name: str) -> float | None:
-        values = [getattr(verdict, name) for verdict in valid]
-        return None if None in values else sum(values) / len(values)
-
-    means = {name: mean(name) for name in ("p_first", "bias", "d_forward", "d_backward")}
-    return Verdict(pair_id=valid[0].pair_id, valid=True, judge=valid[0].judge, **means)
+def _ask(judge: Judge, piece: Piece, assign: Assign, progress: _Progress) -> Verdicts:
+    """Verdicts of a judge without a memory."""
+    columns = _columns(piece, assign)
+    asked = (Comparison.of(pair, column[row]) for row, pair in enumerate(piece) for column in columns)
+    found = {}
+    for comparison, verdict in judge.judge(asked):
+        found[comparison.id, _name(comparison.principle)] = verdict
+        progress.add(1)
+    named = ([(id, _name(p)) for id, p in zip(piece.ids, column, strict=True)] for column in columns)
+    return averaged([Verdicts.of(judge.name, [found[key] for key in keys]) for keys in named])
 
 
-def _reporter(judge: Judge, total: int, on_progress: Progress | None) -> Callable[[int], None]:
-    """Tells `on_progress` about every verdict, but not more than ten times a second."""
-    begun = last = time.monotonic()
+def _unknown(judge: Judge, pieces: Iterable[Piece], assign: Assign, progress: _Progress) -> Iterator[Comparison]:
+    """What the judge does not remember, pair after pair."""
+    for piece in pieces:
+        parts = list(recall(judge, piece, assign))
+        progress.recalled([part for part, _ in parts])
+        for row in np.flatnonzero(~np.logical_and.reduce([part.valid for part, _ in parts])).tolist():
+            pair = piece.pair(row)
+            for part, principles in parts:
+                if not part.valid[row]:
+                    yield Comparison.of(pair, principles[row])
 
-    def report(done: int) -> None:
-        nonlocal last
+
+def recall(judge: Judge, piece: Piece, assign: Assign) -> Iterator[tuple[Verdicts, Sequence[Principle | None]]]:
+    """What is remembered of the K verdicts on each pair: K times the verdicts on all N, beside their principles."""
+    for principles in _columns(piece, assign):
+        rows: dict[str, list[int]] = {}
+        if len({id(principle) for principle in principles}) == 1:
+            yield judge.recall(principles[0], piece.ids), principles
+            continue
+        by_name = {_name(principle): principle for principle in principles}
+        for row, principle in enumerate(principles):
+            rows.setdefault(_name(principle), []).append(row)
+        whole = Verdicts.none(judge.name, piece.ids)
+        for name, chosen in rows.items():
+            whole = whole.put(chosen, judge.recall(by_name[name], [piece.ids[row] for row in chosen]))
+        yield whole, principles
+
+
+def _columns(piece: Piece, assign: Assign) -> list[Sequence[Principle | None]]:
+    """K lists of the N principles under which pairs are judged, each pair's own in the order of their names."""
+    rows = [assign(id) for id in piece.ids]
+    if rows and len(rows[0]) > 1:
+        rows = [sorted(row, key=_name) for row in rows]
+    return list(zip(*rows, strict=True))
+
+
+def _complete(part: Verdicts, principles: Sequence[Principle | None], missing: dict) -> Verdicts:
+    """`part` with the invalid verdicts of this run in the places where nothing is remembered."""
+    rows = np.flatnonzero(~part.valid).tolist()
+    found = [missing[part.pair_id[row], _name(principles[row])] for row in rows]
+    return part.put(rows, Verdicts.of(part.judge, found)) if rows else part
+
+
+def _name(principle: Principle | None) -> str:
+    return principle.name if principle else ""
+
+
+class _Progress:
+    """Tells a listener how many verdicts there are, but not more than ten times a second."""
+
+    def __init__(self, judge: Judge, pairs: PairTable, assign: Assign, listener: Progress | None) -> None:
+        self._usage, self._listener = judge.usage, listener
+        each = next((len(assign(id)) for piece in pairs.pieces() for id in piece.ids), 0)
+        self._done, self._total = 0, len(pairs) * each
+        self._begun = self._last = time.monotonic()
+
+    def recalled(self, parts: Sequence[Verdicts]) -> None:
+        """Some of these verdicts were known."""
+        known = sum(int(part.valid.sum()) for part in parts)
+        self._usage.recalled += known
+        self.add(known)
+
+    def add(self, verdicts: int) -> None:
+        self._done += verdicts
         now = time.monotonic()
-        if on_progress is None or (done < total and now - last < 0.1):
+        if self._listener is None or not verdicts or (self._done < self._total and now - self._last < 0.1):
             return
-        last = now
-        usage = judge.usage
-        speed = done / max(now - begun, 1e-9)
-        on_progress(done, total, per_second=speed, requests=usage.requests, cached=usage.cached, usd=usage.usd)
-
-    return report
+        self._last = now
+        usage, seconds = self._usage, max(now - self._begun, 1e-9)
+        self._listener(
+            self._done, self._total, per_second=self._done / seconds,
+            requests=usage.requests, recalled=usage.recalled, usd=usage.usd,
+        )  # fmt: skip

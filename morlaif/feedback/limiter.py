@@ -11,6 +11,10 @@ from contextlib import asynccontextmanager
 
 MARGIN = 0.985  # of a limit that we use: a window that begins and ends with a request holds one more
 LAG = 0.1  # seconds of delay that later requests may catch up on
+WINDOW = 60.0  # seconds over which servers count, as far as we can tell from their 429s
+BOLDER = 1.5  # by how much a rate that was learnt from 429s is raised at first, to see whether the server bears more
+ENOUGH = 20  # requests that must have been taken before their number tells a rate
+SETTLED = 1.03  # below this it is no longer raised
 FIRST_WIDTH = 8  # requests in flight before the server has answered any
 
 
@@ -39,6 +43,52 @@ class Pace:
             self._next -= surplus * 60.0 / (self.limit * MARGIN)
 
 
+class Learner:
+    """Finds out how many requests a server takes that turns some away and never says how many it would take.
+
+    At a 429 the estimate is what was taken within the last WINDOW, or since the first request if that is shorter. For
+    a server that counts by the minute it is too high at first, and exact after a minute. After a quiet WINDOW it is
+    raised by a factor, since it may be low; what brings another 429 is taken back, and the next raise is smaller,
+    until it is not worth a refusal. A handful of requests tells nothing: then the width alone gives way.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._taken: deque[float] = deque()  # when requests were sent that were answered
+        self._first: float | None = None
+        self._refused = -1.0  # when the server last turned us away
+        self._factor, self._before, self._quiet = BOLDER, None, 0.0
+
+    def taken(self, sent: float) -> None:
+        self._first = sent if self._first is None else min(sent, self._first)
+        self._taken.append(sent)
+        while self._taken[0] < sent - WINDOW:
+            self._taken.popleft()
+        if self._pace.limit is not None and self._before is None and sent <= self._refused:
+            self._pace.limit += 60.0 / self._span(self._refused)  # its answer came after the refusal of another
+
+    def refused(self, sent: float, now: float) -> None:
+        """A request of the moment `sent` was turned away: what was sent before it is what the server took."""
+        self._quiet = now
+        if self._before is not None:
+            self._pace.limit, self._before = self._before, None
+            self._factor = 1.0 + (self._factor - 1.0) / 3.0
+        elif (count := sum(sent - WINDOW < other <= sent for other in self._taken)) >= ENOUGH:
+            known, self._refused = self._pace.limit, sent
+            self._pace.limit = count * 60.0 / self._span(sent)
+            if known is not None:
+                self._pace.limit = min(self._pace.limit, known * 0.995)  # it was too much, whatever was counted
+
+    def dare(self, now: float) -> None:
+        """Raise the rate, if it is one that was learnt and has been kept without trouble for long enough."""
+        if self._refused >= 0 and self._factor >= SETTLED and now - self._quiet > 1.5 * WINDOW:
+            self._before, self._quiet = self._pace.limit, now
+            self._pace.limit *= self._factor
+
+    def _span(self, now: float) -> float:
+        return min(WINDOW, max(now - self._first, 1e-3))
+
+
 class Limiter:
     """Paces requests and tokens, and bounds how many requests are in flight.
 
@@ -52,6 +102,7 @@ class Limiter:
         self.most = concurrency
         self.width = float(min(FIRST_WIDTH, concurrency))
         self.requests, self.tokens = Pace(requests), Pace(tokens)
+        self._learner = Learner(self.requests) if requests is None else None
         self._learn = (requests is None, tokens is None)  # a limit that was given is not replaced by what servers say
         self._doubling = True
         self._in_flight = 0
@@ -70,6 +121,8 @@ class Limiter:
         await self._enter()
         try:
             now = _now()
+            if self._learner:
+                self._learner.dare(now)
             moment = max(self.requests.reserve(now), self.tokens.reserve(now, tokens))
             while (wait := max(moment, self._resume) - _now()) > 0:
                 await self.sleep(wait)
@@ -79,15 +132,22 @@ class Limiter:
         finally:
             self._leave()
 
-    def succeeded(self) -> None:
-        """A good answer came: widen, if the width was what held us back."""
+    def succeeded(self, sent: float = 0.0) -> None:
+        """A good answer came to a request of the moment `sent`: widen, if the width was what held us back."""
+        if self._learner:
+            self._learner.taken(sent)
         if self._waiting or self._in_flight + 1 >= self.width:
             self.width = min(self.most, self.width + (1.0 if self._doubling else 1.0 / self.width))
             self._wake()
 
-    def pushed_back(self, pause: float = 0.0, since: float = 0.0) -> None:
-        """The server has had too much: halve the width, but once for all requests sent `since` then, and pause."""
+    def pushed_back(self, pause: float = 0.0, since: float = 0.0, refused: bool = False) -> None:
+        """The server has had too much: halve the width, but once for all requests sent `since` then, and pause.
+
+        `refused`: it said so (429), and so told something about its rate.
+        """
         if since >= self._narrowed:
+            if refused and self._learner:
+                self._learner.refused(since, _now())
             self.width, self._narrowed, self._doubling = max(1.0, self.width / 2), _now(), False
         self._resume = max(self._resume, _now() + pause)
 
@@ -97,6 +157,8 @@ class Limiter:
             limit, left = (_number(headers.get(f"x-ratelimit-{what}-{kind}")) for what in ("limit", "remaining"))
             if wanted and limit and limit > 0:
                 pace.limit = limit
+                if kind == "requests":
+                    self._learner = None  # told, there is nothing to guess
             if left is not None and left <= 0 and (reset := duration(headers.get(f"x-ratelimit-reset-{kind}"))):
                 self._resume = max(self._resume, _now() + min(reset, 60.0))
 

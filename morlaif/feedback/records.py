@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from morlaif.data.records import Message, Pair, load_rows, save_splits
@@ -40,12 +40,21 @@ class Verdict:
     d_forward: float | None = None  # log-odds of option A with `first` shown as A; None: not asked, or no answer
     d_backward: float | None = None  # log-odds of option A with `second` shown as A
     reason: str | None = None  # why it is invalid
+    input_tokens: float = 0.0  # what it took, in this run or before; a share where one request served several
+    output_tokens: float = 0.0
+    usd: float = 0.0
 
     @classmethod
     def invalid(
-        cls, pair_id: str, judge: str, reason: str, forward: float | None = None, backward: float | None = None
+        cls,
+        pair_id: str,
+        judge: str,
+        reason: str,
+        forward: float | None = None,
+        backward: float | None = None,
+        cost: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Verdict:
-        return cls(pair_id, None, None, False, judge, forward, backward, reason)
+        return cls(pair_id, None, None, False, judge, forward, backward, reason, *cost)
 
 
 @dataclass(slots=True)
@@ -54,11 +63,13 @@ class Usage:
 
     method: str | None = None  # how letters became probabilities: "logprob" or "vote"
     requests: int = 0  # answered by the server in this run
-    cached: int = 0  # answered from the ledger
+    recalled: int = 0  # verdicts that were in the ledger
+    cached: int = 0  # single answers that were in the ledger, of verdicts that were not
     retries: int = 0  # requests repeated after a server error, a time-out or a dropped connection
     waits: int = 0  # times that the server asked to slow down (429)
     input_tokens: int = 0
     output_tokens: int = 0
+    reused_tokens: int = 0  # that a local model did not have to read again
     usd: float = 0.0  # spent in this run
     said: list[str] = field(default_factory=list)  # what the user was told, once each
 
@@ -76,5 +87,6 @@ def save_verdicts(folder: Path, splits: Mapping[str, Iterable[Verdict]]) -> None
 
 def load_verdicts(folder: Path, split: str) -> list[Verdict]:
     """The verdicts of `split` ("train" or "eval") from the artifact of `feedback`; join them to pairs by `pair_id`."""
-    names = [f.name for f in fields(Verdict)]
-    return [Verdict(**{name: row[name] for name in names}) for row in load_rows(Path(folder) / VERDICTS, split)]
+    return [
+        Verdict(**{name: row[name] for name in VERDICT_COLUMNS}) for row in load_rows(Path(folder) / VERDICTS, split)
+    ]

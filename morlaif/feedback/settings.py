@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from morlaif.errors import suggest
+from morlaif.errors import UserError, suggest
 from morlaif.settings import Settings
 
 Text = Annotated[str, Field(min_length=1)]
@@ -95,12 +96,63 @@ class PriceSettings(Settings):
     output: Annotated[float, Field(ge=0)]
 
 
+class Example(Settings):
+    """A worked example that a judge is shown before it is asked."""
+
+    message: Text  # what the person said
+    option_a: Text
+    option_b: Text
+    question: Text  # of the criterion, as in a principle
+    description: Text
+    answer: Literal["A", "B"]
+
+
+class CotSettings(Settings):
+    max_tokens: Annotated[int, Field(ge=16)]
+
+
+class FewShotSettings(Settings):
+    examples: Annotated[tuple[Example, ...], Field(min_length=1)]
+
+    @field_validator("examples")
+    @classmethod
+    def _balanced(cls, value: tuple[Example, ...]) -> tuple[Example, ...]:
+        a = sum(example.answer == "A" for example in value)
+        if abs(2 * a - len(value)) > 1:
+            raise ValueError(
+                f"{a} of {len(value)} examples are answered A; give as many of each, or they teach a place"
+            )
+        return value
+
+
+class ScoreSettings(Settings):
+    temperature: Annotated[float, Field(gt=0)]
+    max_tokens: Annotated[int, Field(ge=1)]
+
+
+class JointSettings(Settings):
+    audit_fraction: Annotated[float, Field(ge=0, le=1)]
+    max_tokens: Annotated[int, Field(ge=16)]
+
+
+class BatchSettings(Settings):
+    """Limits of the batch interface, and how to wait for it."""
+
+    discount: Annotated[float, Field(gt=0, le=1)]  # price of a batched request, as a share of the usual one
+    max_requests: Annotated[int, Field(ge=1, le=50_000)]
+    max_bytes: Annotated[int, Field(ge=10_000)]
+    max_enqueued_tokens: Annotated[int, Field(ge=1)] | None
+    poll: Annotated[float, Field(gt=0)]
+    wait: Annotated[float, Field(ge=0)] | None
+    rounds: Annotated[int, Field(ge=1)]
+
+
 class OpenAISettings(Settings):
     """A server that speaks OpenAI's chat completions: OpenAI, vLLM, SGLang, llama.cpp, Ollama."""
 
     outside_digest = frozenset({
         "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "backoff",
-        "patience", "min_validity", "price", "budget_usd",
+        "patience", "min_validity", "price", "budget_usd", "order", "delivery", "batch", "survive_kill",
     })  # fmt: skip
 
     source: Literal["openai"]
@@ -108,6 +160,14 @@ class OpenAISettings(Settings):
     provider: str | None  # who answers, in the ledger's key; null: base_url
     model: Text
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None  # null: the server wants no key
+    mode: Literal["logprob", "cot", "few_shot", "score", "joint"]
+    cot: CotSettings
+    few_shot: FewShotSettings
+    score: ScoreSettings
+    joint: JointSettings
+    order: Literal["principle", "pair"]
+    delivery: Literal["live", "batch"]
+    batch: BatchSettings
     logprobs: Literal["auto", "always", "never"]
     top_logprobs: Annotated[int, Field(ge=2, le=20)]
     max_tokens: Annotated[int, Field(ge=1)]
@@ -125,6 +185,7 @@ class OpenAISettings(Settings):
     ask_again: bool  # whether a question whose reply in the ledger is unusable is asked once more
     min_validity: Annotated[float, Field(ge=0, le=1)]
     price: PriceSettings
+    survive_kill: bool  # whether a process of its own asks, which takes replies in even if the run is killed
     budget_usd: Annotated[float, Field(gt=0)] | None  # in all that the ledger holds, over every run; null: no cap
 
     @field_validator("extra_body")
@@ -142,4 +203,65 @@ class HumanSettings(Settings):
     source: Literal["human"]
 
 
-FeedbackSettings = Annotated[RulesSettings | OpenAISettings | HumanSettings, Field(discriminator="source")]
+class HfSettings(Settings):
+    """A causal language model of your own, run here."""
+
+    outside_digest = frozenset({"device", "batch_size", "order"})
+
+    source: Literal["hf"]
+    path: str | None  # a folder or a hub id; must be given
+    revision: str | None
+    trust_remote_code: bool
+    dtype: Literal["float32", "bfloat16", "float16"]
+    device: str  # "auto": the accelerator, where there is one
+    batch_size: Annotated[int, Field(ge=1)]
+    order: Literal["principle", "pair"]
+
+
+class JsonlSettings(Settings):
+    """Ready verdicts from a file, whose content, not its place, counts in a digest."""
+
+    outside_digest = frozenset({"path"})
+
+    source: Literal["jsonl"]
+    path: str | None  # must be given
+
+
+FeedbackSettings = Annotated[
+    RulesSettings | OpenAISettings | HfSettings | HumanSettings | JsonlSettings, Field(discriminator="source")
+]
+
+
+class Company(Settings):
+    """The other principles of a run, for labelling all of them pair by pair; they change no label, and no digest."""
+
+    outside_digest = frozenset({"principles"})
+
+    principles: tuple[Principle, ...]
+
+
+def shared_reads(settings: FeedbackSettings, principles: tuple[Principle, ...]) -> dict[str, Any]:
+    """What a principle's unit reads besides its own principle.
+
+    A joint request puts all of the run's principles before the judge, so they count in the digest (`together`). Where
+    they are only asked one after another for the sake of speed (`order`), they do not (`company`).
+    """
+    if isinstance(settings, OpenAISettings) and settings.mode == "joint" and len(principles) > 1:
+        return {"together": tuple(sorted(principles, key=lambda principle: principle.name))}
+    pair_by_pair = isinstance(settings, OpenAISettings | HfSettings) and settings.order == "pair"
+    return {"company": Company(principles=principles)} if pair_by_pair else {}
+
+
+def input_files(settings: FeedbackSettings) -> list[Path]:
+    """The files that feedback reads besides the pairs; what is in them counts in a unit's digest.
+
+    Raises:
+        UserError: one is not there.
+    """
+    if not isinstance(settings, JsonlSettings):
+        return []
+    if settings.path is None:
+        raise UserError("feedback.path: give the file of verdicts, as in feedback.path=verdicts.jsonl")
+    if not (path := Path(settings.path).expanduser()).is_file():
+        raise UserError(f"feedback.path={settings.path!r}: no such file")
+    return [path]

@@ -3,40 +3,68 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from morlaif.data.records import Pair, load_pairs
+import numpy as np
+
+from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.feedback.judge import Judge, open_judge
-from morlaif.feedback.label import Assign, draw, label_with
-from morlaif.feedback.quality import quality
-from morlaif.feedback.records import Comparison, save_verdicts
+from morlaif.feedback.label import Assign, draw, label_all, label_table
+from morlaif.feedback.quality import Tally, audit_of, halo
+from morlaif.feedback.records import Comparison
+from morlaif.feedback.settings import Principle
+from morlaif.feedback.table import PairTable, write_verdicts
 from morlaif.stages.job import Job
 
 SPLITS = ("train", "eval")
 
 
 def build(job: Job) -> dict[str, Any]:
-    settings = job.config["feedback"]
-    pairs = {split: load_pairs(job.inputs["respond"], split) for split in SPLITS}
+    pairs = {split: PairTable.open(job.inputs["respond"], split) for split in SPLITS}
+    every = PairTable.chain(list(pairs.values()))
     assign = _assignment(job)
-    judge = open_judge(settings, ledger=job.ledger, seed=job.seed)
+    together = job.config.get("together", ())
+    judge = open_judge(job.config["feedback"], ledger=job.ledger, seed=job.seed, together=together)
+    tallies = {split: Tally() for split in SPLITS}
 
-    both = [pair for split in SPLITS for pair in pairs[split]]
-    known = {verdict.pair_id: verdict for verdict in label_with(judge, both, assign, job.progress)}
-    verdicts = {split: [known[pair.id] for pair in pairs[split]] for split in SPLITS}
-    if not any(verdict.valid for verdict in known.values()):
-        reasons = sorted({str(verdict.reason) for verdict in known.values()})
-        why = ", ".join(reasons) or "no pairs"
-        raise UserError(f"{job.name}: none of {len(known)} pairs has a valid verdict ({why}). {_advice(judge)}")
-
-    measured = {split: quality(pairs[split], verdicts[split], _truth(judge, assign)) for split in SPLITS}
-    save_verdicts(job.out, verdicts)
+    company = together or (job.config["company"].principles if "company" in job.config else ())
+    if company:
+        label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress)
+    parts = label_table(judge, every, assign, job.progress)
+    write_verdicts(job.out, {split: tallies[split].passing(pairs[split], parts) for split in SPLITS})
+    _check(job, judge, tallies)
+    measured = {split: tallies[split].measure(_truth(judge, assign, pairs[split])) for split in SPLITS}
     report = {**measured, "judge": judge.name, "usage": asdict(judge.usage)}
+    if together and (audited := audit_of(every, job.config["feedback"].joint.audit_fraction)):
+        report["halo"] = _halo(job, judge, audited, together)
     (job.out / "quality.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return _headline(measured, judge)
+
+
+def _halo(job: Job, judge: Judge, audited: PairTable, together: Sequence[Principle]) -> dict[str, Any]:
+    """Some pairs are asked one principle at a time as well: how far do the joint labels stray?"""
+    settings = job.config["feedback"].model_copy(update={"mode": "logprob"})
+    apart = open_judge(settings, ledger=job.ledger, seed=job.seed)
+    label_all(apart, audited, together, job.ledger.with_name("labelling.lock"), job.progress)
+    labels = [
+        {
+            p.name: np.concatenate([part.p_first for part in label_table(one, audited, lambda _, p=p: (p,))])
+            for p in together
+        }
+        for one in (judge, apart)
+    ]
+    return halo(*labels) | {"usd": apart.usage.usd, "requests": apart.usage.requests}
+
+
+def _check(job: Job, judge: Judge, tallies: Mapping[str, Tally]) -> None:
+    if not any(tally.column("valid").any() for tally in tallies.values()):
+        invalid = sum((tally.invalid for tally in tallies.values()), Counter())
+        why = ", ".join(sorted(invalid)) or "no pairs"
+        raise UserError(f"{job.name}: none of {invalid.total()} pairs has a valid verdict ({why}). {_advice(judge)}")
 
 
 def _assignment(job: Job) -> Assign:
@@ -44,17 +72,17 @@ def _assignment(job: Job) -> Assign:
     if "constitution" in job.config:
         return draw(job.config["constitution"], job.config["verdicts_per_pair"], job.config["seed"])
     principle = job.config.get("principle")  # none for human labels that stand for no principle
-    return lambda pair: (principle,)
+    return lambda _: (principle,)
 
 
-def _truth(judge: Judge, assign: Assign):
+def _truth(judge: Judge, assign: Assign, pairs: PairTable) -> list[float] | None:
     """The judge's own knowledge of what is right under the principles of a pair, averaged; None if it has none."""
 
-    def truth(pair: Pair) -> float | None:
-        gaps = [judge.truth(Comparison.of(pair, principle)) for principle in assign(pair)]
-        return None if None in gaps else sum(gaps) / len(gaps)
+    def truth(pair: Pair) -> float:
+        gaps = [judge.truth(Comparison.of(pair, principle)) for principle in assign(pair.id)]
+        return sum(gaps) / len(gaps)
 
-    return truth if judge.name == "rules" else None
+    return [truth(pair) for pair in pairs] if judge.name == "rules" else None
 
 
 def _advice(judge: Judge) -> str:

@@ -46,6 +46,9 @@ class ChatServer:
             def do_POST(self) -> None:
                 outer._serve(self)
 
+            def do_GET(self) -> None:
+                outer._serve(self)
+
             def log_message(self, *_: object) -> None:
                 pass
 
@@ -124,7 +127,16 @@ class ChatServer:
         return send(handler, 200, reply)
 
     def _completion(self, body: dict, kind: str | None) -> dict:
-        gap = judged_gap(body["messages"][-1]["content"])
+        asked = body["messages"][-1]["content"]
+        if "whole number from 1 to 10" in asked:
+            return completion(body, *graded(asked, bool(body.get("logprobs") and self.logprobs)))
+        gap = judged_gap(asked)
+        if form := body.get("response_format"):
+            names = list(form["json_schema"]["schema"]["properties"])
+            gaps = [gap + leaning(name) for name in names]
+            return completion(body, *jointly(names, gaps, bool(body.get("logprobs") and self.logprobs)))
+        if "Reason first" in asked:
+            return completion(body, *reasoned(gap, bool(body.get("logprobs") and self.logprobs)))
         if body["temperature"] > 0:  # a draw, the same for the same request but for its turn
             with self.lock:
                 turn = self.answered[fingerprint(body)]
@@ -143,6 +155,54 @@ class ChatServer:
             choice["logprobs"] = logprobs(sorted(top, key=lambda item: -item[1])[: body["top_logprobs"]])
         usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
         return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
+
+
+def completion(body: dict, text: str, tokens: list | None) -> dict:
+    """A good reply; `tokens` lists for each token its alternatives, the chosen one first."""
+    content = [logprobs(top)["content"][0] for top in tokens] if tokens else None
+    choice = {
+        "index": 0, "finish_reason": "stop", "logprobs": content and {"content": content},
+        "message": {"role": "assistant", "content": text},
+    }  # fmt: skip
+    usage = {"prompt_tokens": 100, "completion_tokens": len(text.split())}
+    return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
+
+
+def letters(gap: float) -> list[tuple[str, float]]:
+    return sorted([("A", -1.0 + gap / 2), ("B", -1.0 - gap / 2)], key=lambda item: -item[1])
+
+
+def reasoned(gap: float, listed: bool) -> tuple[str, list | None]:
+    """Reasoning that names the other letter too, then the answer."""
+    letter, other = ("A", "B") if gap > 0 else ("B", "A")
+    words = ["Option", " ", other, " has", " less", ".", " Answer", ":", " "]
+    tokens = [[(word, -0.1)] for word in words] + [letters(gap)] if listed else None
+    return "".join(words) + letter, tokens
+
+
+def graded(asked: str, listed: bool) -> tuple[str, list | None]:
+    """Twice as likely the nearest grade as each of its neighbours."""
+    grade = grade_of(asked.split("\nReply\n")[1])
+    top = [(str(g), -1.0 - 0.6931471805599453 * abs(g - grade)) for g in (grade, grade - 1, grade + 1)]
+    return str(grade), [top] if listed else None
+
+
+def grade_of(text: str) -> int:
+    return min(9, max(2, round(5.5 + float(re.findall(r"worth (-?[\d.]+\d)", text)[0]))))
+
+
+def jointly(names: list[str], gaps: list[float], listed: bool) -> tuple[str, list | None]:
+    """A JSON object in the order of the names, written token by token."""
+    tokens: list = [[("{", 0.0)]]
+    for i, (name, gap) in enumerate(zip(names, gaps, strict=True)):
+        tokens += [[(", " if i else "", 0.0)], [(f'"{name}"', 0.0)], [(': "', 0.0)], letters(gap), [('"', 0.0)]]
+    tokens.append([("}", 0.0)])
+    return "".join(top[0][0] for top in tokens), tokens if listed else None
+
+
+def leaning(name: str) -> float:
+    """What a principle adds to the log-odds of A, the same for all pairs."""
+    return (sum(map(ord, name)) % 7 - 3) / 10.0
 
 
 def fingerprint(body: dict) -> str:

@@ -43,7 +43,11 @@ def settings_for():
 
     def make(server: ChatServer, **overrides: Any) -> OpenAISettings:
         quick = {"base_url": server.base_url, "provider": "test", "timeout": 5, "backoff": 0.01, "patience": 5}
-        tree = preset("feedback", "server") | quick | {"concurrency": 8, "price": {"input": 1.0, "output": 10.0}}
+        tree = (
+            preset("feedback", "server")
+            | quick
+            | {"concurrency": 8, "survive_kill": False, "price": {"input": 1.0, "output": 10.0}}
+        )
         return OpenAISettings(**(tree | overrides))
 
     return make

@@ -14,7 +14,8 @@ CONF = Path(__file__).parents[2] / "conf"
 
 def preset(group: str, name: str) -> dict[str, Any]:
     tree = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-    tree.pop("defaults", None)
+    for base in tree.pop("defaults", ()):
+        tree = tree if base == "_self_" else preset(group, base) | tree
     return tree
 
 

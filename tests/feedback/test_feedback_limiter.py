@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 import pytest
 from chat_server import ChatServer
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from morlaif.feedback.judge import open_judge
 from morlaif.feedback.label import label_with
-from morlaif.feedback.limiter import LAG, Limiter, Pace, Stopped, duration
+from morlaif.feedback.limiter import LAG, Learner, Limiter, Pace, Stopped, duration
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=200), st.floats(10, 6000))
@@ -165,3 +166,61 @@ def test_the_engine_keeps_within_a_budget_and_uses_it(helpfulness, settings_for,
         assert judge.usage.waits == 0 and server.received == 90
         reached = (len(server.times) - 2) / (server.times[-1] - server.times[1])
         assert 0.9 * rate <= reached <= 1.05 * rate
+
+
+def test_a_rate_is_learnt_from_refusals_alone(helpfulness, settings_for, tmp_path, monkeypatch):
+    """A server that takes 40 requests in any second, and says nothing but 429 with Retry-After to the 41st."""
+    monkeypatch.setattr("morlaif.feedback.limiter.WINDOW", 1.0)
+    taken: list[float] = []
+    refusals: list[float] = []
+    with ChatServer(delay=0.005) as server:
+
+        def limit(n, body):
+            now = time.monotonic()
+            with server.lock:
+                if sum(now - t < 1.0 for t in taken) < 40:
+                    taken.append(now)
+                    return None
+                refusals.append(now)
+                oldest = min(t for t in taken if now - t < 1.0)
+            return 429, {"message": "slow down"}, {"retry-after-ms": str(1000 * (oldest + 1.0 - now))}
+
+        server.fault = limit
+        judge = open_judge(settings_for(server, concurrency=16, logprobs="always"), ledger=tmp_path / "l", seed=0)
+        label_with(judge, make_pairs(120), lambda _: (helpfulness,))
+        assert len(taken) == 240 and judge.usage.waits == len(refusals)
+        assert len(refusals) < 40  # a burst of the whole width each time that it dares, and fewer each time
+        steady = [t for t in taken if t > taken[0] + 1.5]
+        assert len(steady) / (steady[-1] - steady[0]) > 0.75 * 40
+
+
+def test_the_estimate_of_a_server_that_counts_by_the_minute_becomes_exact():
+    pace = Pace(None)
+    learner = Learner(pace)
+    for i in range(10):
+        learner.taken(100.0 + i / 10)
+    learner.refused(101.0, 101.0)
+    assert pace.limit is None  # too few to tell
+    for i in range(40):
+        learner.taken(101.0 + i / 10)
+    learner.refused(105.0, 105.0)
+    assert pace.limit == pytest.approx(50 * 60 / 5)  # as if it went on like this
+    learner.taken(104.95)  # was on its way when another was refused
+    assert pace.limit == pytest.approx(51 * 60 / 5)
+    for i in range(50):
+        learner.taken(161.0 + i / 10)
+    learner.refused(166.0, 166.0)
+    assert pace.limit == 50  # taken in the last minute
+    learner.dare(220.0)
+    assert pace.limit == 50
+    learner.dare(260.0)
+    assert pace.limit == pytest.approx(75)
+    learner.refused(280.0, 280.0)
+    assert pace.limit == 50
+    dares = 0
+    for moment in range(380, 5000, 100):
+        learner.dare(float(moment))
+        dares += pace.limit != 50
+        if pace.limit != 50:
+            learner.refused(moment + 5.0, moment + 5.0)
+    assert pace.limit == 50 and dares <= 3  # then it stays

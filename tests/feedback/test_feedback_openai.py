@@ -76,7 +76,7 @@ def test_what_the_ledger_knows_is_never_asked_again(server, pairs, helpfulness, 
     first, _ = run(pairs[:20], helpfulness, settings_for(server), tmp_path)
     again, usage = run(pairs, helpfulness, settings_for(server), tmp_path)
     assert again[:20] == first
-    assert server.received == 60 and usage.requests == 20 and usage.cached == 40
+    assert server.received == 60 and usage.requests == 20 and usage.recalled == 20
     moved = settings_for(server, base_url="http://127.0.0.1:9/v1", timeout=1)  # not the address but the name counts
     assert run(pairs, helpfulness, moved, tmp_path)[0] == again
     run(pairs[:1], helpfulness, settings_for(server, model="another"), tmp_path)
@@ -315,7 +315,7 @@ print("done", flush=True)
 """
 
 
-def test_kill_dash_nine_loses_nothing_and_asks_nothing_twice(helpfulness, settings_for, tmp_path):
+def test_without_a_courier_a_kill_costs_at_most_what_was_on_its_way(helpfulness, settings_for, tmp_path):
     with ChatServer(delay=0.03) as server:
         settings = settings_for(server, concurrency=6, timeout=20)
         here = str(Path(__file__).parent)
@@ -338,6 +338,114 @@ def test_kill_dash_nine_loses_nothing_and_asks_nothing_twice(helpfulness, settin
         assert len(server.answered) == 120
         # asked again: at most what was in flight at each of the two kills
         assert sum(server.answered.values()) - 120 <= 2 * 6 and max(twice) <= 3
-        assert usage.cached > 50
+        assert usage.recalled > 15
         unbroken, _ = run(pairs, helpfulness, settings, tmp_path / "other")
         assert unbroken == verdicts
+
+
+def test_with_a_courier_kills_cost_nothing_at_all(helpfulness, settings_for, tmp_path):
+    """Replies on their way when the run is killed still reach the ledger: not one request beyond the ideal."""
+    with ChatServer(delay=0.05) as server:
+        settings = settings_for(server, concurrency=6, timeout=20, survive_kill=True)
+        here = str(Path(__file__).parent)
+        arguments = [here, settings.model_dump_json(), helpfulness.model_dump_json(), str(tmp_path / "ledger.sqlite")]
+        for enough in (15, 40, 65, 90):
+            process = subprocess.Popen([sys.executable, "-c", CLIENT, *arguments], stdout=subprocess.PIPE, text=True)
+            while server.received < enough and process.poll() is None:
+                time.sleep(0.002)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+        pairs = make_pairs(60)
+        verdicts, usage = run(pairs, helpfulness, settings, tmp_path)
+        assert server.received == 120 == len(server.answered) and set(server.answered.values()) == {1}
+        assert_labels(pairs, verdicts)
+        assert usage.requests < 60
+        unbroken, _ = run(pairs, helpfulness, settings_for(server), tmp_path / "other")
+        assert unbroken == verdicts
+
+
+def test_two_processes_at_once_ask_each_question_once(helpfulness, settings_for, tmp_path):
+    with ChatServer(delay=0.02) as server:
+        settings = settings_for(server, concurrency=6)
+        here = str(Path(__file__).parent)
+        arguments = [here, settings.model_dump_json(), helpfulness.model_dump_json(), str(tmp_path / "ledger.sqlite")]
+        command = [sys.executable, "-c", CLIENT, *arguments]
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        assert [process.communicate(timeout=60)[0] for process in both] == ["begin\ndone\n"] * 2
+        assert server.received <= 121 and set(server.answered.values()) == {
+            1
+        }  # one more to find out how to ask, perhaps
+
+
+@pytest.mark.parametrize("fault", [(401, {"message": "no"}), (429, {"code": "insufficient_quota"})])
+def test_a_courier_brings_bad_news_in_the_same_words(fault, server, pairs, helpfulness, settings_for, tmp_path, caplog):
+    server.fault = lambda n, body: fault if n > 20 else None
+    said = []
+    for survive in (True, False):
+        server.received = 0
+        with pytest.raises(UserError) as error:
+            run(pairs, helpfulness, settings_for(server, survive_kill=survive), tmp_path / str(survive))
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_a_courier_tells_of_votes_and_counters(pairs, helpfulness, settings_for, tmp_path, caplog):
+    with ChatServer(logprobs=False) as server, caplog.at_level(logging.WARNING):
+        verdicts, usage = run(pairs[:5], helpfulness, settings_for(server, votes=2, survive_kill=True), tmp_path)
+        assert usage.method == "vote" and usage.requests == server.received == 21 and usage.usd > 0
+        assert "gives no log-probabilities" in caplog.text and all(v.valid for v in verdicts)
+
+
+def test_the_budget_is_shared_by_processes_and_forgets_the_dead(server, pairs, helpfulness, settings_for, tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        owner = f"{os.uname().nodename} {gone.pid} x"
+        assert ledger.reserve(owner, 0.9, 1.0, stale=60) and not ledger.reserve("other 1 y", 0.2, 1.0, stale=60)
+        assert ledger.reserved() == 0.9
+    verdicts, _ = run(pairs, helpfulness, settings_for(server, budget_usd=1.0), tmp_path)
+    assert_labels(pairs, verdicts)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.reserved() == 0
+        assert ledger.reserve("elsewhere 1 y", 0.5, 1.0, stale=60)
+        assert ledger.reserve("elsewhere 2 y", 0.9, 1.0, stale=-1)  # forgotten, since it is older than that
+
+
+def test_a_killed_run_spends_nothing_more(helpfulness, settings_for, tmp_path):
+    """Though all there is to ask has reached the courier, it stops when the run is gone."""
+    with ChatServer(delay=0.05) as server:
+        settings = settings_for(server, concurrency=4, survive_kill=True)
+        here = str(Path(__file__).parent)
+        arguments = [here, settings.model_dump_json(), helpfulness.model_dump_json(), str(tmp_path / "ledger.sqlite")]
+        process = subprocess.Popen([sys.executable, "-c", CLIENT, *arguments], stdout=subprocess.PIPE)
+        while server.received < 10:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        time.sleep(1.0)
+        assert server.received <= 10 + 2 * 8 and server.in_flight == 0
+
+
+def test_closing_a_courier_s_stream_early_stops_it(server, helpfulness, settings_for, tmp_path):
+    from morlaif.feedback.records import Comparison
+
+    server.delay = 0.02
+    judge = open_judge(settings_for(server, survive_kill=True), ledger=tmp_path / "l", seed=0)
+    stream = judge.judge(Comparison.of(pair, helpfulness) for pair in make_pairs(3000))
+    next(stream)
+    stream.close()
+    assert server.received < 100 and server.in_flight == 0
+
+
+def test_an_error_in_what_is_to_be_asked_comes_through_a_courier(server, helpfulness, settings_for, tmp_path):
+    from morlaif.feedback.records import Comparison
+
+    def comparisons():
+        yield from (Comparison.of(pair, helpfulness) for pair in make_pairs(5))
+        raise UserError("the pairs end here")
+
+    judge = open_judge(settings_for(server, survive_kill=True), ledger=tmp_path / "l", seed=0)
+    with pytest.raises(UserError, match="the pairs end here"):
+        list(judge.judge(comparisons()))

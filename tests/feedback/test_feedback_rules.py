@@ -7,10 +7,11 @@ import pytest
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
-from morlaif.feedback.label import average, draw, label
+from morlaif.feedback.label import draw, label
 from morlaif.feedback.quality import quality
 from morlaif.feedback.records import Verdict, load_verdicts, save_verdicts
 from morlaif.feedback.settings import HumanSettings, Principle
+from morlaif.feedback.table import Verdicts, averaged
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
 
@@ -79,24 +80,25 @@ def test_a_principle_the_toy_world_lacks(toy_pairs, rules, tmp_path):
 def test_the_baseline_draws_by_pair(toy_pairs, principles, rules, tmp_path):
     constitution = principles.constitution
     one = draw(constitution, 1, seed=0)
-    drawn = {pair.id: one(pair)[0].name for pair in toy_pairs}
-    assert drawn == {pair.id: one(pair)[0].name for pair in reversed(toy_pairs)}
+    drawn = {pair.id: one(pair.id)[0].name for pair in toy_pairs}
+    assert drawn == {pair.id: one(pair.id)[0].name for pair in reversed(toy_pairs)}
     assert len(set(drawn.values())) > 10
-    assert len({p.name for p in draw(constitution, 5, 0)(toy_pairs[0])}) == 5
+    assert len({p.name for p in draw(constitution, 5, 0)(toy_pairs[0].id)}) == 5
     verdicts = run(toy_pairs, one, rules, tmp_path)
     for pair, verdict in list(zip(toy_pairs, verdicts, strict=True))[:20]:
-        assert verdict == run([pair], one(pair)[0], rules, tmp_path)[0]
+        assert verdict == run([pair], one(pair.id)[0], rules, tmp_path)[0]
 
 
 def test_several_verdicts_on_a_pair_are_averaged(toy_pairs, principles, rules, tmp_path):
     three = draw(principles.constitution, 3, seed=0)
     pair = toy_pairs[0]
-    single = [run([pair], principle, rules, tmp_path)[0] for principle in three(pair)]
+    single = [run([pair], principle, rules, tmp_path)[0] for principle in three(pair.id)]
     verdict = run([pair], three, rules, tmp_path)[0]
     assert verdict.p_first == pytest.approx(sum(v.p_first for v in single) / 3)
     invalid = Verdict.invalid(pair.id, "rules", "refusal")
-    assert average([invalid, single[0]]).p_first == single[0].p_first
-    assert average([invalid, invalid]) == invalid
+    parts = [Verdicts.of("rules", [v]) for v in (invalid, single[0])]
+    assert next(iter(averaged(parts))) == single[0]
+    assert next(iter(averaged([parts[0], parts[0]]))) == invalid
 
 
 def test_human_labels_are_passed_on_and_missing_ones_counted(toy_pairs, tmp_path):

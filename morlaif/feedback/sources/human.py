@@ -11,6 +11,7 @@ class HumanJudge:
     """Passes on the label that the data holds. A pair without one is invalid."""
 
     name = "human"
+    remembers = False
 
     def __init__(self) -> None:
         self.usage = Usage()

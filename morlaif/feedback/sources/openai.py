@@ -1,96 +1,140 @@
-"""A language model behind an OpenAI-compatible server, asked for one letter in both orders."""
+"""A language model behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from morlaif.errors import UserError
-from morlaif.feedback.arithmetic import gap, gap_from_votes, letter_in, letter_of, position_bias, soft_label
-from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected, Reply
-from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
+from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected, api_key
+from morlaif.feedback.courier import send_out
+from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
-from morlaif.feedback.prompt import comparison_messages
+from morlaif.feedback.memory import Memory
+from morlaif.feedback.modes import NO_LOGPROBS, Question, Reading, mode_of, stored
 from morlaif.feedback.purse import Purse
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.settings import OpenAISettings
+from morlaif.feedback.reply import Reply, parse
+from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.stream import Emit, iterate
+from morlaif.feedback.table import Verdicts
 
 T = TypeVar("T")
 log = logging.getLogger("morlaif.feedback")
 
-NO_LOGPROBS = "no log-probabilities"
+ELSEWHERE = 0.05  # seconds between two looks for an answer that another process is waiting for
 ENOUGH = 100  # verdicts after which a low share of valid ones stops the work
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One request: the options in one order, and how the reply is decoded."""
-
-    messages: list[dict[str, str]]
-    decoding: dict[str, Any]
-    sample: int  # which of several draws
-
-    @property
-    def by_logprobs(self) -> bool:
-        return "logprobs" in self.decoding
 
 
 class OpenAIJudge:
     """Asks the server what the ledger does not know: by log-probabilities where the model gives them, else by votes."""
 
-    def __init__(self, settings: OpenAISettings, ledger: Path) -> None:
+    remembers = True
+
+    def __init__(self, settings: OpenAISettings, ledger: Path, together: Sequence[Principle] = ()) -> None:
         self.name = f"openai:{settings.model}"
         self.usage = Usage()
         self._settings = settings
         self._path = ledger
+        self._together = tuple(together)
+        self._mode = mode_of(settings, together)
+        self._owner = new_owner()
+        self._limiter: Limiter | None = None
         self._probe_key: bytes | None = None  # answered in this run, though it will be found in the ledger
-        self._provider = settings.provider or settings.base_url.rstrip("/")
-        self._fact = f"logprobs of {settings.model} at {self._provider}"
+        self._provider = self._mode.provider
+        self._logprobs: bool | None = None  # whether the model gives log-probabilities; None: not known yet
+        self._scopes: dict[tuple[str, bool], tuple[bytes, str]] = {}
+        self._memory: Memory | None = None
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
-        return iterate(lambda emit: self._run(comparisons, emit))
+        waiting = iter(comparisons)
+        if (first := next(waiting, None)) is None:
+            return  # with nothing to ask, not even a key is needed
+        waiting = itertools.chain([first], waiting)
+        if self._settings.delivery == "batch":
+            from morlaif.feedback.sources.batch import deliver
+
+            with Ledger(self._path) as ledger:
+                known = self._known_logprobs(ledger)
+                if known is None:  # one question is asked alone, to find out how
+                    list(iterate(lambda emit: self.run([first], emit)))
+                    known = bool(self._known_logprobs(ledger))
+                self.usage.method = "logprob" if known else "vote"
+                yield from deliver(
+                    self._settings, self._mode, ledger, waiting, known, self.usage, self._scope, self.name
+                )
+        elif self._settings.survive_kill:
+            api_key(self._settings)  # a missing key is said here
+            yield from send_out((self._settings, self._path, self._together), waiting, self.usage)
+        else:
+            yield from iterate(lambda emit: self.run(waiting, emit))
 
     def truth(self, comparison: Comparison) -> None:
         return None
 
-    async def _run(self, comparisons: Iterable[Comparison], emit: Emit) -> None:
-        """As many workers as requests may be in flight, each taking the next comparison when it is free.
+    def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
+        if self._memory is None:
+            ledger = Ledger(self._path)
+            self._memory = Memory(self.name, ledger, lambda p: self._scope(p, self._known_logprobs(ledger)))
+        return self._memory.recall(principle, pair_ids)
+
+    def _scope(self, principle: Principle, logprobs: bool | None) -> tuple[bytes, str] | None:
+        if logprobs is None:
+            return None
+        if (principle.name, logprobs) not in self._scopes:
+            self._scopes[principle.name, logprobs] = self._mode.scope(principle, logprobs)
+        return self._scopes[principle.name, logprobs]
+
+    async def run(self, comparisons: Iterable[Comparison], emit: Emit) -> None:
+        """As many workers as requests may be in flight, each taking the next pair when it is free.
 
         When one finds that it cannot go on, nothing more is sent, and the error is raised after the others' replies
         have come home into the ledger.
         """
         outcomes: Counter[str] = Counter()
-        waiting = iter(comparisons)
+        pairs = (list(group) for _, group in itertools.groupby(comparisons, key=lambda asked: asked.id))
         settings = self._settings
-        limiter = Limiter(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
+        self._limiter = limiter = Limiter(
+            settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute
+        )
         failures: list[UserError] = []
+
+        async def done(asked: Comparison) -> None:
+            try:
+                verdict = await self._verdict(asked)
+                outcomes[verdict.reason or OK] += 1
+                if outcomes.total() == ENOUGH:
+                    self._check(outcomes)
+            except UserError:
+                limiter.close()  # at once, before another request can leave
+                raise
+            await emit((asked, verdict))
 
         async def work() -> None:
             try:
-                for asked in waiting:
-                    verdict = await self._verdict(asked)
-                    outcomes[verdict.reason or OK] += 1
-                    if outcomes.total() == ENOUGH:
-                        self._check(outcomes)
-                    await emit((asked, verdict))
+                for pair in pairs:
+                    if settings.order == "pair" and len(pair) > 1:
+                        await done(pair.pop(0))  # alone, so that the others find the pair's prefix at the server
+                    await _all(done(asked) for asked in pair)
             except Stopped:
                 pass
             except UserError as error:
                 failures.append(error)
-                limiter.close()
 
         with Ledger(self._path) as self._ledger:
-            self._purse = Purse(settings.budget_usd, self._ledger.spent)
+            self._write = Writer(self._ledger)
+            self._keep = Memory(self.name, self._ledger, lambda p: self._scope(p, self._logprobs)).keep
+            self._purse = Purse(settings.budget_usd, self._ledger, settings.patience + 2 * settings.timeout)
             async with ChatClient(self._settings, limiter, self.usage) as self._client:
-                self._flying: dict[bytes, asyncio.Future[Answer]] = {}
+                self._flying: dict[bytes, asyncio.Future[tuple[Answer, Reply | None]]] = {}
                 self._probing = asyncio.Lock()
-                self._logprobs = self._known_logprobs()
+                if (known := self._known_logprobs(self._ledger)) is not None:
+                    self._announce(known)
                 async with asyncio.TaskGroup() as group:
                     for _ in range(settings.concurrency):
                         group.create_task(work())
@@ -98,61 +142,45 @@ class OpenAIJudge:
             raise failures[0]
         self._check(outcomes)
 
+    def stop(self) -> None:
+        """Send nothing more; what is on its way still comes home into the ledger."""
+        if self._limiter is not None:
+            self._limiter.close()
+
     def _check(self, outcomes: Counter[str]) -> None:
         """Stop where most replies are of no use: the labels would be few, and not a fair sample."""
-        if outcomes.total() and outcomes[OK] < self._settings.min_validity * outcomes.total():
+        valid, all_of_them = (count + self.usage.recalled for count in (outcomes[OK], outcomes.total()))
+        if valid < self._settings.min_validity * all_of_them:
             reasons = ", ".join(f"{n} × {reason}" for reason, n in outcomes.most_common(4) if reason != OK)
             raise UserError(
-                f"feedback from {self._settings.model}: only {outcomes[OK]} of {outcomes.total()} verdicts are valid "
+                f"feedback from {self._settings.model}: only {valid} of {all_of_them} verdicts are valid "
                 f"({reasons}), fewer than feedback.min_validity={self._settings.min_validity:g}. "
                 "Try another model, or lower the limit."
             )
 
     async def _verdict(self, asked: Comparison) -> Verdict:
-        """Both orders; the verdict is valid only if both are, since one alone carries the judge's position bias."""
-        orders = ((asked.first, asked.second), (asked.second, asked.first))
-        prompts = [comparison_messages(asked.messages, a, b, asked.principle) for a, b in orders]
-        if self._logprobs is None and (reason := await self._probe(prompts[0])):
+        if self._logprobs is None and (reason := await self._probe(asked)):
             return Verdict.invalid(asked.id, self.name, reason)
-        (forward, reason), (backward, reason_back) = await _all(self._gap(prompt) for prompt in prompts)
-        if forward is None or backward is None:
-            return Verdict.invalid(asked.id, self.name, reason or reason_back or "no answer", forward, backward)
-        p, bias = soft_label(forward, backward), position_bias(forward, backward)
-        return Verdict(asked.id, p, bias, True, self.name, forward, backward)
+        logprobs = bool(self._logprobs)
+        readings = await _all(self._answer(question) for question in self._mode.questions(asked, logprobs))
+        verdict = self._mode.verdict(asked, readings, logprobs, self.name)
+        if verdict.valid:
+            await self._write(lambda: self._keep(asked.principle, verdict))
+        return verdict
 
-    async def _gap(self, messages: list[dict[str, str]]) -> tuple[float | None, str | None]:
-        """Log-odds of option A as shown in `messages`, or None and the reason."""
-        if self._logprobs:
-            answer = await self._answer(self._question(messages, 0))
-            return answer.value, None if answer.value is not None else answer.outcome
-        draws = await _all(self._answer(self._question(messages, i)) for i in range(self._settings.votes))
-        letters = Counter(draw.value for draw in draws if draw.value is not None)
-        value = gap_from_votes(letters[1.0], letters[-1.0])
-        return value, None if value is not None else draws[0].outcome
-
-    def _question(self, messages: list[dict[str, str]], sample: int, logprobs: bool | None = None) -> Question:
-        settings = self._settings
-        decoding: dict[str, Any] = {**settings.extra_body, settings.max_tokens_key: settings.max_tokens}
-        if self._logprobs if logprobs is None else logprobs:
-            decoding |= {"temperature": 0.0, "logprobs": True, "top_logprobs": settings.top_logprobs}
-        else:
-            decoding |= {"temperature": settings.vote_temperature}
-        return Question(messages, decoding, sample)
-
-    async def _answer(self, question: Question) -> Answer:
+    async def _answer(self, question: Question) -> Reading:
         """From the ledger, from a request on its way, or from the server; new answers enter the ledger at once."""
-        key = key_of(self._provider, self._settings.model, question.messages, question.decoding, question.sample)
+        key = self._mode.key(question)
         if flying := self._flying.get(key):
-            return await asyncio.shield(flying)
+            return reading(question, *await asyncio.shield(flying))
         known = self._ledger.get(key)
         if known and (known.outcome == OK or not self._settings.ask_again):
             self.usage.cached += key != self._probe_key
-            return known
+            return self._known(question, key, known)
         self._flying[key] = future = asyncio.get_running_loop().create_future()
         try:
-            answer = await self._ask(question, key)
-            future.set_result(answer)
-            return answer
+            future.set_result(await self._ask(question, key))
+            return reading(question, *future.result())
         except BaseException as error:
             future.set_exception(Stopped() if isinstance(error, asyncio.CancelledError) else error)
             future.exception()  # there may be nobody else to look at it
@@ -160,25 +188,45 @@ class OpenAIJudge:
         finally:
             del self._flying[key]
 
-    async def _ask(self, question: Question, key: bytes) -> Answer:
+    def _known(self, question: Question, key: bytes, answer: Answer) -> Reading:
+        raw = self._ledger.raw(key) if question.field is not None and answer.outcome == OK else None
+        return reading(question, answer, parse(raw) if raw else None)
+
+    async def _ask(self, question: Question, key: bytes) -> tuple[Answer, Reply | None]:
         try:
             return await self._request(question, key)
         except Rejected as error:
-            return Answer(None, f"rejected: {error}"[:200])  # nothing was paid, nothing recorded: asked again next time
+            return Answer(
+                None, f"rejected: {error}"[:200]
+            ), None  # nothing paid, nothing recorded: asked again next time
         except NoLogprobs as error:
             raise UserError(f"feedback from {self._settings.model}: {error}. Set feedback.logprobs=never.") from None
 
-    async def _request(self, question: Question, key: bytes) -> Answer:
-        """Send it, within the budget; the answer enters the ledger at once."""
-        price = self._settings.price
-        # a token is at least a byte
-        most = sum(len(m["content"].encode()) + 16 for m in question.messages) * price.input / 1e6
-        most += self._settings.max_tokens * price.output / 1e6
-        async with self._purse.reserve(most):
-            reply = await self._client.ask(question.messages, question.decoding)
-            answer = self._paid(reply, *read(reply, question.by_logprobs))
-            self._ledger.put(key, self._provider, self._settings.model, answer, reply.raw)
-        return answer
+    async def _request(self, question: Question, key: bytes) -> tuple[Answer, Reply | None]:
+        """Send it, within the budget, unless another process is at it; the answer enters the ledger at once."""
+        before = self._ledger.get(key)
+        while not await self._claimed(key):
+            await self._limiter.sleep(ELSEWHERE)
+        try:
+            if (known := self._ledger.get(key)) != before:  # another process has just asked
+                await self._write(lambda: self._ledger.unclaim(key))
+                return known, parse(self._ledger.raw(key))
+            async with self._purse.reserve(most_usd(question, self._settings)):
+                reply = await self._client.ask(question.messages, question.decoding)
+                answer = self._paid(reply, *stored(question)(reply))
+                await self._write(
+                    lambda: self._ledger.put(key, self._provider, self._settings.model, answer, reply.raw)
+                )
+            return answer, reply
+        except BaseException:
+            await self._write(lambda: self._ledger.unclaim(key))
+            raise
+
+    async def _claimed(self, key: bytes) -> bool:
+        got: list[bool] = []
+        stale = self._settings.patience + 2 * self._settings.timeout
+        await self._write(lambda: got.append(self._ledger.claim(key, self._owner, stale)))
+        return got[0]
 
     def _paid(self, reply: Reply, value: float | None, outcome: str) -> Answer:
         price = self._settings.price
@@ -188,15 +236,12 @@ class OpenAIJudge:
         self.usage.usd += usd
         return Answer(value, outcome, reply.input_tokens, reply.output_tokens, usd)
 
-    def _known_logprobs(self) -> bool | None:
-        """Whether the model gives log-probabilities: as configured, or as an earlier run found out; None: unknown."""
-        known = {"always": "yes", "never": "no"}.get(self._settings.logprobs) or self._ledger.recall(self._fact)
-        if known is None:
-            return None
-        self._announce(known == "yes")
-        return known == "yes"
+    def _known_logprobs(self, ledger: Ledger) -> bool | None:
+        if self._logprobs is None:
+            self._logprobs = self._mode.known_logprobs(ledger)
+        return self._logprobs
 
-    async def _probe(self, messages: list[dict[str, str]]) -> str | None:
+    async def _probe(self, asked: Comparison) -> str | None:
         """Find out with a first real question, while the others wait. A good answer is kept like any other.
 
         Returns the reason why this question told nothing about the model (a refusal), so that the next one must.
@@ -204,10 +249,10 @@ class OpenAIJudge:
         async with self._probing:
             if self._logprobs is not None:
                 return None
-            question = self._question(messages, 0, logprobs=True)
-            key = key_of(self._provider, self._settings.model, question.messages, question.decoding)
+            question = self._mode.questions(asked, True)[0]
+            key = self._mode.key(question)
             try:
-                answer = self._ledger.get(key) or await self._request(question, key)
+                answer = self._ledger.get(key) or (await self._request(question, key))[0]
             except Rejected as error:
                 return f"rejected: {error}"[:200]
             except NoLogprobs:
@@ -217,7 +262,7 @@ class OpenAIJudge:
                 if answer.outcome in ("refusal", "empty reply"):
                     return answer.outcome
                 found = answer.outcome != NO_LOGPROBS
-            self._ledger.remember(self._fact, "yes" if found else "no")
+            self._ledger.remember(self._mode.fact, "yes" if found else "no")
             self._announce(found)
             self._logprobs = found
             return None
@@ -233,6 +278,48 @@ class OpenAIJudge:
             log.warning(self.usage.said[-1])
 
 
+class Writer:
+    """Writes to a ledger whatever comes up within one turn of the event loop as one transaction, and then goes on."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._writes: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
+
+    async def __call__(self, write: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._writes:
+            loop.call_soon(self._flush)
+        self._writes.append((write, written := loop.create_future()))
+        await asyncio.shield(written)
+
+    def _flush(self) -> None:
+        writes, self._writes = self._writes, []
+        error = None
+        try:
+            with self._ledger.transaction():
+                for write, _ in writes:
+                    write()
+        except Exception as failure:  # a full disk, say: whoever wrote must know
+            error = failure
+        for _, written in writes:
+            if not written.done():
+                written.set_exception(error) if error else written.set_result(None)
+
+
+def most_usd(question: Question, settings: OpenAISettings) -> float:
+    """What a request can cost at most: a token is at least a byte."""
+    read = sum(len(message["content"].encode()) + 16 for message in question.messages)
+    written = question.decoding[settings.max_tokens_key]
+    return (read * settings.price.input + written * settings.price.output) / 1e6
+
+
+def reading(question: Question, answer: Answer, reply: Reply | None) -> Reading:
+    cost = tuple(x / question.share for x in (answer.input_tokens, answer.output_tokens, answer.usd))
+    if question.field is not None and reply is not None:
+        return Reading(*question.read(reply), cost)
+    return Reading(answer.value, answer.outcome, cost)
+
+
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
     """The results of all. If one fails, the others are still awaited: what is on its way is paid for."""
     results = await asyncio.gather(*work, return_exceptions=True)
@@ -240,17 +327,3 @@ async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return results
-
-
-def read(reply: Reply, by_logprobs: bool) -> tuple[float | None, str]:
-    """The number in a reply (the gap d, or ±1 for a letter A or B) and OK; or None and what is wrong."""
-    if reply.refusal or reply.finish == "content_filter":
-        return None, "refusal"
-    if by_logprobs:
-        if not reply.tokens:
-            return None, NO_LOGPROBS if reply.text else "empty reply"
-        at = next((tokens for tokens in reply.tokens if tokens and letter_of(tokens[0][0])), reply.tokens[0])
-        value = gap(at)
-    else:
-        value = {"A": 1.0, "B": -1.0, None: None}[letter_in(reply.text or "")]
-    return (value, OK) if value is not None else (None, "no letter")

@@ -25,6 +25,7 @@ class RulesJudge:
     """
 
     name = "rules"
+    remembers = False
 
     def __init__(self, settings: RulesSettings, seed: int) -> None:
         self._settings, self._seed = settings, seed

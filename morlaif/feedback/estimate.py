@@ -1,0 +1,142 @@
+"""What labelling will take, before anything is sent: requests, tokens, US dollars and time. Needs no network and no
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from morlaif.data.records import Pair
+from morlaif.feedback import tokens
+from morlaif.feedback.label import Assign, recall
+from morlaif.feedback.ledger import Ledger
+from morlaif.feedback.limiter import MARGIN
+from morlaif.feedback.memory import Memory
+from morlaif.feedback.modes import Mode, mode_of
+from morlaif.feedback.records import Comparison
+from morlaif.feedback.settings import FeedbackSettings, OpenAISettings, Principle
+from morlaif.feedback.table import PairTable
+
+SAMPLE = 200  # pairs whose questions are written out and counted
+ASSUMED_TOKENS = (80, 120, 120)  # of prompt and two responses, where there are no pairs yet
+ASSUMED_SECONDS = 1.0  # a request, where no rate is known
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """For one unit of feedback. Numbers are for what is still to be asked."""
+
+    name: str
+    verdicts: int  # wanted
+    known: int  # of these, in the ledger already: they cost nothing
+    requests: float
+    input_tokens: float
+    output_tokens: float  # at most
+    usd: float
+    seconds: float | None  # None: as long as the server likes (batches)
+    notes: tuple[str, ...] = ()
+
+
+def estimate(
+    name: str,
+    settings: FeedbackSettings,
+    assign: Assign,
+    pairs: PairTable | int,
+    *,
+    ledger: Path,
+    together: Sequence[Principle] = (),
+    lengths: tuple[int, int, int] = ASSUMED_TOKENS,
+) -> Estimate:
+    """What the unit `name` will take.
+
+    Args:
+        assign: the principles under which a pair is judged, by its id.
+        pairs: the pairs, or how many there will be; then `lengths` tells the tokens of prompt and responses.
+        ledger: where verdicts may be already; it need not exist.
+        together: all principles of the run, for a joint request.
+    """
+    count = pairs if isinstance(pairs, int) else len(pairs)
+    if isinstance(pairs, int):
+        sample = [_stand_in(i, lengths) for i in range(min(count, 20))]
+        notes: tuple[str, ...] = ("pairs are not built yet: their number is as configured, their length assumed",)
+    else:
+        sample, notes = list(islice(pairs, SAMPLE)), ()
+    verdicts = count * (len(assign(sample[0].id)) if sample else 0)
+    if not isinstance(settings, OpenAISettings) or not sample:
+        return Estimate(name, verdicts, 0, 0, 0, 0, 0.0, 0.0, notes)
+
+    known, logprobs = 0, None
+    mode = mode_of(settings, together)
+    if Path(ledger).is_file():
+        with Ledger(ledger) as opened:
+            logprobs = mode.known_logprobs(opened)
+            if not isinstance(pairs, int) and logprobs is not None:
+                memory = Memory("", opened, lambda principle: mode.scope(principle, logprobs))
+                known = sum(int(p.valid.sum()) for piece in pairs.pieces() for p, _ in recall(memory, piece, assign))
+    elif settings.logprobs != "auto":
+        logprobs = settings.logprobs == "always"
+    if logprobs is None:
+        logprobs = True
+        notes += (
+            f"whether {settings.model} gives log-probabilities is not known: without, {settings.votes} times as much",
+        )
+
+    made = _cost(name, settings, mode, assign, sample, verdicts - known, logprobs)
+    if settings.mode == "joint" and together and settings.joint.audit_fraction:
+        apart = settings.model_copy(update={"mode": "logprob"})
+        share = round((verdicts - known) * settings.joint.audit_fraction)
+        audit = _cost(name, apart, mode_of(apart, ()), assign, sample, share, logprobs)
+        summed = {f: getattr(made, f) + getattr(audit, f) for f in ("requests", "input_tokens", "output_tokens", "usd")}
+        made = replace(made, **summed)
+    notes += (f"tokens counted by {tokens.method(settings.model)}",)
+    seconds, said = _seconds(settings, made)
+    return replace(made, verdicts=verdicts, known=known, seconds=seconds, notes=notes + said)
+
+
+def _cost(
+    name: str,
+    settings: OpenAISettings,
+    mode: Mode,
+    assign: Assign,
+    sample: Sequence[Pair],
+    verdicts: int,
+    logprobs: bool,
+) -> Estimate:
+    """For `verdicts` like those on the sample."""
+    asked = [Comparison.of(pair, principle) for pair in sample for principle in assign(pair.id)]
+    questions = [question for comparison in asked for question in mode.questions(comparison, logprobs)]
+
+    def total(of: Callable) -> float:
+        return sum(of(question) / question.share for question in questions) * verdicts / len(asked)
+
+    def read(question) -> int:
+        return sum(tokens.count(m["content"], settings.model) + tokens.FRAMING for m in question.messages)
+
+    requests, reading = total(lambda question: 1), total(read)
+    writing = total(lambda question: question.decoding[settings.max_tokens_key])
+    discount = settings.batch.discount if settings.delivery == "batch" else 1.0
+    usd = discount * (reading * settings.price.input + writing * settings.price.output) / 1e6
+    return Estimate(name, verdicts, 0, requests, reading, writing, usd, 0.0)
+
+
+def _seconds(settings: OpenAISettings, made: Estimate) -> tuple[float | None, tuple[str, ...]]:
+    if settings.delivery == "batch":
+        return None, ("batches are answered within a day",)
+    paces = [
+        (made.requests, settings.requests_per_minute),
+        (made.input_tokens + made.output_tokens, settings.tokens_per_minute),
+    ]
+    known = [60 * amount / (limit * MARGIN) for amount, limit in paces if limit]
+    if known:
+        return max(known), ()
+    said = f"no rate is configured: time for {settings.concurrency} requests at once of {ASSUMED_SECONDS:g} s each"
+    return made.requests * ASSUMED_SECONDS / settings.concurrency, (said,)
+
+
+def _stand_in(number: int, lengths: tuple[int, int, int]) -> Pair:
+    """A pair of the given numbers of tokens: four letters are one."""
+    prompt, first, second = (f"{number:03d} " * length for length in lengths)
+    return Pair.of([{"role": "user", "content": prompt}], first, second + ".")

@@ -1,0 +1,37 @@
+"""What a judge remembers: its valid verdicts, as the ledger keeps them under each principle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from morlaif.feedback.ledger import Ledger
+from morlaif.feedback.records import Verdict
+from morlaif.feedback.settings import Principle
+from morlaif.feedback.table import NUMBERS, Verdicts
+
+Scope = Callable[[Principle], tuple[bytes, str] | None]  # identity and description; None: nothing can have been asked
+
+
+class Memory:
+    """`scope` names where verdicts under a principle stand. Belongs to one thread at a time, as its ledger does."""
+
+    def __init__(self, name: str, ledger: Ledger, scope: Scope) -> None:
+        self.name = name  # the judge's
+        self._ledger, self._scope = ledger, scope
+        self._numbers: dict[tuple[bytes, str], int] = {}
+
+    def recall(self, principle: Principle, pair_ids: Sequence[str]) -> Verdicts:
+        """What is known; an invalid verdict stands for whatever is not."""
+        if (scope := self._scope(principle)) is None:
+            return Verdicts.none(self.name, pair_ids)
+        return Verdicts.of_rows(self.name, pair_ids, self._ledger.verdicts(self._number(scope), pair_ids))
+
+    def keep(self, principle: Principle, verdict: Verdict) -> None:
+        """Write down a valid verdict."""
+        numbers = [getattr(verdict, name) for name in NUMBERS]
+        self._ledger.put_verdict(self._number(self._scope(principle)), verdict.pair_id, numbers)
+
+    def _number(self, scope: tuple[bytes, str]) -> int:
+        if scope not in self._numbers:
+            self._numbers[scope] = self._ledger.scope(*scope)
+        return self._numbers[scope]

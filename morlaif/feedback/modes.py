@@ -1,0 +1,315 @@
+"""How a verdict is asked for: which questions go to a language model, and what its replies make of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from morlaif.data.records import Message
+from morlaif.feedback.arithmetic import gap, gap_from_votes, letter_in, letter_of, position_bias, soft_label
+from morlaif.feedback.ledger import OK, Ledger, key_of
+from morlaif.feedback.prompt import comparison_messages, grading_messages, joint_messages, reasoning_messages
+from morlaif.feedback.records import Comparison, Verdict
+from morlaif.feedback.reply import Reply
+from morlaif.feedback.settings import OpenAISettings, Principle
+
+NO_LOGPROBS, NO_LETTER, NO_GRADE = "no log-probabilities", "no letter", "no grade"
+Value = tuple[float | None, str]  # the number in a reply and OK, or None and what is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request: what is asked, and how the reply is decoded and read."""
+
+    messages: list[dict[str, str]]
+    decoding: dict[str, Any]
+    sample: int  # which of several draws
+    read: Callable[[Reply], Value]
+    field: str | None = None  # which of several values in the reply is wanted; None: there is but one
+    share: int = 1  # verdicts that this request serves
+
+    @property
+    def by_logprobs(self) -> bool:
+        return "logprobs" in self.decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of a question: a number or the reason why there is none, and the share of its cost."""
+
+    value: float | None
+    outcome: str
+    cost: tuple[float, float, float] = (0.0, 0.0, 0.0)  # input tokens, output tokens, US dollars
+
+
+class Mode:
+    """Questions in both orders of presentation, and the verdict from the log-odds of A in each."""
+
+    def __init__(self, settings: OpenAISettings, together: Sequence[Principle] = ()) -> None:
+        self.settings = settings
+        self.together = sorted(together, key=lambda principle: principle.name)
+        self.provider = settings.provider or settings.base_url.rstrip("/")
+        self.fact = f"logprobs of {settings.model} at {self.provider}"  # what the ledger knows about the model
+
+    def known_logprobs(self, ledger: Ledger) -> bool | None:
+        """Whether the model gives log-probabilities: as configured, or as found out before; None: unknown."""
+        said = {"always": "yes", "never": "no"}.get(self.settings.logprobs) or ledger.recall(self.fact)
+        return None if said is None else said == "yes"
+
+    def key(self, question: Question) -> bytes:
+        """The identity of a question."""
+        return key_of(self.provider, self.settings.model, question.messages, question.decoding, question.sample)
+
+    def scope(self, principle: Principle, logprobs: bool) -> tuple[bytes, str]:
+        """Under what the ledger keeps verdicts: whatever shows in a question tells scopes apart. And a description."""
+        asked = self.questions(specimen(principle), logprobs)
+        identity = [self.settings.mode, str(self.settings.score.temperature), principle.name]
+        digest = hashlib.sha256(b"".join([*map(str.encode, identity), *map(self.key, asked)])).digest()[:16]
+        return digest, f"{principle.name}, {self.settings.mode}, {self.settings.model} at {self.provider}"
+
+    def questions(self, asked: Comparison, logprobs: bool) -> list[Question]:
+        """All that must be asked for a verdict: the same in the same order, whenever."""
+        draws = range(1 if logprobs else self.settings.votes)
+        orders = ((asked.first, asked.second), (asked.second, asked.first))
+        return [self._question(asked, a, b, draw, logprobs) for a, b in orders for draw in draws]
+
+    def verdict(self, asked: Comparison, readings: Sequence[Reading], logprobs: bool, judge: str) -> Verdict:
+        """Valid only if both orders are, since one alone carries the judge's position bias."""
+        half = len(readings) // 2
+        cost = _sum(readings)
+        forward, backward = (_gap(order, logprobs) for order in (readings[:half], readings[half:]))
+        if forward is None or backward is None:
+            why = next((reading.outcome for reading in readings if reading.outcome != OK), "no answer")
+            return Verdict.invalid(asked.id, judge, why, forward, backward, cost)
+        p, bias = soft_label(forward, backward), position_bias(forward, backward)
+        return Verdict(asked.id, p, bias, True, judge, forward, backward, None, *cost)
+
+    def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
+        raise NotImplementedError
+
+    def _decoding(self, max_tokens: int, logprobs: bool) -> dict[str, Any]:
+        settings = self.settings
+        decoding: dict[str, Any] = {**settings.extra_body, settings.max_tokens_key: max_tokens}
+        if logprobs:
+            return decoding | {"temperature": 0.0, "logprobs": True, "top_logprobs": settings.top_logprobs}
+        return decoding | {"temperature": settings.vote_temperature}
+
+
+class Letter(Mode):
+    """One letter, at once, perhaps after worked examples."""
+
+    def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
+        examples = self.settings.few_shot.examples if self.settings.mode == "few_shot" else ()
+        messages = comparison_messages(asked.messages, a, b, asked.principle, examples)
+        read = letter_by_logprobs if logprobs else letter_drawn
+        return Question(messages, self._decoding(self.settings.max_tokens, logprobs), draw, read)
+
+
+class Reasoned(Mode):
+    """Reasoning, then a letter, read where the reasoning ends (Lee et al. 2023, arXiv 2309.00267)."""
+
+    def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
+        messages = reasoning_messages(asked.messages, a, b, asked.principle)
+        read = closing_by_logprobs if logprobs else closing_drawn
+        return Question(messages, self._decoding(self.settings.cot.max_tokens, logprobs), draw, read)
+
+
+class Graded(Mode):
+    """Each response alone, from 1 to 10 (direct-RLAIF, Lee et al. 2023): p = σ((ḡ₁ − ḡ₂) / temperature), where ḡ is the
+    mean grade over its likelihood. There is no order, and so no position bias."""
+
+    def questions(self, asked: Comparison, logprobs: bool) -> list[Question]:
+        draws = range(1 if logprobs else self.settings.votes)
+        decoding = self._decoding(self.settings.score.max_tokens, logprobs)
+        read = grade_by_logprobs if logprobs else grade_drawn
+        texts = (asked.first, asked.second)
+        asks = [grading_messages(asked.messages, text, asked.principle) for text in texts]
+        return [Question(messages, decoding, draw, read) for messages in asks for draw in draws]
+
+    def verdict(self, asked: Comparison, readings: Sequence[Reading], logprobs: bool, judge: str) -> Verdict:
+        half = len(readings) // 2
+        cost = _sum(readings)
+        first, second = (_mean(part) for part in (readings[:half], readings[half:]))
+        if first is None or second is None:
+            why = next(reading.outcome for reading in readings if reading.outcome != OK)
+            return Verdict.invalid(asked.id, judge, why, cost=cost)
+        lead = (first - second) / self.settings.score.temperature
+        return Verdict(asked.id, soft_label(lead, -lead), 0.0, True, judge, lead, -lead, None, *cost)
+
+
+class Joint(Mode):
+    """All principles in one request, listed in an order that is drawn from the pair and the order of presentation."""
+
+    def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
+        listed = list(self.together)
+        random.Random(f"{asked.id}/{a == asked.first}").shuffle(listed)
+        names = [principle.name for principle in listed]
+        schema = {
+            "type": "object",
+            "properties": {name: {"type": "string", "enum": ["A", "B"]} for name in names},
+            "required": names,
+            "additionalProperties": False,
+        }
+        form = {"type": "json_schema", "json_schema": {"name": "verdicts", "strict": True, "schema": schema}}
+        decoding = self._decoding(self.settings.joint.max_tokens, logprobs) | {"response_format": form}
+        name = asked.principle.name
+
+        def read(reply: Reply) -> Value:
+            return field_by_logprobs(reply, name) if logprobs else field_drawn(reply, name)
+
+        messages = joint_messages(asked.messages, a, b, listed)
+        return Question(messages, decoding, draw, read, field=name, share=len(names))
+
+
+def mode_of(settings: OpenAISettings, together: Sequence[Principle]) -> Mode:
+    """How `settings` ask. A joint question about one principle is the plain one."""
+    if settings.mode == "joint" and len(together) < 2:
+        return Letter(settings)
+    kinds = {"logprob": Letter, "few_shot": Letter, "cot": Reasoned, "score": Graded, "joint": Joint}
+    return kinds[settings.mode](settings, together)
+
+
+def letter_by_logprobs(reply: Reply) -> Value:
+    """The log-odds of A, at the first token that is a letter, else at the first."""
+    return _with_logprobs(reply, lambda tokens: gap(next((t for t in tokens if t and letter_of(t[0][0])), tokens[0])))
+
+
+def letter_drawn(reply: Reply) -> Value:
+    """+1 for A, −1 for B."""
+    return _refused(reply) or _side(letter_in(reply.text or ""))
+
+
+def closing_by_logprobs(reply: Reply) -> Value:
+    """The log-odds of A at the letter that follows the last "Answer:"."""
+
+    def find(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
+        text = "".join(token[0][0] for token in tokens if token)
+        begin, at = text.lower().rfind("answer:"), 0
+        for token in tokens:
+            at += len(token[0][0]) if token else 0
+            if begin >= 0 and begin + len("answer:") < at and token and letter_of(token[0][0]):
+                return gap(token)
+        return None
+
+    return _with_logprobs(reply, find)
+
+
+def closing_drawn(reply: Reply) -> Value:
+    """+1 or −1 for the letter that follows the last "Answer:"."""
+    found = re.findall(r"answer:\W*([AB])\b", reply.text or "", re.IGNORECASE)
+    return _refused(reply) or _side(found[-1].upper() if found else None)
+
+
+def grade_by_logprobs(reply: Reply) -> Value:
+    """Mean grade over its likelihood, from the alternatives listed for the first token.
+
+    Where a tokenizer writes 10 as two tokens, the mass of "1" is divided by what may follow it, if that was sampled.
+    """
+
+    def mean(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
+        mass = {}
+        for token, logprob in tokens[0]:
+            if re.fullmatch(r"10|[1-9]", token.strip()):
+                grade = int(token.strip())
+                mass[grade] = mass.get(grade, 0.0) + math.exp(logprob)
+        if 10 not in mass and tokens[0][0][0].strip() == "1" and len(tokens) > 1:
+            ten = sum(math.exp(logprob) for token, logprob in tokens[1] if token.strip() == "0")
+            mass[1], mass[10] = mass[1] * (1.0 - min(ten, 1.0)), mass[1] * min(ten, 1.0)
+        total = math.fsum(mass.values())
+        return math.fsum(grade * p for grade, p in mass.items()) / total if total else None
+
+    return _with_logprobs(reply, mean, NO_GRADE)
+
+
+def grade_drawn(reply: Reply) -> Value:
+    """The grade that a reply opens with."""
+    found = re.match(r"\W*(10|[1-9])\b(?!\.\d)", reply.text or "")
+    return _refused(reply) or ((float(found[1]), OK) if found else (None, NO_GRADE))
+
+
+def field_drawn(reply: Reply, name: str) -> Value:
+    """+1 or −1 for the letter under `name` in a JSON reply."""
+    try:
+        letter = json.loads(reply.text or "")[name]
+    except (ValueError, KeyError, TypeError):
+        letter = None
+    return _refused(reply) or _side(letter if letter in ("A", "B") else None)
+
+
+def field_by_logprobs(reply: Reply, name: str) -> Value:
+    """The log-odds of A at the letter under `name` in a JSON reply."""
+
+    def find(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
+        text = "".join(token[0][0] for token in tokens if token)
+        found = re.search(rf'"{re.escape(name)}"\s*:\s*"([AB])"', text)
+        at = 0
+        for token in tokens:
+            at += len(token[0][0]) if token else 0
+            if found and token and at > found.start(1):
+                return gap(token)
+        return None
+
+    return _with_logprobs(reply, find)
+
+
+def several(reply: Reply) -> Value:
+    """Whether a reply with a value for each principle can be read; its values are read again, one by one."""
+    refused = _refused(reply)
+    return refused or ((None, OK) if re.search(r'"[AB]"', reply.text or "") else (None, NO_LETTER))
+
+
+def stored(question: Question) -> Callable[[Reply], Value]:
+    """What the ledger keeps of a reply."""
+    return question.read if question.field is None else several
+
+
+READERS: dict[str, Callable[[Reply], Value]] = {
+    reader.__name__: reader
+    for reader in (
+        letter_by_logprobs, letter_drawn, closing_by_logprobs, closing_drawn, grade_by_logprobs, grade_drawn, several,
+    )
+}  # fmt: skip
+
+
+def _with_logprobs(reply: Reply, find: Callable[[Sequence], float | None], nothing: str = NO_LETTER) -> Value:
+    if refused := _refused(reply):
+        return refused
+    if not reply.tokens:
+        return None, NO_LOGPROBS if reply.text else "empty reply"
+    value = find(reply.tokens)
+    return (value, OK) if value is not None else (None, nothing)
+
+
+def _refused(reply: Reply) -> Value | None:
+    return (None, "refusal") if reply.refusal or reply.finish == "content_filter" else None
+
+
+def _side(letter: str | None) -> Value:
+    return ({"A": 1.0, "B": -1.0}[letter], OK) if letter else (None, NO_LETTER)
+
+
+def _gap(readings: Sequence[Reading], logprobs: bool) -> float | None:
+    if logprobs:
+        return readings[0].value
+    drawn = [reading.value for reading in readings if reading.value is not None]
+    return gap_from_votes(drawn.count(1.0), drawn.count(-1.0))
+
+
+def _mean(readings: Sequence[Reading]) -> float | None:
+    values = [reading.value for reading in readings if reading.value is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+def _sum(readings: Sequence[Reading]) -> tuple[float, float, float]:
+    return tuple(math.fsum(reading.cost[i] for reading in readings) for i in range(3))  # type: ignore[return-value]
+
+
+def specimen(principle: Principle) -> Comparison:
+    """A comparison that stands for any other where only the wording of the question matters."""
+    return Comparison("specimen", [Message(role="user", content="?")], "first", "second", principle)

@@ -1,0 +1,245 @@
+"""A causal language model that runs here, asked for one letter in both orders, with each pair read once.
+
+The principle comes last in a prompt, so all principles share the tokens up to it, and the letters A and B are read
+from one distribution. For each pair and order the shared tokens are run once; their keys and values are then
+repeated for the endings, one a principle, which alone are run again. What is shared is found on the tokens
+themselves, so that the ids are those of the whole prompts, whatever the tokenizer merges. For the saving to be real,
+a pair's principles must come one after another: that is the order in which `feedback.order=pair` has the first unit
+of a run ask, for all the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from morlaif.errors import UserError
+from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
+from morlaif.feedback.ledger import Ledger, key_of
+from morlaif.feedback.memory import Memory
+from morlaif.feedback.modes import specimen
+from morlaif.feedback.prompt import comparison_messages
+from morlaif.feedback.records import Comparison, Usage, Verdict
+from morlaif.feedback.settings import HfSettings, Principle
+from morlaif.feedback.table import Verdicts
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROBED = 1 << 20  # bytes at either end of a weight file that tell it from others
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """The prompts of one pair in one order: what they share, and how each goes on (at least one token)."""
+
+    prefix: list[int]
+    endings: list[list[int]]
+
+
+class HfJudge:
+    """Verdicts enter the ledger batch by batch, under the model's identity: files for a folder, revision for a hub
+    id.
+    """
+
+    remembers = True
+
+    def __init__(self, settings: HfSettings, ledger: Path) -> None:
+        if settings.path is None:
+            raise UserError("feedback.path: give the judge's folder in Hugging Face format, or a hub id")
+        self.name = f"hf:{settings.path}"
+        self.usage = Usage(method="logprob")
+        self._settings = settings
+        self._ledger = Ledger(ledger)
+        self._identity = identity(settings.path, settings.revision)
+        self._memory = Memory(self.name, self._ledger, self._scope)
+        self._engine: Engine | None = None
+
+    def truth(self, comparison: Comparison) -> None:
+        return None
+
+    def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
+        return self._memory.recall(principle, pair_ids)
+
+    def _scope(self, principle: Principle) -> tuple[bytes, str]:
+        asked = _orders(specimen(principle))[0]
+        key = key_of("hf", self._identity, asked, {"dtype": self._settings.dtype, "principle": principle.name})
+        return key, f"{principle.name}, {self.name}"
+
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
+        """Pair after pair as they come, those under several principles together where they stand side by side."""
+        waiting: list[list[Comparison]] = []
+        for _, group in itertools.groupby(comparisons, key=lambda asked: asked.id):
+            waiting.append(list(group))
+            if 2 * sum(map(len, waiting)) >= self._settings.batch_size:
+                yield from self._batch(waiting)
+                waiting = []
+        if waiting:
+            yield from self._batch(waiting)
+
+    def _batch(self, groups: Sequence[list[Comparison]]) -> Iterator[tuple[Comparison, Verdict]]:
+        if self._engine is None:
+            self._engine = Engine.load(self._settings)
+        engine = self._engine
+        stems = [engine.stem([_orders(asked)[order] for asked in group]) for group in groups for order in (0, 1)]
+        fits = [engine.fits(stem) for stem in stems]
+        found = iter(engine.gaps([stem for stem, fine in zip(stems, fits, strict=True) if fine]))
+        gaps = [next(found) if fine else [None] * len(stem.endings) for stem, fine in zip(stems, fits, strict=True)]
+        self.usage.input_tokens, self.usage.reused_tokens = engine.computed, engine.reused
+        done = []
+        for i, group in enumerate(groups):
+            both = stems[2 * i], stems[2 * i + 1]
+            for k, asked in enumerate(group):
+                cost = sum(len(stem.prefix) / len(group) + len(stem.endings[k]) for stem in both), 0.0, 0.0
+                done.append((asked, self._verdict(asked, gaps[2 * i][k], gaps[2 * i + 1][k], cost)))
+        with self._ledger.transaction():
+            for asked, verdict in done:
+                if verdict.valid:
+                    self._memory.keep(asked.principle, verdict)
+        self.usage.requests += 2 * len(done)
+        yield from done
+
+    def _verdict(self, asked: Comparison, forward: float | None, backward: float | None, cost: tuple) -> Verdict:
+        if forward is None or backward is None:
+            return Verdict.invalid(asked.id, self.name, "longer than the model's context", cost=(0.0, 0.0, 0.0))
+        p, bias = soft_label(forward, backward), position_bias(forward, backward)
+        return Verdict(asked.id, p, bias, True, self.name, forward, backward, None, *cost)
+
+
+class Engine:
+    """The model, its tokenizer, and the forward passes."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        import torch
+
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.computed = self.reused = 0  # tokens that were run, and that would have been run again without sharing
+        letters = [letter_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
+        self._letters = [torch.tensor([i for i, x in enumerate(letters) if x == wanted]) for wanted in "AB"]
+        if not all(map(len, self._letters)):
+            raise UserError(
+                f"feedback.path={tokenizer.name_or_path!r}: its tokenizer has no token for the letters A and B"
+            )
+
+    @classmethod
+    def load(cls, settings: HfSettings) -> Engine:
+        import torch
+
+        from morlaif.models.load import load_causal_lm, load_tokenizer
+
+        device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        tokenizer = load_tokenizer(settings.path, **source)
+        dtype = getattr(torch, settings.dtype)
+        model = load_causal_lm(settings.path, **source, dtype=dtype, device=device, tokenizer=tokenizer)
+        return cls(model, tokenizer, settings.batch_size)
+
+    def stem(self, prompts: Sequence[list[dict[str, str]]]) -> Stem:
+        """The prompts as token ids, split where they part."""
+        ids = [self._ids(messages) for messages in prompts]
+        shortest = min(map(len, ids))
+        shared = next((i for i in range(shortest) if len({row[i] for row in ids}) > 1), shortest)
+        shared = min(shared, shortest - 1)
+        return Stem(ids[0][:shared], [row[shared:] for row in ids])
+
+    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+        from jinja2.exceptions import TemplateError
+
+        from morlaif.data.chat import prompt_ids
+
+        try:
+            return prompt_ids(self.tokenizer, messages)
+        except TemplateError:  # a template that knows no system role
+            system, user, *rest = messages
+            user = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
+            return prompt_ids(self.tokenizer, [user, *rest])
+
+    def fits(self, stem: Stem) -> bool:
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        return most is None or len(stem.prefix) + max(map(len, stem.endings)) <= most
+
+    def gaps(self, stems: Sequence[Stem]) -> Iterator[list[float]]:
+        """log P(A) − log P(B) for every ending of every stem, in order."""
+        start = 0
+        while start < len(stems):
+            end, rows = start, 0
+            while end < len(stems) and (end == start or rows + len(stems[end].endings) <= self.batch_size):
+                rows += len(stems[end].endings)
+                end += 1
+            yield from self._shared(stems[start:end])
+            start = end
+
+    def _shared(self, stems: Sequence[Stem]) -> list[list[float]]:
+        """Run the prefixes as one batch, then the endings on their keys and values."""
+        import torch
+        from transformers import DynamicCache
+
+        device = self.model.device
+        prefixes, endings = [stem.prefix for stem in stems], [ending for stem in stems for ending in stem.endings]
+        owner = torch.tensor([i for i, stem in enumerate(stems) for _ in stem.endings], device=device)
+        begins = torch.tensor([len(prefix) for prefix in prefixes], device=device)
+        ends, ends_mask = self._padded(endings, left=False)
+        positions = begins[owner, None] + torch.arange(ends.shape[1], device=device)
+        mask, cache = ends_mask, None
+        with torch.inference_mode():
+            if begins.max() > 0:
+                ids, prefix_mask = self._padded(prefixes, left=True)
+                where = (prefix_mask.cumsum(1) - 1).clamp(min=0)
+                cache = DynamicCache(config=self.model.config)
+                self._forward(ids, prefix_mask, where, cache, keep=1)
+                cache.batch_select_indices(owner)
+                mask = torch.cat([prefix_mask[owner], ends_mask], dim=1)
+            logits = self._forward(ends, mask, positions, cache, keep=0)
+        last = logits[torch.arange(len(endings), device=device), ends_mask.sum(1) - 1].float()
+        a, b = (last[:, letters.to(device)].logsumexp(-1) for letters in self._letters)
+        self.computed += sum(map(len, prefixes)) + sum(map(len, endings))
+        self.reused += sum(len(stem.prefix) * (len(stem.endings) - 1) for stem in stems)
+        values = iter((a - b).tolist())
+        return [[next(values) for _ in stem.endings] for stem in stems]
+
+    def _forward(self, ids, mask, positions, cache, keep: int) -> torch.Tensor:
+        return self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+            use_cache=cache is not None, logits_to_keep=keep,
+        ).logits  # fmt: skip
+
+    def _padded(self, rows: Sequence[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (N, longest)."""
+        import torch
+
+        longest = max(map(len, rows))
+        fill = [[self.tokenizer.pad_token_id] * (longest - len(row)) for row in rows]
+        ids = [pad + row if left else row + pad for row, pad in zip(rows, fill, strict=True)]
+        mask = [
+            [0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p)
+            for r, p in zip(rows, fill, strict=True)
+        ]
+        return (torch.tensor(x, device=self.model.device) for x in (ids, mask))
+
+
+def identity(path: str, revision: str | None) -> str:
+    """What tells this model from another: of a folder its files, by size and both ends; of a hub id its revision."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return f"{path}@{revision or 'main'}"
+    digest = hashlib.sha256()
+    for file in sorted(
+        file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model")
+    ):
+        with file.open("rb") as stream:
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size} ".encode() + stream.read(PROBED))
+            stream.seek(max(0, size - PROBED))
+            digest.update(stream.read())
+    return digest.hexdigest()[:32]
+
+
+def _orders(asked: Comparison) -> list[list[dict[str, str]]]:
+    """The question with the first response shown as A, and with the second."""
+    orders = ((asked.first, asked.second), (asked.second, asked.first))
+    return [comparison_messages(asked.messages, a, b, asked.principle) for a, b in orders]

@@ -1,0 +1,128 @@
+"""A tiny random Llama as judge: shared prefixes must change the work, not the answers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from feedback_cases import make_pairs, preset
+
+from morlaif.data.records import Pair
+from morlaif.errors import UserError
+from morlaif.feedback.judge import open_judge
+from morlaif.feedback.label import label_all, label_table
+from morlaif.feedback.prompt import comparison_messages
+from morlaif.feedback.records import Comparison
+from morlaif.feedback.settings import HfSettings
+from morlaif.feedback.sources.hf import Engine, _orders, identity
+from morlaif.feedback.table import PairTable
+from morlaif.models.scratch import build_causal_lm, train_tokenizer
+from morlaif.models.settings import ScratchSettings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random Llama whose tokenizer has learnt the words of the prompts."""
+    from morlaif.feedback.settings import PrinciplesSettings
+
+    principles = PrinciplesSettings(**preset("principles", "paper12")).chosen
+    pairs = make_pairs(40)
+    texts = [
+        m["content"] for p in pairs for q in principles for m in comparison_messages(p.messages, p.first, p.second, q)
+    ]
+    scratch = ScratchSettings(
+        vocab_size=1500, hidden_size=32, layers=2, heads=4, intermediate_size=64,
+        max_positions=1024, tie_embeddings=True, init_std=0.2,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer([*texts, "A B A B"], scratch.vocab_size)
+    model = build_causal_lm(scratch, tokenizer, seed=0)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def long_pairs(count: int) -> list[Pair]:
+    """Responses of ordinary length, and each of another."""
+
+    def text(i: int) -> str:
+        return " ".join(f"An answer worth {(i * 7 + j) % 13}.5 in all." for j in range(8 + i % 5))
+
+    return [Pair.of([{"role": "user", "content": f"Question {i}?"}], text(i), text(i + 3)) for i in range(count)]
+
+
+@pytest.fixture
+def settings(folder):
+    return HfSettings(**preset("feedback", "hf") | {"path": str(folder), "device": "cpu"})
+
+
+def test_sharing_saves_most_of_the_prefill_and_changes_no_probability(folder, settings, principles):
+    engine = Engine.load(settings)
+    pairs = long_pairs(5)
+    groups = [[_orders(Comparison.of(pair, p))[order] for p in principles.chosen] for pair in pairs for order in (0, 1)]
+    shared = list(engine.gaps([engine.stem(group) for group in groups]))
+    total = engine.computed + engine.reused
+    assert total == sum(len(engine._ids(prompt)) for group in groups for prompt in group)
+    assert engine.reused / total >= 0.70
+    letters = [set(ids.tolist()) for ids in engine._letters]
+    for group, gaps in zip(groups, shared, strict=True):
+        for prompt, d in zip(group, gaps, strict=True):  # the plain way: the whole prompt, alone
+            with torch.no_grad():
+                p = engine.model(torch.tensor([engine._ids(prompt)])).logits[0, -1].softmax(-1)
+            a, b = (sum(p[i].item() for i in ids) for ids in letters)
+            assert 1 / (1 + math.exp(-d)) == pytest.approx(a / (a + b), abs=1e-4)
+    assert len({round(d, 6) for gaps in shared for d in gaps}) > 100  # the answers do differ
+
+
+def test_one_unit_labels_for_all_and_the_others_find_their_verdicts(settings, principles, tmp_path):
+    pairs, ledger = PairTable.of(long_pairs(4)), tmp_path / "ledger.sqlite"
+    three = principles.chosen[:3]
+    first = open_judge(settings, ledger=ledger, seed=0)
+    label_all(first, pairs, three, tmp_path / "lock")
+    assert first.usage.requests == 24 and first.usage.reused_tokens > first.usage.input_tokens / 2
+    for principle in three:
+        later = open_judge(settings, ledger=ledger, seed=0)
+        (found,) = label_table(later, pairs, lambda _, p=principle: (p,))
+        assert found.valid.all() and later.usage.requests == 0 and later.usage.recalled == 4
+        alone = open_judge(settings, ledger=tmp_path / "other", seed=0)  # principle by principle: the same labels
+        (again,) = label_table(alone, pairs, lambda _, p=principle: (p,))
+        assert again.p_first == pytest.approx(found.p_first, abs=1e-4)
+        assert alone.usage.reused_tokens == 0
+    tokens = sum(part.input_tokens.sum() for p in three for part in label_table(first, pairs, lambda _, p=p: (p,)))
+    assert tokens == pytest.approx(first.usage.input_tokens)
+
+
+def test_what_is_longer_than_the_context_is_invalid(settings, helpfulness, tmp_path):
+    pairs = [*long_pairs(1), Pair.of([{"role": "user", "content": "?"}], "word " * 2000, "b")]
+    (found,) = label_table(
+        open_judge(settings, ledger=tmp_path / "l", seed=0), PairTable.of(pairs), lambda _: (helpfulness,)
+    )
+    assert found.valid.tolist() == [True, False] and found.reason[1] == "longer than the model's context"
+
+
+def test_another_model_in_the_same_folder_is_another_judge(folder, settings, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert identity(str(copy), None) == identity(str(folder), None)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\1\0")
+    assert identity(str(copy), None) != identity(str(folder), None)
+    assert identity("org/model", None) != identity("org/model", "v2")
+
+
+def test_a_judge_must_be_named(settings, tmp_path):
+    with pytest.raises(UserError, match=r"feedback\.path: give the judge's folder"):
+        open_judge(settings.model_copy(update={"path": None}), ledger=tmp_path / "l", seed=0)
+
+
+def test_stems_of_prompts_that_begin_alike_or_not_at_all(settings):
+    engine = Engine.load(settings)
+    ask = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
+    same = engine.stem([ask, ask])
+    assert same.endings[0] == same.endings[1] and len(same.endings[0]) == 1
+    plain = list(itertools.chain(*engine.gaps([engine.stem([ask])])))
+    assert list(itertools.chain(*engine.gaps([same]))) == pytest.approx(plain * 2, abs=1e-4)
