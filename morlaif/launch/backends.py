@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -123,11 +124,9 @@ class _Worker:
     def start(self, unit: Unit) -> None:
         assert self.process.stdin is not None
         self.unit = unit
-        try:
+        with contextlib.suppress(BrokenPipeError):  # its end is on its way through `events`
             self.process.stdin.write(unit.name + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its end is on its way through `events`
 
     def epitaph(self) -> dict[str, Any]:
         code = self.process.wait()
@@ -138,8 +137,6 @@ class _Worker:
         return {"error": f"the worker process {how}{hint}{last}", "user_error": False, "traceback": written}
 
     def end(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()

@@ -1,0 +1,1 @@
+"""The config tree; see config.yaml."""

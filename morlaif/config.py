@@ -1,0 +1,137 @@
+"""The typed config: what Hydra composes, every room's settings in one tree. Defaults live in `conf/`, not here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+
+from morlaif.data.settings import DataSettings
+from morlaif.errors import UserError, suggest
+from morlaif.evaluation.settings import EvalSettings
+from morlaif.feedback.settings import FeedbackSettings, PrinciplesSettings
+from morlaif.launch.settings import HardwareSettings
+from morlaif.models.settings import ModelSettings, RespondSettings, SFTSettings
+from morlaif.preference.settings import PMSettings
+from morlaif.rl.settings import PPOSettings
+from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
+from morlaif.settings import Settings
+from morlaif.tracking_settings import TrackingSettings
+
+STAGES = ("data", "sft", "respond", "feedback", "pm", "weigh", "ppo", "evaluate", "report")
+
+Stage = Literal["data", "sft", "respond", "feedback", "pm", "weigh", "ppo", "evaluate", "report"]
+Arm = Literal["multi", "single"]
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def _stages(value: Any) -> Any:
+    if value == "all":
+        return STAGES
+    for name in value if isinstance(value, list | tuple) else [value]:
+        if name not in STAGES:
+            raise ValueError(
+                f"no stage '{name}'.{suggest(str(name), STAGES)} Give all, or a list of {', '.join(STAGES)}"
+            )
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+class Paths(Settings):
+    store: Folder  # finished units, shared by all runs
+    runs: Folder  # one folder a run
+
+
+class Config(Settings):
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    seed: Annotated[int, Field(ge=0)]
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(_stages)]  # "all" in YAML: every stage
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    dry_run: bool
+    paths: Paths
+    model: ModelSettings
+    data: DataSettings
+    sft: SFTSettings
+    respond: RespondSettings
+    principles: PrinciplesSettings
+    feedback: FeedbackSettings
+    pm: PMSettings
+    scalarizer: ScalarizerSettings
+    weights: WeightsSettings
+    ppo: PPOSettings
+    hardware: HardwareSettings
+    eval: EvalSettings
+    tracking: TrackingSettings
+
+    @field_validator("arms")
+    @classmethod
+    def _once(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        if len(set(arms)) < len(arms):
+            raise ValueError("names an arm twice")
+        return arms
+
+
+def validate(tree: Mapping[str, Any]) -> Config:
+    """The typed config of a composed tree.
+
+    Raises:
+        UserError: one line for each wrong key, with its dotted path and what would be right.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(dict.fromkeys(_line(item, tree) for item in error.errors()))) from None
+
+
+def _line(item: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
+    keys = _keys_in(tree, item["loc"])
+    dotted = ".".join(str(key) for key in keys)
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'.{suggest_key(dotted, known_keys(tree, without=dotted))}"
+    if item["type"] == "missing":
+        return f"{dotted}: missing; this key must be given (null where it is meant to be empty)."
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    given = "" if item["type"] == "value_error" and isinstance(item["input"], Mapping) else f"={item['input']!r}"
+    return f"{dotted}{given}: {message}."
+
+
+def _keys_in(tree: Any, loc: tuple[int | str, ...]) -> list[int | str]:
+    """The parts of pydantic's location that are keys of the tree: it also names the member of a union."""
+    keys: list[int | str] = []
+    for position, key in enumerate(loc):
+        last = position == len(loc) - 1
+        if (isinstance(tree, Mapping) and key in tree) or (
+            isinstance(tree, list | tuple) and isinstance(key, int) and key < len(tree)
+        ):
+            tree = tree[key]
+        elif not last or not isinstance(tree, Mapping):
+            continue
+        keys.append(key)
+    return keys
+
+
+def known_keys(tree: Mapping[str, Any], prefix: str = "", without: str = "") -> list[str]:
+    """Every dotted key of a tree."""
+    keys: list[str] = []
+    for name, value in tree.items():
+        dotted = f"{prefix}{name}"
+        if dotted != without:
+            keys.append(dotted)
+            if isinstance(value, Mapping):
+                keys += known_keys(value, dotted + ".", without)
+    return keys
+
+
+def suggest_key(wrong: str, right: list[str]) -> str:
+    """The near key: first among those with the same parent, then one of the same name elsewhere, then any near one."""
+    parent, _, name = wrong.rpartition(".")
+    siblings = [key for key in right if key.rpartition(".")[0] == parent]
+    namesakes = [key for key in right if key.rpartition(".")[2] == name]
+    others = [key for key in right if not wrong.startswith(key + ".")]
+    return (
+        suggest(wrong, siblings)
+        or suggest(wrong, namesakes, cutoff=0)
+        or suggest(wrong, others)
+        or " `morlaif --cfg job` prints every key."
+    )

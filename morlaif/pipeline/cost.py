@@ -1,0 +1,136 @@
+"""What the feedback of a plan will cost, for `dry_run=true`: of units that are still to be built, before anything is
+sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from morlaif.config import Config
+from morlaif.data.records import DATASET
+from morlaif.data.settings import ToyData
+from morlaif.feedback.estimate import ASSUMED_TOKENS, Estimate, estimate
+from morlaif.feedback.label import draw
+from morlaif.feedback.settings import OpenAISettings, Principle
+from morlaif.feedback.table import PairTable, arrow_rows
+from morlaif.models.settings import SampleResponses
+from morlaif.pipeline.store import Store
+from morlaif.pipeline.unit import Plan, Unit
+
+SPLITS = ("train", "eval")
+
+
+def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
+    """An estimate for each unit of feedback that is not in the store, and for an evaluation that asks a language
+    model.
+    """
+    made = []
+    respond = plan.by_name.get("respond")
+    for unit in plan.units:
+        if unit.stage == "feedback" and isinstance(unit.reads["feedback"], OpenAISettings) and not store.has(unit):
+            made.append(_unit(unit, _pairs(plan, store, config), store, config))
+    judge = getattr(config.eval.judge, "engine", None)
+    evaluate = plan.by_name.get("evaluate")
+    if judge is not None and respond is not None and evaluate is not None and not store.has(evaluate):
+        made.append(_evaluation(config, judge, store))
+    return made
+
+
+def _unit(unit: Unit, pairs: PairTable | int | None, store: Store, config: Config) -> Estimate:
+    if pairs is None:
+        note = "the number of pairs is not known before the data is read: build stages=[respond], or set data.limit"
+        return Estimate(unit.name, 0, 0, 0, 0, 0, 0.0, None, (note,))
+    reads = unit.reads
+    if "constitution" in reads:
+        assign, together = draw(reads["constitution"], reads["verdicts_per_pair"], reads["seed"]), ()
+    else:
+        assign, together = (lambda _: (reads["principle"],)), config.principles.chosen
+    return estimate(
+        unit.name, reads["feedback"], assign, pairs, ledger=store.ledger, together=together, lengths=_lengths(config)
+    )
+
+
+def _pairs(plan: Plan, store: Store, config: Config) -> PairTable | int | None:
+    """The pairs where they are built; else how many there will be, by the data if that is built, or by the config."""
+    if store.has(plan.by_name["respond"]):
+        return PairTable.chain([PairTable.open(store.folder(plan.by_name["respond"]), split) for split in SPLITS])
+    if store.has(plan.by_name["data"]):
+        return sum(arrow_rows(store.folder(plan.by_name["data"]) / DATASET / split) for split in SPLITS)
+    if isinstance(config.data, ToyData):
+        return config.data.train + config.data.eval
+    return config.data.limit
+
+
+def _lengths(config: Config) -> tuple[int, int, int]:
+    """Tokens of prompt and responses: as long as a sampled response may be, else assumed."""
+    prompt, *others = ASSUMED_TOKENS
+    longest = config.respond.max_new_tokens if isinstance(config.respond, SampleResponses) else others[0]
+    return prompt, longest, longest
+
+
+def _evaluation(config: Config, judge: OpenAISettings, store: Store) -> Estimate:
+    """Every arm against SFT, and the others against the baseline."""
+    against_single = sum(arm != "single" for arm in config.arms) if "single" in config.arms else 0
+    prompts = min(config.eval.prompts, config.data.eval) if isinstance(config.data, ToyData) else config.eval.prompts
+    question = config.eval.judge
+    overall = Principle(
+        name="overall", question=question.question, description=question.description or "-", covers=("overall",)
+    )
+    count = prompts * (len(config.arms) + against_single)
+    lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
+    made = estimate("evaluate", judge, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
+    return made
+
+
+def cost_table(estimates: Sequence[Estimate]) -> Table:
+    """A row for each unit that must ask, and their sum; what the numbers rest on stands below."""
+    table = Table(
+        "feedback to ask for",
+        "verdicts",
+        "known",
+        "requests",
+        "M tokens",
+        "USD",
+        "time",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in estimates:
+        table.add_row(one.name, *_cells(one))
+    if len(estimates) > 1:
+        numbers = [
+            sum(getattr(one, name) for one in estimates)
+            for name in ("verdicts", "known", "requests", "input_tokens", "output_tokens", "usd")
+        ]
+        times = [one.seconds for one in estimates]
+        table.add_row("[bold]in all", *_cells(Estimate("", *numbers, None if None in times else sum(times))))
+    notes = dict.fromkeys(note for one in estimates for note in one.notes)
+    table.caption, table.caption_justify = escape("\n".join(f"({note})" for note in notes)), "left"
+    return table
+
+
+def _cells(one: Estimate) -> tuple[str, ...]:
+    tokens = (one.input_tokens + one.output_tokens) / 1e6
+    return (
+        f"{one.verdicts:,}",
+        f"{one.known:,}",
+        f"{round(one.requests):,}",
+        f"{tokens:,.2f}",
+        f"{one.usd:,.2f}",
+        _time(one.seconds),
+    )
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,95 @@
+"""Build the units of a plan: each once its needs are there; one that fails holds up only what needs it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from morlaif.launch.backends import Backend, InProcess, Workers
+from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.display import Display
+from morlaif.pipeline.execute import read_metrics
+from morlaif.pipeline.record import Run
+from morlaif.pipeline.store import Store
+from morlaif.pipeline.unit import Plan, Unit
+from morlaif.tracking import Tracker
+
+
+class Dispatcher:
+    def __init__(
+        self, plan: Plan, store: Store, hardware: HardwareSettings, run: Run, tracker: Tracker, display: Display
+    ):
+        self.plan, self.store, self.run, self.tracker, self.display = plan, store, run, tracker, display
+        self.waiting = {unit.name: unit for unit in plan.units}
+        self.started: dict[str, float] = {}  # units at work: when they began
+        self.there: set[str] = set()
+        self.failed: set[str] = set()
+        self.mistaken = False  # whether a failure was the user's mistake
+        self.backend: Backend = (
+            InProcess(store, hardware, self._on_event)
+            if hardware.workers == 1
+            else Workers(run.folder / "config.json", run.folder / "logs", hardware.workers, self._on_event)
+        )
+
+    def build(self) -> bool:
+        """Build all that can be built; True if that is everything."""
+        try:
+            while True:
+                self._start_ready()
+                if not self.started and not self._ready():
+                    return not self.failed
+                if self.started:
+                    self.backend.wait()
+        finally:
+            self.backend.close()
+
+    def _ready(self) -> list[Unit]:
+        return [unit for unit in self.waiting.values() if all(need.name in self.there for need in unit.needs)]
+
+    def _start_ready(self) -> None:
+        for unit in self._ready():
+            if self.store.has(unit):
+                del self.waiting[unit.name]
+                self._finish(unit, "cached")
+            elif self.backend.free:
+                del self.waiting[unit.name]
+                self.started[unit.name] = time.monotonic()
+                self.display.begin(unit)
+                self.backend.start(unit)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        unit = self.plan.by_name[event["unit"]]
+        match event["kind"]:
+            case "progress":
+                if event["metrics"]:
+                    self.tracker.log(unit.stage, unit.name, event["step"], event["metrics"])
+                self.display.progress(unit, event["step"], event["total"], event["metrics"])
+            case "waiting":
+                self.display.say(f"{unit.name}: another process builds it; waiting")
+            case "done":
+                seconds = time.monotonic() - self.started.pop(unit.name)
+                self._finish(unit, event["state"], seconds)
+            case "failed":
+                self._fail(unit, event)
+
+    def _finish(self, unit: Unit, state: str, seconds: float = 0.0) -> None:
+        if state == "cached":
+            for row in read_metrics(self.store.folder(unit)):
+                self.tracker.log(unit.stage, unit.name, row["step"], row["metrics"])
+        self.there.add(unit.name)
+        self.run.set(unit, state, seconds)
+        self.display.end(unit, state, seconds)
+
+    def _fail(self, unit: Unit, event: dict[str, Any]) -> None:
+        seconds = time.monotonic() - self.started.pop(unit.name)
+        log = None
+        if event["traceback"]:
+            log = Path("logs") / f"{unit.name.replace('/', '-')}.traceback.txt"
+            path = self.run.folder / log
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(event["traceback"])
+        self.failed.add(unit.name)
+        self.mistaken |= event["user_error"]
+        self.run.set(unit, "failed", seconds, event["error"], log and str(log))
+        self.display.end(unit, "failed", seconds)

@@ -1,0 +1,157 @@
+"""What a person sees on the terminal: a line for each unit at work, and tables at the end. Fits 80 columns."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from morlaif.pipeline.record import Run, UnitRecord
+from morlaif.pipeline.store import Store
+from morlaif.pipeline.unit import Plan, Unit
+
+SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric that a progress line shows
+STYLES = {"built": "green", "cached": "cyan", "failed": "bold red", "not_run": "yellow", "to do": "yellow"}
+
+
+class Display:
+    """Lines of progress on a terminal; on anything else, one line for each finished unit."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(stderr=False, highlight=False)
+        self.live = self.console.is_terminal
+        self.bars = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}", table_column=None),
+            BarColumn(bar_width=14),
+            TextColumn("{task.fields[steps]}"),
+            TextColumn("[dim]{task.fields[metric]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console, transient=True,
+        )  # fmt: skip
+        self.tasks: dict[str, TaskID] = {}
+        self.counts: Counter[str] = Counter()
+        self.begun: dict[str, float] = {}
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(escape(line))
+
+    def begin(self, unit: Unit) -> None:
+        self.begun[unit.name] = time.monotonic()
+        if self.live:
+            self.tasks[unit.name] = self.bars.add_task(unit.name, total=None, steps="", metric="")
+
+    def progress(self, unit: Unit, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        if unit.name in self.tasks:
+            steps = f"{step:,}/{total:,}" if total else f"{step:,}"
+            name = next((name for name in SHOWN_FIRST if name in metrics), next(iter(metrics), None))
+            fields = {"metric": f"{name} {metrics[name]:.3g}"} if name else {}
+            self.bars.update(self.tasks[unit.name], completed=step, total=total, steps=steps, **fields)
+
+    def end(self, unit: Unit, state: str, seconds: float) -> None:
+        if unit.name in self.tasks:
+            self.bars.remove_task(self.tasks.pop(unit.name))
+        if state != "cached" and not self.live:
+            self.say(f"{unit.name:<24} {state:<7} {seconds:7.1f} s")
+
+
+def plan_table(plan: Plan, store: Store) -> Table:
+    """Stage, unit, digest, cached or to do."""
+    table = Table("stage", "unit", "digest", "state", box=None, pad_edge=False, header_style="bold")
+    for unit in plan.units:
+        state = "cached" if store.has(unit) else "to do"
+        table.add_row(unit.stage, unit.name, unit.digest, f"[{STYLES[state]}]{state}")
+    return table
+
+
+def units_table(units: Sequence[UnitRecord]) -> Table:
+    """A row for each stage; each failed unit by name."""
+    table = Table(
+        "stage",
+        "units",
+        "built",
+        "cached",
+        "failed",
+        "not run",
+        "seconds",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for stage in dict.fromkeys(unit.stage for unit in units):
+        members = [unit for unit in units if unit.stage == stage]
+        counts = Counter(unit.state for unit in members)
+        cells = [
+            f"[{STYLES[state]}]{counts[state]}" if counts[state] else "[dim]·"
+            for state in ("built", "cached", "failed", "not_run")
+        ]
+        table.add_row(stage, str(len(members)), *cells, f"{sum(unit.seconds for unit in members):.1f}")
+    return table
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """The headline numbers with their intervals."""
+    table = Table("result", "value", "95 % interval", "n", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, value in _rows(results):
+        if isinstance(value, Mapping):
+            interval = f"{value['low']:.3f} – {value['high']:.3f}" if value.get("low") is not None else ""
+            table.add_row(
+                name, f"{value['value']:.3f}", interval, f"{value['n']:,}" if value.get("n") is not None else ""
+            )
+        else:
+            table.add_row(name, f"{value:.3f}", "", "")
+    return table
+
+
+def _rows(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    models = [entry for entry in results.get("pm_accuracy", {}).values() if entry["value"] is not None]
+    if models:
+        rows.append((f"PM accuracy, mean of {len(models)}", sum(entry["value"] for entry in models) / len(models)))
+        rows.append(("PM accuracy, worst", min(models, key=lambda entry: entry["value"])))
+    for name, entry in results.get("win_rate", {}).items():
+        if entry["value"] is not None:
+            rows.append((f"win rate, {name.replace('_', ' ')}", entry))
+    for name, value in results.get("reward", {}).items():
+        if isinstance(value, int | float):
+            rows.append((f"reward, {name} step", value))
+    if isinstance(results.get("kl"), int | float):
+        rows.append(("KL to the SFT policy, nats", results["kl"]))
+    return rows
+
+
+def closing(console: Console, run: Run, results: Mapping[str, Any], report: Path | None) -> None:
+    """What became of the run."""
+    console.print()
+    console.print(units_table(run.units))
+    if results:
+        console.print()
+        console.print(results_table(results))
+    console.print()
+    for unit in run.units:
+        if unit.state == "failed":
+            console.print(f"[bold red]{unit.name} failed:[/] {escape(unit.error or '')}", soft_wrap=True)
+            if unit.log:
+                console.print(f"  traceback: {run.folder / unit.log}", soft_wrap=True)
+    if report:
+        console.print(f"report: {report}", soft_wrap=True)
+    console.print(f"run:    {run.folder}  ({run.status}, {run.seconds:.1f} s)", soft_wrap=True)

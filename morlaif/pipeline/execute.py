@@ -1,0 +1,91 @@
+"""Build one unit in this process."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.store import State, Store
+from morlaif.pipeline.unit import Unit
+from morlaif.stages.job import Job
+
+METRICS = "metrics.jsonl"
+OnProgress = Callable[[int, int | None, dict[str, float]], None]
+
+
+def execute(
+    unit: Unit, store: Store, hardware: HardwareSettings, on_progress: OnProgress, on_wait: Callable[[], None]
+) -> State:
+    """Have `unit` in the store. Its needs must be there. Raises whatever its stage raises."""
+
+    def make(out: Path, keep: Path) -> dict[str, Any]:
+        _prepare(hardware)
+        build = importlib.import_module(f"morlaif.stages.{unit.stage}").build
+        with (keep / METRICS).open("a") as rows:  # in `keep`: a resumed unit goes on where its checkpoint stands
+
+            def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
+                if metrics:
+                    rows.write(json.dumps({"step": step, "metrics": metrics}) + "\n")
+                    rows.flush()
+                on_progress(step, total, metrics)
+
+            inputs = {need.name: store.folder(need) for need in unit.needs}
+            job = Job(
+                unit.stage,
+                unit.name,
+                unit.digest,
+                unit.reads,
+                inputs,
+                out,
+                keep,
+                store.ledger,
+                unit.seed,
+                hardware,
+                progress,
+            )
+            summary = build(job) or {}
+        write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))
+        return summary
+
+    return store.build(unit, make, on_wait)
+
+
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows `{step, metrics}` of a finished unit."""
+    path = folder / METRICS
+    if path.is_file():
+        with path.open() as rows:
+            yield from map(json.loads, rows)
+
+
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _last_of_each_step(path: Path) -> list[dict[str, Any]]:
+    """A resumed loop repeats the steps since its checkpoint; a kill may leave half a line."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def _prepare(hardware: HardwareSettings) -> None:
+    """Before a stage's libraries are imported: no telemetry, no bars in the logs, no more threads than were given."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)

@@ -1,0 +1,1 @@
+"""Sweep presets, found by Hydra as pkg://morlaif.sweeps."""
