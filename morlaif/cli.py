@@ -1,0 +1,202 @@
+"""The one entrypoint: compose, validate, plan, dispatch. No torch: a mistake costs one line and half a second."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hydra import main as hydra_main
+from omegaconf import DictConfig, OmegaConf
+
+from morlaif.errors import UserError
+
+if TYPE_CHECKING:
+    from morlaif.config import Config
+
+CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
+# What does not change a run's numbers is no part of its folder's name.
+OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking")
+SWEEP_VARIABLE = "MORLAIF_SWEEP"  # tells the jobs of a sweep, in whatever process they run, which sweep it is
+SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+class Composed(NamedTuple):
+    """One job of a command line, validated before anything is built."""
+
+    overrides: list[str]
+    config: Config
+    run_name: str
+
+
+def main() -> None:
+    """Exit codes: 0 all built; 1 a unit failed; 2 a mistake in the command, the config or the data; 130 interrupted."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to here, where each becomes one line
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+    try:
+        code = _main()
+    except UserError as error:
+        code = _say(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        from morlaif.mistakes import explain
+
+        code = _say(explain(error, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+    except KeyboardInterrupt:
+        print("morlaif: interrupted; the same command continues where it stopped", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _say(message: str) -> int:
+    for line in message.splitlines():
+        print(f"morlaif: {line}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _main() -> int:
+    from hydra._internal.utils import get_args_parser
+
+    flags = get_args_parser().parse_intermixed_args()
+    # Hydra's own parser does not take overrides on both sides of a flag.
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in flags.overrides] + flags.overrides
+    hydra_run = hydra_main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_job)
+    if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
+        hydra_run()
+        return SUCCESS
+    jobs, multirun = look_ahead(flags)
+    if jobs[0].config.dry_run:
+        return _dry_run(jobs)
+    return _sweep(hydra_run, jobs) if multirun else _single(hydra_run)
+
+
+def look_ahead(flags: Namespace) -> tuple[list[Composed], bool]:
+    """Every job of a command line, composed and validated, and whether it is a sweep.
+
+    Raises:
+        UserError: a config does not validate. HydraException: one does not compose.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    from morlaif.config import validate
+
+    found = ["pkg://morlaif.sweeps", *([f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else [])]
+    search = f"hydra.searchpath=[{','.join(found)}]"
+    parser = OverridesParser.create()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        parsed = parser.parse_overrides(flags.overrides)
+        swept = [override.input_line for override in parsed if override.is_sweep_override()]
+        plain = [override.input_line for override in parsed if not override.is_sweep_override()]
+        base = compose(CONFIG_NAME, [*plain, search], return_hydra_config=True)
+        multirun = flags.multirun or base.hydra.mode == RunMode.MULTIRUN
+        if swept and not multirun:
+            raise UserError(f"'{swept[0]}' gives several values: add -m to run each, or quote the value.")
+        trees = [(plain, base)]
+        if multirun and base.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
+            parameters = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+            sets = BasicSweeper.split_arguments(parser.parse_overrides([*parameters, *flags.overrides]), None)[0]
+            trees = [(list(job), compose(CONFIG_NAME, [*job, search])) for job in sets]
+        return [
+            Composed(job, validate(OmegaConf.to_container(_own(tree), resolve=True)), run_name(tree))
+            for job, tree in trees
+        ], multirun
+
+
+def _own(tree: DictConfig) -> DictConfig:
+    """The config without Hydra's part."""
+    return OmegaConf.masked_copy(tree, [key for key in tree if key != "hydra"])
+
+
+def run_name(tree: DictConfig) -> str:
+    """`<name>-<digest>`: the same config has the same run folder, whoever starts it and wherever the store lies."""
+    from morlaif.pipeline.unit import hash_json
+
+    kept = [key for key in tree if key not in OUTSIDE_RUN_NAME]
+    return f"{tree.name}-{hash_json(OmegaConf.to_container(OmegaConf.masked_copy(tree, kept), resolve=True))[:8]}"
+
+
+_outcome: list[Exception] = []  # what ended the job of this process; Hydra would print it with a traceback
+
+
+def _job(tree: DictConfig) -> None:
+    """One job, called by Hydra, perhaps in another process or on another machine: what it leaves is its run folder."""
+    from hydra.core.hydra_config import HydraConfig
+    from rich.console import Console
+
+    from morlaif.config import validate
+    from morlaif.pipeline.run import run
+
+    hydra = HydraConfig.get()
+    config = validate(OmegaConf.to_container(tree, resolve=True))
+    folder = Path(hydra.runtime.output_dir)
+    sweep = os.environ.get(SWEEP_VARIABLE)
+    overrides = list(hydra.overrides.task)
+    command = shlex.join(["morlaif", *(overrides if sweep else sys.argv[1:])])
+    console = Console(highlight=False)
+    if sweep:
+        console.rule(f"job {hydra.job.num + 1}: {' '.join(overrides) or 'defaults'}", align="left")
+    _outcome.clear()
+    try:
+        run(config, folder, command=command, overrides=overrides, group=sweep or config.name, console=console)
+    except Exception as error:
+        _outcome.append(error)
+
+
+def _single(hydra_run: Callable[[], None]) -> int:
+    from morlaif.pipeline.run import RunFailed
+
+    hydra_run()
+    if not _outcome:
+        return SUCCESS
+    if isinstance(_outcome[0], RunFailed):
+        return FAILURE  # its closing table has said why
+    raise _outcome[0]
+
+
+def _sweep(hydra_run: Callable[[], None], jobs: list[Composed]) -> int:
+    from rich.console import Console
+
+    from morlaif.pipeline.sweep import Sweep
+
+    command = shlex.join(["morlaif", *sys.argv[1:]])
+    sweep = Sweep(jobs[0].config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command)
+    os.environ[SWEEP_VARIABLE] = sweep.name
+    try:
+        hydra_run()
+    finally:
+        sweep.close(Console(highlight=False))
+    return FAILURE if sweep.any_failed() else SUCCESS
+
+
+def _dry_run(jobs: list[Composed]) -> int:
+    from rich.console import Console
+
+    from morlaif.pipeline.cost import cost_table, feedback_costs
+    from morlaif.pipeline.display import plan_table
+    from morlaif.pipeline.plan import plan
+    from morlaif.pipeline.store import Store
+
+    console = Console(highlight=False)
+    for job in jobs:
+        console.print(f"[bold]{job.run_name}[/]  {' '.join(job.overrides)}", soft_wrap=True)
+        planned, store = plan(job.config), Store(job.config.paths.store)
+        console.print(plan_table(planned, store))
+        if costs := feedback_costs(planned, store, job.config):
+            console.print()
+            console.print(cost_table(costs))
+    return SUCCESS
+
+
+if __name__ == "__main__":
+    main()

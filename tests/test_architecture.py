@@ -1,0 +1,96 @@
+"""The arrows of the design: cli → pipeline → stages → library, and never up."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "morlaif"
+LIBRARY = ("data", "evaluation", "feedback", "models", "preference", "report", "rl", "scalarize", "toy")
+ABOVE_LIBRARY = ("morlaif.cli", "morlaif.config", "morlaif.launch", "morlaif.pipeline", "morlaif.stages")
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file names in an import, at its top or inside a function."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def offenders(rooms: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
+    files = [file for room in rooms for file in sorted((PACKAGE / room).rglob("*.py"))]
+    assert files
+    return [
+        f"{file.relative_to(PACKAGE)} imports {name}"
+        for file in files
+        for name in sorted(imports(file))
+        if any(name == bad or name.startswith(bad + ".") for bad in forbidden)
+    ]
+
+
+def test_the_library_imports_neither_hydra_nor_what_stands_above_it():
+    assert not offenders(LIBRARY, ("hydra", "omegaconf", *ABOVE_LIBRARY))
+
+
+def test_stages_import_neither_hydra_nor_the_pipeline():
+    forbidden = ("hydra", "omegaconf", "morlaif.cli", "morlaif.pipeline")
+    assert not offenders(("stages",), forbidden)
+
+
+def test_only_the_entrypoint_imports_hydra():
+    rooms = ("pipeline", "launch", "stages", *LIBRARY)
+    assert not offenders(rooms, ("hydra",))
+
+
+def test_ppo_knows_nothing_of_feedback():
+    assert not offenders(("rl",), ("morlaif.feedback", "morlaif.toy", "morlaif.report"))
+
+
+def test_scalarizers_know_tensors_alone():
+    rooms = tuple(f"morlaif.{room}" for room in LIBRARY if room != "scalarize")
+    assert not offenders(("scalarize",), (*rooms, "transformers", "peft", "trl", "datasets"))
+
+
+def test_the_library_works_without_hydra():
+    """Import all of it in a process in which hydra cannot be imported; nothing above it may come along."""
+    modules = sorted(
+        "morlaif." + str(file.relative_to(PACKAGE).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+        for room in LIBRARY
+        for file in (PACKAGE / room).rglob("*.py")
+    )
+    code = f"""
+import importlib, sys
+sys.modules["hydra"] = None
+for name in {modules!r}:
+    importlib.import_module(name)
+above = [name for name in sys.modules if name.startswith({ABOVE_LIBRARY!r})]
+assert not above, above
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"], ["dry_run=true"]])
+def test_asking_imports_no_torch(arguments, tmp_path):
+    code = f"""
+import atexit, os, sys
+sys.argv = ["morlaif", *{arguments!r}]
+def check():
+    heavy = [name for name in ("torch", "transformers", "datasets", "openai") if name in sys.modules]
+    if heavy:
+        print("imported", heavy, file=sys.stderr)
+        os._exit(77)
+atexit.register(check)
+from morlaif.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []  # asking leaves nothing behind

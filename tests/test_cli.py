@@ -1,0 +1,106 @@
+"""The command line as a user meets it: in a process of its own, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+
+def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "morlaif", *arguments]
+    environment = {**os.environ, "COLUMNS": "80", **(env or {})}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["ppo.stepz=3"], "unknown key 'ppo.stepz'. Did you mean 'ppo.steps'?"),
+        (["ppo.steps=many"], "ppo.steps='many': should be a valid integer"),
+        (["ppo.steps=0"], "ppo.steps=0: should be greater than or equal to 1"),
+        (["scalarizer=max_mini"], "no such option in group 'scalarizer'. Did you mean 'max_min'?"),
+        (["experiment=quikstart"], "no such option in group 'experiment'. Did you mean 'quickstart'?"),
+        (["scalarizerr=linear"], "unknown key 'scalarizerr'. Did you mean 'scalarizer'?"),
+        (["+typo=1"], "unknown key 'typo'. `morlaif --cfg job` prints every key."),
+        (["+ppo.stepz=1"], "unknown key 'ppo.stepz'. Did you mean 'ppo.steps'?"),
+        (
+            ["scalarizer=soft_max_min", "scalarizer.params.temprature=2"],
+            "Did you mean 'scalarizer.params.temperature'?",
+        ),
+        (["scalarizer=soft_max_min", "scalarizer.params.temperature=warm"], "temperature"),
+        (["scalarizer=linear", "+scalarizer.params.temperature=2"], "temperature"),
+        (["principles.select=[helpfullness]"], "no principle 'helpfullness'. Did you mean 'helpfulness'?"),
+        (["stages=[pmm]"], "no stage 'pmm'. Did you mean 'pm'?"),
+        (["arms=[multi,multi]"], "names an arm twice"),
+        (["scalarizer=linear,max_min"], "gives several values: add -m"),
+        (["data=hh_rlhf", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["seed"], "seed"),
+    ],
+)
+@pytest.mark.parametrize("way", [[], ["dry_run=true"]], ids=["run", "plan"])
+def test_a_mistake_costs_one_line_and_exit_2(arguments, line, way, tmp_path):
+    done = morlaif(*arguments, *way, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("morlaif: ")
+    assert not (tmp_path / "store").exists()
+
+
+def test_every_mistake_of_a_config_is_told_at_once(tmp_path):
+    done = morlaif("ppo.steps=x", "seed=-1", "+typo=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert [line.split(":")[1].split("=")[0].strip() for line in done.stderr.splitlines()] == [
+        "seed",
+        "ppo.steps",
+        "unknown key 'typo'. `morlaif --cfg job` prints every key.",
+    ]
+
+
+def test_a_sweep_is_checked_before_its_first_job(tmp_path):
+    done = morlaif("-m", "ppo.steps=1,2,many", cwd=tmp_path)
+    assert done.returncode == 2 and "ppo.steps='many'" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_asking_is_quick(arguments, tmp_path):
+    """CPU time, not wall time, and the best of three, since the machine may be busy."""
+
+    def cpu() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert morlaif(*arguments, cwd=tmp_path).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(cpu() for _ in range(3)) < 0.7
+
+
+def test_the_plan_names_every_unit_and_builds_nothing(tmp_path):
+    done = morlaif("dry_run=true", cwd=tmp_path)
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines() if line.endswith("to do")]
+    assert [row[1] for row in rows if row[0] == "ppo"] == ["ppo/multi", "ppo/single"]
+    assert sum(row[0] == "pm" for row in rows) == 13
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fewer_principles_are_a_subset_of_the_same_units(tmp_path):
+    def models(*arguments: str) -> set[tuple[str, ...]]:
+        rows = [line.split() for line in morlaif("dry_run=true", *arguments, cwd=tmp_path).stdout.splitlines()]
+        return {tuple(row[1:3]) for row in rows if row and row[0] in ("feedback", "pm")}
+
+    assert models("principles.count=4") < models()
+
+
+def test_a_changed_scalarizer_changes_only_what_comes_after_it(tmp_path):
+    def units(*arguments: str) -> dict[str, str]:
+        rows = [line.split() for line in morlaif("dry_run=true", *arguments, cwd=tmp_path).stdout.splitlines()[2:]]
+        return {row[1]: row[2] for row in rows}
+
+    before, after = units(), units("scalarizer=max_min")
+    assert {name for name in before if before[name] != after[name]} == {"ppo/multi", "evaluate", "report"}

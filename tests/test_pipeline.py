@@ -1,0 +1,191 @@
+"""The whole pipeline on a tiny world, as a user runs it: resume, sharing, sweeps, kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMOKE = ["experiment=smoke"]
+TIMEOUT = 240
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "morlaif", *SMOKE, *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "COLUMNS": "80", "PYTHONPATH": paths}
+
+
+def morlaif(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=TIMEOUT
+    )
+
+
+def run_folder(folder: Path, done: subprocess.CompletedProcess[str]) -> Path:
+    (name,) = re.findall(r"run: +(\S+)", done.stdout)
+    return folder / name
+
+
+def units(run: Path) -> dict[str, str]:
+    return {unit["name"]: unit["state"] for unit in json.loads((run / "run.json").read_text())["units"]}
+
+
+def built(run: Path) -> set[str]:
+    return {name for name, state in units(run).items() if state == "built"}
+
+
+def finished(folder: Path) -> set[str]:
+    return {
+        str(manifest.parent.relative_to(folder / "store")) for manifest in (folder / "store").glob("*/*/manifest.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A finished smoke run: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = morlaif(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def test_a_run_leaves_its_record_its_numbers_and_its_page(first):
+    folder, done = first
+    run = run_folder(folder, done)
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "succeeded" and record["seed"] == 0 and record["versions"]["torch"]
+    assert set(units(run).values()) == {"built"}
+    assert {"name", "stage", "digest", "state", "seconds"} <= set(record["units"][0])
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["pm_accuracy"]) >= {"helpfulness", "ethicality", "factuality"}
+    for rate in (
+        *results["pm_accuracy"].values(),
+        *(results["win_rate"][f"policy_vs_{other}"] for other in ("sft", "single")),
+    ):
+        assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1 and rate["n"] > 0
+    assert all(isinstance(results["reward"][name], float) for name in ("first", "last"))
+    assert isinstance(results["kl"], float) and results["seconds"] > 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in rows} >= {"sft", "pm", "ppo"}
+    page = (run / "report.html").read_text()
+    assert "ppo/multi" in page and "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert (run / "config.yaml").is_file() and list((run / "figures").glob("*.png"))
+
+
+def test_what_is_printed_fits_80_columns(first):
+    _, done = first
+    assert max(len(line) for line in done.stdout.splitlines() if not line.startswith(("run:", "report:"))) <= 80
+    assert done.stderr == ""
+
+
+def test_the_same_command_builds_nothing(first):
+    folder, _ = first
+    again = morlaif(folder)
+    assert again.returncode == 0 and built(run_folder(folder, again)) == set()
+    assert "results.json" in os.listdir(run_folder(folder, again))
+
+
+def test_another_scalarizer_rebuilds_only_what_reads_it(first):
+    folder, _ = first
+    done = morlaif(folder, "scalarizer=max_min")
+    assert done.returncode == 0 and built(run_folder(folder, done)) == {"ppo/multi", "evaluate", "report"}
+
+
+def test_fewer_principles_label_and_train_nothing_new(first):
+    folder, _ = first
+    done = morlaif(folder, "principles.count=2")
+    assert done.returncode == 0
+    assert built(run_folder(folder, done)) == {"weigh/multi", "ppo/multi", "evaluate", "report"}
+
+
+def test_stages_build_what_they_need_and_stop_there(first, tmp_path):
+    done = morlaif(tmp_path, "stages=[respond]")
+    assert done.returncode == 0
+    assert built(run_folder(tmp_path, done)) == {"data", "respond"}  # the data's own pairs need no policy
+
+
+def test_numbers_are_the_same_for_the_same_seed_whatever_the_workers(first, tmp_path):
+    folder, before = first
+    done = morlaif(tmp_path, "hardware.workers=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, other = (
+        json.loads((run_folder(f, d) / "results.json").read_text()) for f, d in ((folder, before), (tmp_path, done))
+    )
+    del one["seconds"], other["seconds"]
+    assert one == other
+
+
+def test_kill_at_any_moment_then_the_same_command(tmp_path):
+    """No finished unit is built again; what is left behind stops no later run."""
+    rng = random.Random(0)
+    for _ in range(4):
+        before = finished(tmp_path)
+        process = subprocess.Popen(
+            command(), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(4, 9))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert before <= finished(tmp_path)
+    before = finished(tmp_path)
+    done = morlaif(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    states = json.loads((run_folder(tmp_path, done) / "run.json").read_text())["units"]
+    assert {f"{unit['stage']}/{unit['digest']}" for unit in states if unit["state"] == "cached"} >= before
+
+
+def test_two_runs_at_once_build_each_unit_once(tmp_path):
+    arguments = [[], ["scalarizer=max_min"]]
+    processes = [
+        subprocess.Popen(command(*more), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
+        for more in arguments
+    ]
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    runs = [tmp_path / re.findall(r"run: +(\S+)", output)[0] for output in outputs]
+    shared = set(units(runs[0])) - {"ppo/multi", "evaluate", "report"}
+    assert not built(runs[0]) & built(runs[1]) & shared
+    assert (built(runs[0]) | built(runs[1])) >= shared
+
+
+PLUGIN = '''
+def fragile(scores):
+    """(B, K) -> (B,): a user's own scalarizer that is not ready yet."""
+    from pathlib import Path
+    if not Path(__file__).with_name("ready").exists():
+        raise ZeroDivisionError("one over nothing")
+    return scores.mean(-1)
+'''
+
+
+def test_a_sweep_outlives_a_failing_job_and_resumes(first):
+    folder, _ = first
+    (folder / "plugin.py").write_text(PLUGIN)
+    sweep = ["-m", "scalarizer.function=plugin.fragile,morlaif.scalarize.functions.linear", "arms=[multi]"]
+    done = morlaif(folder, *sweep)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 succeeded" in done.stdout and "1 failed" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    records = [json.loads(path.read_text()) | {"folder": path.parent} for path in (folder / "runs").glob("*/run.json")]
+    (failed,) = [record for record in records if record["status"] == "failed"]
+    (unit,) = [unit for unit in failed["units"] if unit["state"] == "failed"]
+    assert unit["name"] == "ppo/multi" and unit["error"] == "ZeroDivisionError: one over nothing"
+    assert "plugin.py" in (failed["folder"] / unit["log"]).read_text()
+    assert {unit["name"] for unit in failed["units"] if unit["state"] == "not_run"} == {"evaluate", "report"}
+
+    (folder / "ready").touch()
+    done = morlaif(folder, *sweep)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 succeeded" in done.stdout
+    assert built(failed["folder"]) == {"ppo/multi", "evaluate", "report"}
