@@ -20,7 +20,11 @@ class Settings(BaseModel):
 def identity(value: Any) -> Any:
     """The JSON value of settings (or of containers of them) as a digest sees it: without `outside_digest` fields."""
     if isinstance(value, Settings):
-        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in value.outside_digest}
+        return {
+            name: identity(getattr(value, name))
+            for name in type(value).model_fields
+            if name not in value.outside_digest
+        }
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,0 +1,46 @@
+# `make help` lists the targets. Each creates .venv and installs what it needs first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs wheel lock clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed  ## Run the whole pipeline on the toy world and open-ready its report (about 2 minutes)
+	$(BIN)/morlaif experiment=quickstart $(ARGS)
+
+test: $(VENV)/installed-dev  ## Run every test (ARGS=... goes to pytest)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: $(VENV)/installed-dev  ## Check the style
+	$(BIN)/ruff check .
+
+docs: $(VENV)/installed-dev  ## Write docs/config.md anew from the comments in conf/
+	$(BIN)/python -m morlaif.reference docs/config.md
+
+wheel: $(VENV)/installed-dev  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+lock: $(VENV)/installed-dev  ## Write constraints.txt anew from what is installed
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > $(VENV)/frozen
+	{ sed '/^[^#]/,$$d' constraints.txt; cat $(VENV)/frozen; } > $(VENV)/constraints && mv $(VENV)/constraints constraints.txt
+
+clean:  ## Remove the virtual environment and build leftovers; runs/ and store/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "morlaif needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Give one: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/installed
