@@ -125,7 +125,10 @@ class Limiter:
                 self._learner.dare(now)
             moment = max(self.requests.reserve(now), self.tokens.reserve(now, tokens))
             while (wait := max(moment, self._resume) - _now()) > 0:
+                paused = self._resume > moment
                 await self.sleep(wait)
+                if paused and _now() >= self._resume:  # all wait for the same moment: a new place in the line for each
+                    moment = self.requests.reserve(_now())
             if self._closed.is_set():
                 raise Stopped
             yield
