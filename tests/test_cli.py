@@ -6,8 +6,11 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -87,6 +90,14 @@ def test_the_plan_names_every_unit_and_builds_nothing(tmp_path):
     assert sum(row[0] == "pm" for row in rows) == 13
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("preset", [file.stem for file in (ROOT / "sweeps" / "sweep").glob("*.yaml")])
+def test_a_sweep_preset_means_several_runs(preset, tmp_path):
+    done = morlaif(f"sweep={preset}", "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("quickstart-")]
+    assert len(set(names)) >= 3
 
 
 def test_fewer_principles_are_a_subset_of_the_same_units(tmp_path):

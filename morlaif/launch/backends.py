@@ -10,14 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from morlaif.errors import UserError, describe
 from morlaif.launch.settings import HardwareSettings
-from morlaif.pipeline.execute import execute
+from morlaif.pipeline.execute import execute_and_tell
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Unit
 
@@ -45,20 +43,7 @@ class InProcess:
         self.store, self.hardware, self.emit = store, hardware, emit
 
     def start(self, unit: Unit) -> None:
-        def emit(kind: str, **payload: Any) -> None:
-            self.emit({"kind": kind, "unit": unit.name, **payload})
-
-        try:
-            state = execute(
-                unit, self.store, self.hardware,
-                on_progress=lambda step, total, metrics: emit("progress", step=step, total=total, metrics=metrics),
-                on_wait=lambda: emit("waiting"),
-            )  # fmt: skip
-            emit("done", state=state)
-        except UserError as error:
-            emit("failed", error=str(error), user_error=True, traceback="")
-        except Exception as error:
-            emit("failed", error=describe(error), user_error=False, traceback=traceback.format_exc())
+        execute_and_tell(unit, self.store, self.hardware, self.emit)
 
     def wait(self) -> None: ...
 

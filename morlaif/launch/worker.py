@@ -13,13 +13,11 @@ import queue
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import IO, Any
 
 from morlaif.config import Config
-from morlaif.errors import UserError, describe
-from morlaif.pipeline.execute import execute
+from morlaif.pipeline.execute import execute_and_tell
 from morlaif.pipeline.plan import plan
 from morlaif.pipeline.store import Store
 
@@ -35,22 +33,7 @@ def main(config_file: str, logs: str) -> None:
     store = Store(config.paths.store)
     while (name := names.get()) is not None:
         _redirect_output(Path(logs) / f"{name.replace('/', '-')}.log")
-
-        def emit(kind: str, name: str = name, **payload: Any) -> None:
-            _write(events, {"kind": kind, "unit": name, **payload})
-
-        try:
-            state = execute(
-                units[name], store, config.hardware,
-                on_progress=lambda step, total, metrics: emit("progress", step=step, total=total, metrics=metrics),
-                on_wait=lambda: emit("waiting"),
-            )  # fmt: skip
-            emit("done", state=state)
-        except UserError as error:
-            emit("failed", error=str(error), user_error=True, traceback="")
-        except BaseException as error:
-            traceback.print_exc()
-            emit("failed", error=describe(error), user_error=False, traceback=traceback.format_exc())
+        execute_and_tell(units[name], store, config.hardware, lambda event: _write(events, event))
 
 
 def _read_names(names: queue.SimpleQueue[str | None]) -> None:

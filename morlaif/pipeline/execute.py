@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from morlaif.errors import UserError, describe
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.store import State, Store
 from morlaif.pipeline.unit import Unit
@@ -53,6 +55,27 @@ def execute(
         return summary
 
     return store.build(unit, make, on_wait)
+
+
+def execute_and_tell(
+    unit: Unit, store: Store, hardware: HardwareSettings, emit: Callable[[dict[str, Any]], None]
+) -> None:
+    """`execute`, with its progress and its end, good or bad, as events."""
+
+    def tell(kind: str, **payload: Any) -> None:
+        emit({"kind": kind, "unit": unit.name, **payload})
+
+    try:
+        state = execute(
+            unit, store, hardware,
+            on_progress=lambda step, total, metrics: tell("progress", step=step, total=total, metrics=metrics),
+            on_wait=lambda: tell("waiting"),
+        )  # fmt: skip
+        tell("done", state=state)
+    except UserError as error:
+        tell("failed", error=str(error), user_error=True, traceback="")
+    except Exception as error:
+        tell("failed", error=describe(error), user_error=False, traceback=traceback.format_exc())
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:

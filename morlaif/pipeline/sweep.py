@@ -43,6 +43,7 @@ class Sweep:
         """Print what succeeded, failed and did not run."""
         (self.runs / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own note of the last sweep alone
         states = self.states()
+        shared = set.intersection(*(set(overrides) for overrides, _ in self.jobs)) if len(self.jobs) > 1 else set()
         table = Table(
             "job", "overrides", "status", "seconds", "win rate vs SFT", box=None, pad_edge=False, header_style="bold"
         )
@@ -52,7 +53,7 @@ class Sweep:
             seconds = f"{run['seconds']:.1f}" if "seconds" in run else ""
             table.add_row(
                 str(number),
-                escape(" ".join(overrides)),
+                escape(" ".join(word for word in overrides if word not in shared) or "defaults"),
                 f"[{STYLES[status]}]{status}",
                 seconds,
                 _win_rate(self.runs / name),
