@@ -98,7 +98,11 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool]:
         parsed = parser.parse_overrides(flags.overrides)
         swept = [override.input_line for override in parsed if override.is_sweep_override()]
         plain = [override.input_line for override in parsed if not override.is_sweep_override()]
-        base = compose(CONFIG_NAME, [*plain, search], return_hydra_config=True)
+        try:
+            base = compose(CONFIG_NAME, [*plain, search], return_hydra_config=True)
+        except ValueError as error:  # Hydra lets `group=null` through to here
+            empty = next((override.key_or_group for override in parsed if override.value() is None), "")
+            raise UserError(f"{empty}=null: give one of the group's options, or leave it out: ~{empty}.") from error
         multirun = flags.multirun or base.hydra.mode == RunMode.MULTIRUN
         if swept and not multirun:
             raise UserError(f"'{swept[0]}' gives several values: add -m to run each, or quote the value.")

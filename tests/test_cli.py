@@ -42,6 +42,7 @@ def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subproce
         (["scalarizer=linear,max_min"], "gives several values: add -m"),
         (["data=hh_rlhf", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
         (["seed"], "seed"),
+        (["experiment=null"], "experiment=null: give one of the group's options, or leave it out: ~experiment."),
     ],
 )
 @pytest.mark.parametrize("way", [[], ["dry_run=true"]], ids=["run", "plan"])
