@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Judgement:
 
 class Judge(Protocol):
     name: str
+    cost: Mapping[str, float]  # input_tokens, output_tokens and usd of its verdicts so far; empty: it costs nothing
 
     def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
         """Judge `first[i]` against `second[i]` as answers to `prompts[i]`."""
@@ -43,6 +45,7 @@ class TruthJudge:
     """
 
     name = "rules"
+    cost: Mapping[str, float] = {}
 
     def __init__(self, principles: Mapping[str, Sequence[str]]) -> None:
         self.principles = principles  # name -> the toy principles it covers
@@ -58,6 +61,7 @@ class ScoreJudge:
     no part."""
 
     name = "pm"
+    cost: Mapping[str, float] = {}
 
     def __init__(self, score: Score) -> None:
         self._score = score
@@ -72,6 +76,7 @@ class EngineJudge:
 
     def __init__(self, settings: OpenAIJudge, *, ledger: Path, seed: int, on_progress: Progress) -> None:
         self.name = f"{settings.engine.source}:{settings.engine.model}"
+        self.cost: Counter[str] = Counter()
         self._engine, self._ledger, self._seed, self._on_progress = settings.engine, ledger, seed, on_progress
         self._question = Principle(
             name="overall",
@@ -87,6 +92,8 @@ class EngineJudge:
             asked, self._question, self._engine, ledger=self._ledger, seed=self._seed, on_progress=self._on_progress
         )
         verdicts = {verdict.pair_id: verdict for verdict in answers}
+        for kind in ("input_tokens", "output_tokens", "usd"):
+            self.cost[kind] += sum(getattr(verdict, kind) for verdict in answers)
         forward, backward, valid = (np.full(len(pairs), x) for x in (0.5, 0.5, True))
         for row, pair in enumerate(pairs):
             if (verdict := verdicts.get(pair.id)) is None:

@@ -122,8 +122,9 @@ def length_bias(p: Array, longer: Array) -> dict[str, Any]:
 def between(labels: dict[str, NDArray[np.float64]], human: Array) -> dict[str, Any]:
     """How K principles' labels relate: each array (N,) of p_first over the same N pairs, NaN where there is no label.
 
-    Returns the names, the share of pairs on which two principles take the same side (K, K), the correlation of their
-    labels (K, K), and each principle's κ and agreement with the human label. Ready for JSON.
+    Returns the names, the share of pairs on which two principles take the same side, of those on which both take one
+    (K, K), the correlation of their labels (K, K), and each principle's κ and agreement with the human label. Ready for
+    JSON.
     """
     names = list(labels)
     p = np.stack([labels[name] for name in names], axis=1)
@@ -172,7 +173,7 @@ def halo(together: dict[str, Array], apart: dict[str, Array]) -> dict[str, Any]:
 
 
 def _same_side(a: Array, b: Array) -> float:
-    known = ~np.isnan(a) & ~np.isnan(b) & (b != 0.5)
+    known = ~np.isnan(a) & ~np.isnan(b) & (a != 0.5) & (b != 0.5)
     return float(_sides(a[known], b[known] - 0.5).mean()) if known.any() else math.nan
 
 

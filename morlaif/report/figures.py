@@ -107,20 +107,44 @@ def objective_accuracy(run: RunData) -> Figure:
 def correlations(run: RunData) -> Figure:
     """Lower triangle: feedback labels. Upper triangle: preference models' scores."""
     matrix = run.details["correlation"]
-    names, labels, scores = matrix["names"], matrix["labels"], matrix["scores"]
+    labels, scores, small = matrix["labels"], matrix["scores"], len(matrix["names"]) > 8
+
+    def cell(i: int, j: int) -> tuple[str, float] | None:
+        value = (labels if i > j else scores)[i][j]
+        if value is None:
+            return None
+        text = f"{abs(value):.2f}".removeprefix("0") if small else f"{abs(value):.2f}"
+        return ("−" if round(value, 2) < 0 else "") + text, value
+
+    return heatmap(matrix["names"], cell)
+
+
+def label_agreement(run: RunData) -> Figure | None:
+    """How often the labels of two principles take the same side, in per cent; a half is chance. None for one alone."""
+    names, agreement = run.details["labels"]["names"], run.details["labels"]["agreement"]
+    if len(names) < 2:
+        return None
+
+    def cell(i: int, j: int) -> tuple[str, float] | None:
+        value = agreement[i][j]
+        return None if value is None else (f"{100 * value:.0f}", 2 * value - 1)
+
+    return heatmap(names, cell)
+
+
+def heatmap(names: Sequence[str], cell: Callable[[int, int], tuple[str, float] | None]) -> Figure:
+    """A square for each two of `names`: what it says, and from −1 (orange) to 1 (blue) how it is coloured."""
     count = len(names)
     made, ((axes,),) = figure(WIDTH * 0.98)
     for i in range(count):
         for j in range(count):
-            value = None if i == j else (labels if i > j else scores)[i][j]
-            if value is None:
+            if i == j or (shown := cell(i, j)) is None:
                 continue
+            text, value = shown
             colour = PALETTE.blue if value > 0 else PALETTE.orange
             alpha = 0.08 + 0.62 * min(1, abs(value))
             axes.add_patch(Rectangle((j, i), 0.94, 0.94, facecolor=colour, alpha=alpha, linewidth=0))
-            text = f"{abs(value):.2f}".removeprefix("0") if count > 8 else f"{abs(value):.2f}"
-            sign = "−" if round(value, 2) < 0 else ""
-            axes.text(j + 0.47, i + 0.5, sign + text, ha="center", va="center", fontsize=6.2 if count > 8 else 8)
+            axes.text(j + 0.47, i + 0.5, text, ha="center", va="center", fontsize=6.2 if count > 8 else 8)
     axes.set_xlim(0, count)
     axes.set_ylim(count, 0)
     axes.set_aspect("equal")
@@ -204,7 +228,7 @@ def changes(run: RunData) -> Figure:
     return made
 
 
-FIGURES: Mapping[str, Callable[[RunData], Figure]] = {
+FIGURES: Mapping[str, Callable[[RunData], Figure | None]] = {  # None: the run has nothing of the kind
     "win_rates": win_rates,
     "changes": changes,
     "pm_accuracy": pm_accuracy,
@@ -212,4 +236,5 @@ FIGURES: Mapping[str, Callable[[RunData], Figure]] = {
     "correlations": correlations,
     "training": training,
     "training_principles": training_principles,
+    "label_agreement": label_agreement,
 }

@@ -16,14 +16,6 @@ JUDGES = {
     "pm": "A gold preference model, trained on the held-out human labels that no policy has seen, decides.",
     "openai": "A language model decides.",
 }
-QUALITY = {
-    "validity": "valid",
-    "agreement_truth": "agrees with truth",
-    "agreement_human": "agrees with humans",
-    "position_inconsistency": "orders disagree",
-    "mean_bias": "position bias",
-    "confidence": "confidence",
-}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -45,7 +37,6 @@ def interval(i: Mapping[str, Any] | None) -> str:
 def context(run: RunData) -> dict[str, Any]:
     """The variables of the page's template."""
     details, results = run.details, run.results
-    quality = _quality(run)
     return {
         "title": title(run),
         "subtitle": subtitle(run),
@@ -89,8 +80,6 @@ def context(run: RunData) -> dict[str, Any]:
         ],
         "principle_curve_rows": _principle_curve_rows(run),
         "samples": [_sample(run, row) for row in run.samples],
-        "quality_heads": [QUALITY[key] for key in quality["keys"]],
-        "quality_rows": quality["rows"],
         "weight_rows": _weight_rows(run),
         "config_rows": _config_rows(run.config),
         "config_yaml": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True, width=100),
@@ -220,22 +209,6 @@ def _sample(run: RunData, row: Mapping[str, Any]) -> dict[str, Any]:
     return {"messages": row["messages"], "answers": answers}
 
 
-def _quality(run: RunData) -> dict[str, Any]:
-    """Label quality on the training pairs, the columns that the source can fill."""
-    parts = {name: quality.get("train", quality) for name, quality in run.details["label_quality"].items()}
-
-    def value(cell: Any) -> float | None:
-        return cell.get("value") if isinstance(cell, Mapping) else cell
-
-    keys = [key for key in QUALITY if any(value(part.get(key)) is not None for part in parts.values())]
-    rows = []
-    for name, part in parts.items():
-        known = {key: value(part.get(key)) for key in keys}
-        cells = [number(x, sign=True) if key == "mean_bias" else percent(x) for key, x in known.items()]
-        rows.append((words(name), *cells))
-    return {"keys": keys, "rows": rows}
-
-
 def _weight_rows(run: RunData) -> list[Sequence[str]]:
     rows = []
     for arm, w in run.details["weights"].items():
@@ -288,6 +261,7 @@ def spoken(run: RunData, figure: str) -> str:
         "correlations": "Correlations between principles: labels below the diagonal, scores above it",
         "training": "Objective, KL and response length over PPO steps",
         "training_principles": "Score of each preference model over PPO steps",
+        "label_agreement": "How often the labels of two principles prefer the same response",
     }
     return texts[figure]
 

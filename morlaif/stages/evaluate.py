@@ -18,6 +18,7 @@ from morlaif.evaluation.policies import Responses, respond
 from morlaif.evaluation.preferences import change
 from morlaif.evaluation.settings import EvalSettings, OpenAIJudge, PMJudge, RulesJudge
 from morlaif.evaluation.statistics import Array, win_rate
+from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.models.load import resolve_model
 from morlaif.models.respond import source_pairs
@@ -86,11 +87,12 @@ def build(job: Job) -> dict[str, Any]:
         "kl": curve[-1]["kl"],
         "length": {_role(policy, arms): answers.facts()["tokens"] for policy, answers in responses.items()},
     }
+    compared = {name: job.inputs[f"feedback/{name}"] for name in [n for n in names if n != SINGLE] or names}
     details = {
         "prompts": len(prompts),
         "pairs": len(rows),
         "confidence": settings.confidence,
-        "judge": {"source": settings.judge.source, "name": judge.name} | _gold(job),
+        "judge": {"source": settings.judge.source, "name": judge.name, "cost": dict(judge.cost)} | _gold(job),
         "principles": list(principles),
         "names": names,
         "arms": arms,
@@ -101,6 +103,7 @@ def build(job: Job) -> dict[str, Any]:
         "calibration": held_out.calibrations(pairs),
         "weights": {arm: _read(job.inputs[f"weigh/{arm}"] / "weights.json") for arm in arms},
         "label_quality": {name: _read(job.inputs[f"feedback/{name}"] / "quality.json") for name in names},
+        "labels": label_report(compared, job.inputs["respond"], "train"),
     }
     _write(job.out / "results.json", results)
     _write(job.out / "details.json", details)

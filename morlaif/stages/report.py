@@ -19,7 +19,8 @@ def build(job: Job) -> dict[str, Any]:
     folder.mkdir()
     for step, (name, draw) in enumerate(FIGURES.items()):
         with styled():
-            svgs[name] = save(draw(run), folder / f"{name}.png", name, spoken(run, name))
+            if (drawn := draw(run)) is not None:
+                svgs[name] = save(drawn, folder / f"{name}.png", name, spoken(run, name))
         job.progress(step + 1, len(FIGURES))
     html = render(run, svgs)
     (job.out / "report.html").write_text(html, encoding="utf-8")

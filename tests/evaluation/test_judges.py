@@ -33,12 +33,16 @@ def ask_server(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-not-real")
     tree = yaml.safe_load((ROOT / "conf/eval/default.yaml").read_text())["judge"]
     engine = yaml.safe_load((ROOT / "conf/feedback/openai.yaml").read_text())
+    costs = []
 
     def ask(server, first, second):
         settings = OpenAIJudge(**tree, engine=engine | {"base_url": server.base_url, "concurrency": 4, "retries": 0})
         judge = EngineJudge(settings, ledger=tmp_path / "ledger.sqlite", seed=0, on_progress=lambda *_, **__: None)
-        return judge.compare([ASK] * len(first), first, second)
+        judgement = judge.compare([ASK] * len(first), first, second)
+        costs.append(dict(judge.cost))
+        return judgement
 
+    ask.costs = costs
     return ask
 
 
@@ -93,6 +97,9 @@ def test_a_language_model_is_asked_in_both_orders_and_its_position_bias_is_seen(
     )
     assert server.received == asked, "the ledger answers the second time"
     assert (again.forward == verdict.forward).all()
+    cost, remembered = ask_server.costs
+    assert cost["input_tokens"] == 3 * 200 and cost["usd"] > 0, "three verdicts of two answers"
+    assert cost == remembered, "what an answer took, whoever asked for it"
     rate = win_rate(verdict.forward, verdict.backward, verdict.valid, seed=0)
     assert (rate.rate.value, rate.flips, rate.ties) == (0.5, 0.25, 0.5)
     assert any("serves the person" in str(body["messages"]) for body in server.bodies)

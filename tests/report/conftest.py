@@ -53,7 +53,19 @@ def write_artifacts(
     quality = {
         "n": 600, "valid": 597, "validity": share(0.995, 600), "position_inconsistency": share(0.08, 597),
         "mean_bias": 0.21, "confidence": 0.71, "agreement_human": share(0.64, 500), "agreement_truth": share(0.93, 520),
+        "kappa_human": interval(0.28, 0.09, 480), "invalid": {"refused": 2, "no letter": 1},
+        "length_bias": {"prefers_longer": share(0.57, 590), "correlation": 0.12},
+        "cost": {"input_tokens": 120000.0, "output_tokens": 1200.0, "usd": 0.25},
     }  # fmt: skip
+    together = [name for name in names if name in principles] or names
+    near = matrix(rng, len(together), 0.1) if len(together) > 5 else np.eye(len(together)).tolist()
+    related = {
+        "names": together,
+        "agreement": [[0.5 + x / 2 for x in row] for row in near],
+        "correlation": near,
+        "mean_correlation": 0.31 if len(together) > 1 else None,
+        "halo": None,
+    }
 
     def change(keys) -> dict:
         return {arm: {key: interval(float(rng.normal(0.6, 0.5)), 0.12, 300) for key in keys} for arm in arms}
@@ -92,7 +104,9 @@ def write_artifacts(
                   "weight": [1.0] * len(own)}
             for arm, own in ((arm, ["single"] if arm == "single" else list(principles)) for arm in arms)
         },
-        "label_quality": {name: {"train": quality, "eval": quality, "judge": "rules", "usage": {}} for name in names},
+        "label_quality": {name: {"train": quality, "eval": quality, "judge": "openai:m", "usage": {"usd": 0.1}}
+                          for name in names},
+        "labels": related,
     }  # fmt: skip
 
     def answer(text: str, lift: float) -> dict:
@@ -136,7 +150,7 @@ def write_artifacts(
 CONFIG = {
     "name": "quickstart", "seed": 0, "arms": ["multi", "single"],
     "model": {"name": "toy", "path": None}, "data": {"source": "toy", "sft": 4000},
-    "feedback": {"source": "rules", "noise": 0.5},
+    "feedback": {"source": "openai", "model": "m", "mode": "logprob"}, "principles": {"verdicts_per_pair": 2},
     "pm": {"kind": "lora", "pooling": "mean", "epochs": 1, "lora": {"r": 8}},
     "scalarizer": {"name": "max_min", "function": "morlaif.scalarize.functions.max_min", "params": {}},
     "weights": {"method": "equal"}, "ppo": {"steps": 25, "rollouts": 64, "epochs": 2, "kl": {"coef": 0.05}},

@@ -118,6 +118,80 @@ def test_the_page_says_what_it_measured(built):
         assert word in text, word
 
 
+def test_the_labels_with_what_they_cost(built):
+    html, page = built
+    text = " ".join(page.text.split())
+    for column in ("orders disagree", "κ with humans", "prefers longer", "verdicts", "USD"):
+        assert column in text, column
+    row = rows_of(html, "Label quality")
+    assert row["helpfulness"][:4] == ["99.5 %", "93.0 %", "64.0 % 59.8–68.2", "0.28 0.19 to 0.37"]
+    assert row["helpfulness"][4:] == ["8.0 %", "+0.21", "57.0 %", "71.0 %", "1,200", "0.5000"]
+    assert row["single"][-2:] == ["2,400", "0.5000"]  # two constitution principles a pair
+    assert (row["all"][0], *row["all"][-2:]) == ("99.5 %", "16,800", "6.50")
+    assert "left out, never counted as ties: 26 refused, 13 no letter." in text and "No human labels" not in text
+    assert "Their mean correlation is 0.31." in text
+    assert len(rows_of(html, "Agreement between principles")) == 12
+    spend = rows_of(html, "Actual spend")
+    assert spend["labels of the principles"] == ["6.00", "2,880,000", "28,800"]
+    assert spend["labels of the baseline"][0] == "0.5000" and spend["in all"][0] == "6.50"
+    assert "1.30 USD were spent on labels while the units" in text and "in one request" not in text
+
+
+def rows_of(html: str, name: str) -> dict[str, list[str]]:
+    """The cells of the table `name` by the head of their row."""
+    (table,) = re.findall(rf'aria-label="{name}">.*?</table>', html, re.DOTALL)
+    cells = [[" ".join(Page(cell).text.split()) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+             for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]  # fmt: skip
+    return {row[0]: row[1:] for row in cells[1:]}
+
+
+def changed(folders, change) -> dict:
+    file = folders["evaluate"] / "details.json"
+    details = json.loads(file.read_text())
+    change(details)
+    file.write_text(json.dumps(details))
+    return folders
+
+
+def test_the_halo_of_joint_labels_its_audit_and_the_judge_are_paid_for(artifacts, config, tmp_path):
+    found = {
+        "pairs": 40, "same_side": {"value": 0.93, "low": 0.88, "high": 0.96, "n": 480}, "mean_difference": 0.06,
+        "correlation_joint": 0.41, "correlation_separate": 0.22, "halo": 0.19, "usd": 0.5, "requests": 960,
+    }  # fmt: skip
+
+    def audited(details):
+        details["labels"]["halo"] = found
+        for name, quality in details["label_quality"].items():
+            quality["halo"] = found | {"usd": 0.5 if name == "detail" else 0.0}  # whoever came first paid
+        details["judge"]["cost"] = {"input_tokens": 1000.0, "output_tokens": 10.0, "usd": 0.004}
+
+    html, page = build(changed(artifacts(), audited), config, tmp_path / "out")
+    text = " ".join(page.text.split())
+    assert "On 40 pairs that were asked apart as well, 93.0 % of the labels keep their side (88.0–96.0)" in text
+    assert "0.41 together and 0.22 apart: a halo of +0.19." in text
+    spend = rows_of(html, "Actual spend")
+    assert spend["audit of joint labels"] == ["0.5000", "–", "–"]
+    assert spend["judge of the policies"] == ["0.0040", "1,000", "10"] and spend["in all"][0] == "7.00"
+    joint = config | {"feedback": config["feedback"] | {"mode": "joint"}}
+    _, page = build(artifacts(), joint, tmp_path / "unaudited")
+    assert "so their halo is unknown" in page.text
+
+
+def test_labels_that_no_human_gave_and_nobody_paid_for(artifacts, config, tmp_path):
+    def bare(details):
+        for quality in details["label_quality"].values():
+            for split in ("train", "eval"):
+                unknown = {"value": None, "low": None, "high": None, "n": 0}
+                quality[split] |= {"agreement_human": unknown, "kappa_human": unknown, "cost": {}, "invalid": {}}
+
+    free = config | {"feedback": {"source": "rules"}}
+    html, page = build(changed(artifacts(), bare), free, tmp_path / "out")
+    text = " ".join(page.text.split())
+    assert "No human labels: these pairs have none" in text and "κ with humans" not in text
+    assert "Nothing: the toy world’s own rules asked for no money." in text and 'aria-label="Actual spend"' not in html
+    assert len(rows_of(html, "Label quality")["detail"]) == 7 and "left out" not in text.split("Label quality")[1]
+
+
 def test_hostile_text_stays_text(built, hostile):
     html, page = built
     assert "<script" not in html and "<img" not in html and page.text.count(hostile.strip()) == 4
@@ -151,7 +225,8 @@ def test_the_record_of_the_run_is_filled_in_and_replaced(built, run_record, host
 )
 def test_small_runs_have_a_page_too(artifacts, config, tmp_path, options):
     html, page = build(artifacts(**options), config, tmp_path / "out")
-    assert page.misnested == [] and len(page.all("figure")) == len(FIGURES)
+    alone = len(options.get("principles", "many")) == 1 or options.get("arms") == ("single",)
+    assert page.misnested == [] and len(page.all("figure")) == len(FIGURES) - alone  # nothing to agree with
     assert "nan" not in page.text.lower().split() and "None" not in html.split('id="config"')[0]
 
 

@@ -14,6 +14,7 @@ import yaml
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
 from morlaif.errors import UserError
 from morlaif.evaluation.settings import EvalSettings
+from morlaif.feedback.quality import quality
 from morlaif.feedback.records import Verdict, save_verdicts
 from morlaif.launch.settings import HardwareSettings
 from morlaif.models.load import save_policy
@@ -46,7 +47,7 @@ def labels(pairs: list[Pair], name: str) -> list[Verdict]:
         first, second = toy.truth(pair.messages, pair.first), toy.truth(pair.messages, pair.second)
         gap = first[name] - second[name] if name in first else sum(first.values()) - sum(second.values())
         p = pair.human if name == "gold" else 1 / (1 + np.exp(-gap))
-        verdicts.append(Verdict(pair.id, float(p), 0.0, True, "rules"))
+        verdicts.append(Verdict(pair.id, float(p), 0.0, True, "rules", usd=0.01))
     return [Verdict.invalid(pairs[0].id, "rules", "nothing said"), *verdicts[1:]]
 
 
@@ -85,7 +86,8 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     for name in (*NAMES, "gold"):
         verdicts = {split: labels(pairs[split], name) for split in pairs}
         save_verdicts(folders[f"feedback/{name}"], verdicts)
-        (folders[f"feedback/{name}"] / "quality.json").write_text(json.dumps({"train": {"n": 24}, "eval": {"n": 16}}))
+        measured = {split: quality(pairs[split], verdicts[split]) for split in pairs}
+        (folders[f"feedback/{name}"] / "quality.json").write_text(json.dumps(measured))
         train_pm(
             pairs["train"], verdicts["train"], pairs["eval"], verdicts["eval"], folders["sft"] / "model", settings,
             principle=name, out=folders[f"pm/{name}"], seed=0,
@@ -173,6 +175,19 @@ def test_details_hold_what_the_report_needs(made):
     assert details["weights"]["single"]["names"] == ["single"]
 
 
+def test_details_lay_the_labels_of_the_principles_side_by_side(inputs, made):
+    details = made["details"]
+    related = details["labels"]
+    assert related["names"] == list(PRINCIPLES) and related["halo"] is None
+    pairs = load_pairs(inputs["respond"], "train")
+    p = np.array([[verdict.p_first for verdict in labels(pairs, name)] for name in PRINCIPLES], dtype=float)
+    a, b = p[:, ~np.isnan(p).any(axis=0) & (p != 0.5).all(axis=0)]
+    assert related["agreement"][0][1] == related["agreement"][1][0] == pytest.approx(((a > 0.5) == (b > 0.5)).mean())
+    assert related["human"]["detail"]["kappa"] == details["label_quality"]["detail"]["train"]["kappa_human"]
+    assert related["cost"]["detail"]["usd"] == pytest.approx(0.01 * (23 + 15))  # one of each split is unusable
+    assert details["judge"]["cost"] == {}
+
+
 def test_fewer_scored_prompts_and_pairs_change_no_win_rate(inputs, made, tmp_path):
     fewer = run(inputs, tmp_path / "out", scored=4, samples=4, pairs=6)
     assert fewer["results"]["win_rate"] == made["results"]["win_rate"]
@@ -204,6 +219,7 @@ def test_the_baseline_alone(inputs, tmp_path):
     assert set(made["results"]["win_rate"]) == {"policy_vs_sft"}
     assert set(made["results"]["pm_accuracy"]) == {"single"} == set(made["details"]["names"])
     assert made["details"]["judge"]["source"] == "rules"
+    assert made["details"]["labels"]["names"] == ["single"]
 
 
 def test_a_gold_preference_model_judges_where_the_truth_is_unknown(inputs, tmp_path):

@@ -1,0 +1,189 @@
+"""What the page says of the feedback labels: how good they are, how the principles' relate, and what they cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from morlaif.report.data import SINGLE, RunData, words
+from morlaif.report.tables import DASH, interval, number, percent
+
+KINDS = ("input_tokens", "output_tokens", "usd")
+SPLITS = ("train", "eval")
+FREE = {
+    "rules": "the toy world’s own rules",
+    "human": "human raters, as the data has them",
+    "jsonl": "a file of ready verdicts",
+}
+
+
+def kappa(i: Mapping[str, Any] | None) -> str:
+    if not i or i.get("value") is None:
+        return DASH
+    bounds = Markup(' <span class="ci">{} to {}</span>').format(number(i["low"]), number(i["high"]))
+    return number(i["value"]) + bounds
+
+
+def share(i: Mapping[str, Any] | None) -> str:
+    return percent((i or {}).get("value"))
+
+
+# In a label's quality; a column is shown where the source can fill it for any principle.
+COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "validity": ("valid", share),
+    "agreement_truth": ("agrees with truth", share),
+    "agreement_human": ("agrees with humans", interval),
+    "kappa_human": ("κ with humans", kappa),
+    "position_inconsistency": ("orders disagree", share),
+    "mean_bias": ("position bias", lambda value: number(value, sign=True)),
+    "prefers_longer": ("prefers longer", share),
+    "confidence": ("confidence", percent),
+}
+
+
+def context(run: RunData) -> dict[str, Any]:
+    """The variables of the page's section on labels."""
+    related = run.details["labels"]
+    return {
+        **_quality(run),
+        **_spend(run),
+        "label_sentences": [*_sentences(run), *_halo(run)],
+        "agreement_names": [words(name) for name in related["names"]],
+        "agreement_rows": [
+            (words(name), *(percent(x) if i != k else DASH for k, x in enumerate(row)))
+            for i, (name, row) in enumerate(zip(related["names"], related["agreement"], strict=True))
+        ],
+        "mean_correlation": "" if related["mean_correlation"] is None else number(related["mean_correlation"]),
+    }
+
+
+def dollars(value: float) -> str:
+    """Two decimals; more where they would hide it."""
+    return f"{value:,.2f}" if value == 0 or value >= 1 else f"{value:.2g}" if value < 1e-4 else f"{value:.4f}"
+
+
+def _quality(run: RunData) -> dict[str, Any]:
+    """A row for each principle: quality on the training pairs, verdicts and cost on all."""
+    qualities = run.details["label_quality"]
+    parts = {name: _train(quality) for name, quality in qualities.items()}
+    keys = [key for key in COLUMNS if any(_value(part.get(key)) is not None for part in parts.values())]
+    asked = {name: _asked(run, name) for name in qualities}
+    costs = {name: _cost(quality) for name, quality in qualities.items()}
+    paid = any(cost.total() for cost in costs.values())
+
+    def row(name: str, shown: Mapping[str, str], verdicts: int, usd: float) -> Sequence[str]:
+        cells = [shown.get(key, "") for key in keys]
+        return (words(name), *cells, f"{verdicts:,}", *([dollars(usd)] if paid else []))
+
+    rows = [
+        row(name, {key: COLUMNS[key][1](part.get(key)) for key in keys}, asked[name], costs[name]["usd"])
+        for name, part in parts.items()
+    ]
+    valid, total = (sum(part.get(key, 0) for part in parts.values()) for key in ("valid", "n"))
+    whole = {"validity": percent(valid / total if total else None)}
+    in_all = row("all", whole, sum(asked.values()), sum(cost["usd"] for cost in costs.values()))
+    return {
+        "quality_heads": [COLUMNS[key][0] for key in keys] + ["verdicts"] + (["USD"] if paid else []),
+        "quality_rows": rows,
+        "quality_total": in_all if len(rows) > 1 else [],
+        "quality_note": _note(keys),
+    }
+
+
+def _note(keys: Sequence[str]) -> str:
+    explained = {
+        "mean_bias": "Position bias is the log-odds given away to the option shown first.",
+        "prefers_longer": "“Prefers longer” is how often the longer response wins: 50 % is none.",
+    }
+    said = [sentence for key, sentence in explained.items() if key in keys]
+    return " ".join(
+        ["How well the feedback source behaved on the training pairs; verdicts are those on all pairs.", *said]
+    )
+
+
+def _sentences(run: RunData) -> list[str]:
+    parts = [_train(quality) for quality in run.details["label_quality"].values()]
+    said = []
+    if not any((part.get("agreement_human") or {}).get("n") for part in parts):
+        said.append("No human labels: these pairs have none, so agreement with people and κ are unknown.")
+    invalid = sum((Counter(part.get("invalid") or {}) for part in parts), Counter())
+    if invalid:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in invalid.most_common())
+        said.append(f"Verdicts without a usable answer are left out, never counted as ties: {reasons}.")
+    return said
+
+
+def _halo(run: RunData) -> list[str]:
+    """What asking all principles in one request did, where that was done."""
+    halo = run.details["labels"]["halo"]
+    if not halo:
+        feedback = run.config.get("feedback", {})
+        joint = feedback.get("source") == "openai" and feedback.get("mode") == "joint" and len(run.principles) > 1
+        told = "All principles were asked in one request. No pair was asked apart as well, so their halo is unknown."
+        return [told] if joint else []
+    if not halo["pairs"]:
+        return ["All principles were asked in one request. No audited pair has both labels: their halo is unknown."]
+    said = f"All principles were asked in one request. On {halo['pairs']:,} pairs that were asked apart as well, "
+    said += f"{percent(halo['same_side']['value'])} of the labels keep their side"
+    if halo["same_side"]["value"] is not None:
+        said += f" ({100 * halo['same_side']['low']:.1f}–{100 * halo['same_side']['high']:.1f})"
+    said += f" and they move by {number(halo['mean_difference'])} on average."
+    if halo["halo"] is not None:
+        both = f"{number(halo['correlation_joint'])} together and {number(halo['correlation_separate'])} apart"
+        said += f" The mean correlation between principles is {both}: a halo of {number(halo['halo'], sign=True)}."
+    return [said]
+
+
+def _spend(run: RunData) -> dict[str, Any]:
+    """What was really paid: labels, the audit of joint labels, and the judge of the policies."""
+    qualities, judge = run.details["label_quality"], run.details["judge"]
+    labels = {name: _cost(quality) for name, quality in qualities.items()}
+    audit = sum((quality.get("halo") or {}).get("usd", 0.0) for quality in qualities.values())
+    parts = {
+        "labels of the principles": sum((labels[name] for name in run.principles), Counter()),
+        "labels of the baseline": labels.get(SINGLE, Counter()),
+        "audit of joint labels": Counter(usd=audit),
+        "judge of the policies": Counter(judge.get("cost") or {}),
+    }
+    parts = {what: cost for what, cost in parts.items() if cost.total()}
+    source = run.config.get("feedback", {}).get("source")
+    if not parts:
+        return {"spend_note": f"Nothing: {FREE.get(source, 'the source of the labels')} asked for no money.",
+                "spend_rows": [], "spend_total": []}  # fmt: skip
+    built = audit + sum((quality.get("usage") or {}).get("usd", 0.0) for quality in qualities.values())
+    note = "What the answers behind this run’s verdicts cost, also those that an earlier run had paid for."
+    if any(cost["usd"] for cost in labels.values()):
+        note += f" Of it, {dollars(built)} USD were spent on labels while the units of this run were built."
+    rows = [(what, *_amounts(cost)) for what, cost in parts.items()]
+    total = ("in all", *_amounts(sum(parts.values(), Counter())))
+    return {"spend_note": note, "spend_rows": rows, "spend_total": total if len(rows) > 1 else []}
+
+
+def _amounts(cost: Counter[str]) -> Sequence[str]:
+    tokens = [f"{cost[kind]:,.0f}" if cost[kind] else DASH for kind in KINDS[:2]]
+    return (dollars(cost["usd"]), *tokens)
+
+
+def _train(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """Quality on the training pairs, with the parts of the length bias beside the rest."""
+    part = quality.get("train", quality)
+    return {**part, "prefers_longer": (part.get("length_bias") or {}).get("prefers_longer")}
+
+
+def _cost(quality: Mapping[str, Any]) -> Counter[str]:
+    parts = [quality.get(split, {}).get("cost") or {} for split in SPLITS]
+    return Counter({kind: sum(part.get(kind, 0.0) for part in parts) for kind in KINDS})
+
+
+def _asked(run: RunData, name: str) -> int:
+    """Verdicts asked for, each in both orders; the baseline's label of a pair is the mean of several."""
+    quality = run.details["label_quality"][name]
+    pairs = sum(quality.get(split, {}).get("n", 0) for split in SPLITS)
+    return pairs * (run.config.get("principles", {}).get("verdicts_per_pair", 1) if name == SINGLE else 1)
+
+
+def _value(cell: Any) -> float | None:
+    return cell.get("value") if isinstance(cell, Mapping) else cell
