@@ -17,6 +17,7 @@ from morlaif.feedback.label import draw
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.table import PairTable, arrow_rows
 from morlaif.models.settings import SampleResponses
+from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan, Unit
 
@@ -81,26 +82,13 @@ def _evaluation(config: Config, judge: OpenAISettings, store: Store) -> Estimate
     )
     count = prompts * (len(config.arms) + against_single)
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
-    made = estimate("evaluate", judge, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
-    return made
+    return estimate("evaluate", judge, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 
 
 def cost_table(estimates: Sequence[Estimate]) -> Table:
     """A row for each unit that must ask, and their sum; what the numbers rest on stands below."""
-    table = Table(
-        "feedback to ask for",
-        "verdicts",
-        "known",
-        "requests",
-        "M tokens",
-        "USD",
-        "time",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    columns = ("feedback to ask for", "verdicts", "known", "requests", "M tokens", "USD", "time")
+    table = plain_table(*columns, right=slice(1, None))
     for one in estimates:
         table.add_row(one.name, *_cells(one))
     if len(estimates) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,8 +36,6 @@ class Display:
             console=self.console, transient=True,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
-        self.counts: Counter[str] = Counter()
-        self.begun: dict[str, float] = {}
 
     def __enter__(self) -> Display:
         if self.live:
@@ -52,7 +49,6 @@ class Display:
         self.console.print(escape(line))
 
     def begin(self, unit: Unit) -> None:
-        self.begun[unit.name] = time.monotonic()
         if self.live:
             self.tasks[unit.name] = self.bars.add_task(unit.name, total=None, steps="", metric="")
 
@@ -70,9 +66,17 @@ class Display:
             self.say(f"{unit.name:<24} {state:<7} {seconds:7.1f} s")
 
 
+def plain_table(*columns: str, right: slice = slice(0, 0)) -> Table:
+    """A table without lines; the columns of `right` hold numbers."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[right]:
+        column.justify = "right"
+    return table
+
+
 def plan_table(plan: Plan, store: Store) -> Table:
     """Stage, unit, digest, cached or to do."""
-    table = Table("stage", "unit", "digest", "state", box=None, pad_edge=False, header_style="bold")
+    table = plain_table("stage", "unit", "digest", "state")
     for unit in plan.units:
         state = "cached" if store.has(unit) else "to do"
         table.add_row(unit.stage, unit.name, unit.digest, f"[{STYLES[state]}]{state}")
@@ -81,20 +85,8 @@ def plan_table(plan: Plan, store: Store) -> Table:
 
 def units_table(units: Sequence[UnitRecord]) -> Table:
     """A row for each stage; each failed unit by name."""
-    table = Table(
-        "stage",
-        "units",
-        "built",
-        "cached",
-        "failed",
-        "not run",
-        "seconds",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    columns = ("stage", "units", "built", "cached", "failed", "not run", "seconds")
+    table = plain_table(*columns, right=slice(1, None))
     for stage in dict.fromkeys(unit.stage for unit in units):
         members = [unit for unit in units if unit.stage == stage]
         counts = Counter(unit.state for unit in members)
@@ -108,9 +100,7 @@ def units_table(units: Sequence[UnitRecord]) -> Table:
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """The headline numbers with their intervals."""
-    table = Table("result", "value", "95 % interval", "n", box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table("result", "value", "95 % interval", "n", right=slice(1, None))
     for name, value in _rows(results):
         if isinstance(value, Mapping):
             interval = f"{value['low']:.3f} – {value['high']:.3f}" if value.get("low") is not None else ""

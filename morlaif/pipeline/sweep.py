@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.record import now, read_run, write_whole
 from morlaif.pipeline.unit import hash_json
 
@@ -44,10 +44,8 @@ class Sweep:
         (self.runs / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own note of the last sweep alone
         states = self.states()
         shared = set.intersection(*(set(overrides) for overrides, _ in self.jobs)) if len(self.jobs) > 1 else set()
-        table = Table(
-            "job", "overrides", "status", "seconds", "win rate vs SFT", box=None, pad_edge=False, header_style="bold"
-        )
-        table.columns[3].justify = "right"
+        columns = ("job", "overrides", "status", "seconds", "win rate vs SFT")
+        table = plain_table(*columns, right=slice(3, 4))
         for number, (overrides, name, run) in enumerate(states, 1):
             status = run["status"]
             seconds = f"{run['seconds']:.1f}" if "seconds" in run else ""
