@@ -1,0 +1,112 @@
+"""One process or many: who this one is, and what all of them know together. In a single process nothing happens.
+
+The process group is the default one of `torch.distributed`, whoever made it (accelerate's `PartialState`, a test).
+Sums come out the same, bit for bit, on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+BUCKET = 2**25  # numbers in one all-reduce of gradients
+
+
+def count() -> int:
+    """How many processes share the work."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if count() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes files and speaks."""
+    return rank() == 0
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Every `count()`-th item, from the place of this rank on; `unshare` undoes it."""
+    return items[rank() :: count()]
+
+
+def unshare(own: Sequence[T]) -> list[T]:
+    """All items, in their order, from what each rank has of them after `share`. Any picklable items."""
+    parts = gather(list(own))
+    items = [None] * sum(map(len, parts))
+    for place, part in enumerate(parts):
+        items[place :: len(parts)] = part
+    return items
+
+
+def gather(item: T) -> list[T]:
+    """The item of every rank, in their order."""
+    if count() == 1:
+        return [item]
+    items: list[Any] = [None] * count()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def concatenate(own: Sequence[T]) -> list[T]:
+    """The items of rank 0, then those of rank 1 …"""
+    return list(chain.from_iterable(gather(list(own))))
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over ranks, any shape."""
+    if count() == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x
+
+
+def added(sums: dict[str, float]) -> dict[str, float]:
+    """Sums of named numbers over ranks; a rank may lack some of the names."""
+    if count() == 1:
+        return sums
+    whole: dict[str, float] = {}
+    for own in gather(sums):
+        for name, value in own.items():
+            whole[name] = whole.get(name, 0.0) + value
+    return whole
+
+
+def broadcast(item: T) -> T:
+    """What the first rank holds."""
+    if count() == 1:
+        return item
+    box = [item]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    if count() > 1:
+        dist.barrier()
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over ranks. All ranks have gradients of the same parameters."""
+    if count() == 1:
+        return
+    bucket: list[Tensor] = []
+    grads = [p.grad for p in parameters if p.grad is not None]
+    for i, grad in enumerate(grads):
+        bucket.append(grad)
+        following = grads[i + 1] if i + 1 < len(grads) else None
+        full = sum(g.numel() for g in bucket) >= BUCKET
+        if full or following is None or following.dtype != grad.dtype:
+            flat = torch.cat([g.flatten() for g in bucket])
+            dist.all_reduce(flat)
+            for g, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                g.copy_(part.view_as(g))
+            bucket = []
