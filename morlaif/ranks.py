@@ -6,7 +6,7 @@ Sums come out the same, bit for bit, on every rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -92,6 +92,22 @@ def broadcast(item: T) -> T:
 def barrier() -> None:
     if count() > 1:
         dist.barrier()
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """What `action` gives on the first rank, where alone it runs; if it raises, all ranks raise, so none waits."""
+    if count() == 1:
+        return action()
+    outcome: tuple[T | None, Exception | None] = (None, None)
+    if is_first():
+        try:
+            outcome = (action(), None)
+        except Exception as error:
+            outcome = (None, error)
+    value, error = broadcast(outcome)
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -30,13 +30,15 @@ def generate(
     top_p: float = 1.0,
     stop: Sequence[str] = (),
     batch_size: int,
-    generator: torch.Generator | None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens` ids.
 
     A continuation holds the EOS iff the row ended by itself; a stop string counts as an end: the row is cut before it
     and EOS put there. Temperature 0 is greedy. Prompts of like length share a batch; results are in the order given.
-    The same generator state and arguments give the same ids.
+    The same generator state and arguments give the same ids. `noise` (rows, max_new_tokens), uniform on [0, 1), takes
+    the generator's place: each row's own luck, whichever rows are generated with it.
 
     Raises:
         UserError: an empty prompt, or one too long for the model's positions.
@@ -52,19 +54,26 @@ def generate(
                 f"prompt {row} has {len(prompt)} tokens; with {max_new_tokens} new ones that exceeds the model's "
                 f"{limit} positions: lower max_new_tokens or the prompt's max_length"
             )
-    ends = _Ends(tokenizer, stop)
+    ends = Ends(tokenizer, stop)
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # longest first: memory peaks at once
     results: list[list[int]] = [[] for _ in prompts]
     with _inference(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = [list(prompts[row]) for row in rows]
+            luck = draw(len(rows), max_new_tokens, generator, model.device) if noise is None else noise[rows]
             done = _generate_batch(
-                model, tokenizer.pad_token_id or 0, batch, ends, max_new_tokens, temperature, top_p, generator
+                model, tokenizer.pad_token_id or 0, batch, ends, max_new_tokens, temperature, top_p, luck
             )
             for row, ids in zip(rows, done, strict=True):
                 results[row] = ids
     return results
+
+
+def draw(rows: int, steps: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Noise (rows, steps), drawn on the generator's own device: that of a CPU does not depend on the model's."""
+    source = generator.device if generator is not None else device
+    return torch.rand(rows, steps, dtype=torch.float64, generator=generator, device=source)
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, noise: Tensor) -> Tensor:
@@ -96,7 +105,7 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probs).scatter(-1, index, ordered * keep)
 
 
-class _Ends:
+class Ends:
     """Where a row of generated ids ends: EOS, or a stop string in its text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
@@ -141,11 +150,11 @@ def _generate_batch(
     model: PreTrainedModel,
     pad: int,
     prompts: list[list[int]],
-    ends: _Ends,
+    ends: Ends,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
-    generator: torch.Generator | None,
+    noise: Tensor,
 ) -> list[list[int]]:
     device = model.device
     width = max(map(len, prompts))
@@ -153,9 +162,7 @@ def _generate_batch(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    # Drawn on the generator's own device: a CPU generator gives the same numbers wherever the model lives.
-    source = generator.device if generator is not None else device
-    noise = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64, generator=generator, device=source).to(device)
+    noise = noise.to(device)
 
     results: list[list[int]] = [[] for _ in prompts]
     seats = list(range(len(prompts)))  # which row sits at each place of the batch

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,7 +21,8 @@ from morlaif.data.chat import prepare_tokenizer
 from morlaif.errors import UserError
 
 MODEL = "model"  # folder of the model inside the artifact of `sft` …
-POINTER = "model.json"  # … or the file that names the untouched base
+POINTER = "model.json"  # … or the file that names the untouched base …
+ADAPTER = "adapter"  # … on which, if it is there, the peft adapter in this folder sits
 
 
 def load_tokenizer(
@@ -102,14 +104,24 @@ def load_policy(
     model = load_causal_lm(
         path, **options, dtype=dtype, device=device, attention=origin["attention"], tokenizer=tokenizer
     )
+    if origin["adapter"] is not None:
+        model = PeftModel.from_pretrained(model, str(Path(folder) / origin["adapter"])).merge_and_unload().eval()
     return model, tokenizer
 
 
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer into the artifact folder `folder`, loadable by `AutoModelForCausalLM` alone."""
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write model and tokenizer into the artifact folder `folder`, loadable by `AutoModelForCausalLM` alone.
+
+    `state`: weights to write in place of the model's own.
+    """
     # The base's own sampling defaults (temperature, top_p …) would hide in `generate` calls of whoever loads it.
     model.generation_config = GenerationConfig.from_model_config(model.config)
-    model.save_pretrained(folder / MODEL)
+    model.save_pretrained(folder / MODEL, state_dict=state)
     tokenizer.save_pretrained(folder / MODEL)
 
 
@@ -133,9 +145,16 @@ def point_to(
     return origin
 
 
+def point_to_adapter(folder: Path, base: Path) -> None:
+    """Let the artifact folder `folder` stand for the model of the artifact `base` with the adapter in `ADAPTER`."""
+    (folder / POINTER).write_text(json.dumps(_origin(base) | {"adapter": ADAPTER}, indent=2) + "\n")
+
+
 def _origin(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
-    own = {"path": str(folder / MODEL), "revision": None, "trust_remote_code": False, "attention": None}
+    own = {
+        "path": str(folder / MODEL), "revision": None, "trust_remote_code": False, "attention": None, "adapter": None,
+    }  # fmt: skip
     if (folder / POINTER).is_file():
         return own | json.loads((folder / POINTER).read_text())
     if (folder / MODEL / "config.json").is_file():

@@ -18,7 +18,7 @@ from morlaif.scalarize.settings import ScalarizerSettings
 
 # Raise a stage's number when its code changes what it builds.
 VERSIONS = {
-    "data": 1, "sft": 1, "respond": 1, "feedback": 1, "pm": 1, "weigh": 1, "ppo": 1, "evaluate": 1, "report": 1,
+    "data": 1, "sft": 1, "respond": 1, "feedback": 1, "pm": 1, "weigh": 1, "ppo": 2, "evaluate": 1, "report": 1,
 }  # fmt: skip
 
 SINGLE = "single"  # the baseline: one preference model for a constitution of principles

@@ -1,41 +1,137 @@
-"""What survives a kill: one file, replaced in one move, so that it is whole or not there."""
+"""What survives a kill: whole files, each with the hash of its content, and the one before the last.
+
+<folder>/step-00000020.pt    the state           written first
+<folder>/step-00000020.json  its size and hash   written last: without it the state does not exist
+<folder>/best-00000010.pt    weights of the best policy so far, named by the states that need them
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from morlaif.errors import UserError
 
-NAME = "checkpoint.pt"
+log = logging.getLogger("morlaif.rl")
+KEPT = 2
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers, strings and containers of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{NAME}.{os.getpid()}.partial"
+class Checkpoints:
+    """The states of one run; `fingerprint` says what they must agree with."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
+
+    def save(self, step: int, state: dict[str, Any], best: int | None = None) -> None:
+        """Write tensors, numbers, strings and containers of them, then forget all but the last two.
+
+        `best`: the step of the best policy, whose weights must stay.
+        """
+        path = self._path(step)
+        _write(path, lambda file: torch.save(state, file))
+        facts = {
+            "step": step, "best": best, "fingerprint": self.fingerprint,
+            "size": path.stat().st_size, "sha256": _hash(path),
+        }  # fmt: skip
+        _write(path.with_suffix(".json"), lambda file: file.write(json.dumps(facts).encode()))
+        self._prune()
+
+    def last(self) -> int | None:
+        """The step of the last state that is whole, or None where none was ever saved; what is damaged is removed.
+
+        Raises:
+            UserError: all are damaged, or they belong to a run with other settings or another seed.
+        """
+        for partial in self.folder.glob("*.partial"):  # left by a kill in the middle of a write
+            partial.unlink()
+        manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
+        damaged = []
+        for manifest in manifests:
+            path = manifest.with_suffix(".pt")
+            try:
+                facts = _verified(manifest)
+            except (OSError, ValueError, KeyError) as error:
+                damaged.append(f"{path} is damaged ({error})")
+                continue
+            if facts["fingerprint"] != self.fingerprint:
+                raise UserError(
+                    f"{path}: this checkpoint belongs to other settings or another seed; remove {self.folder} to begin "
+                    "anew"
+                )
+            for problem in damaged:
+                log.warning("%s; the run goes on from the checkpoint of step %d", problem, facts["step"])
+            for other in manifests[: len(damaged)]:
+                other.unlink()
+                other.with_suffix(".pt").unlink(missing_ok=True)
+            return facts["step"]
+        if damaged:
+            raise UserError(
+                f"{damaged[0]}, and no other checkpoint is whole: is the disk full or failing? Remove {self.folder} to "
+                "begin anew"
+            )
+        return None
+
+    def load(self, step: int) -> dict[str, Any]:
+        return torch.load(self._path(step), map_location="cpu", weights_only=True)
+
+    def save_best(self, step: int, weights: dict[str, Tensor]) -> None:
+        _write(self._best(step), lambda file: torch.save(weights, file))
+        self._prune(step)
+
+    def load_best(self, step: int) -> dict[str, Tensor]:
+        return torch.load(self._best(step), map_location="cpu", weights_only=True)
+
+    def _prune(self, best: int | None = None) -> None:
+        """Forget states but the last two, and best weights that neither these nor the run at `best` need."""
+        manifests = sorted(self.folder.glob("step-*.json"))
+        for manifest in manifests[:-KEPT]:
+            manifest.unlink()  # first: a state without it does not exist
+        for path in self.folder.glob("step-*.pt"):
+            if path.with_suffix(".json") not in manifests[-KEPT:]:
+                path.unlink()
+        needed = {best} | {json.loads(manifest.read_text())["best"] for manifest in manifests[-KEPT:]}
+        for path in self.folder.glob("best-*.pt"):
+            if int(path.stem.removeprefix("best-")) not in needed:
+                path.unlink()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
+
+    def _best(self, step: int) -> Path:
+        return self.folder / f"best-{step:08d}.pt"
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """In one move: whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
-        torch.save(state, file)
+        fill(file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, folder / NAME)
+    os.replace(partial, path)
 
 
-def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The last state saved here, or None.
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Raises:
-        UserError: it belongs to a run with other settings or another seed.
-    """
-    path = folder / NAME
-    for partial in folder.glob(f"{NAME}.*.partial"):  # left by a kill in the middle of `save`
-        partial.unlink()
-    if not path.exists():
-        return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["fingerprint"] != fingerprint:
-        raise UserError(f"{path}: this checkpoint belongs to other settings or another seed; remove it to begin anew")
-    return state
+
+def _verified(manifest: Path) -> dict[str, Any]:
+    """Its content, if the state beside it is what was written; else a ValueError or OSError says what is wrong."""
+    facts = json.loads(manifest.read_text())
+    path = manifest.with_suffix(".pt")
+    size = path.stat().st_size
+    if size != facts["size"]:
+        raise ValueError(f"{size} bytes of {facts['size']}")
+    if _hash(path) != facts["sha256"]:
+        raise ValueError("its content is not what was written")
+    return facts

@@ -1,16 +1,94 @@
-"""A critic that begins as a preference model."""
+"""Critics that are more than a head on the policy: begun as the SFT model or as a preference model."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from morlaif.errors import UserError
+from morlaif.preference.adapters import Adapter, read_adapter
+from morlaif.rl.settings import PPOSettings
+
+
+def lora_config(model: nn.Module, settings: PPOSettings) -> LoraConfig:
+    """The adapter that the settings ask for; the critic's is of the same shape as the policy's."""
+    return LoraConfig(
+        r=settings.policy.r,
+        lora_alpha=settings.policy.alpha,
+        lora_dropout=0.0,
+        target_modules=settings.policy.target_modules,
+        fan_in_fan_out=_transposed(model),
+        task_type="CAUSAL_LM",
+    )
+
+
+def adapter_critic(model: PreTrainedModel, settings: PPOSettings, start: Adapter | None = None) -> PreTrainedModel:
+    """A second body for the frozen weights of `model`, with an adapter of its own. Call it before `model` gets one.
+
+    Both bodies hold the very same tensors, so it costs its adapter and nothing else, and neither ever has to switch
+    adapters, which recomputed activations (gradient checkpointing) would not survive. `start`: begin as this
+    preference model, with its head as `score`.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    body = copy.deepcopy(model, shared)
+    if start is None:
+        config = lora_config(model, settings)
+    else:
+        ranks = {name: down.shape[0] for name, (down, _) in start.layers.items()}
+        most = max(ranks.values())
+        config = LoraConfig(  # alpha = r, since the scale is already in `up`
+            r=most, lora_alpha=most, rank_pattern=ranks, alpha_pattern=ranks, lora_dropout=0.0,
+            target_modules=list(ranks), fan_in_fan_out=_transposed(model), task_type="CAUSAL_LM",
+        )  # fmt: skip
+    critic = inject_adapter_in_model(config, body)
+    layers = {name: layer for name, layer in critic.named_modules() if isinstance(layer, LoraLayer)}
+    for weight in critic.parameters():
+        if weight.requires_grad:  # what learns stays in float32
+            weight.data = weight.data.float()
+    if start is not None:
+        with torch.no_grad():
+            for name, (down, up) in start.layers.items():
+                layers[name].lora_A["default"].weight.copy_(down)
+                layers[name].lora_B["default"].weight.copy_(up)
+            critic.score = nn.Linear(start.head.shape[1], 1, bias=False)
+            critic.score.weight.copy_(start.head)
+    return critic.eval()
+
+
+def load_adapter_critic(folder: Path, base: str | Path, model: PreTrainedModel, settings: PPOSettings) -> nn.Module:
+    """`adapter_critic` that begins as the preference model in `folder` (an artifact of `pm`) on the policy's own base.
+
+    Raises:
+        UserError: it is no adapter, or its base is not `base`.
+    """
+    path = Path(folder) / "model"
+    origin = json.loads((path.parent / "pm.json").read_text())
+    name, trained_on = origin["principle"], origin["base"]
+    if not (path / "adapter_config.json").is_file():
+        raise UserError(
+            f"ppo.critic.init: pm: the preference model '{name}' is a whole model, not an adapter on the policy's "
+            "base; use critic.kind=separate, or critic.init=sft"
+        )
+    if not trained_on["own"] and str(trained_on["path"]) != str(base):
+        raise UserError(
+            f"ppo.critic.init: pm: the preference model '{name}' sits on {trained_on['path']}, the policy on {base}; "
+            "use critic.kind=separate, or preference models on the SFT model"
+        )
+    start = read_adapter(path, name)
+    has = dict(model.named_modules())
+    for layer in start.layers:
+        if layer not in has:
+            raise UserError(f"ppo.critic.init: pm: '{name}' adapts '{layer}', which the policy does not have")
+    return adapter_critic(model, settings, start)
 
 
 def load_critic(
@@ -50,3 +128,8 @@ def _base(path: Path, base: str | Path) -> str:
     """What the adapter sits on: the run's SFT model wherever it lies now, else the model that the report names."""
     origin = json.loads((path.parent / "pm.json").read_text())["base"]
     return str(base) if origin["own"] else origin["path"]
+
+
+def _transposed(model: nn.Module) -> bool:
+    """GPT-2 keeps its matrices the other way round."""
+    return any(isinstance(module, Conv1D) for module in model.modules())

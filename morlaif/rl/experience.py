@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from morlaif import ranks
+
 BUCKET = 8  # batch widths are multiples of this: fewer shapes, and what tensor cores like
 
 
@@ -53,6 +55,36 @@ class Batch:
         return packed.new_zeros(self.mask.shape).masked_scatter(self.mask, packed)
 
 
+@dataclass(frozen=True)
+class Minibatch:
+    """What one update learns from: some rows of an `Experience`, cut into micro-batches that the ranks share.
+
+    A rank takes every n-th micro-batch; where that does not come out even, some get one without rows, whose loss is
+    nothing, since a sharded model wants the same number of forwards from all.
+    """
+
+    tokens: int  # response tokens of all its rows, on all ranks
+    micro: list[tuple[list[int], Batch]]  # this rank's: rows, and their batch
+
+
+def plan_minibatch(
+    micro: Sequence[list[int]],
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    pad: int,
+    device: torch.device,
+) -> Minibatch:
+    """This rank's part of a minibatch whose micro-batches are `micro`, collated."""
+
+    def collated(rows: list[int]) -> Batch:
+        return collate([prompts[row] for row in rows], [responses[row] for row in rows], pad, device)
+
+    own = [(rows, collated(rows)) for rows in ranks.share(micro)]
+    if len(own) < -(-len(micro) // ranks.count()):
+        own.append(([], collated(micro[0])))
+    return Minibatch(sum(len(responses[row]) for rows in micro for row in rows), own)
+
+
 def collate(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad: int, device: torch.device
 ) -> Batch:
@@ -80,15 +112,21 @@ def response_mask(responses: Sequence[Sequence[int]]) -> Tensor:
 
 
 def partition(
-    lengths: Sequence[int], minibatches: int, micro_batch_size: int, generator: torch.Generator
+    lengths: Sequence[int], minibatches: int, micro_batch_size: int, generator: torch.Generator, processes: int = 1
 ) -> list[list[list[int]]]:
     """Rows of one pass: minibatches chosen at random, each cut into micro-batches of like length.
 
-    Which rows share a minibatch depends on the generator alone, never on `micro_batch_size`.
+    Which rows share a minibatch depends on the generator alone, never on `micro_batch_size` or `processes`.
     """
     order = torch.randperm(len(lengths), generator=generator)
     passes = []
     for rows in order.tensor_split(minibatches):
-        by_length = sorted(rows.tolist(), key=lambda row: (lengths[row], row))
-        passes.append([by_length[i : i + micro_batch_size] for i in range(0, len(by_length), micro_batch_size)])
+        passes.append(cut(rows.tolist(), lengths, micro_batch_size, processes))
     return passes
+
+
+def cut(rows: Sequence[int], lengths: Sequence[int], size: int, processes: int) -> list[list[int]]:
+    """`rows` in micro-batches of like length, of at most `size` rows, and few enough for each process to have one."""
+    by_length = sorted(rows, key=lambda row: (lengths[row], row))
+    size = min(size, -(-len(by_length) // processes))
+    return [by_length[i : i + size] for i in range(0, len(by_length), size)]

@@ -6,53 +6,50 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from morlaif import ranks
 from morlaif.rl import losses
-from morlaif.rl.experience import Batch, Experience
+from morlaif.rl.engine import Engine
+from morlaif.rl.experience import Batch, Experience, Minibatch
 from morlaif.rl.kl import ESTIMATORS
-from morlaif.rl.policy import ActorCritic
-from morlaif.rl.settings import OptimizerSettings, PPOSettings
+from morlaif.rl.settings import PPOSettings
 
 
 class Tally:
-    """Sums of what the updates showed, over tokens and over updates."""
+    """Sums of what the updates showed: over the tokens of this rank, or over updates."""
 
     def __init__(self) -> None:
-        self.tokens = self.updates = 0
+        self.tokens = self.updates = 0  # tokens of all ranks
         self.sums: dict[str, float] = {}
+        self.norms: dict[str, float] = {}
         self.first_ratio: float | None = None  # largest |ratio - 1| before the first update: 0, or something is wrong
 
-    def add(self, tokens: int = 0, updates: int = 0, **sums: float) -> None:
+    def add(self, **sums: float) -> None:
+        _add(self.sums, sums)
+
+    def updated(self, tokens: int, norms: dict[str, float]) -> None:
         self.tokens += tokens
-        self.updates += updates
-        for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.updates += 1
+        _add(self.norms, norms)
 
     def means(self) -> dict[str, float]:
-        per = {"grad_norm": self.updates, "critic_grad_norm": self.updates}
-        rows = {name: value / max(1, per.get(name, self.tokens)) for name, value in self.sums.items()}
-        return rows | ({} if self.first_ratio is None else {"first_ratio_error": self.first_ratio})
+        """The same on all ranks."""
+        rows = {name: value / max(1, self.tokens) for name, value in ranks.added(self.sums).items()}
+        rows |= {name: value / self.updates for name, value in self.norms.items()}
+        ratios = [ratio for ratio in ranks.gather(self.first_ratio) if ratio is not None]
+        return rows | ({"first_ratio_error": max(ratios)} if ratios else {})
 
 
-def make_optimizer(models: ActorCritic, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """One AdamW with a parameter group for the policy and one for the critic."""
-    groups = [{"params": params, "name": name} for name, params in models.groups().items() if params]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+def _add(sums: dict[str, float], more: dict[str, float]) -> None:
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0.0) + value
 
 
 def optimize(
-    models: ActorCritic,
-    optimizer: torch.optim.Optimizer,
+    engine: Engine,
     experience: Experience,
-    passes: Sequence[Sequence[Sequence[tuple[Sequence[int], Batch]]]],
+    passes: Sequence[Sequence[Minibatch]],
     rates: Sequence[dict[str, float]],
     settings: PPOSettings,
     *,
@@ -63,30 +60,28 @@ def optimize(
     """Update the models once for each minibatch; the means of what was seen, for the log.
 
     Args:
-        passes: epochs of minibatches of micro-batches: rows of the experience, and their collated batch.
+        passes: epochs of minibatches.
         rates: the learning rate of each parameter group, for each update.
         kl_coef: price of the KL inside the loss; 0 when the reward carries it.
         critic_only: leave the policy as it is.
     """
     tally = Tally()
     updates = iter(rates)
-    with models.updating():
+    with engine.models.updating():
         for minibatch in (minibatch for epoch in passes for minibatch in epoch):
-            # One normaliser for the minibatch, so that how it is cut into micro-batches cannot matter.
-            tokens = sum(len(batch.targets) for _, batch in minibatch)
-            for rows, batch in minibatch:
+            engine.set_rates(next(updates))
+            for i, (rows, batch) in enumerate(minibatch.micro):
                 with autocast:
-                    loss = _loss(models, experience, rows, batch, settings, kl_coef, critic_only, tally)
-                (loss / tokens).backward()
-            tally.add(tokens=tokens, updates=1)
-            tally.first_ratio = tally.first_ratio if tally.updates > 1 else tally.sums.pop("ratio_error", None)
-            tally.sums.pop("ratio_error", None)
-            _step(models, optimizer, next(updates), settings.optimizer.max_grad_norm, tally)
+                    loss = _loss(engine, experience, rows, batch, settings, kl_coef, critic_only, tally)
+                # One normaliser for the minibatch, so that how it is cut into micro-batches and shared between ranks
+                # cannot matter.
+                engine.backward(loss / minibatch.tokens, last=i == len(minibatch.micro) - 1)
+            tally.updated(minibatch.tokens, engine.step())
     return tally.means()
 
 
 def _loss(
-    models: ActorCritic,
+    engine: Engine,
     experience: Experience,
     rows: Sequence[int],
     batch: Batch,
@@ -100,7 +95,9 @@ def _loss(
     def at(table: Tensor) -> Tensor:  # (B, T) -> (N,), the order of the batch's targets
         return table[rows][:, : batch.mask.shape[1]][batch.mask]
 
-    logprobs, entropy, values = models(batch, freeze_trunk=critic_only)
+    logprobs, entropy, values = engine(batch, freeze_trunk=critic_only)
+    if not rows:
+        return 0.0 * sum(x.sum() for x in (logprobs, values) if x is not None)
     loss = torch.zeros((), device=batch.ids.device)
     if not critic_only:
         old, advantages = at(experience.logprobs), at(experience.advantages)
@@ -110,8 +107,8 @@ def _loss(
             clip = losses.clipped(logprobs, old, advantages, settings.clip_range).sum()
             moved = (logprobs - old).detach()
             tally.add(policy_loss=policy.item(), clip_fraction=clip.item(), step_kl=0.5 * moved.square().sum().item())
-            error = moved.exp().sub(1).abs().max().item()
-            tally.sums["ratio_error"] = max(tally.sums.get("ratio_error", 0.0), error)
+            if tally.updates == 0:
+                tally.first_ratio = max(tally.first_ratio or 0.0, moved.exp().sub(1).abs().max().item())
         if kl_coef:
             estimate = ESTIMATORS[settings.kl.estimator](logprobs, at(experience.ref_logprobs)).sum()
             loss = loss + kl_coef * estimate
@@ -124,19 +121,3 @@ def _loss(
         loss = loss + settings.value_coef * value
         tally.add(value_loss=value.item())
     return loss
-
-
-def _step(
-    models: ActorCritic, optimizer: torch.optim.Optimizer, rates: dict[str, float], max_norm: float, tally: Tally
-) -> None:
-    """Clip, update, forget the gradients. A separate critic is clipped by itself, a shared one with the trunk."""
-    groups = models.groups()
-    if models.critic is None:
-        norms = {"grad_norm": groups["policy"] + groups["critic"]}
-    else:
-        norms = {"grad_norm": groups["policy"], "critic_grad_norm": groups["critic"]}
-    tally.add(**{name: nn.utils.clip_grad_norm_(params, max_norm).item() for name, params in norms.items()})
-    for group in optimizer.param_groups:
-        group["lr"] = rates[group["name"]]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from morlaif.errors import UserError
+from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
 from morlaif.rl.logprobs import token_logprobs
 from morlaif.rl.settings import PPOSettings
@@ -26,7 +27,9 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(self, model: PreTrainedModel, settings: PPOSettings, critic: PreTrainedModel | None = None) -> None:
-        """`model` is trained in place. `critic`: a separate critic, any model whose base gives hidden states.
+        """`model` is trained in place. `critic`: any model whose trunk gives hidden states, what may learn marked so.
+
+        For the kind `adapter` that is what `adapter_critic` made of `model` (None: it is made here).
 
         Raises:
             UserError: LoRA finds none of its target modules.
@@ -34,6 +37,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         disable_dropout(model)
         model.config.use_cache = True
+        if settings.critic.kind == "adapter" and critic is None:
+            critic = adapter_critic(model, settings)
         self.reference: PreTrainedModel | None = None
         if settings.policy.kind == "lora":
             self.policy: PreTrainedModel | PeftModel = _with_lora(model, settings)
@@ -48,11 +53,13 @@ class ActorCritic(nn.Module):
         self.entropy_grad = settings.entropy_coef > 0
 
         self.critic = None
-        if settings.critic.kind == "separate":
+        if settings.critic.kind in ("separate", "adapter"):
             if critic is None:
                 raise ValueError("critic.kind is separate, but no critic was given")
             disable_dropout(critic)
-            self.critic = _trunk(critic).requires_grad_(True)  # without the head that it was trained under
+            if self.checkpointing:
+                critic.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.critic = _trunk(critic)  # without the head that it was trained under
         self.value_head = None
         if settings.critic.kind != "none":
             size = (self.critic or model).config.get_text_config().hidden_size
@@ -60,9 +67,7 @@ class ActorCritic(nn.Module):
             nn.init.normal_(self.value_head.weight, std=1 / math.sqrt(size + 1))
             nn.init.zeros_(self.value_head.bias)
             score = getattr(critic, "score", None)
-            if settings.critic.init == "pm" and isinstance(
-                score, nn.Linear
-            ):  # go on from the preference model's own head
+            if settings.critic.init == "pm" and isinstance(score, nn.Linear):  # go on from its own head
                 self.value_head.weight.data.copy_(score.weight.data)
         self.eval()
 
@@ -71,12 +76,17 @@ class ActorCritic(nn.Module):
         """The policy as transformers knows it; an adapter, if any, sits inside its layers."""
         return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
 
-    def forward(self, batch: Batch, freeze_trunk: bool = False) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def forward(
+        self, batch: Batch, freeze_trunk: bool = False, reference: bool = False
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Log-probabilities, entropies and values of the batch's response tokens, each (N,).
 
         Entropies are left out (None) where gradients are on, unless the loss has them: they are for the log. With
-        `freeze_trunk` only the critic gets gradients, and only values are returned.
+        `freeze_trunk` only the critic gets gradients, and only values are returned. With `reference` the
+        log-probabilities are the reference's, without gradient, and alone.
         """
+        if reference:
+            return self.reference_logprobs(batch), None, None
         logprobs = entropy = None
         shared = self.value_head is not None and self.critic is None
         states = None
@@ -111,16 +121,19 @@ class ActorCritic(nn.Module):
     @contextmanager
     def updating(self) -> Iterator[None]:
         """Gradient checkpointing works in training mode alone; nothing else differs, since dropout is zero."""
-        self.model.train(self.checkpointing)
+        trunks = [self.model] if self.critic is None else [self.model, self.critic]
+        for trunk in trunks:
+            trunk.train(self.checkpointing)
         try:
             yield
         finally:
-            self.model.eval()
+            for trunk in trunks:
+                trunk.eval()
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """What learns: `policy` and `critic`."""
         critic = [] if self.value_head is None else list(self.value_head.parameters())
-        critic += [] if self.critic is None else list(self.critic.parameters())
+        critic += [] if self.critic is None else [p for p in self.critic.parameters() if p.requires_grad]
         return {"policy": [p for p in self.policy.parameters() if p.requires_grad], "critic": critic}
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -147,19 +160,11 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def _with_lora(model: PreTrainedModel, settings: PPOSettings) -> PeftModel:
-    lora = settings.policy
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules=lora.target_modules,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2
-        task_type="CAUSAL_LM",
-    )
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, lora_config(model, settings))
     except ValueError as error:
-        raise UserError(f"ppo.policy.target_modules: {lora.target_modules!r}: {str(error).splitlines()[0]}") from None
+        modules = settings.policy.target_modules
+        raise UserError(f"ppo.policy.target_modules: {modules!r}: {str(error).splitlines()[0]}") from None
 
 
 def _trunk(model: PreTrainedModel) -> nn.Module:
@@ -173,7 +178,19 @@ def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return hidden.flatten(0, 1)[batch.states]
 
 
-def export(models: ActorCritic) -> PreTrainedModel:
-    """The policy as a plain transformers model, its adapter merged into the weights. `models` is used up."""
-    model = models.policy.merge_and_unload() if isinstance(models.policy, PeftModel) else models.policy
-    return model.eval()
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of `ActorCritic.model` under the names that transformers knows, adapters added in; a copy of none
+    but those. The model stays as it is."""
+    state = {}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    for key, value in model.state_dict().items():
+        if ".base_layer." not in key:
+            if ".lora_" not in key:
+                state[key] = value
+            continue
+        name = key.split(".base_layer.")[0]
+        if key.endswith(".weight"):
+            for adapter in layers[name].active_adapters:
+                value = value + layers[name].get_delta_weight(adapter).to(value.dtype)
+        state[key.replace(".base_layer.", ".")] = value
+    return state

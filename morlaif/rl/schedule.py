@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
 
+from morlaif.errors import UserError
 from morlaif.rl.settings import OptimizerSettings
+
+T = TypeVar("T")
 
 
 def derive_seed(seed: int, purpose: str, step: int) -> int:
@@ -27,6 +33,26 @@ def stream(size: int, start: int, count: int, seed: int) -> list[int]:
         order = torch.randperm(size, generator=generator(seed, "prompts", epoch)).tolist()
         rows += order[place : place + count - len(rows)]
     return rows
+
+
+def hold_out(items: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T]]:
+    """`items` in their order, less `count` that are drawn at random, and those.
+
+    Raises:
+        UserError: nothing would be left.
+    """
+    if count and count >= len(items):
+        raise UserError(f"ppo.eval_prompts: {count} leaves none of the {len(items)} training prompts to train on")
+    drawn = set(torch.randperm(len(items), generator=generator(seed, "hold out", 0))[:count].tolist())
+    return [x for i, x in enumerate(items) if i not in drawn], [items[i] for i in sorted(drawn)]
+
+
+def seed_globals(seed: int, purpose: str, step: int) -> None:
+    """For code that draws from the process's own generators, such as a user's reward."""
+    value = derive_seed(seed, purpose, step)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
 
 
 def learning_rate(update: int, total: int, peak: float, settings: OptimizerSettings) -> float:

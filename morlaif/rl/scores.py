@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +49,16 @@ def check_rewards(rewards: Tensor, texts: Sequence[str], step: int) -> None:
         raise UserError(
             f"step {step}: the scalarized reward is {rewards[row].item()} for response {row} ({_short(texts[row])}), "
             "though each principle's score is finite: look at the scalarizer"
+        )
+
+
+def check_row(row: Mapping[str, float], step: int) -> None:
+    """The updates may diverge where the rewards did not."""
+    bad = [name for name, value in row.items() if not math.isfinite(value)]
+    if bad:
+        raise UserError(
+            f"step {step}: {bad[0]} is {row[bad[0]]} after the updates: the run has diverged; lower "
+            "ppo.optimizer.learning_rate or clip harder (ppo.optimizer.max_grad_norm, ppo.shaping.clip)"
         )
 
 

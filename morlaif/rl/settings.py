@@ -25,14 +25,20 @@ class PolicySettings(Settings):
     r: Count
     alpha: Positive
     target_modules: str | list[str]
-    save_adapter: bool
+    export: Literal["merged", "adapter", "both"]
     gradient_checkpointing: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> PolicySettings:
+        if self.kind == "full" and self.export != "merged":
+            raise ValueError(f"export: {self.export} needs kind: lora; a full policy has no adapter")
+        return self
 
 
 class CriticSettings(Settings):
     """Where the value estimate comes from; `none` for the estimators that need no critic."""
 
-    kind: Literal["shared", "separate", "none"]
+    kind: Literal["shared", "adapter", "separate", "none"]
     init: Literal["sft", "pm"]
     principle: str | None
     learning_rate: Positive | None
@@ -40,8 +46,8 @@ class CriticSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> CriticSettings:
-        if self.init == "pm" and self.kind != "separate":
-            raise ValueError("init: pm needs kind: separate, since a shared trunk starts as the SFT model")
+        if self.init == "pm" and self.kind not in ("separate", "adapter"):
+            raise ValueError("init: pm needs kind: adapter or separate, since a shared trunk starts as the SFT model")
         return self
 
 
@@ -91,6 +97,30 @@ class ShapingSettings(Settings):
     constant_score: Literal["stop", "allow"]
 
 
+class VLLMSettings(Settings):
+    """The engine that samples when `rollout` is vllm."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset(
+        {"mode", "server_url", "group_port", "server_timeout", "tensor_parallel_size", "gpu_memory_utilization",
+         "max_num_seqs", "sleep"}
+    )  # fmt: skip
+
+    mode: Literal["colocate", "server"]
+    server_url: str | None
+    group_port: Annotated[int, Field(ge=1, le=65535)]
+    server_timeout: Positive
+    tensor_parallel_size: Count
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    max_num_seqs: Count | None
+    sleep: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> VLLMSettings:
+        if self.mode == "server" and self.server_url is None:
+            raise ValueError("mode: server needs server_url, such as http://localhost:8000")
+        return self
+
+
 class PPOSettings(Settings):
     """One PPO run: the numbered steps of `morlaif.rl.trainer`, in their order."""
 
@@ -105,6 +135,8 @@ class PPOSettings(Settings):
     temperature: Positive
     stop: list[str]
     generation_batch_size: Count
+    rollout: Literal["transformers", "vllm"]
+    vllm: VLLMSettings
     # 2. score, 3. shape the reward
     shaping: ShapingSettings
     kl: KLSettings
@@ -127,7 +159,11 @@ class PPOSettings(Settings):
     entropy_coef: NonNegative
     # 6. log, keep
     checkpoint_every: Annotated[int, Field(ge=0)]
+    eval_every: Annotated[int, Field(ge=0)]
+    eval_prompts: Annotated[int, Field(ge=0)]
     samples: Annotated[int, Field(ge=0)]
+    keep: Literal["last", "best"]
+    keep_other: bool
 
     @model_validator(mode="after")
     def _check(self) -> PPOSettings:
@@ -146,6 +182,15 @@ class PPOSettings(Settings):
                 "needs a critic: set critic.kind" if self.advantage == "gae" else "has no critic: set critic.kind: none"
             )
             raise ValueError(f"advantage: {self.advantage} {need}")
+        if self.critic.kind == "adapter" and self.policy.kind != "lora":
+            raise ValueError(
+                "critic.kind: adapter shares the policy's frozen base, which policy.kind: full moves; use "
+                "policy.kind: lora, or critic.kind: separate"
+            )
+        if self.samples > self.eval_prompts:
+            raise ValueError(f"samples: {self.samples} is more than eval_prompts: {self.eval_prompts}, which it shows")
+        if (self.eval_every or self.keep == "best") and not self.eval_prompts:
+            raise ValueError("eval_prompts: 0 leaves nothing for eval_every or keep: best; hold out some prompts")
         if self.rollouts == 1 and (self.shaping.scaling == "batch" or self.whiten_rewards):
             raise ValueError(
                 "rollouts: 1 has no deviation to divide by; use shaping.scaling: none, whiten_rewards: false"

@@ -3,45 +3,55 @@
     1 sample  →  2 score  →  3 shape the reward  →  4 estimate advantages  →  5 optimise  →  6 log
 
 `PPOTrainer.step` is the algorithm; the mathematics stands in `advantages`, `kl`, `losses`, `masked` and `shaping`.
+With many processes, each samples, scores, evaluates and learns from its share of the rows; the tables of a step
+(`Experience`) are small, and every process holds them whole, so nothing in between knows of the others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message
 from morlaif.errors import UserError
-from morlaif.models.generate import generate
-from morlaif.rl import advantages, checkpoint, kl, schedule, shaping
-from morlaif.rl.experience import Batch, Experience, collate, partition, response_mask
-from morlaif.rl.masked import explained_variance, masked_mean, whiten
-from morlaif.rl.optimize import make_optimizer, optimize
+from morlaif.rl import advantages, kl, schedule, shaping
+from morlaif.rl.checkpoint import Checkpoints
+from morlaif.rl.engine import make_engine
+from morlaif.rl.experience import Experience, Minibatch, partition, plan_minibatch, response_mask
+from morlaif.rl.held_out import Answers, answer, table
+from morlaif.rl.log import Clock, Objective, experience_row
+from morlaif.rl.masked import whiten
+from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
-from morlaif.rl.scores import check_rewards, check_scores
+from morlaif.rl.rollout import Rollout, TransformersRollout
+from morlaif.rl.scores import check_rewards, check_row, check_scores
 from morlaif.rl.settings import PPOSettings
 from morlaif.settings import identity
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 Reward = Callable[[Sequence[list[Message]], Sequence[str]], Tensor]  # prompts, responses -> (B, K)
-Objective = Callable[[Tensor], Tensor]  # (B, K) -> (B,); with `.normalize` the log and gdpo use it
-Plan = list[list[list[tuple[list[int], Batch]]]]  # epochs of minibatches of micro-batches: rows and their batch
 
 
 @dataclass(frozen=True)
 class TrainResult:
     curve: list[dict[str, float]]  # one row for each step
-    samples: list[dict[str, object]]  # prompt, before, after, scores of both
+    samples: list[dict[str, Any]]  # step, prompt, before, after, scores of both
     stopped: str | None  # why the run ended before its last step
+    best: int | None  # the step after which the held-out reward was highest
+    other: dict[str, Tensor] | None  # weights of the policy (last or best) that the settings do not keep
 
 
 class PPOTrainer:
@@ -59,39 +69,67 @@ class PPOTrainer:
         *,
         seed: int,
         keep: Path,
+        held_out: Sequence[list[Message]] = (),
         autocast: torch.dtype | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        """`keep`: folder of the checkpoint. `autocast`: compute in this type; weights that learn keep their own."""
+        """Train `models` in place.
+
+        Args:
+            names: of the K principles that `reward` scores.
+            keep: folder of the checkpoints.
+            held_out: prompts that are only evaluated on (`schedule.hold_out` draws some).
+            autocast: compute in this type; weights that learn keep their own.
+            accelerator: of accelerate; one whose type is DeepSpeed shards the models.
+        """
         if not prompts:
             raise UserError("PPO needs prompts, and the train split has none")
         if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
             raise UserError("the tokenizer needs a pad token other than EOS: see morlaif.data.chat.prepare_tokenizer")
+        self.processes = ranks.count()
+        if settings.rollouts // settings.minibatches < self.processes:
+            raise UserError(
+                f"ppo.minibatches: {settings.rollouts} rollouts in {settings.minibatches} minibatches give the "
+                f"{self.processes} processes less than one row each; use fewer minibatches or more rollouts"
+            )
         self.models, self.tokenizer, self.settings = models, tokenizer, settings
         self.prompts, self.reward, self.names, self.objective = prompts, reward, tuple(names), objective
         self.prompt_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in prompts]
-        self.seed, self.keep, self.dtype = seed, keep, autocast
+        self.held_out = held_out
+        self.held_out_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in held_out]
+        self.seed, self.dtype = seed, autocast
         self.device = models.model.device
 
-        self.optimizer = make_optimizer(models, settings.optimizer)
+        self.engine = make_engine(models, settings, accelerator)
+        self.rollout = self._rollout()
         adaptive = settings.kl.controller == "adaptive"
         self.kl = kl.KLController(settings.kl.coef, settings.kl.target if adaptive else None, settings.kl.horizon)
         self.seen = shaping.Moments()
+        self.checkpoints = Checkpoints(keep, self._fingerprint())
         self.curve: list[dict[str, float]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.before: Answers | None = None  # the answers to the held-out prompts before the first step
+        self.best: tuple[int, float] | None = None  # step and held-out reward
 
     def run(self, on_step: Callable[[dict[str, float]], None] | None = None) -> TrainResult:
         """Train from the last checkpoint, or from the start, to the end."""
+        s = self.settings
         self._resume()
+        if self.before is None and self.held_out:
+            self.before = answer(self, 0)
         stopped = self._stop_reason()
-        while len(self.curve) < self.settings.steps and stopped is None:
+        while len(self.curve) < s.steps and stopped is None:
             row = self.step(len(self.curve))
             self.curve.append(row)
-            stopped = self._stop_reason()
-            every = self.settings.checkpoint_every
-            if every and (len(self.curve) % every == 0 or len(self.curve) == self.settings.steps):
+            done, stopped = len(self.curve), self._stop_reason()
+            last = done == s.steps or stopped is not None
+            if self.held_out and (last or (s.eval_every and done % s.eval_every == 0)):
+                row |= self._look(done)
+            if s.checkpoint_every and (last or done % s.checkpoint_every == 0):
                 self._save()
-            if on_step is not None:
+            if on_step is not None and ranks.is_first():
                 on_step(row)
-        return TrainResult(self.curve, self._samples(), stopped)
+        return TrainResult(self.curve, self.samples, stopped, self.best and self.best[0], self._choose())
 
     def step(self, step: int) -> dict[str, float]:
         """One step: the policy learns from responses of its own. Returns the row of the log."""
@@ -103,7 +141,7 @@ class PPOTrainer:
         count = s.rollouts // group
         rows = [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
         prompts = [self.prompt_ids[row] for row in rows]
-        responses = self._generate(self.models.model, prompts, schedule.generator(self.seed, "sample", step))
+        responses = self.rollout.sample(prompts, schedule.generator(self.seed, "sample", step), group)
         texts = [decode_response(self.tokenizer, ids) for ids in responses]
         mask = response_mask(responses).to(self.device)
         lengths = mask.sum(1)
@@ -111,7 +149,7 @@ class PPOTrainer:
         clock.lap("sample")
 
         # 2. Score: each principle apart, (B, K), then one number for each response, (B,).
-        scores = self.reward([self.prompts[row] for row in rows], texts).detach().float().to(self.device)
+        scores = self.score([self.prompts[row] for row in rows], texts, "score", step)
         check_scores(scores, self.names, texts, step, allow_constant=s.shaping.constant_score == "allow")
         reward = self.objective(scores).float()
         check_rewards(reward, texts, step)
@@ -120,7 +158,7 @@ class PPOTrainer:
         # 3. Shape the reward. Log-probabilities come from the training forward, in the very micro-batches of the first
         #    pass, so that the ratio of the first minibatch is exactly 1.
         plan = self._plan(step, prompts, responses)
-        logprobs, ref_logprobs, entropy, values = self._evaluate(plan[0], mask)
+        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], mask)
         target = reward
         if s.advantage == "gdpo":
             target = _grouped_objective(self.objective, scores, group)
@@ -143,18 +181,49 @@ class PPOTrainer:
         clock.lap("evaluate")
 
         # 5. Optimise: several passes, each over all minibatches.
+        rates = self._rates(step)
         updates = optimize(
-            self.models, self.optimizer, experience, plan, self._rates(step), s,
+            self.engine, experience, plan, rates, s,
             kl_coef=0.0 if in_reward else self.kl.coef,
             critic_only=step < s.critic.warmup_steps,
             autocast=self._autocast(),
         )  # fmt: skip
-        kl_sum = divergence.sum(1).mean().item()
-        coef, self.kl = self.kl.coef, self.kl.update(kl_sum, s.rollouts)
+        row = experience_row(experience, self.names, self.objective, s)
+        coef, self.kl = self.kl.coef, self.kl.update(row["kl"], s.rollouts)
         clock.lap("optimise")
 
         # 6. Log.
-        return self._row(step, experience) | updates | {"kl_coef": coef, "kl": kl_sum} | clock.seconds()
+        row = {"step": step + 1} | row | updates | {"kl_coef": coef, "learning_rate": rates[-1]["policy"]}
+        check_row(row, step)
+        return row | clock.seconds()
+
+    def score(self, prompts: Sequence[list[Message]], texts: Sequence[str], purpose: str, step: int) -> Tensor:
+        """(B, K) of each response, scored by whichever rank it falls to."""
+        schedule.seed_globals(self.seed, f"{purpose} {ranks.rank()}", step)  # a reward may draw
+        scores = self.reward(ranks.share(prompts), ranks.share(texts)).detach().float()
+        if self.processes == 1:
+            return scores.to(self.device)
+        return torch.tensor(ranks.unshare(scores.tolist()), device=self.device)
+
+    @torch.no_grad()
+    def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor) -> tuple[Tensor, ...]:
+        """Log-probabilities under policy and reference, entropies and values, each (B, T)."""
+        tables = torch.zeros(4, *mask.shape, device=mask.device)
+        for rows, batch in (micro for minibatch in minibatches for micro in minibatch.micro):
+            with self._autocast():
+                logprobs, entropy, values = self.engine(batch)
+                reference = self.engine(batch, reference=True)[0]
+            for column, packed in zip(tables, (logprobs, reference, entropy, values), strict=True):
+                if packed is not None and rows:
+                    column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
+        return ranks.total(tables).unbind()
+
+    def _rollout(self) -> Rollout:
+        if self.settings.rollout == "vllm":
+            from morlaif.rl.rollout_vllm import VLLMRollout
+
+            return VLLMRollout(self.engine, self.tokenizer, self.settings)
+        return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast)
 
     def _advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) advantages and the critic's target, by the estimator of the settings."""
@@ -168,42 +237,18 @@ class PPOTrainer:
             gains = advantages.spread(estimator(rewards.sum(1), s.samples_per_prompt), mask)
         return gains, torch.zeros_like(gains)
 
-    def _generate(
-        self, model: torch.nn.Module, prompts: list[list[int]], generator: torch.Generator
-    ) -> list[list[int]]:
-        s = self.settings
-        with self._autocast():
-            return generate(
-                model, self.tokenizer, prompts,
-                max_new_tokens=s.max_new_tokens, temperature=s.temperature, stop=s.stop,
-                batch_size=s.generation_batch_size, generator=generator,
-            )  # fmt: skip
-
-    def _plan(self, step: int, prompts: list[list[int]], responses: list[list[int]]) -> Plan:
-        """All micro-batches of the step, collated."""
+    def _plan(self, step: int, prompts: list[list[int]], responses: list[list[int]]) -> list[list[Minibatch]]:
+        """Epochs of minibatches."""
         s = self.settings
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        pad = self.tokenizer.pad_token_id
-
-        def collated(rows: list[int]) -> tuple[list[int], Batch]:
-            return rows, collate([prompts[row] for row in rows], [responses[row] for row in rows], pad, self.device)
-
         chance = schedule.generator(self.seed, "minibatches", step)
-        epochs = [partition(lengths, s.minibatches, s.micro_batch_size, chance) for _ in range(s.epochs)]
-        return [[[collated(rows) for rows in minibatch] for minibatch in epoch] for epoch in epochs]
-
-    @torch.no_grad()
-    def _evaluate(self, minibatches: list[list[tuple[list[int], Batch]]], mask: Tensor) -> tuple[Tensor, ...]:
-        """Log-probabilities under policy and reference, entropies and values, each (B, T)."""
-        tables = tuple(torch.zeros(mask.shape, device=mask.device) for _ in range(4))
-        for rows, batch in (micro for minibatch in minibatches for micro in minibatch):
-            with self._autocast():
-                logprobs, entropy, values = self.models(batch)
-                reference = self.models.reference_logprobs(batch)
-            for table, packed in zip(tables, (logprobs, reference, entropy, values), strict=True):
-                if packed is not None:
-                    table[rows, : batch.mask.shape[1]] = batch.unpack(packed)
-        return tables
+        return [
+            [
+                plan_minibatch(micro, prompts, responses, self.tokenizer.pad_token_id, self.device)
+                for micro in partition(lengths, s.minibatches, s.micro_batch_size, chance, self.processes)
+            ]
+            for _ in range(s.epochs)
+        ]
 
     def _rates(self, step: int) -> list[dict[str, float]]:
         """The learning rate of each group for each update of the step."""
@@ -215,48 +260,32 @@ class PPOTrainer:
             for update in range(step * per_step, (step + 1) * per_step)
         ]
 
-    def _row(self, step: int, e: Experience) -> dict[str, float]:
-        s = self.settings
-        normal = _normalize(self.objective, e.scores)
-        row = {
-            "step": step + 1,
-            "reward": e.reward.mean().item(),
-            "shaped_reward": e.shaped.mean().item(),
-            "kl_k3": (kl.k3(e.logprobs, e.ref_logprobs) * e.mask).sum(1).mean().item(),
-            "entropy": masked_mean(e.entropy, e.mask).item(),
-            "length": e.mask.sum(1).float().mean().item(),
-            "ended": e.ended.float().mean().item(),
-            "learning_rate": self._rates(step)[-1]["policy"],
-        }
-        if s.shaping.clip is not None:
-            row["reward_clipped"] = (e.shaped.abs() >= s.shaping.clip).float().mean().item()
-        if s.critic.kind != "none":
-            row["explained_variance"] = explained_variance(e.values, e.returns, e.mask).item()
-        for column, name in enumerate(self.names):
-            row[f"score/{name}"] = normal[:, column].mean().item()
-            row[f"deviation/{name}"] = normal[:, column].std(correction=0).item()
-        return row
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
-    def _samples(self) -> list[dict[str, object]]:
-        """The same prompts answered by the reference and by the policy, with the same noise."""
-        count = min(self.settings.samples, len(self.prompts))
-        if not count:
-            return []
-        ids, prompts = self.prompt_ids[:count], list(self.prompts[:count])
-        texts = {}
-        with self.models.as_reference() as reference:
-            texts["before"] = self._generate(reference, ids, schedule.generator(self.seed, "table", 0))
-        texts["after"] = self._generate(self.models.model, ids, schedule.generator(self.seed, "table", 0))
-        rows: list[dict[str, object]] = [{"prompt": messages} for messages in prompts]
-        for when, answers in texts.items():
-            decoded = [decode_response(self.tokenizer, answer) for answer in answers]
-            scores = self.reward(prompts, decoded).detach().float().to(self.device)
-            normal, reward = _normalize(self.objective, scores).tolist(), self.objective(scores).tolist()
-            for i, row in enumerate(rows):
-                row[when] = decoded[i]
-                row[f"scores_{when}"] = dict(zip(self.names, normal[i], strict=True))
-                row[f"reward_{when}"] = reward[i]
-        return rows
+    # --- the life of a run ---
+
+    def _look(self, step: int) -> dict[str, float]:
+        """Evaluate on the held-out prompts; the best policy so far is kept."""
+        answers = answer(self, step)
+        self.samples += table(self.held_out, self.before, answers, self.names, step, self.settings.samples)
+        if self.best is None or answers.mean_reward > self.best[1]:
+            self.best = step, answers.mean_reward
+            weights = self.engine.weights()
+            ranks.on_first(lambda: self.checkpoints.save_best(step, weights))
+        return answers.row(self.names, self.settings.shaping.clip)
+
+    def _choose(self) -> dict[str, Tensor] | None:
+        """Put the weights that the settings keep into the models; the others, where they differ and are wanted too."""
+        s = self.settings
+        if self.best is None or self.best[0] == len(self.curve) or (s.keep == "last" and not s.keep_other):
+            return None
+        best = self.checkpoints.load_best(self.best[0])
+        if s.keep == "last":
+            return best
+        last = self.engine.weights() if s.keep_other else None
+        self.engine.load_weights(best)
+        return last
 
     def _stop_reason(self) -> str | None:
         limit = self.settings.kl.stop
@@ -264,54 +293,34 @@ class PPOTrainer:
             return None
         return f"step {len(self.curve)}: the KL of {self.curve[-1]['kl']:.1f} exceeds kl.stop = {limit:g}"
 
-    def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
     def _fingerprint(self) -> str:
         """What a checkpoint must agree with."""
-        parts = [identity(self.settings), self.seed, self.names, self.prompt_ids]
+        parts = [identity(self.settings), self.seed, self.names, self.prompt_ids, self.held_out_ids]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _save(self) -> None:
-        checkpoint.save(self.keep, {
-            "fingerprint": self._fingerprint(),
-            "curve": self.curve,  # its length is the position in the data and the seed of every draw to come
-            "weights": self.models.trained_state(),
-            "optimizer": self.optimizer.state_dict(),
-            "kl_coef": self.kl.coef,
-            "seen": asdict(self.seen),
-        })  # fmt: skip
+        with self.engine.whole():
+            state = self.engine.state() | {
+                "curve": self.curve,  # its length is the position in the data and the seed of every draw to come
+                "samples": self.samples,
+                "before": self.before and self.before.state(),
+                "best": self.best,
+                "kl_coef": self.kl.coef,
+                "seen": asdict(self.seen),
+            }
+            best = self.best and self.best[0]
+            ranks.on_first(lambda: self.checkpoints.save(len(self.curve), state, best))
 
     def _resume(self) -> None:
-        state = checkpoint.load(self.keep, self._fingerprint())
-        if state is None:
+        step = ranks.on_first(self.checkpoints.last)
+        if step is None:
             return
-        self.curve = state["curve"]
-        self.models.load_trained_state(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        state = self.checkpoints.load(step)
+        self.engine.load(state)
+        self.curve, self.samples, self.best = state["curve"], state["samples"], state["best"]
+        self.before = state["before"] and Answers(**state["before"])
         self.kl = kl.KLController(state["kl_coef"], self.kl.target, self.kl.horizon)
         self.seen = shaping.Moments(**state["seen"])
-
-
-class Clock:
-    """Seconds of each part of a step."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[f"seconds/{name}"] = now - self.last
-        self.last = now
-
-    def seconds(self) -> dict[str, float]:
-        return {"seconds": self.last - self.start, **self.laps}
-
-
-def _normalize(objective: Objective, scores: Tensor) -> Tensor:
-    """(B, K) centred and scaled by the objective's frozen statistics; as they are for a bare function."""
-    return objective.normalize(scores).float() if hasattr(objective, "normalize") else scores
 
 
 def _grouped_objective(objective: Objective, scores: Tensor, n: int) -> Tensor:
@@ -320,24 +329,3 @@ def _grouped_objective(objective: Objective, scores: Tensor, n: int) -> Tensor:
     if hasattr(objective, "mean") and hasattr(objective, "scale"):  # undo what the objective is about to do
         raw = raw * torch.as_tensor(objective.scale).to(raw) + torch.as_tensor(objective.mean).to(raw)
     return objective(raw).float()
-
-
-def train(
-    models: ActorCritic,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[Message]],
-    reward: Reward,
-    names: Sequence[str],
-    objective: Objective,
-    settings: PPOSettings,
-    *,
-    seed: int,
-    keep: Path,
-    autocast: torch.dtype | None = None,
-    on_step: Callable[[dict[str, float]], None] | None = None,
-) -> TrainResult:
-    """Train `models` in place; see `PPOTrainer`."""
-    trainer = PPOTrainer(
-        models, tokenizer, prompts, reward, names, objective, settings, seed=seed, keep=keep, autocast=autocast
-    )
-    return trainer.run(on_step)

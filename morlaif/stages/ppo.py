@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from morlaif import ranks
 from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
-from morlaif.models.load import load_policy, resolve_model, save_policy
+from morlaif.models.load import ADAPTER, load_policy, point_to_adapter, resolve_model, save_policy
 from morlaif.preference.bank import PreferenceBank
-from morlaif.rl.critic import load_critic
-from morlaif.rl.policy import ActorCritic, export
+from morlaif.rl.critic import load_adapter_critic, load_critic
+from morlaif.rl.policy import ActorCritic, merged_state
+from morlaif.rl.schedule import hold_out
 from morlaif.rl.settings import PPOSettings
-from morlaif.rl.trainer import train
+from morlaif.rl.trainer import PPOTrainer
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.job import Job
-
-ADAPTER = "adapter"  # the policy's adapter as peft writes it, where the settings ask for it
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -44,20 +43,22 @@ def build(job: Job) -> dict[str, Any]:
     model, tokenizer = load_policy(job.inputs["sft"], dtype=kept, device=job.device)
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)  # for the value head and the adapter
-        models = ActorCritic(model, settings, _critic(job, settings, pms, tokenizer))
+        models = ActorCritic(model, settings, _critic(job, settings, pms, model, tokenizer))
 
     # 3. train
-    prompts = {prompt_id(example.messages): example.messages for example in load_split(job.inputs["data"], "train")}
-    result = train(
-        models, tokenizer, list(prompts.values()), bank.score, names, objective, settings,
-        seed=job.seed, keep=job.keep, autocast=None if job.dtype == torch.float32 else job.dtype,
-        on_step=lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")),
+    different = {prompt_id(example.messages): example.messages for example in load_split(job.inputs["data"], "train")}
+    prompts, held_out = hold_out(list(different.values()), settings.eval_prompts, job.seed)
+    trainer = PPOTrainer(
+        models, tokenizer, prompts, bank.score, names, objective, settings,
+        seed=job.seed, keep=job.keep, held_out=held_out, autocast=None if job.dtype == torch.float32 else job.dtype,
     )  # fmt: skip
+    result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
 
     # 4. leave the policy, its curve and its samples
-    if settings.policy.save_adapter and isinstance(models.policy, PeftModel):
-        models.policy.save_pretrained(job.out / ADAPTER)
-    save_policy(export(models), tokenizer, job.out)
+    if result.other is not None:
+        other = "best" if settings.keep == "last" else "last"
+        _leave(trainer, job.inputs["sft"], job.out / other, result.other)
+    _leave(trainer, job.inputs["sft"], job.out)
     _write_lines(job.out / "curve.jsonl", result.curve)
     _write_lines(job.out / "samples.jsonl", result.samples)
     first, last = result.curve[0], result.curve[-1]
@@ -68,22 +69,48 @@ def build(job: Job) -> dict[str, Any]:
         "steps": len(result.curve),
         "episodes": len(result.curve) * settings.rollouts,
         "stopped": result.stopped,
+        "best_step": result.best,
     }
 
 
+def _leave(trainer: PPOTrainer, sft: Path, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the policy into `folder` (with the learnt `weights` instead of its own), as the settings want it."""
+    export = trainer.settings.policy.export
+    own = trainer.engine.weights() if weights is not None else None
+    if weights is not None:
+        trainer.engine.load_weights(weights)
+    with trainer.engine.whole() as models:
+        if ranks.is_first():
+            folder.mkdir(exist_ok=True)
+            if export in ("adapter", "both"):
+                models.policy.save_pretrained(folder / ADAPTER)
+            if export == "adapter":
+                point_to_adapter(folder, sft)
+            else:
+                save_policy(models.model, trainer.tokenizer, folder, merged_state(models.model))
+    if own is not None:
+        trainer.engine.load_weights(own)
+
+
 def _critic(
-    job: Job, settings: PPOSettings, pms: Mapping[str, Path], tokenizer: PreTrainedTokenizerBase
+    job: Job,
+    settings: PPOSettings,
+    pms: Mapping[str, Path],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> PreTrainedModel | None:
-    """The separate critic, if the settings want one."""
+    """The critic where it is more than a new head or a new adapter on the policy's trunk."""
     critic = settings.critic
-    if critic.kind != "separate":
-        return None
     if critic.init == "sft":
-        return load_policy(job.inputs["sft"], dtype=torch.float32, device=job.device)[0]
+        separate = critic.kind == "separate"
+        return load_policy(job.inputs["sft"], dtype=torch.float32, device=job.device)[0] if separate else None
     name = next(iter(pms)) if critic.principle is None else critic.principle
     if name not in pms:
         raise UserError(f"ppo.critic.principle: no preference model '{name}' in this run.{suggest(name, pms)}")
-    return load_critic(pms[name], resolve_model(job.inputs["sft"])[0], tokenizer, job.device)
+    base = resolve_model(job.inputs["sft"])[0]
+    if critic.kind == "adapter":
+        return load_adapter_critic(pms[name], base, model, settings)
+    return load_critic(pms[name], base, tokenizer, job.device)
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

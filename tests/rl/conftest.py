@@ -63,6 +63,8 @@ def settings(**changes: Any) -> PPOSettings:
         "max_new_tokens": 6,
         "micro_batch_size": 12,
         "checkpoint_every": 0,
+        "eval_every": 0,
+        "eval_prompts": 0,
         "samples": 0,
         "shaping.scaling": "none",
         "shaping.center": False,

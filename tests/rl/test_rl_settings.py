@@ -38,7 +38,12 @@ def test_paper_preset_is_the_papers(small):
         ({"minibatches": 99}, "is more than rollouts"),
         ({"kl.estimator": "k3"}, "use k1 there, or placement: loss"),
         ({"kl.placement": "loss"}, "use k2 or k3"),
-        ({"critic.init": "pm"}, "needs kind: separate"),
+        ({"critic.init": "pm"}, "needs kind: adapter or separate"),
+        ({"critic.kind": "adapter"}, "use policy.kind: lora, or critic.kind: separate"),
+        ({"policy.export": "adapter"}, "needs kind: lora"),
+        ({"samples": 3}, "samples: 3 is more than eval_prompts: 0"),
+        ({"keep": "best"}, "hold out some prompts"),
+        ({"vllm.mode": "server"}, "needs server_url"),
         ({"lam": 1.1}, "less than or equal to 1"),
     ],
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from morlaif.errors import UserError
-from morlaif.rl import optimize as optimize_module
 from morlaif.rl import schedule, trainer
-from morlaif.rl.policy import export
+from morlaif.rl.engine import make_optimizer
+from morlaif.rl.policy import merged_state
 
 
 def weights(made) -> torch.Tensor:
@@ -95,7 +96,7 @@ def test_batch_order_does_not_change_the_update_without_whitening(small, monkeyp
 
         def turned(self, step, prompts, responses, plan=plan, reverse=reverse):
             made_plan = plan(self, step, prompts, responses)
-            return [[m[::-1] for m in epoch] for epoch in made_plan] if reverse else made_plan
+            return [[replace(m, micro=m.micro[::-1]) for m in epoch] for epoch in made_plan] if reverse else made_plan
 
         monkeypatch.setattr(trainer.PPOTrainer, "_plan", turned)
         run.run()
@@ -120,7 +121,7 @@ def test_gradient_is_clipped_to_its_norm(small, monkeypatch):
 
 def test_optimizer_has_the_usual_epsilon(small):
     config = small.settings()
-    assert optimize_module.make_optimizer(small.models(config), config.optimizer).defaults["eps"] == 1e-5
+    assert make_optimizer(small.models(config), config.optimizer).defaults["eps"] == 1e-5
 
 
 # --- it learns ---
@@ -196,17 +197,19 @@ def _words(texts):
 
 
 def test_critic_warmup_leaves_the_policy(small):
-    for kind in ("shared", "separate"):
+    for kind, policy in (("shared", "full"), ("separate", "full"), ("adapter", "lora")):
         config = small.settings(
-            steps=2, **{"critic.kind": kind, "critic.warmup_steps": 2, "optimizer.learning_rate": 1e-2}
-        )
+            steps=5, **{
+                "critic.kind": kind, "policy.kind": policy, "critic.warmup_steps": 5, "optimizer.learning_rate": 1e-2,
+            },
+        )  # fmt: skip
         made = small.models(config)
         before = {name: value.clone() for name, value in made.trained_state().items()}
         rows = small.trainer(config, made).run().curve
         after = made.trained_state()
         moved = {name for name in after if not torch.equal(after[name], before[name])}
         assert moved and all(name.startswith(("value_head", "critic")) for name in moved)
-        assert "policy_loss" not in rows[0] and rows[1]["value_loss"] < rows[0]["value_loss"]
+        assert "policy_loss" not in rows[0] and rows[-1]["value_loss"] < rows[0]["value_loss"]
 
 
 def test_adaptive_kl_moves_the_coefficient_and_fixed_does_not(small):
@@ -246,9 +249,11 @@ def test_logged_reward_is_before_kl_and_shaping(small):
 
 
 def test_samples_before_are_the_untrained_models(small):
-    config = small.settings(samples=4, **{"optimizer.learning_rate": 5e-2})
-    rows = small.trainer(config).run().samples
-    still = small.trainer(small.settings(samples=4, **{"optimizer.learning_rate": 1e-30})).run().samples
+    usual = {"samples": 4, "eval_prompts": 5}
+    config = small.settings(**usual, **{"optimizer.learning_rate": 5e-2})
+    rows = small.trainer(config, held_out=small.prompts[:5]).run().samples
+    still = small.trainer(small.settings(**usual, **{"optimizer.learning_rate": 1e-30}), held_out=small.prompts[:5])
+    still = still.run().samples
     assert [row["before"] for row in rows] == [row["before"] for row in still] == [row["after"] for row in still]
     assert any(row["before"] != row["after"] for row in rows)
     assert rows[0]["prompt"] == small.prompts[0] and set(rows[0]["scores_after"]) == {"early", "different"}
@@ -264,7 +269,7 @@ def test_exported_policy_is_the_trained_one(small, kind, tmp_path):
     ids = torch.tensor([[3, 4, 5, 6]])
     with torch.no_grad():
         expected = made.model(ids).logits
-        export(made).save_pretrained(tmp_path / "model")
+        made.model.save_pretrained(tmp_path / "model", state_dict=merged_state(made.model))
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(ids).logits
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -287,9 +292,9 @@ class Killed(Exception):
     ids=["full", "lora-adaptive-cosine", "separate-running-warmup", "frozen-stream"],
 )
 def test_killed_and_resumed_is_bit_for_bit_the_unbroken_run(small, change, tmp_path):
-    config = small.settings(steps=6, checkpoint_every=2, samples=3, **change)
+    config = small.settings(steps=6, checkpoint_every=2, eval_every=3, eval_prompts=4, samples=3, **change)
     unbroken = small.models(config)
-    expected = small.trainer(config, unbroken).run()
+    expected = small.trainer(config, unbroken, held_out=small.prompts[:4]).run()
 
     def kill(row):
         if row["step"] == 5:  # one step after the checkpoint: it must be done again
@@ -297,13 +302,15 @@ def test_killed_and_resumed_is_bit_for_bit_the_unbroken_run(small, change, tmp_p
 
     keep = tmp_path / "shared"
     with pytest.raises(Killed):
-        small.trainer(config, keep=keep).run(kill)
+        small.trainer(config, keep=keep, held_out=small.prompts[:4]).run(kill)
     torch.rand(7)  # the process's own generator plays no part
     resumed = small.models(config, seed=99)
     seen = []
-    found = small.trainer(config, resumed, keep=keep).run(lambda row: seen.append(row["step"]))
+    run = small.trainer(config, resumed, keep=keep, held_out=small.prompts[:4])
+    found = run.run(lambda row: seen.append(row["step"]))
     assert seen == [5, 6]
     assert timeless(found.curve) == timeless(expected.curve) and found.samples == expected.samples
+    assert found.best == expected.best
     assert torch.equal(weights(resumed), weights(unbroken))
 
 

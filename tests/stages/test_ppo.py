@@ -49,6 +49,8 @@ def ppo_settings(**changes: Any) -> PPOSettings:
         "max_new_tokens": 10,
         "micro_batch_size": 6,
         "samples": 3,
+        "eval_every": 0,
+        "eval_prompts": 4,
         "checkpoint_every": 1,
     }
     for key, value in (small | changes).items():
@@ -171,7 +173,7 @@ def test_same_seed_same_numbers(run):
 def test_lora_is_merged_and_its_adapter_left_beside(run, inputs):
     from peft import PeftModel
 
-    out, _ = run("lora", **{"policy.kind": "lora", "policy.save_adapter": True, "optimizer.learning_rate": 1e-2})
+    out, _ = run("lora", **{"policy.kind": "lora", "policy.export": "both", "optimizer.learning_rate": 1e-2})
     merged = AutoModelForCausalLM.from_pretrained(out / "model")
     base = AutoModelForCausalLM.from_pretrained(inputs["sft"] / "model")
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -1,0 +1,119 @@
+"""How a loss becomes an update: replicated weights in one or many processes, or sharded ones under an Accelerator.
+
+The trainer knows three things of it: forwards go through `engine(batch)`, an update is `set_rates`, some `backward`,
+one `step`; and whoever needs whole weights (to sample, to save) asks for them with `whole()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from morlaif import ranks
+from morlaif.rl.experience import Batch
+from morlaif.rl.policy import ActorCritic
+from morlaif.rl.settings import OptimizerSettings, PPOSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_engine(models: ActorCritic, settings: PPOSettings, accelerator: Accelerator | None = None) -> Engine:
+    """The engine for this process: DeepSpeed's where the accelerator is of that type, else replicated weights."""
+    if accelerator is not None and accelerator.distributed_type.value == "DEEPSPEED":
+        from morlaif.rl.engine_deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(models, settings, accelerator)
+    return Engine(models, settings, accelerator)
+
+
+def make_optimizer(models: ActorCritic, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """One AdamW with a parameter group for the policy and one for the critic."""
+    groups = [{"params": params, "name": name} for name, params in models.groups().items() if params]
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+class Engine:
+    """Every rank holds all weights; gradients are summed over ranks before each update, which all make alike."""
+
+    def __init__(self, models: ActorCritic, settings: PPOSettings, accelerator: Accelerator | None = None) -> None:
+        self.models = models
+        self.max_norm = settings.optimizer.max_grad_norm
+        self.optimizer = make_optimizer(models, settings.optimizer)
+        self._accelerator = accelerator
+
+    def __call__(self, batch: Batch, **how: bool) -> tuple[Tensor | None, ...]:
+        """`ActorCritic.forward`."""
+        return self.models(batch, **how)
+
+    def set_rates(self, rates: dict[str, float]) -> None:
+        """The learning rates of the update that the next `backward` begins, by parameter group."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates[group["name"]]
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients of `loss`, this rank's part of a sum over ranks. `last`: `step` follows."""
+        loss.backward()
+
+    def step(self) -> dict[str, float]:
+        """Clip, update, forget the gradients; the norms before the clip.
+
+        A separate critic is clipped by itself, a shared one with the trunk.
+        """
+        groups = self.models.groups()
+        ranks.sum_gradients([p for params in groups.values() for p in params])
+        if self.models.critic is None:
+            norms = {"grad_norm": groups["policy"] + groups["critic"]}
+        else:
+            norms = {"grad_norm": groups["policy"], "critic_grad_norm": groups["critic"]}
+        found = {name: nn.utils.clip_grad_norm_(params, self.max_norm).item() for name, params in norms.items()}
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    @contextmanager
+    def whole(self) -> Iterator[ActorCritic]:
+        """The models with every weight in its place on this rank; all ranks enter and leave together."""
+        yield self.models
+
+    def state(self) -> dict[str, Any]:
+        """Weights that learn and the optimizer's moments, by name, so that any engine and any number of ranks can read
+        them. The same tensors, not copies."""
+        names = {id(p): name for name, p in self.models.named_parameters()}
+        moments = {names[id(p)]: dict(found) for p, found in self.optimizer.state.items()}
+        return {"weights": self.models.trained_state(), "moments": moments}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.models.load_trained_state(state["weights"])
+        for name, p in self.models.named_parameters():
+            if name in state["moments"]:
+                found = state["moments"][name]
+                self.optimizer.state[p] = {key: value.to(p.device).clone() for key, value in found.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the weights that learn, on the CPU."""
+        with self.whole() as models:
+            return {name: value.cpu().clone() for name, value in models.trained_state().items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        with self.whole() as models:
+            models.load_trained_state(weights)
+
+    def accelerator(self) -> Accelerator:
+        """For libraries that ask for one."""
+        if self._accelerator is None:
+            from accelerate import Accelerator
+
+            self._accelerator = Accelerator()
+        return self._accelerator

@@ -1,0 +1,53 @@
+"""Step 1 of PPO: what answers the prompts. Every rank asks for all rows, samples its share and gets all answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from morlaif import ranks
+from morlaif.models.generate import draw, generate
+from morlaif.rl.engine import Engine
+from morlaif.rl.settings import PPOSettings
+
+
+class Rollout(Protocol):
+    """Samples from the policy as it now is."""
+
+    def sample(self, prompts: Sequence[list[int]], chance: torch.Generator, group: int = 1) -> list[list[int]]:
+        """One answer to each prompt; `group` neighbours have the same prompt.
+
+        An answer holds its EOS iff it ended by itself; a stop string ends it too, and is cut off.
+        """
+        ...
+
+
+class TransformersRollout:
+    """Sampling in this process. What a row draws depends on its place alone, not on how many ranks share the rows."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: PPOSettings,
+        autocast: Callable[[], AbstractContextManager],
+    ) -> None:
+        self.engine, self.tokenizer, self.settings, self.autocast = engine, tokenizer, settings, autocast
+
+    def sample(self, prompts: Sequence[list[int]], chance: torch.Generator, group: int = 1) -> list[list[int]]:
+        s = self.settings
+        noise = draw(len(prompts), s.max_new_tokens, chance, chance.device)
+        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # like lengths to every rank
+        own = ranks.share(order)
+        with self.engine.whole() as models, self.autocast():
+            answers = generate(
+                models.model, self.tokenizer, [prompts[row] for row in own],
+                max_new_tokens=s.max_new_tokens, temperature=s.temperature, stop=s.stop,
+                batch_size=s.generation_batch_size, noise=noise[own],
+            )  # fmt: skip
+        found = dict(zip(order, ranks.unshare(answers), strict=True))
+        return [found[row] for row in range(len(prompts))]
