@@ -1,4 +1,4 @@
-"""A policy small enough to train in a test, and settings to change one key at a time."""
+"""The tiny policy of `support/small_ppo.py` as fixtures."""
 
 from __future__ import annotations
 
@@ -7,106 +7,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-import yaml
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+import small_ppo
+from transformers import PreTrainedTokenizerFast
 
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.settings import PPOSettings
 from morlaif.rl.trainer import PPOTrainer
 
-ROOT = Path(__file__).parents[2]
-WORDS = [f"w{i}" for i in range(29)]
-
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words: <pad> 0, <eos> 1, <unk> 2, w0 … w28."""
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
-    plain = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-    made.chat_template = "{{ messages[-1]['content'] }}"
-    return made
-
-
-def llama(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-        initializer_range=0.2, attention_dropout=0.3,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
-
-
-def gpt2(seed: int = 0) -> GPT2LMHeadModel:
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=64, pad_token_id=0, eos_token_id=1, bos_token_id=1,
-        initializer_range=0.2,
-    )  # dropout .1, as GPT-2 has it  # fmt: skip
-    return GPT2LMHeadModel(config)
-
-
-PROMPTS = [[{"role": "user", "content": " ".join(WORDS[(i + j) % 29] for j in range(2 + i % 4))}] for i in range(12)]
-
-
-def settings(**changes: Any) -> PPOSettings:
-    """The toy preset, smaller, with dotted keys changed: settings(**{"kl.coef": 0})."""
-    config = yaml.safe_load((ROOT / "conf" / "ppo" / "toy.yaml").read_text())
-    small = {
-        "steps": 3,
-        "rollouts": 12,
-        "max_new_tokens": 6,
-        "micro_batch_size": 12,
-        "checkpoint_every": 0,
-        "eval_every": 0,
-        "eval_prompts": 0,
-        "samples": 0,
-        "shaping.scaling": "none",
-        "shaping.center": False,
-    }
-    for key, value in (small | changes).items():
-        *path, last = key.split(".")
-        place = config
-        for name in path:
-            place = place[name]
-        assert last in place, key
-        place[last] = value
-    return PPOSettings(**config)
-
-
-def word_reward(prompts: Any, responses: Any) -> torch.Tensor:
-    """Two principles: many early words of the vocabulary, many different words."""
-    numbers = [[int(word[1:]) for word in text.split() if word[0] == "w"] for text in responses]
-    return torch.tensor([[sum(n < 8 for n in row) + 0.01 * sum(row), float(len(set(row)))] for row in numbers])
-
-
-def mean_objective(scores: torch.Tensor) -> torch.Tensor:
-    return scores.mean(-1)
-
-
-def models(config: PPOSettings, model: Any = None, seed: int = 0) -> ActorCritic:
-    critic = llama(5) if config.critic.kind == "separate" else None
-    model = llama() if model is None else model
-    torch.manual_seed(seed)
-    return ActorCritic(model, config, critic)
+    return small_ppo.tokenizer()
 
 
 @pytest.fixture
 def small(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> SimpleNamespace:
-    """All of the above, and `trainer(settings, …)` that puts it together."""
+    """All of it, and `trainer(settings, …)` that puts it together."""
     folders = iter(range(1000))
 
     def trainer(config: PPOSettings, made: ActorCritic | None = None, **changes: Any) -> PPOTrainer:
-        usual = {"names": ("early", "different"), "reward": word_reward, "objective": mean_objective, "seed": 3}
-        usual |= {"keep": tmp_path / f"keep{next(folders)}", "prompts": PROMPTS} | changes
-        return PPOTrainer(models(config) if made is None else made, tokenizer, settings=config, **usual)
+        usual = {"keep": tmp_path / f"keep{next(folders)}", "tokenizer": tokenizer}
+        return small_ppo.trainer(config, made=made, **(usual | changes))
 
     return SimpleNamespace(
-        tokenizer=tokenizer, llama=llama, gpt2=gpt2, prompts=PROMPTS, words=WORDS, settings=settings,
-        reward=word_reward, objective=mean_objective, models=models, trainer=trainer,
+        tokenizer=tokenizer, llama=small_ppo.llama, gpt2=small_ppo.gpt2, prompts=small_ppo.PROMPTS,
+        words=small_ppo.WORDS, settings=small_ppo.settings, reward=small_ppo.word_reward,
+        objective=small_ppo.mean_objective, models=small_ppo.models, trainer=trainer,
     )  # fmt: skip

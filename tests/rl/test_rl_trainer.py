@@ -7,20 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_ppo import timeless, weights
 
 from morlaif.errors import UserError
 from morlaif.rl import schedule, trainer
 from morlaif.rl.engine import make_optimizer
 from morlaif.rl.policy import merged_state
-
-
-def weights(made) -> torch.Tensor:
-    return torch.cat([value.flatten() for value in made.trained_state().values()])
-
-
-def timeless(curve):
-    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in curve]
-
 
 # --- exactness ---
 
@@ -272,63 +264,6 @@ def test_exported_policy_is_the_trained_one(small, kind, tmp_path):
         made.model.save_pretrained(tmp_path / "model", state_dict=merged_state(made.model))
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(ids).logits
     assert torch.allclose(found, expected, atol=1e-5)
-
-
-# --- resume ---
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"policy.kind": "lora", "kl.controller": "adaptive", "kl.target": 0.1, "optimizer.schedule": "cosine"},
-        {"critic.kind": "separate", "shaping.scaling": "running", "shaping.center": True, "optimizer.warmup_steps": 3},
-        {"shaping.scaling": "frozen", "rollouts": 8},  # eight of twelve prompts a step: a pass ends inside a step
-    ],
-    ids=["full", "lora-adaptive-cosine", "separate-running-warmup", "frozen-stream"],
-)
-def test_killed_and_resumed_is_bit_for_bit_the_unbroken_run(small, change, tmp_path):
-    config = small.settings(steps=6, checkpoint_every=2, eval_every=3, eval_prompts=4, samples=3, **change)
-    unbroken = small.models(config)
-    expected = small.trainer(config, unbroken, held_out=small.prompts[:4]).run()
-
-    def kill(row):
-        if row["step"] == 5:  # one step after the checkpoint: it must be done again
-            raise Killed
-
-    keep = tmp_path / "shared"
-    with pytest.raises(Killed):
-        small.trainer(config, keep=keep, held_out=small.prompts[:4]).run(kill)
-    torch.rand(7)  # the process's own generator plays no part
-    resumed = small.models(config, seed=99)
-    seen = []
-    run = small.trainer(config, resumed, keep=keep, held_out=small.prompts[:4])
-    found = run.run(lambda row: seen.append(row["step"]))
-    assert seen == [5, 6]
-    assert timeless(found.curve) == timeless(expected.curve) and found.samples == expected.samples
-    assert found.best == expected.best
-    assert torch.equal(weights(resumed), weights(unbroken))
-
-
-def test_torn_checkpoint_is_not_seen(small, tmp_path):
-    config = small.settings(steps=2, checkpoint_every=1)
-    (tmp_path / "keep").mkdir()
-    torn = tmp_path / "keep" / "checkpoint.pt.123.partial"
-    torn.write_bytes(b"half")
-    assert len(small.trainer(config, keep=tmp_path / "keep").run().curve) == 2
-    assert not torn.exists()
-
-
-def test_checkpoint_of_another_run_is_refused(small, tmp_path):
-    small.trainer(small.settings(steps=1, checkpoint_every=1), keep=tmp_path).run()
-    with pytest.raises(UserError, match="other settings or another seed"):
-        small.trainer(small.settings(steps=2, checkpoint_every=1), keep=tmp_path).run()
-    # how often a checkpoint is written is not part of what it must agree with
-    small.trainer(small.settings(steps=1, checkpoint_every=7), keep=tmp_path).run()
 
 
 # --- it stops ---

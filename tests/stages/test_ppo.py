@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 import yaml
@@ -23,7 +27,7 @@ from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.settings import LoraPM
 from morlaif.preference.train import train_pm
-from morlaif.rl.critic import load_critic
+from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
@@ -107,25 +111,41 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
+def make(
+    inputs: dict[str, Path],
+    folder: Path,
+    name: str,
+    hardware: dict[str, Any] | None,
+    seed: int,
+    changes: dict[str, Any],
+    on_progress: Any,
+) -> tuple[Path, dict[str, Any]]:
+    """Build the unit into `folder`/`name`; checkpoints outlive a kill there."""
+    out, keep = folder / name, folder / f"{name}.keep"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    keep.mkdir(exist_ok=True)
+    config = {
+        "ppo": ppo_settings(**changes), "scalarizer": ScalarizerSettings(**conf("scalarizer/linear")),
+        "names": NAMES, "seed": 0,
+    }  # fmt: skip
+    machine = HardwareSettings(**conf("hardware/cpu") | (hardware or {}))
+    job = Job(
+        "ppo", "ppo/multi", "digest", config, inputs, out, keep, folder / "ledger.sqlite", seed, machine, on_progress
+    )
+    return out, build(job)
+
+
 @pytest.fixture
 def run(inputs, tmp_path):
     def run(
         name: str, hardware: dict[str, Any] | None = None, seed: int = 5, **changes: Any
     ) -> tuple[Path, dict[str, Any]]:
-        out, keep = tmp_path / name, tmp_path / f"{name}.keep"
-        out.mkdir()
-        keep.mkdir(exist_ok=True)
         seen = []
-        config = {
-            "ppo": ppo_settings(**changes), "scalarizer": ScalarizerSettings(**conf("scalarizer/linear")),
-            "names": NAMES, "seed": 0,
-        }  # fmt: skip
-        machine = HardwareSettings(**conf("hardware/cpu") | (hardware or {}))
-        job = Job(
-            "ppo", "ppo/multi", "digest", config, inputs, out, keep, tmp_path / "ledger.sqlite", seed, machine,
+        out, headline = make(
+            inputs, tmp_path, name, hardware, seed, changes,
             lambda step, total, metrics: seen.append((step, total, metrics["reward"])),
         )  # fmt: skip
-        headline = build(job)
         assert [row[:2] for row in seen] == [(1, 2), (2, 2)]
         return out, headline
 
@@ -184,12 +204,37 @@ def test_lora_is_merged_and_its_adapter_left_beside(run, inputs):
         assert not torch.allclose(merged(ids).logits, plain, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["separate", "adapter"])
 @pytest.mark.parametrize("init", ["sft", "pm"])
-def test_separate_critic(run, init):
+def test_critic_of_its_own(run, kind, init):
     principle = "detail" if init == "pm" else None
-    out, _ = run(init, **{"critic.kind": "separate", "critic.init": init, "critic.principle": principle})
+    policy = "lora" if kind == "adapter" else "full"
+    out, _ = run(
+        init, **{
+            "critic.kind": kind, "critic.init": init, "critic.principle": principle, "policy.kind": policy,
+        },
+    )  # fmt: skip
     assert rows(out / "curve.jsonl")[-1]["critic_grad_norm"] > 0
     assert not any("critic" in file.name for file in out.rglob("*"))
+
+
+def test_adapter_critic_from_a_preference_model_scores_as_it_does(inputs):
+    """On the policy's own frozen tensors, without a copy of them."""
+    model, tokenizer = load_policy(inputs["sft"])
+    base = resolve_model(inputs["sft"])[0]
+    critic = load_adapter_critic(inputs["pm/detail"], base, model, ppo_settings(**{"policy.kind": "lora"}))
+    bank = PreferenceBank.load({"detail": inputs["pm/detail"]}, base)
+    example = load_split(inputs["data"], "train")[0]
+    ids = torch.tensor([dialogue_ids(tokenizer, example.messages, example.chosen, 192)])
+    with torch.no_grad():
+        found = critic.score(critic.model(ids).last_hidden_state[:, -1])
+    assert torch.allclose(found, bank.score([example.messages], [example.chosen]), atol=1e-4)
+    own = {id(p) for p in model.parameters()}
+    extra = [p for p in critic.parameters() if id(p) not in own]
+    assert all(p.requires_grad for p in extra) and sum(p.numel() for p in extra) < 0.9 * sum(
+        p.numel() for p in model.parameters()
+    )
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_critic_from_a_preference_model_scores_as_it_does(inputs):
@@ -215,3 +260,57 @@ def test_what_cannot_work_is_said(run):
         run("typo", **{"critic.kind": "separate", "critic.init": "pm", "critic.principle": "detial"})
     with pytest.raises(UserError, match="use bfloat16 or float32"):
         run("overflow", hardware={"dtype": "float16"})
+
+
+def test_adapter_alone(run, inputs):
+    """Nothing of the base is written, and the next stages load the aligned policy all the same."""
+    changes = {"policy.kind": "lora", "optimizer.learning_rate": 1e-2}
+    whole, _ = run("whole", **changes)
+    alone, _ = run("alone", **changes, **{"policy.export": "adapter"})
+    assert sorted(path.name for path in alone.iterdir() if path.suffix != ".jsonl") == ["adapter", "model.json"]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        merged, found = (load_policy(folder)[0](ids).logits for folder in (whole, alone))
+        plain = load_policy(inputs["sft"])[0](ids).logits
+    assert torch.allclose(found, merged, atol=1e-5) and not torch.allclose(found, plain, atol=1e-4)
+
+
+def test_the_other_policy_is_left_beside(run):
+    """Held-out reward is higher after the first of the two steps."""
+    changes = {"eval_every": 1, "keep_other": True, "optimizer.learning_rate": 3e-2}
+    both = []
+    for keep, other in (("last", "best"), ("best", "last")):
+        found = {}
+        out, headline = run(keep, keep=keep, **changes)
+        assert headline["best_step"] == 1 == max(rows(out / "curve.jsonl"), key=lambda row: row["eval/reward"])["step"]
+        found[keep], found[other] = (
+            load_policy(folder)[0].get_input_embeddings().weight for folder in (out, out / other)
+        )
+        assert not torch.equal(found["last"], found["best"])
+        both.append(found)
+    for name in ("last", "best"):
+        assert torch.equal(both[0][name], both[1][name])
+
+
+def die_at(step: int, inputs: dict[str, Path], folder: str, changes: dict[str, Any]) -> None:
+    """The stage, until SIGKILL comes after the step (and its checkpoint)."""
+
+    def kill(done: int, total: int, metrics: dict[str, float]) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    make(inputs, Path(folder), "killed", None, 5, changes, kill)
+
+
+def test_killed_stage_leaves_what_the_unbroken_one_does(inputs, tmp_path):
+    changes = {"steps": 4, "checkpoint_every": 2, "eval_every": 1, "policy.kind": "lora", "critic.kind": "adapter"}
+    unbroken, headline = make(inputs, tmp_path, "unbroken", None, 5, changes, lambda *_: None)
+    for step in (3, 4):  # between checkpoints; after the last, before the export
+        with pytest.raises(processes.Died):
+            processes.run(die_at, step, inputs, str(tmp_path), changes, folder=tmp_path / str(step))
+    seen = []
+    resumed, again = make(inputs, tmp_path, "killed", None, 5, changes, lambda *row: seen.append(row[0]))
+    assert not seen and again == headline
+    assert numbers(resumed) == numbers(unbroken)
+    for name in ("samples.jsonl", "model/model.safetensors"):
+        assert (resumed / name).read_bytes() == (unbroken / name).read_bytes()
