@@ -1,0 +1,110 @@
+"""Our trainer, one step each time the driver says so.
+
+    python side_morlaif.py FOLDER separate|shared [REPLAY DUMP]
+
+REPLAY: the tensors that the TRL side wrote. The first step then takes TRL's responses and minibatches in place of its
+own, and TRL's conventions as far as they differ from the usual ones; what it computes from them goes to DUMP.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from case import LORA, ROOT, Case, Wire, peak, resident
+
+wire = Wire()
+os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
+
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from transformers import AutoModelForSequenceClassification  # noqa: E402
+
+from morlaif.data.chat import dialogue_ids  # noqa: E402
+from morlaif.models.load import load_causal_lm, load_tokenizer  # noqa: E402
+from morlaif.preference.scoring import length_buckets  # noqa: E402
+from morlaif.rl.policy import ActorCritic  # noqa: E402
+from morlaif.rl.settings import PPOSettings  # noqa: E402
+from morlaif.rl.trainer import PPOTrainer  # noqa: E402
+
+
+def settings(case: Case, critic: str) -> PPOSettings:
+    """The toy preset with the case's numbers and TRL's conventions."""
+    tree = yaml.safe_load((ROOT / "conf" / "ppo" / "toy.yaml").read_text())
+    tree |= {
+        "steps": case.steps, "rollouts": case.rollouts, "max_new_tokens": case.new_tokens, "samples": 0,
+        "generation_batch_size": case.rollouts, "micro_batch_size": case.rollouts // case.minibatches,
+        "epochs": case.epochs, "minibatches": case.minibatches, "lam": case.lam, "checkpoint_every": 0,
+        "clip_range": case.clip, "clip_range_value": case.clip, "value_coef": case.value_coef,
+    }  # fmt: skip
+    tree["shaping"] |= {
+        "scaling": "none", "center": False, "clip": None,
+        "missing_eos": "subtract", "missing_eos_value": case.missing_eos,
+    }  # fmt: skip
+    tree["kl"] |= {"coef": case.kl_coef, "controller": "fixed"}
+    tree["optimizer"] |= {"learning_rate": case.learning_rate, "eps": 1e-8, "max_grad_norm": 1e9}  # TRL never clips
+    tree["critic"] |= {"kind": critic, "init": "pm" if critic == "separate" else "sft"}
+    if case.lora:
+        tree["policy"] |= {"kind": "lora", "r": LORA["r"], "alpha": LORA["lora_alpha"]}
+    return PPOSettings(**tree)
+
+
+class ClassifierReward:
+    """A classifier's score of the last token, EOS; responses are tokenized anew, as any reward model's are."""
+
+    def __init__(self, model, tokenizer) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.ids: list[list[int]] | None = None  # given ids in place of those of the texts
+
+    @torch.no_grad()
+    def __call__(self, prompts, responses) -> torch.Tensor:
+        rows = self.ids or [dialogue_ids(self.tokenizer, p, r, 512) for p, r in zip(prompts, responses, strict=True)]
+        scores = torch.zeros(len(rows), 1)
+        for bucket in length_buckets([len(row) for row in rows], 4096):
+            batch = [rows[i] for i in bucket]
+            width = max(map(len, batch))
+            ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch])
+            states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            last = states[torch.arange(len(batch)), torch.tensor([len(row) - 1 for row in batch])]
+            scores[bucket] = self.model.score(last)
+        return scores
+
+
+def main() -> None:
+    folder, critic = Path(sys.argv[1]), sys.argv[2]
+    case = Case.load(folder)
+    imported = resident()
+    config = settings(case, critic)
+    rows = json.loads((folder / "prompts.json").read_text())
+    tokenizer = load_tokenizer(folder / "policy")
+
+    def classifier():
+        return AutoModelForSequenceClassification.from_pretrained(folder / "scorer", num_labels=1)
+
+    reward = ClassifierReward(classifier(), tokenizer)
+    torch.manual_seed(0)
+    policy = load_causal_lm(folder / "policy", tokenizer=tokenizer)
+    models = ActorCritic(policy, config, classifier() if critic == "separate" else None)
+    trainer = PPOTrainer(
+        models, tokenizer, [row["messages"] for row in rows], reward, ["score"], lambda scores: scores[:, 0], config,
+        seed=0, keep=folder / "keep",
+    )  # fmt: skip
+    if len(sys.argv) > 3:
+        from replay import replay
+
+        replay(trainer, reward, torch.load(sys.argv[3]), Path(sys.argv[4]))
+    wire.tell(imported=imported, loaded=resident())
+    while wire.wait() == "step":
+        wall, cpu = time.perf_counter(), time.process_time()
+        row = trainer.step(len(trainer.curve))
+        trainer.curve.append(row)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        parts = {name: seconds for name, seconds in row.items() if name.startswith("seconds/")}
+        tokens = round(row["length"] * config.rollouts)
+        wire.tell(wall=wall, cpu=cpu, tokens=tokens, resident=resident(), peak=peak(), parts=parts)
+
+
+main()
