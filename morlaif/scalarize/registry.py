@@ -6,15 +6,14 @@ the group `scalarizer` at it. Its annotations are checked as those of the built-
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NewType
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.scalarize.settings import ScalarizerSettings
 
@@ -78,7 +77,7 @@ def resolve(settings: ScalarizerSettings, names: Sequence[str] | None = None) ->
 
     With `names`, also checks that every parameter that names a principle names one of them. Raises `UserError`.
     """
-    function = _find(settings.function)
+    function = find(settings.function, "scalarizer.function", HOME, "linear")
     signature = inspect.signature(function)
     keywords = _keywords(signature, settings.function)
     context = tuple(key for key in CONTEXT if key in keywords)
@@ -90,34 +89,6 @@ def resolve(settings: ScalarizerSettings, names: Sequence[str] | None = None) ->
         for key, value in params.items():
             _check_principles(settings, key, value, types[key], names)
     return Scalarizer(settings.name, function, params, context)
-
-
-def _find(path: str) -> Callable:
-    module_name, _, attribute = path.rpartition(".")
-    where = f"scalarizer.function '{path}'"
-    if not module_name:
-        near = suggest(path, _public(_import(HOME)))
-        raise UserError(f"{where}: expected a dotted path such as '{HOME}.linear'.{near}")
-    try:
-        module = _import(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # the module exists and misses something of its own
-        raise UserError(f"{where}: no module '{error.name}'; is it installed, or its folder on PYTHONPATH?") from None
-    if not hasattr(module, attribute):
-        raise UserError(f"{where}: '{module_name}' has no '{attribute}'.{suggest(attribute, _public(module))}")
-    function = getattr(module, attribute)
-    if not callable(function):
-        raise UserError(f"{where}: expected a function, found {type(function).__name__}")
-    return function
-
-
-def _import(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
-
-def _public(module: ModuleType) -> list[str]:
-    return [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
 
 
 def _keywords(signature: inspect.Signature, path: str) -> dict[str, inspect.Parameter]:
