@@ -185,6 +185,7 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed]) -> int:
 
 def _dry_run(jobs: list[Composed]) -> int:
     from rich.console import Console
+    from rich.markup import escape
 
     from morlaif.pipeline.cost import cost_table, feedback_costs
     from morlaif.pipeline.display import plan_table
@@ -193,7 +194,7 @@ def _dry_run(jobs: list[Composed]) -> int:
 
     console = Console(highlight=False)
     for job in jobs:
-        console.print(f"[bold]{job.run_name}[/]  {' '.join(job.overrides)}", soft_wrap=True)
+        console.print(f"[bold]{job.run_name}[/]  {escape(' '.join(job.overrides))}", soft_wrap=True)
         planned, store = plan(job.config), Store(job.config.paths.store)
         console.print(plan_table(planned, store))
         if costs := feedback_costs(planned, store, job.config):

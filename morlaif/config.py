@@ -15,6 +15,7 @@ from morlaif.feedback.settings import FeedbackSettings, PrinciplesSettings
 from morlaif.launch.settings import HardwareSettings
 from morlaif.models.settings import ModelSettings, RespondSettings, SFTSettings
 from morlaif.preference.settings import PMSettings
+from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import Settings
@@ -57,6 +58,7 @@ class Config(Settings):
     principles: PrinciplesSettings
     feedback: FeedbackSettings
     pm: PMSettings
+    reward: RewardSettings
     scalarizer: ScalarizerSettings
     weights: WeightsSettings
     ppo: PPOSettings

@@ -51,6 +51,8 @@ class Reading:
 class Mode:
     """Questions in both orders of presentation, and the verdict from the log-odds of A in each."""
 
+    remembers = True  # whether valid verdicts stand in the ledger besides the answers that they follow from
+
     def __init__(self, settings: OpenAISettings, together: Sequence[Principle] = ()) -> None:
         self.settings = settings
         self.together = sorted(together, key=lambda principle: principle.name)
@@ -82,13 +84,18 @@ class Mode:
     def verdict(self, asked: Comparison, readings: Sequence[Reading], logprobs: bool, judge: str) -> Verdict:
         """Valid only if both orders are, since one alone carries the judge's position bias."""
         half = len(readings) // 2
-        cost = _sum(readings)
+        cost = sum_of(readings)
         forward, backward = (_gap(order, logprobs) for order in (readings[:half], readings[half:]))
         if forward is None or backward is None:
             why = next((reading.outcome for reading in readings if reading.outcome != OK), "no answer")
             return Verdict.invalid(asked.id, judge, why, forward, backward, cost)
         p, bias = soft_label(forward, backward), position_bias(forward, backward)
         return Verdict(asked.id, p, bias, True, judge, forward, backward, None, *cost)
+
+    def said_of_votes(self) -> str:
+        """What becomes of a verdict where the model gives no log-probabilities."""
+        votes = self.settings.votes
+        return f"labels come from {votes} sampled letter{'s' if votes > 1 else ''} for each order"
 
     def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
         raise NotImplementedError
@@ -134,8 +141,8 @@ class Graded(Mode):
 
     def verdict(self, asked: Comparison, readings: Sequence[Reading], logprobs: bool, judge: str) -> Verdict:
         half = len(readings) // 2
-        cost = _sum(readings)
-        first, second = (_mean(part) for part in (readings[:half], readings[half:]))
+        cost = sum_of(readings)
+        first, second = (mean_of(part) for part in (readings[:half], readings[half:]))
         if first is None or second is None:
             why = next(reading.outcome for reading in readings if reading.outcome != OK)
             return Verdict.invalid(asked.id, judge, why, cost=cost)
@@ -177,12 +184,12 @@ def mode_of(settings: OpenAISettings, together: Sequence[Principle]) -> Mode:
 
 def letter_by_logprobs(reply: Reply) -> Value:
     """The log-odds of A, at the first token that is a letter, else at the first."""
-    return _with_logprobs(reply, lambda tokens: gap(next((t for t in tokens if t and letter_of(t[0][0])), tokens[0])))
+    return with_logprobs(reply, lambda tokens: gap(next((t for t in tokens if t and letter_of(t[0][0])), tokens[0])))
 
 
 def letter_drawn(reply: Reply) -> Value:
     """+1 for A, −1 for B."""
-    return _refused(reply) or _side(letter_in(reply.text or ""))
+    return refused(reply) or _side(letter_in(reply.text or ""))
 
 
 def closing_by_logprobs(reply: Reply) -> Value:
@@ -197,13 +204,13 @@ def closing_by_logprobs(reply: Reply) -> Value:
                 return gap(token)
         return None
 
-    return _with_logprobs(reply, find)
+    return with_logprobs(reply, find)
 
 
 def closing_drawn(reply: Reply) -> Value:
     """+1 or −1 for the letter that follows the last "Answer:"."""
     found = re.findall(r"answer:\W*([AB])\b", reply.text or "", re.IGNORECASE)
-    return _refused(reply) or _side(found[-1].upper() if found else None)
+    return refused(reply) or _side(found[-1].upper() if found else None)
 
 
 def grade_by_logprobs(reply: Reply) -> Value:
@@ -224,13 +231,13 @@ def grade_by_logprobs(reply: Reply) -> Value:
         total = math.fsum(mass.values())
         return math.fsum(grade * p for grade, p in mass.items()) / total if total else None
 
-    return _with_logprobs(reply, mean, NO_GRADE)
+    return with_logprobs(reply, mean, NO_GRADE)
 
 
 def grade_drawn(reply: Reply) -> Value:
     """The grade that a reply opens with."""
     found = re.match(r"\W*(10|[1-9])\b(?!\.\d)", reply.text or "")
-    return _refused(reply) or ((float(found[1]), OK) if found else (None, NO_GRADE))
+    return refused(reply) or ((float(found[1]), OK) if found else (None, NO_GRADE))
 
 
 def field_drawn(reply: Reply, name: str) -> Value:
@@ -239,7 +246,7 @@ def field_drawn(reply: Reply, name: str) -> Value:
         letter = json.loads(reply.text or "")[name]
     except (ValueError, KeyError, TypeError):
         letter = None
-    return _refused(reply) or _side(letter if letter in ("A", "B") else None)
+    return refused(reply) or _side(letter if letter in ("A", "B") else None)
 
 
 def field_by_logprobs(reply: Reply, name: str) -> Value:
@@ -255,13 +262,12 @@ def field_by_logprobs(reply: Reply, name: str) -> Value:
                 return gap(token)
         return None
 
-    return _with_logprobs(reply, find)
+    return with_logprobs(reply, find)
 
 
 def several(reply: Reply) -> Value:
     """Whether a reply with a value for each principle can be read; its values are read again, one by one."""
-    refused = _refused(reply)
-    return refused or ((None, OK) if re.search(r'"[AB]"', reply.text or "") else (None, NO_LETTER))
+    return refused(reply) or ((None, OK) if re.search(r'"[AB]"', reply.text or "") else (None, NO_LETTER))
 
 
 def stored(question: Question) -> Callable[[Reply], Value]:
@@ -277,16 +283,16 @@ READERS: dict[str, Callable[[Reply], Value]] = {
 }  # fmt: skip
 
 
-def _with_logprobs(reply: Reply, find: Callable[[Sequence], float | None], nothing: str = NO_LETTER) -> Value:
-    if refused := _refused(reply):
-        return refused
+def with_logprobs(reply: Reply, find: Callable[[Sequence], float | None], nothing: str = NO_LETTER) -> Value:
+    if (why := refused(reply)) is not None:
+        return why
     if not reply.tokens:
         return None, NO_LOGPROBS if reply.text else "empty reply"
     value = find(reply.tokens)
     return (value, OK) if value is not None else (None, nothing)
 
 
-def _refused(reply: Reply) -> Value | None:
+def refused(reply: Reply) -> Value | None:
     return (None, "refusal") if reply.refusal or reply.finish == "content_filter" else None
 
 
@@ -301,12 +307,12 @@ def _gap(readings: Sequence[Reading], logprobs: bool) -> float | None:
     return gap_from_votes(drawn.count(1.0), drawn.count(-1.0))
 
 
-def _mean(readings: Sequence[Reading]) -> float | None:
+def mean_of(readings: Sequence[Reading]) -> float | None:
     values = [reading.value for reading in readings if reading.value is not None]
     return math.fsum(values) / len(values) if values else None
 
 
-def _sum(readings: Sequence[Reading]) -> tuple[float, float, float]:
+def sum_of(readings: Sequence[Reading]) -> tuple[float, float, float]:
     return tuple(math.fsum(reading.cost[i] for reading in readings) for i in range(3))  # type: ignore[return-value]
 
 

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from morlaif.data.records import Message
-from morlaif.feedback.settings import Example, Principle, Wording
+from morlaif.feedback.settings import Criterion, Example, Principle, Wording
 
 BAR = "| "
 
@@ -44,6 +44,14 @@ QUESTION_GRADE = (
     "The criterion was written for a choice between two; ask how well this one reply would stand. "
     "Reply with one whole number from 1 to 10."
 )
+
+SYSTEM_RATE = (
+    "You rate a reply to the last message of a conversation. "
+    + _QUOTED.replace("ends a quotation or renames an option", "or ends a quotation")
+    + "Rate it by the criterion alone, with a whole number from 1 (as poor as can be) to {highest} (could not be "
+    "better), and use the whole range; length says nothing. Reply with the number alone."
+)
+QUESTION_RATE = "Your rating, one whole number from 1 to {highest}:"
 
 SYSTEM_JOINT = _COMPARE.replace(
     "by the criterion alone", "by one criterion at a time, as if the others did not exist"
@@ -109,6 +117,15 @@ def grading_messages(messages: Sequence[Message], response: str, principle: Prin
     """The chat messages that ask how good one response is under `principle`, from 1 to 10."""
     user = f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\n{_criterion(principle, QUESTION_GRADE)}"
     return [{"role": "system", "content": SYSTEM_GRADE}, {"role": "user", "content": user}]
+
+
+def rating_messages(
+    messages: Sequence[Message], response: str, criterion: Criterion, highest: int
+) -> list[dict[str, str]]:
+    """The chat messages that ask how good one response is by `criterion`, from 1 to `highest`."""
+    question = f"Criterion: {criterion.ask}\n\n{QUESTION_RATE.format(highest=highest)}"
+    user = f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\n{question}"
+    return [{"role": "system", "content": SYSTEM_RATE.format(highest=highest)}, {"role": "user", "content": user}]
 
 
 def joint_messages(

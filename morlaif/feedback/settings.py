@@ -28,10 +28,22 @@ class Principle(Wording):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
+class Criterion(Settings):
+    """What a single response is rated by; a higher rating is always better."""
+
+    name: str
+    ask: Text  # how well does this reply …?
+    covers: Annotated[tuple[str, ...], Field(min_length=1)]  # toy principles whose mean the rules judge takes
+
+
+UNRATED = "(This was written for a choice between two. Ask how well the one reply would stand.)"
+
+
 class PrinciplesSettings(Settings):
     """The principles to choose from, which of them a run uses, and the constitution of the single-model baseline."""
 
     definitions: Annotated[dict[str, Wording], Field(min_length=1)]
+    ratings: dict[str, Text]  # how a response is rated by itself, by name; the wording for pairs serves the others
     select: list[str] | None  # names; null: all
     count: Annotated[int, Field(ge=1)] | None  # the first so many, after ordering; null: all
     order: Literal["listed", "random"]
@@ -67,6 +79,10 @@ class PrinciplesSettings(Settings):
             raise ValueError("constitution: two principles with one name")
         for name in self.definitions:
             Principle(name=name, **self.definitions[name].model_dump())  # the name's own rule
+        known = [*self.definitions, *names]
+        for name in self.ratings:
+            if name not in known:
+                raise ValueError(f"ratings: no principle, here or in the constitution, '{name}'.{suggest(name, known)}")
         return self
 
     @property
@@ -78,6 +94,11 @@ class PrinciplesSettings(Settings):
         return tuple(
             Principle(name=name, **self.definitions[name].model_dump()) for name in names[: self.count or len(names)]
         )
+
+    def criterion(self, principle: Principle, name: str | None = None) -> Criterion:
+        """How a response is rated under `principle`, as the column `name` (None: the principle's own)."""
+        ask = self.ratings.get(principle.name, f"{principle.question} {principle.description} {UNRATED}")
+        return Criterion(name=name or principle.name, ask=ask, covers=principle.covers)
 
 
 class RulesSettings(Settings):

@@ -7,12 +7,15 @@ A unit reads only what is given to it here, so its digest covers all that can ch
 
 from __future__ import annotations
 
+from typing import Any
+
 from morlaif.config import STAGES, Config
 from morlaif.data.load import input_files
 from morlaif.errors import UserError, suggest
-from morlaif.feedback.settings import HumanSettings, Principle, shared_reads
+from morlaif.feedback.settings import Criterion, HumanSettings, Principle, PrinciplesSettings, shared_reads
 from morlaif.feedback.settings import input_files as feedback_files
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.reward.settings import JudgeReward, Layout, PMReward, check, layout, of_baseline
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 
@@ -29,9 +32,9 @@ LINEAR = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions
 def plan(config: Config) -> Plan:
     """The units of `config`, each after what it needs; `config.stages` chooses how far it goes."""
     principles = config.principles.chosen
-    names = [principle.name for principle in principles]
-    resolve(config.scalarizer, names)  # a wrong parameter is said now, not after the preference models are trained
-    _check_weights(config)
+    rewards = _rewards(config)
+    resolve(config.scalarizer, rewards["multi"].names)  # a wrong parameter is said now, not after hours of training
+    _check_weights(config, rewards["multi"])
     seed = {"seed": config.seed}
     units: list[Unit] = []
 
@@ -51,8 +54,10 @@ def plan(config: Config) -> Plan:
         base = [sft] if config.pm.base is None else []
         return feedback, unit("pm", {"pm": config.pm, "split": split}, [respond, *base, feedback], f"pm/{name}")
 
+    modelled = tuple(principle for principle in principles if principle.name in rewards["multi"].models)
+
     def principle_model(principle: Principle) -> tuple[Unit, Unit]:
-        together = shared_reads(config.feedback, principles)
+        together = shared_reads(config.feedback, modelled)
         return preference_model(principle.name, {"feedback": config.feedback, "principle": principle, **together})
 
     def baseline_model() -> tuple[Unit, Unit]:
@@ -64,19 +69,19 @@ def plan(config: Config) -> Plan:
 
     labelled: dict[str, list[tuple[Unit, Unit]]] = {}
     if "multi" in config.arms:
-        labelled["multi"] = [principle_model(principle) for principle in principles]
+        labelled["multi"] = [principle_model(principle) for principle in modelled]
     if "single" in config.arms:
-        labelled["single"] = [baseline_model()]
+        labelled["single"] = [baseline_model()] if rewards["single"].models else []
 
     weighed: dict[str, Unit] = {}
     aligned: dict[str, Unit] = {}
     for arm in config.arms:
         models = [pm for _, pm in labelled[arm]]
-        scored = [pm.name.removeprefix("pm/") for pm in models]
+        scored = {"names": rewards[arm].names, **_reward_reads(config, rewards[arm])}
         labels = [feedback for feedback, _ in labelled[arm]] if config.weights.method == "regressed" else []
-        weigh = {"weights": config.weights, "names": scored}
+        weigh = {"weights": config.weights, **scored}
         weighed[arm] = unit("weigh", weigh, [data, sft, respond, *models, *labels], f"weigh/{arm}", paired=True)
-        ppo = {"ppo": config.ppo, "scalarizer": LINEAR if arm == SINGLE else config.scalarizer, "names": scored}
+        ppo = {"ppo": config.ppo, "scalarizer": LINEAR if arm == SINGLE else config.scalarizer, **scored}
         aligned[arm] = unit("ppo", ppo, [data, sft, weighed[arm], *models], f"ppo/{arm}", paired=True)
 
     gold: tuple[Unit, ...] = ()
@@ -99,9 +104,47 @@ def plan(config: Config) -> Plan:
     return Plan(tuple(units)).restricted_to(config.stages)
 
 
-def _check_weights(config: Config) -> None:
+def _rewards(config: Config) -> dict[str, Layout]:
+    """What each arm's policy is rewarded by.
+
+    Raises:
+        UserError: a mistake in the group `reward` that shows before anything is built.
+    """
+    check(config.reward, config.feedback)
+    names = [principle.name for principle in config.principles.chosen]
+    return {"multi": layout(config.reward, names), "single": of_baseline(config.reward)}
+
+
+def _reward_reads(config: Config, reward: Layout) -> dict[str, Any]:
+    """What a unit that scores reads besides the names. Of preference models alone, nothing: it needs their units."""
+    if isinstance(reward.reward, PMReward):
+        return {}
+    reads: dict[str, Any] = {"reward": reward}
+    judged = {column.own for part in reward.judges for column in reward.of(part)}
+    if judged:
+        reads["criteria"] = tuple(c for c in _criteria(config.principles, reward.reward) if c.name in judged)
+    if any(judge.engine is None for judge in reward.judges.values()):
+        reads["feedback"] = config.feedback
+    return reads
+
+
+def _criteria(principles: PrinciplesSettings, reward: Any) -> list[Criterion]:
+    """How a judge is asked for the rating under each principle, and for the baseline's overall one."""
+    made = [principles.criterion(principle) for principle in principles.chosen]
+    if isinstance(reward, JudgeReward):
+        constitution = {principle.name: principle for principle in principles.constitution}
+        name = reward.overall or next(iter(constitution))
+        if name not in constitution:
+            known = ", ".join(constitution)
+            hint = suggest(name, constitution)
+            raise UserError(f"reward.overall: no principle '{name}' in the constitution.{hint} Known: {known}.")
+        made.append(principles.criterion(constitution[name], SINGLE))
+    return made
+
+
+def _check_weights(config: Config, reward: Layout) -> None:
     """A run may use fewer principles than its weights name, but none that nobody has defined."""
-    known = config.principles.definitions
+    known = list(dict.fromkeys([*config.principles.definitions, *reward.names]))
     for key, names in (("zero", config.weights.zero), ("values", config.weights.values or {})):
         for name in names:
             if name not in known and name != SINGLE:

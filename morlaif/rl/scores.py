@@ -29,7 +29,7 @@ def check_scores(
         row, column = bad[0]
         raise UserError(
             f"step {step}: the score of '{names[column]}' is {scores[row, column].item()} for response {row} "
-            f"({_short(texts[row])}); {len(bad)} of {scores.numel()} scores are not finite: look at its model"
+            f"({_short(texts[row])}); {len(bad)} of {scores.numel()} scores are not finite: look at what scores it"
         )
     if allow_constant or len(set(texts)) < 2:
         return
@@ -38,7 +38,7 @@ def check_scores(
         if torch.equal(scores[:, column], first.expand(len(scores))):
             raise UserError(
                 f"step {step}: the score of '{name}' is {first.item():g} for all {len(texts)} responses, so nothing "
-                "can be learnt from it: look at its preference model, or set ppo.shaping.constant_score=allow"
+                "can be learnt from it: look at what scores it, or set ppo.shaping.constant_score=allow"
             )
 
 

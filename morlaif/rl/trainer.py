@@ -200,10 +200,23 @@ class PPOTrainer:
     def score(self, prompts: Sequence[list[Message]], texts: Sequence[str], purpose: str, step: int) -> Tensor:
         """(B, K) of each response, scored by whichever rank it falls to."""
         schedule.seed_globals(self.seed, f"{purpose} {ranks.rank()}", step)  # a reward may draw
-        scores = self.reward(ranks.share(prompts), ranks.share(texts)).detach().float()
+        scores, error = torch.empty(0), None
+        try:
+            scores = self.reward(ranks.share(prompts), ranks.share(texts)).detach().float()
+        except UserError as raised:
+            error = raised
+        if any(errors := ranks.gather(error)):
+            self._give_up(purpose)
+            raise next(filter(None, errors))
         if self.processes == 1:
             return scores.to(self.device)
         return torch.tensor(ranks.unshare(scores.tolist()), device=self.device)
+
+    def _give_up(self, purpose: str) -> None:
+        """A reward that cannot go on (its money is spent) loses no step: of the one at hand nothing is learnt yet."""
+        every, done = self.settings.checkpoint_every, len(self.curve)
+        if purpose == "score" and every and done % every:
+            self._save()
 
     @torch.no_grad()
     def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor) -> tuple[Tensor, ...]:

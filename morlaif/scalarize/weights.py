@@ -21,8 +21,8 @@ def frozen_statistics(scores: Array, names: Sequence[str]) -> tuple[Array, Array
     for name, deviation in zip(names, scale, strict=True):
         if not np.isfinite(deviation) or deviation < 1e-8:
             raise UserError(
-                f"preference model '{name}' gives every one of {len(scores)} responses the same score, which cannot be "
-                "normalised: train it longer, or leave the principle out"
+                f"'{name}' gives every one of {len(scores)} responses the same score, which cannot be normalised: "
+                "train its preference model longer, look at the judge or function that scores it, or leave it out"
             )
     return mean, scale
 

@@ -1,4 +1,4 @@
-"""Stage `ppo`: align the SFT policy with one objective over the preference models."""
+"""Stage `ppo`: align the SFT policy with one objective over the scores of its responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from morlaif import ranks
 from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
 from morlaif.models.load import ADAPTER, load_policy, point_to_adapter, resolve_model, save_policy
-from morlaif.preference.bank import PreferenceBank
+from morlaif.reward.sources import Source
 from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.policy import ActorCritic, merged_state
 from morlaif.rl.schedule import hold_out
@@ -23,6 +23,7 @@ from morlaif.rl.trainer import PPOTrainer
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.job import Job
+from morlaif.stages.scoring import open_scores
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -30,11 +31,10 @@ def build(job: Job) -> dict[str, Any]:
     if job.dtype == torch.float16:
         raise UserError("hardware.dtype: float16 overflows in PPO's updates; use bfloat16 or float32")
     names = tuple(job.config["names"])
-    pms = {name: job.inputs[f"pm/{name}"] for name in names}
+    pms = {name.removeprefix("pm/"): folder for name, folder in job.inputs.items() if name.startswith("pm/")}
 
-    # 1. the reward: preference models, and the objective that makes one number of their scores
-    base, _ = resolve_model(job.inputs["sft"])
-    bank = PreferenceBank.load(pms, base, job.device, job.dtype)
+    # 1. the reward: scores, and the objective that makes one number of them
+    scores = open_scores(job)
     weights = next(folder for name, folder in job.inputs.items() if name.startswith("weigh/"))
     objective = Objective.load(weights / "weights.json", resolve(job.config["scalarizer"], names), names)
 
@@ -49,10 +49,12 @@ def build(job: Job) -> dict[str, Any]:
     different = {prompt_id(example.messages): example.messages for example in load_split(job.inputs["data"], "train")}
     prompts, held_out = hold_out(list(different.values()), settings.eval_prompts, job.seed)
     trainer = PPOTrainer(
-        models, tokenizer, prompts, bank.score, names, objective, settings,
+        models, tokenizer, prompts, scores, names, objective, settings,
         seed=job.seed, keep=job.keep, held_out=held_out, autocast=None if job.dtype == torch.float32 else job.dtype,
     )  # fmt: skip
-    result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
+    result = trainer.run(
+        lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step"), **_facts(scores))
+    )
 
     # 4. leave the policy, its curve and its samples
     if result.other is not None:
@@ -70,6 +72,7 @@ def build(job: Job) -> dict[str, Any]:
         "episodes": len(result.curve) * settings.rollouts,
         "stopped": result.stopped,
         "best_step": result.best,
+        **_facts(scores),
     }
 
 
@@ -104,6 +107,8 @@ def _critic(
     if critic.init == "sft":
         separate = critic.kind == "separate"
         return load_policy(job.inputs["sft"], dtype=torch.float32, device=job.device)[0] if separate else None
+    if not pms:
+        raise UserError("ppo.critic.init=pm: this run's reward has no preference model to begin from; use init=sft")
     name = next(iter(pms)) if critic.principle is None else critic.principle
     if name not in pms:
         raise UserError(f"ppo.critic.principle: no preference model '{name}' in this run.{suggest(name, pms)}")
@@ -115,6 +120,11 @@ def _critic(
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _facts(scores: Source) -> dict[str, float]:
+    """What the reward counts, for the log: of this process, so that a resumed run counts anew."""
+    return {f"reward/{name}": float(value) for name, value in scores.facts().items()}
 
 
 def _without(row: Mapping[str, float], name: str) -> dict[str, float]:

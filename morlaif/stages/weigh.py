@@ -1,4 +1,4 @@
-"""Stage `weigh`: the frozen mean and scale of each preference model, and the weight of each principle."""
+"""Stage `weigh`: the frozen mean and scale of each column of the reward, and the weight of each principle."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from morlaif.data.records import Example, Message, Pair, load_pairs, load_split
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import pair_accuracy
 from morlaif.models.generate import generate
-from morlaif.models.load import load_policy, resolve_model
-from morlaif.preference.bank import PreferenceBank
+from morlaif.models.load import load_policy
+from morlaif.reward.sources import Source
+from morlaif.rl.scores import check_scores
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
 from morlaif.scalarize.weights import from_raw, frozen_statistics, given_weights, regress, signed
 from morlaif.stages.job import Job
+from morlaif.stages.scoring import layout_of, open_scores
 
 SINGLE = "single"  # the baseline's one model: there is nothing to weigh
 
 
 def build(job: Job) -> dict[str, Any]:
     settings: WeightsSettings = job.config["weights"]
-    names = [name.removeprefix("pm/") for name in job.inputs if name.startswith("pm/")]
-    names = list(job.config.get("names", names))
-    folders = {name: job.inputs[f"pm/{name}"] for name in names}
-    bank = PreferenceBank.load(folders, base=resolve_model(job.inputs["sft"])[0], device=job.device, dtype=job.dtype)
+    names = list(job.config["names"])
+    score = open_scores(job)
 
     # 1. frozen statistics on responses of the SFT model
     prompts, responses, source = _sft_responses(job, settings)
-    scores = bank.score(prompts, responses).double().cpu().numpy()
+    scored = score(prompts, responses)
+    check_scores(scored, names, responses, 0, allow_constant=True)
+    scores = scored.double().cpu().numpy()
     mean, scale = frozen_statistics(scores, names)
     job.progress(1, 2, responses=float(len(responses)))
 
@@ -44,8 +46,9 @@ def build(job: Job) -> dict[str, Any]:
     elif settings.method == "given":
         weights = given_weights(settings.values or {}, names)
     else:
-        weights, details["regression"] = _regressed(job, settings, bank, scale, zero)
+        weights, details["regression"] = _regressed(job, settings, score, scale, zero)
     direction, weight = signed(weights, names, zero)
+    weight = weight * np.array([column.weight for column in layout_of(job).columns])
 
     if settings.normalizer == "none":
         # the raw score keeps its unit: weights belong to the normalised one, so they are divided back
@@ -79,22 +82,22 @@ def _sft_responses(job: Job, settings: WeightsSettings) -> tuple[list[list[Messa
 
 
 def _regressed(
-    job: Job, settings: WeightsSettings, bank: PreferenceBank, scale: np.ndarray, zero: list[str]
+    job: Job, settings: WeightsSettings, score: Source, scale: np.ndarray, zero: list[str]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Signed weights of normalised scores, and the report on the regression."""
     train = _labelled(load_split(job.inputs["data"], "train"))[: settings.regression_pairs]
     if not train:
         raise UserError("weights=regressed: no row of the data's split 'train' has a human preference to learn from")
     held = _labelled(load_split(job.inputs["data"], "eval"))
-    names = list(bank.names)
+    names = list(score.names)
     kept = np.array([name not in zero for name in names])
-    difference, label = _differences(bank, train)
+    difference, label = _differences(score, train)
     fit = regress(difference[:, kept], label, [name for name in names if name not in zero], settings.significance)
     raw = np.zeros(len(names))
     raw[kept] = fit.raw
     report = fit.as_dict() | {"accuracy": _accuracy(difference, label, raw)}
     if held:
-        report["held_out_accuracy"] = _accuracy(*_differences(bank, held), raw)
+        report["held_out_accuracy"] = _accuracy(*_differences(score, held), raw)
     return from_raw(raw, scale, names, zero), report
 
 
@@ -116,8 +119,8 @@ def _labelled(examples: list[Example]) -> list[Pair]:
     return pairs
 
 
-def _differences(bank: PreferenceBank, pairs: list[Pair]) -> tuple[np.ndarray, np.ndarray]:
+def _differences(score: Source, pairs: list[Pair]) -> tuple[np.ndarray, np.ndarray]:
     """(N, K) raw score of the first minus that of the second, and (N,) the human labels."""
     messages = [pair.messages for pair in pairs]
-    first, second = (bank.score(messages, [getattr(pair, side) for pair in pairs]) for side in ("first", "second"))
+    first, second = (score(messages, [getattr(pair, side) for pair in pairs]) for side in ("first", "second"))
     return (first - second).double().cpu().numpy(), np.array([pair.human for pair in pairs], dtype=float)

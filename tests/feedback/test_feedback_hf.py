@@ -67,7 +67,7 @@ def test_sharing_saves_most_of_the_prefill_and_changes_no_probability(folder, se
     total = engine.computed + engine.reused
     assert total == sum(len(engine._ids(prompt)) for group in groups for prompt in group)
     assert engine.reused / total >= 0.70
-    letters = [set(ids.tolist()) for ids in engine._letters]
+    letters = [set(ids.tolist()) for ids in engine._answers]
     for group, gaps in zip(groups, shared, strict=True):
         for prompt, d in zip(group, gaps, strict=True):  # the plain way: the whole prompt, alone
             with torch.no_grad():

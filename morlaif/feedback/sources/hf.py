@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
-from morlaif.feedback.ledger import Ledger, key_of
+from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import specimen
-from morlaif.feedback.prompt import comparison_messages
+from morlaif.feedback.prompt import comparison_messages, rating_messages
+from morlaif.feedback.rating import Rating, Single, mean_rating, to_score
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import HfSettings, Principle
 from morlaif.feedback.table import Verdicts
@@ -111,23 +113,103 @@ class HfJudge:
         return Verdict(asked.id, p, bias, True, self.name, forward, backward, None, *cost)
 
 
+class HfRater:
+    """Ratings from the likelihood of the numbers, several criteria of one response together.
+
+    They enter the ledger batch by batch, each under its question: what is asked, and of which model.
+    """
+
+    def __init__(self, settings: HfSettings, ledger: Path, highest: int) -> None:
+        self.name = f"hf:{settings.path}"
+        self.usage = Usage(method="logprob")
+        self._settings, self._highest = settings, highest
+        self._ledger = Ledger(ledger)
+        self._identity = identity(settings.path, settings.revision)
+        self._engine: Engine | None = None
+
+    def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
+        waiting: list[list[Single]] = []
+        for _, group in itertools.groupby(asked, key=lambda single: single.id):
+            unknown = []
+            for single in group:
+                if (known := self._ledger.get(self._key(single))) is not None:
+                    self.usage.cached += 1
+                    yield single, self._rating(single, known)
+                else:
+                    unknown.append(single)
+            if unknown:
+                waiting.append(unknown)
+            if sum(map(len, waiting)) >= self._settings.batch_size:
+                yield from self._batch(waiting)
+                waiting = []
+        if waiting:
+            yield from self._batch(waiting)
+
+    def _key(self, single: Single) -> bytes:
+        return key_of("hf", self._identity, self._messages(single), {"dtype": self._settings.dtype})
+
+    def _messages(self, single: Single) -> list[dict[str, str]]:
+        return rating_messages(single.messages, single.response, single.principle, self._highest)
+
+    def _rating(self, single: Single, answer: Answer) -> Rating:
+        return Rating(single.id, to_score(answer.value, self._highest), self.name, None, answer.input_tokens)
+
+    def _batch(self, groups: Sequence[list[Single]]) -> Iterator[tuple[Single, Rating]]:
+        if self._engine is None:
+            numbers = "123456789"[: self._highest]
+            self._engine = Engine.load(self._settings, answers=numbers, answer_of=str.strip)
+        engine = self._engine
+        stems = [engine.stem([self._messages(single) for single in group]) for group in groups]
+        fits = [engine.fits(stem) for stem in stems]
+        found = iter(list(engine.logits([stem for stem, fine in zip(stems, fits, strict=True) if fine])))
+        self.usage.input_tokens, self.usage.reused_tokens = engine.computed, engine.reused
+        done = []
+        with self._ledger.transaction():
+            for group, stem, fine in zip(groups, stems, fits, strict=True):
+                for single, logits, ending in zip(
+                    group, next(found) if fine else [None] * len(group), stem.endings, strict=True
+                ):
+                    read = len(stem.prefix) // len(group) + len(ending)
+                    done.append((single, self._put(single, logits, read)))
+        self.usage.requests += len(done)
+        yield from done
+
+    def _put(self, single: Single, logits: list[float] | None, read: int) -> Rating:
+        """Write down a rating from the logits of the numbers; None: the question was too long."""
+        if logits is None:
+            return Rating(single.id, None, self.name, "longer than the model's context")
+        listed = {str(i): x - max(logits) for i, x in enumerate(logits, 1)}  # a constant falls out of the mean
+        answer = Answer(mean_rating(list(listed.items()), self._highest), OK, read)
+        self._ledger.put(self._key(single), "hf", self._settings.path, answer, json.dumps(listed))
+        return self._rating(single, answer)
+
+
 class Engine:
     """The model, its tokenizer, and the forward passes."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        answers: str = "AB",
+        answer_of: Callable[[str], str | None] = letter_of,
+    ) -> None:
+        """`answers`: what may be said, a character each; `answer_of` tells which of them a token says, if any."""
         import torch
 
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.computed = self.reused = 0  # tokens that were run, and that would have been run again without sharing
-        letters = [letter_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
-        self._letters = [torch.tensor([i for i, x in enumerate(letters) if x == wanted]) for wanted in "AB"]
-        if not all(map(len, self._letters)):
+        said = [answer_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
+        self._answers = [torch.tensor([i for i, x in enumerate(said) if x == wanted]) for wanted in answers]
+        if not all(map(len, self._answers)):
+            listed = f"{', '.join(answers[:-1])} and {answers[-1]}"
             raise UserError(
-                f"feedback.path={tokenizer.name_or_path!r}: its tokenizer has no token for the letters A and B"
+                f"feedback.path={tokenizer.name_or_path!r}: its tokenizer has no token for each of {listed}"
             )
 
     @classmethod
-    def load(cls, settings: HfSettings) -> Engine:
+    def load(cls, settings: HfSettings, **answers: Any) -> Engine:
         import torch
 
         from morlaif.models.load import load_causal_lm, load_tokenizer
@@ -137,7 +219,7 @@ class Engine:
         tokenizer = load_tokenizer(settings.path, **source)
         dtype = getattr(torch, settings.dtype)
         model = load_causal_lm(settings.path, **source, dtype=dtype, device=device, tokenizer=tokenizer)
-        return cls(model, tokenizer, settings.batch_size)
+        return cls(model, tokenizer, settings.batch_size, **answers)
 
     def stem(self, prompts: Sequence[list[dict[str, str]]]) -> Stem:
         """The prompts as token ids, split where they part."""
@@ -165,6 +247,10 @@ class Engine:
 
     def gaps(self, stems: Sequence[Stem]) -> Iterator[list[float]]:
         """log P(A) − log P(B) for every ending of every stem, in order."""
+        return ([a - b for a, b in rows] for rows in self.logits(stems))
+
+    def logits(self, stems: Sequence[Stem]) -> Iterator[list[list[float]]]:
+        """For every ending of every stem, in order, the summed logit of the tokens that say each answer."""
         start = 0
         while start < len(stems):
             end, rows = start, 0
@@ -174,7 +260,7 @@ class Engine:
             yield from self._shared(stems[start:end])
             start = end
 
-    def _shared(self, stems: Sequence[Stem]) -> list[list[float]]:
+    def _shared(self, stems: Sequence[Stem]) -> list[list[list[float]]]:
         """Run the prefixes as one batch, then the endings on their keys and values."""
         import torch
         from transformers import DynamicCache
@@ -196,10 +282,9 @@ class Engine:
                 mask = torch.cat([prefix_mask[owner], ends_mask], dim=1)
             logits = self._forward(ends, mask, positions, cache, keep=0)
         last = logits[torch.arange(len(endings), device=device), ends_mask.sum(1) - 1].float()
-        a, b = (last[:, letters.to(device)].logsumexp(-1) for letters in self._letters)
+        values = iter(torch.stack([last[:, ids.to(device)].logsumexp(-1) for ids in self._answers], 1).tolist())
         self.computed += sum(map(len, prefixes)) + sum(map(len, endings))
         self.reused += sum(len(stem.prefix) * (len(stem.endings) - 1) for stem in stems)
-        values = iter((a - b).tolist())
         return [[next(values) for _ in stem.endings] for stem in stems]
 
     def _forward(self, ids, mask, positions, cache, keep: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from morlaif.feedback.limiter import Limiter, Stopped
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import NO_LOGPROBS, Question, Reading, mode_of, stored
 from morlaif.feedback.purse import Purse
+from morlaif.feedback.rating import Rated
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Reply, parse
 from morlaif.feedback.settings import OpenAISettings, Principle
@@ -36,13 +37,16 @@ class OpenAIJudge:
 
     remembers = True
 
-    def __init__(self, settings: OpenAISettings, ledger: Path, together: Sequence[Principle] = ()) -> None:
+    def __init__(
+        self, settings: OpenAISettings, ledger: Path, together: Sequence[Principle] = (), highest: int | None = None
+    ) -> None:
+        """`highest`: it is asked to rate single responses, from 1 to this, instead of comparing two."""
         self.name = f"openai:{settings.model}"
         self.usage = Usage()
         self._settings = settings
         self._path = ledger
-        self._together = tuple(together)
-        self._mode = mode_of(settings, together)
+        self._asked_for = (tuple(together), highest)
+        self._mode = mode_of(settings, together) if highest is None else Rated(settings, highest)
         self._owner = new_owner()
         self._limiter: Limiter | None = None
         self._probe_key: bytes | None = None  # answered in this run, though it will be found in the ledger
@@ -70,7 +74,7 @@ class OpenAIJudge:
                 )
         elif self._settings.survive_kill:
             api_key(self._settings)  # a missing key is said here
-            yield from send_out((self._settings, self._path, self._together), waiting, self.usage)
+            yield from send_out((self._settings, self._path, *self._asked_for), waiting, self.usage)
         else:
             yield from iterate(lambda emit: self.run(waiting, emit))
 
@@ -164,7 +168,7 @@ class OpenAIJudge:
         logprobs = bool(self._logprobs)
         readings = await _all(self._answer(question) for question in self._mode.questions(asked, logprobs))
         verdict = self._mode.verdict(asked, readings, logprobs, self.name)
-        if verdict.valid:
+        if verdict.valid and self._mode.remembers:
             await self._write(lambda: self._keep(asked.principle, verdict))
         return verdict
 
@@ -270,10 +274,9 @@ class OpenAIJudge:
     def _announce(self, logprobs: bool) -> None:
         self.usage.method = "logprob" if logprobs else "vote"
         if not logprobs and not self.usage.said:
-            votes = self._settings.votes
             self.usage.said.append(
-                f"{self._settings.model} gives no log-probabilities: labels come from {votes} sampled "
-                f"letter{'s' if votes > 1 else ''} for each order, {votes} times the requests for a coarser label"
+                f"{self._settings.model} gives no log-probabilities: {self._mode.said_of_votes()}, "
+                f"{self._settings.votes} times the requests for a coarser answer"
             )
             log.warning(self.usage.said[-1])
 

@@ -6,12 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import mean
 
 from morlaif.data.records import Message
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.arithmetic import logit, position_bias, soft_label
+from morlaif.feedback.rating import Rating, Single
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.settings import Principle, RulesSettings
+from morlaif.feedback.settings import Criterion, Principle, RulesSettings
 from morlaif.toy import judge as toy
 
 
@@ -57,7 +59,23 @@ class RulesJudge:
         return seen / settings.temperature + settings.position_bias
 
 
-def score(principle: Principle, messages: Sequence[Message], response: str) -> float:
+class RulesRater:
+    """The exact score of a response, its range put on [−1, 1]. Doubt, error and position bias belong to comparisons."""
+
+    name = "rules"
+
+    def __init__(self) -> None:
+        self.usage = Usage(method="rules")
+
+    def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
+        for single in asked:
+            exact = score(single.principle, single.messages, single.response)
+            low, high = (mean(toy.RANGE[name][end] for name in single.principle.covers) for end in (0, 1))
+            self.usage.requests += 1
+            yield single, Rating(single.id, 2.0 * (exact - low) / (high - low) - 1.0, self.name)
+
+
+def score(principle: Principle | Criterion, messages: Sequence[Message], response: str) -> float:
     """The exact score of `response`: the mean over the toy principles that `principle` covers."""
     for name in principle.covers:
         if name not in toy.PRINCIPLES:

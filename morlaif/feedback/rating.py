@@ -1,0 +1,171 @@
+"""One response rated by itself under one criterion (direct-RLAIF: Lee et al. 2023, arXiv 2309.00267, section 2.2.3).
+
+The judge answers with a whole number from 1 to `highest`; its rating is the mean over the likelihood of these numbers,
+Σ i·P(i) / Σ P(i), put on [−1, 1]. `highest` is 9 at most, where Lee et al. go to 10: each digit is one token in every
+tokenizer, "10" is two in many, and would be read as a 1. Where a model gives no log-probabilities, ratings are drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from morlaif.data.records import Message, content_id, prompt_id
+from morlaif.errors import UserError
+from morlaif.feedback.arithmetic import Alternatives
+from morlaif.feedback.ledger import OK
+from morlaif.feedback.modes import Mode, Question, Reading, Value, mean_of, refused, sum_of, with_logprobs
+from morlaif.feedback.prompt import rating_messages
+from morlaif.feedback.records import Usage
+from morlaif.feedback.reply import Reply
+from morlaif.feedback.settings import Criterion, FeedbackSettings, HfSettings, OpenAISettings, RulesSettings
+
+NO_RATING = "no rating"
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One response to be rated."""
+
+    id: str  # identity of prompt and response
+    messages: list[Message]  # ends with a user turn
+    response: str
+    principle: Criterion
+    attempt: int = 0  # a later one is a new question: a sampled answer, where the first was not usable
+
+    @classmethod
+    def of(cls, messages: Sequence[Message], response: str, criterion: Criterion) -> Single:
+        return cls(content_id(prompt_id(messages), response), list(messages), response, criterion)
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A judge's answer about one response."""
+
+    id: str  # of what was asked
+    score: float | None  # in [−1, 1]; None: invalid
+    judge: str
+    reason: str | None = None  # why it is invalid
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    usd: float = 0.0
+
+    @property
+    def valid(self) -> bool:
+        return self.score is not None
+
+
+class Rater(Protocol):
+    """Answers what is put to it, in any order."""
+
+    name: str
+    usage: Usage
+
+    def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
+        """Stream ratings as they arrive.
+
+        Raises:
+            UserError: the source cannot be used at all (bad key, unknown model, no money). What arrived before is kept.
+        """
+
+
+def check_rater(settings: FeedbackSettings, key: str) -> None:
+    """Whether the source `settings`, which stands at `key` in the config, can rate.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not isinstance(settings, RulesSettings | OpenAISettings | HfSettings):
+        raise UserError(f"{key}.source={settings.source}: such a source rates no response; use rules, openai or hf")
+    if isinstance(settings, OpenAISettings) and settings.delivery == "batch":
+        raise UserError(f"{key}.delivery=batch: a step of PPO cannot wait for a batch; set it to live")
+    if isinstance(settings, HfSettings) and settings.path is None:
+        raise UserError(f"{key}.path: give the judge's folder in Hugging Face format, or a hub id")
+
+
+def open_rater(settings: FeedbackSettings, *, ledger: Path, highest: int) -> Rater:
+    """The rater that `settings` describe. `ledger`: where answers are kept that cost money or time."""
+    match settings:
+        case RulesSettings():
+            from morlaif.feedback.sources.rules import RulesRater
+
+            return RulesRater()
+        case OpenAISettings():
+            from morlaif.feedback.sources.openai import OpenAIJudge
+
+            return OpenAIJudge(settings, ledger, highest=highest)
+        case HfSettings():
+            from morlaif.feedback.sources.hf import HfRater
+
+            return HfRater(settings, ledger, highest)
+    raise TypeError(f"no rater for {type(settings).__name__}")
+
+
+def to_score(rating: float, highest: int) -> float:
+    """From 1 … `highest` to −1 … 1."""
+    return 2.0 * (rating - 1.0) / (highest - 1.0) - 1.0
+
+
+def mean_rating(alternatives: Alternatives, highest: int) -> float | None:
+    """Σ i·P(i) / Σ P(i) over the numbers 1 … `highest` among the alternatives for a token; None without any."""
+    masses = [(int(t), math.exp(x)) for token, x in alternatives if (t := token.strip(" ▁Ġ\n")) in _digits(highest)]
+    total = math.fsum(p for _, p in masses)
+    return math.fsum(i * p for i, p in masses) / total if total else None
+
+
+def rating_by_logprobs(highest: int, reply: Reply) -> Value:
+    """The mean rating, at the first token that is a number, else at the first."""
+
+    def find(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
+        said = [token[0][0].strip(" ▁Ġ\n") if token else "" for token in tokens]
+        at = next((i for i, text in enumerate(said) if text in _digits(highest)), 0)
+        if said[at].isdigit() and at + 1 < len(said) and tokens[at + 1] and tokens[at + 1][0][0][:1].isdigit():
+            return None  # the first digit of a larger number
+        return mean_rating(tokens[at], highest)
+
+    return with_logprobs(reply, find, NO_RATING)
+
+
+def rating_drawn(highest: int, reply: Reply) -> Value:
+    """The number that a reply opens with."""
+    found = re.match(rf"\W*([1-{highest}])\b(?!\.\d)", reply.text or "")
+    return refused(reply) or ((float(found[1]), OK) if found else (None, NO_RATING))
+
+
+class Rated(Mode):
+    """A number from 1 to `highest`, at once."""
+
+    remembers = False  # its answers are few enough to be looked up one by one
+
+    def __init__(self, settings: OpenAISettings, highest: int) -> None:
+        super().__init__(settings)
+        self.highest = highest
+
+    def questions(self, asked: Single, logprobs: bool) -> list[Question]:
+        """A later attempt is drawn: at temperature 0 the same question would have the same answer."""
+        by_logprobs = logprobs and not asked.attempt
+        votes = self.settings.votes
+        begin = votes * (asked.attempt - logprobs)
+        messages = rating_messages(asked.messages, asked.response, asked.principle, self.highest)
+        decoding = self._decoding(self.settings.score.max_tokens, by_logprobs)
+        read = partial(rating_by_logprobs if by_logprobs else rating_drawn, self.highest)
+        return [Question(messages, decoding, i, read) for i in ([0] if by_logprobs else range(begin, begin + votes))]
+
+    def verdict(self, asked: Single, readings: Sequence[Reading], logprobs: bool, judge: str) -> Rating:
+        mean, cost = mean_of(readings), sum_of(readings)
+        if mean is None:
+            why = next(reading.outcome for reading in readings if reading.outcome != OK)
+            return Rating(asked.id, None, judge, why, *cost)
+        return Rating(asked.id, to_score(mean, self.highest), judge, None, *cost)
+
+    def said_of_votes(self) -> str:
+        return f"ratings come from {self.settings.votes} sampled numbers each"
+
+
+def _digits(highest: int) -> tuple[str, ...]:
+    return tuple(map(str, range(1, highest + 1)))

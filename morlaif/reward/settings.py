@@ -1,0 +1,213 @@
+"""Settings of the group `reward`, and what follows from them before anything is built. Imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from morlaif.dotted import find
+from morlaif.errors import UserError, suggest
+from morlaif.feedback.rating import check_rater
+from morlaif.feedback.settings import FeedbackSettings
+from morlaif.settings import Settings
+
+SINGLE = "single"  # the column of the baseline, which has but one
+
+
+class PMReward(Settings):
+    """Preference models, one a principle."""
+
+    kind: Literal["pm"]
+    principles: list[str] | None  # null: all of the run's
+
+
+class JudgeReward(Settings):
+    """A judge that rates each response by itself, one rating a principle."""
+
+    outside_digest = frozenset({"max_invalid"})
+
+    kind: Literal["judge"]
+    engine: FeedbackSettings | None  # who rates; null: the run's feedback
+    principles: list[str] | None  # null: all of the run's
+    overall: str | None  # of the constitution, for the single arm; null: its first
+    highest: Annotated[int, Field(ge=2)]
+    asks: Annotated[int, Field(ge=1, le=10)]  # attempts at a usable rating
+    max_invalid: Annotated[float, Field(ge=0, lt=1)]
+
+    @field_validator("highest")
+    @classmethod
+    def _one_digit(cls, value: int) -> int:
+        if value > 9:
+            raise ValueError("at most 9: 10 is two tokens in many tokenizers, and would be read as a 1")
+        return value
+
+
+class FunctionReward(Settings):
+    """A function of the user's: (prompts, responses) -> (B, K) or (B,)."""
+
+    kind: Literal["function"]
+    function: str | None  # dotted path; must be given
+    names: Annotated[tuple[str, ...], Field(min_length=1)]  # of its columns
+    params: dict[str, Any]
+
+    @field_validator("names")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == SINGLE:
+                raise ValueError(f"'{name}': small letters, digits and underscores, and not '{SINGLE}'")
+        if len(set(names)) < len(names):
+            raise ValueError("two columns with one name")
+        return names
+
+
+Part = Annotated[PMReward | JudgeReward | FunctionReward, Field(discriminator="kind")]
+
+
+class MixtureReward(Settings):
+    """Several rewards side by side, each with columns of its own and a weight."""
+
+    kind: Literal["mixture"]
+    parts: Annotated[dict[str, Part], Field(min_length=1)]
+    weights: dict[str, Annotated[float, Field(gt=0)]]  # by part; multiplies what `weights` makes of its columns
+
+    @model_validator(mode="after")
+    def _weights_of_parts(self) -> MixtureReward:
+        for name in self.parts:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(f"parts: '{name}': small letters, digits and underscores")
+            if name not in self.weights:
+                raise ValueError(f"weights: none for the part '{name}'.{suggest(name, self.weights)}")
+        for name in self.weights:
+            if name not in self.parts:
+                raise ValueError(f"weights: no part '{name}'.{suggest(name, self.parts)}")
+        return self
+
+
+RewardSettings = Annotated[PMReward | JudgeReward | FunctionReward | MixtureReward, Field(discriminator="kind")]
+
+
+class Column(Settings):
+    """One column of the scores."""
+
+    name: str
+    part: str  # of the mixture; "" where there is none
+    own: str  # what the part calls it: a principle, or one of a function's names
+    weight: float
+
+
+class Layout(Settings):
+    """The columns of a reward in their order. They stand in the digest, and tell the stages how to put it together."""
+
+    reward: RewardSettings
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return self.reward.parts if isinstance(self.reward, MixtureReward) else {"": self.reward}
+
+    def of(self, part: str) -> list[Column]:
+        return [column for column in self.columns if column.part == part]
+
+    @property
+    def models(self) -> list[str]:
+        """The principles that need a preference model."""
+        return [column.own for column in self.columns if isinstance(self.parts[column.part], PMReward)]
+
+    @property
+    def judges(self) -> dict[str, JudgeReward]:
+        return {name: part for name, part in self.parts.items() if isinstance(part, JudgeReward)}
+
+
+def layout(reward: RewardSettings, principles: Sequence[str]) -> Layout:
+    """The columns that `reward` has in a run with these principles.
+
+    A name that an earlier part of a mixture has taken gets the part's name in front.
+
+    Raises:
+        UserError: a principle that the run does not have, or a name that is still taken.
+    """
+    parts = reward.parts if isinstance(reward, MixtureReward) else {"": reward}
+    weights = reward.weights if isinstance(reward, MixtureReward) else {"": 1.0}
+    columns: dict[str, Column] = {}
+    for part, settings in parts.items():
+        for own in _own_names(settings, principles, key_of(reward, part)):
+            name = f"{part}_{own}" if own in columns else own
+            if name in columns:
+                raise UserError(f"reward.parts.{part}: two columns '{name}'; call the part something else")
+            columns[name] = Column(name=name, part=part, own=own, weight=weights[part])
+    return Layout(reward=reward, columns=tuple(columns.values()))
+
+
+def of_baseline(reward: RewardSettings) -> Layout:
+    """The one column of the arm `single`: a judge's overall rating under `reward=judge`, else one preference model."""
+    whole = reward if isinstance(reward, JudgeReward) else PMReward(kind="pm", principles=None)
+    return Layout(reward=whole, columns=(Column(name=SINGLE, part="", own=SINGLE, weight=1.0),))
+
+
+def key_of(reward: RewardSettings, part: str) -> str:
+    """Where a part's settings stand in the config."""
+    return f"reward.parts.{part}" if isinstance(reward, MixtureReward) else "reward"
+
+
+def check(reward: RewardSettings, feedback: FeedbackSettings) -> None:
+    """What can be known to be wrong before anything is built.
+
+    Raises:
+        UserError: a judge that cannot rate; a function that is not there, or takes other parameters.
+    """
+    parts = reward.parts if isinstance(reward, MixtureReward) else {"": reward}
+    for part, settings in parts.items():
+        key = key_of(reward, part)
+        if isinstance(settings, JudgeReward):
+            check_rater(settings.engine or feedback, f"{key}.engine" if settings.engine else "feedback")
+        elif isinstance(settings, FunctionReward):
+            find_function(settings, key)
+
+
+def find_function(settings: FunctionReward, key: str) -> Callable:
+    """The function, which takes prompts and responses by position and the parameters by name."""
+    home = "morlaif.reward.functions"
+    if settings.function is None:
+        raise UserError(f"{key}.function: give a dotted path such as {home}.length_near, or of a function of your own")
+    function = find(settings.function, f"{key}.function", home, "length_near")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, say
+        return function
+    known = [name for name in list(signature.parameters)[2:] if name != "self"]
+    for name in settings.params:
+        if name not in known and not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()):
+            listed = ", ".join(known) or "none"
+            hint = suggest(name, known)
+            raise UserError(
+                f"{key}.params.{name}: '{settings.function}' has no such parameter (it has: {listed}).{hint}"
+            )
+    try:
+        signature.bind([], [], **settings.params)
+    except TypeError as error:
+        called = "it is called with prompts and responses, and with params by name"
+        raise UserError(f"{key}.function '{settings.function}': {error}; {called}") from None
+    return function
+
+
+def _own_names(settings: Part, principles: Sequence[str], key: str) -> Sequence[str]:
+    if isinstance(settings, FunctionReward):
+        return settings.names
+    if settings.principles is None:
+        return principles
+    for name in settings.principles:
+        if name not in principles:
+            known = ", ".join(principles)
+            raise UserError(f"{key}.principles: '{name}' is not in this run ({known}).{suggest(name, principles)}")
+    if not settings.principles or len(set(settings.principles)) < len(settings.principles):
+        raise UserError(f"{key}.principles: give each principle once, and at least one, not {settings.principles}")
+    return settings.principles

@@ -1,0 +1,189 @@
+"""Scores of responses, (B, K) with a name for each column, from whatever the settings say."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from morlaif.data.records import Message
+from morlaif.errors import UserError
+from morlaif.feedback.rating import Rater, Rating, Single, open_rater
+from morlaif.feedback.settings import Criterion, FeedbackSettings
+from morlaif.reward.settings import FunctionReward, JudgeReward, Layout, PMReward, find_function, key_of
+
+Prompts, Responses = Sequence[list[Message]], Sequence[str]
+
+
+class Source(Protocol):
+    """Something that scores; `facts` are running counts for the log."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
+        """(B, K), a column for each of `names`; higher is better."""
+
+    def facts(self) -> Mapping[str, float]: ...
+
+
+def open_reward(
+    layout: Layout,
+    *,
+    models: Callable[[Sequence[str]], Callable[[Prompts, Responses], Tensor]],
+    criteria: Mapping[str, Criterion],
+    feedback: FeedbackSettings | None,
+    ledger: Path,
+) -> Source:
+    """The reward that `layout` lays out.
+
+    Args:
+        models: loads the preference models of the principles named, and gives their scoring function.
+        criteria: how a judge is asked, by what a column's part calls it.
+        feedback: the run's own source, for judges without an engine.
+        ledger: where ratings are kept that cost money or time.
+    """
+    sources: list[Source] = []
+    for part, settings in layout.parts.items():
+        columns, key = layout.of(part), key_of(layout.reward, part)
+        names = tuple(column.name for column in columns)
+        match settings:
+            case PMReward():
+                sources.append(ModelScores(names, models([column.own for column in columns])))
+            case JudgeReward():
+                rater = open_rater(settings.engine or feedback, ledger=ledger, highest=settings.highest)
+                asked = {column.name: criteria[column.own] for column in columns}
+                sources.append(JudgeScores(rater, asked, settings, key))
+            case FunctionReward():
+                sources.append(FunctionScores(names, find_function(settings, key), settings, key))
+    return sources[0] if len(sources) == 1 else SideBySide(sources)
+
+
+class ModelScores:
+    """Preference models, in one bank."""
+
+    def __init__(self, names: tuple[str, ...], score: Callable[[Prompts, Responses], Tensor]) -> None:
+        self.names, self._score = names, score
+
+    def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
+        return self._score(prompts, responses)
+
+    def facts(self) -> Mapping[str, float]:
+        return {}
+
+
+class JudgeScores:
+    """A judge's ratings in [−1, 1], each asked for once: the ledger remembers, and equal responses share a rating.
+
+    A rating that is not usable is asked for again, `asks` times in all. If it still is not, the response gets the mean
+    of the usable ratings beside it, which moves the policy nowhere, and is counted; too many of them end the run.
+    """
+
+    def __init__(self, rater: Rater, asked: Mapping[str, Criterion], settings: JudgeReward, key: str) -> None:
+        """`asked`: the criterion of each column. `key`: where `settings` stand in the config, for messages."""
+        self.names = tuple(asked)
+        self._rater, self._asked, self._settings, self._key = rater, asked, settings, key
+        self._count = Counter(ratings=0, invalid=0)
+
+    def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
+        rows = [
+            [Single.of(messages, text, criterion) for criterion in self._asked.values()]
+            for messages, text in zip(prompts, responses, strict=True)
+        ]
+        found = self._ask({_name(single): single for row in rows for single in row})
+        columns = list(zip(*([found[_name(single)] for single in row] for row in rows), strict=True))
+        return torch.tensor([self._column(*named) for named in zip(self.names, columns, strict=True)]).T
+
+    def facts(self) -> Mapping[str, float]:
+        usage = self._rater.usage
+        return {**self._count, "requests": usage.requests, "usd": usage.usd}
+
+    def _ask(self, wanted: Mapping[tuple[str, str], Single]) -> dict[tuple[str, str], Rating]:
+        found: dict[tuple[str, str], Rating] = {}
+        for attempt in range(self._settings.asks):
+            missing = [
+                replace(single, attempt=attempt)
+                for name, single in wanted.items()
+                if name not in found or not found[name].valid
+            ]
+            if not missing:
+                break
+            try:
+                for single, rating in self._rater.judge(missing):
+                    found[_name(single)] = rating
+            except UserError as error:
+                raise self._at_home(error) from None
+        return found
+
+    def _column(self, name: str, ratings: Sequence[Rating]) -> list[float]:
+        usable = [rating.score for rating in ratings if rating.score is not None]
+        lacking = len(ratings) - len(usable)
+        self._count.update(ratings=len(ratings), invalid=lacking)
+        if not usable or lacking > self._settings.max_invalid * len(ratings):
+            reasons = Counter(rating.reason for rating in ratings if not rating.valid).most_common(3)
+            raise UserError(
+                f"{self._key}: {lacking} of {len(ratings)} ratings by {self._rater.name} under '{name}' are not usable "
+                f"({', '.join(f'{n} × {reason}' for reason, n in reasons)}); {self._key}.max_invalid="
+                f"{self._settings.max_invalid:g} allows fewer. What was answered is kept. "
+                "Try another model, or raise the limit."
+            )
+        neutral = sum(usable) / len(usable)
+        return [neutral if rating.score is None else rating.score for rating in ratings]
+
+    def _at_home(self, error: UserError) -> UserError:
+        """The engine speaks of the group `feedback`; its settings may stand elsewhere."""
+        if self._settings.engine is None:
+            return error
+        return UserError(re.sub(r"\bfeedback\.(?=[a-z])", f"{self._key}.engine.", str(error)))
+
+
+class FunctionScores:
+    """A function of the user's; what it gives may be a tensor, an array or nested lists."""
+
+    def __init__(self, names: tuple[str, ...], function: Callable, settings: FunctionReward, key: str) -> None:
+        self.names, self._function, self._settings, self._key = names, function, settings, key
+
+    def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
+        given: Any = self._function(list(prompts), list(responses), **self._settings.params)
+        where, wanted = f"{self._key}.function '{self._settings.function}'", (len(responses), len(self.names))
+        try:
+            scores = torch.as_tensor(given, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{where}: gave {type(given).__name__}, not numbers of shape {wanted} ({error})") from None
+        if scores.ndim == 1 and len(self.names) == 1:
+            scores = scores[:, None]
+        if tuple(scores.shape) != wanted:
+            raise UserError(
+                f"{where}: gave shape {tuple(scores.shape)} for {len(responses)} responses and {len(self.names)} names "
+                f"({', '.join(self.names)}); it must be {wanted}"
+            )
+        return scores.detach()
+
+    def facts(self) -> Mapping[str, float]:
+        return {}
+
+
+class SideBySide:
+    """The columns of several sources."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.names = tuple(name for source in sources for name in source.names)
+
+    def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
+        return torch.cat([source(prompts, responses).float().cpu() for source in self.sources], dim=1)
+
+    def facts(self) -> Mapping[str, float]:
+        facts: Counter[str] = Counter()
+        for source in self.sources:
+            facts.update(source.facts())
+        return facts
+
+
+def _name(single: Single) -> tuple[str, str]:
+    return single.id, single.principle.name

@@ -1,0 +1,37 @@
+"""The reward of an arm, opened for the stages that score responses with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from morlaif.models.load import resolve_model
+from morlaif.preference.bank import PreferenceBank
+from morlaif.reward.settings import Column, Layout, PMReward
+from morlaif.reward.sources import Source, open_reward
+from morlaif.stages.job import Job
+
+
+def open_scores(job: Job) -> Source:
+    """The scores that the unit's policy is trained on, a column for each of its `names`."""
+
+    def models(names: Sequence[str]) -> Callable[..., Tensor]:
+        folders = {name: job.inputs[f"pm/{name}"] for name in names}
+        return PreferenceBank.load(folders, resolve_model(job.inputs["sft"])[0], job.device, job.dtype).score
+
+    return open_reward(
+        layout_of(job),
+        models=models,
+        criteria={criterion.name: criterion for criterion in job.config.get("criteria", ())},
+        feedback=job.config.get("feedback"),
+        ledger=job.ledger,
+    )
+
+
+def layout_of(job: Job) -> Layout:
+    """Units that read no reward have preference models, one for each name."""
+    if "reward" in job.config:
+        return job.config["reward"]
+    columns = tuple(Column(name=name, part="", own=name, weight=1.0) for name in job.config["names"])
+    return Layout(reward=PMReward(kind="pm", principles=None), columns=columns)
