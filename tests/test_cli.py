@@ -41,6 +41,17 @@ def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subproce
         (["arms=[multi,multi]"], "names an arm twice"),
         (["scalarizer=linear,max_min"], "gives several values: add -m"),
         (["data=hh_rlhf", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["weights.normalizer=group"], "ppo.samples_per_prompt=1: sample 2 or more"),
+        (
+            ["weights.normalizer=group", "ppo.advantage=grpo", "ppo.samples_per_prompt=4", "ppo.critic.kind=none"],
+            "divide by the group's deviation twice: use ppo.advantage=gdpo",
+        ),
+        (["weights.normalizer=runing"], "weights.normalizer='runing'"),
+        (["scalarizer=lagrangian", "scalarizer.params.thresholds=[0.1,0.2]"], "2 numbers for 1 constraints"),
+        (["scalarizer=lagrangian", "weights.zero=[toxicity]"], "names 'toxicity', which is not among the principles"),
+        (["scalarizer=single", "scalarizer.params.principle=detial"], "Did you mean 'detail'?"),
+        (["weights=given", "weights.values={detail: 0.0}", "principles.select=[detail]"], "has weight zero"),
+        (["weights=equal", "weights.method=given", "weights.values={detail: 1.0}"], "no weight for 'helpfulness'"),
         (["seed"], "seed"),
         (["experiment=null"], "experiment=null: give one of the group's options, or leave it out: ~experiment."),
     ],
@@ -116,3 +127,39 @@ def test_a_changed_scalarizer_changes_only_what_comes_after_it(tmp_path):
 
     before, after = units(), units("scalarizer=max_min")
     assert {name for name in before if before[name] != after[name]} == {"ppo/multi", "evaluate", "report"}
+
+
+def test_a_scalarizer_of_the_user_needs_no_edit_of_the_project(tmp_path):
+    """By its dotted path, from a file beside the command; one that learns too; its mistakes cost one line."""
+    (tmp_path / "my_rules.py").write_text(
+        "from morlaif.scalarize.registry import stateful\n"
+        "def softer(rewards, *, slope: float):\n"
+        "    return (rewards * slope).tanh().sum(-1)\n"
+        "def start(*, first: float):\n"
+        "    return {'level': first}\n"
+        "def update(rewards, *, state):\n"
+        "    return {'level': rewards.mean().item()}\n"
+        "@stateful(start=start, update=update)\n"
+        "def above(rewards, *, state):\n"
+        "    return (rewards - state['level']).amin(-1)\n"
+    )
+
+    def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+        path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+        return morlaif("dry_run=true", *arguments, cwd=tmp_path, env=path)
+
+    soft = plan("scalarizer.name=softer", "scalarizer.function=my_rules.softer", "+scalarizer.params.slope=0.5")
+    assert soft.returncode == 0, soft.stderr
+    learning = plan("scalarizer.name=above", "scalarizer.function=my_rules.above", "+scalarizer.params.first=0.0")
+    assert learning.returncode == 0, learning.stderr
+    digest = {line.split()[2] for run in (soft, learning) for line in run.stdout.splitlines() if "ppo/multi" in line}
+    assert len(digest) == 2
+    for arguments, line in (
+        (["scalarizer.function=my_rules.sofetr"], "has no 'sofetr'. Did you mean 'softer'?"),
+        (["scalarizer.function=my_rules.softer"], "scalarizer.params.slope is missing"),
+        (["scalarizer.function=my_rules.softer", "+scalarizer.params.slope=steep"], "got 'steep'"),
+        (["scalarizer.function=my_rules.above"], "scalarizer.params.first is missing"),
+        (["scalarizer.function=your_rules.above"], "no module 'your_rules'"),
+    ):
+        done = plan(*arguments)
+        assert done.returncode == 2 and line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

@@ -21,7 +21,7 @@ from morlaif.scalarize.settings import ScalarizerSettings
 
 # Raise a stage's number when its code changes what it builds.
 VERSIONS = {
-    "data": 1, "sft": 1, "respond": 1, "feedback": 1, "pm": 1, "weigh": 1, "ppo": 2, "evaluate": 1, "report": 1,
+    "data": 1, "sft": 1, "respond": 1, "feedback": 1, "pm": 1, "weigh": 2, "ppo": 3, "evaluate": 1, "report": 1,
 }  # fmt: skip
 
 SINGLE = "single"  # the baseline: one preference model for a constitution of principles
@@ -33,8 +33,7 @@ def plan(config: Config) -> Plan:
     """The units of `config`, each after what it needs; `config.stages` chooses how far it goes."""
     principles = config.principles.chosen
     rewards = _rewards(config)
-    resolve(config.scalarizer, rewards["multi"].names)  # a wrong parameter is said now, not after hours of training
-    _check_weights(config, rewards["multi"])
+    _check_objective(config, rewards["multi"])
     seed = {"seed": config.seed}
     units: list[Unit] = []
 
@@ -142,11 +141,35 @@ def _criteria(principles: PrinciplesSettings, reward: Any) -> list[Criterion]:
     return made
 
 
-def _check_weights(config: Config, reward: Layout) -> None:
-    """A run may use fewer principles than its weights name, but none that nobody has defined."""
+def _check_objective(config: Config, reward: Layout) -> None:
+    """What the objective would stumble over later.
+
+    Raises:
+        UserError: a weight of a principle that nobody has defined (a run may use fewer than its weights name), a
+            wrong parameter of the scalarizer, or a normaliser that does not fit the rest.
+    """
     known = list(dict.fromkeys([*config.principles.definitions, *reward.names]))
     for key, names in (("zero", config.weights.zero), ("values", config.weights.values or {})):
         for name in names:
             if name not in known and name != SINGLE:
                 hint = f"{suggest(name, known)} Known: {', '.join(known)}."
                 raise UserError(f"weights.{key}: no principle '{name}'.{hint}")
+    names = list(reward.names)
+    # a wrong parameter is said now, not after hours of training
+    scalarizer = resolve(config.scalarizer, config.weights.counting(names) if "multi" in config.arms else names)
+    if config.ppo.keep == "best" and (scalarizer.stateful or config.weights.normalizer == "running"):
+        raise UserError(
+            "ppo.keep=best compares held-out rewards of different steps, and this objective is not the same at each "
+            f"(scalarizer {scalarizer.name}, weights.normalizer={config.weights.normalizer}): use ppo.keep=last"
+        )
+    if config.weights.normalizer == "group":
+        if config.ppo.samples_per_prompt < 2:
+            raise UserError(
+                "weights.normalizer=group normalises within the answers to one prompt, and "
+                f"ppo.samples_per_prompt={config.ppo.samples_per_prompt}: sample 2 or more (4 to 16 are usual)"
+            )
+        if config.ppo.advantage == "grpo":
+            raise UserError(
+                "weights.normalizer=group with ppo.advantage=grpo would divide by the group's deviation twice: "
+                "use ppo.advantage=gdpo, or weights.normalizer=frozen"
+            )

@@ -12,7 +12,7 @@ from morlaif.data.chat import decode_response
 from morlaif.data.records import Message
 from morlaif.rl import schedule
 from morlaif.rl.experience import cut, plan_minibatch, response_mask
-from morlaif.rl.log import normalize, score_row
+from morlaif.rl.log import score_row
 
 if TYPE_CHECKING:
     from morlaif.rl.trainer import PPOTrainer
@@ -23,7 +23,7 @@ class Answers:
     """One answer to each of B held-out prompts. Plain lists, so that a checkpoint can hold it."""
 
     texts: list[str]
-    scores: list[list[float]]  # (B, K), normalised as the objective does
+    scores: list[list[float]]  # (B, K), on the objective's frozen statistics
     reward: list[float]  # (B,) scalarized, before shaping and KL
     kl: float  # nats a sequence, as k1 estimates it
     length: float  # tokens, EOS included
@@ -55,7 +55,7 @@ def answer(trainer: PPOTrainer, step: int) -> Answers:
     logprobs, reference, _, _ = trainer.evaluate([batch], mask)
     return Answers(
         texts=texts,
-        scores=normalize(trainer.objective, scores).tolist(),
+        scores=trainer.objective.standardize(scores).tolist(),
         reward=trainer.objective(scores).float().tolist(),
         kl=((logprobs - reference) * mask).sum(1).mean().item(),
         length=mask.sum(1).float().mean().item(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -11,8 +11,7 @@ from morlaif.rl import kl
 from morlaif.rl.experience import Experience
 from morlaif.rl.masked import explained_variance, masked_mean
 from morlaif.rl.settings import PPOSettings
-
-Objective = Callable[[Tensor], Tensor]  # (B, K) -> (B,); with `.normalize` the log and gdpo use it
+from morlaif.scalarize.objective import Objective
 
 
 class Clock:
@@ -46,7 +45,8 @@ def experience_row(e: Experience, names: Sequence[str], objective: Objective, s:
         row["reward_clipped"] = (e.shaped.abs() >= s.shaping.clip).float().mean().item()
     if s.critic.kind != "none":
         row["explained_variance"] = explained_variance(e.values, e.returns, e.mask).item()
-    return row | score_row(normalize(objective, e.scores), names, s.shaping.clip)
+    row |= score_row(objective.standardize(e.scores), names, s.shaping.clip)
+    return row | {f"objective/{name}": value for name, value in objective.learnt().items()}
 
 
 def score_row(normal: Tensor, names: Sequence[str], clip: float | None) -> dict[str, float]:
@@ -59,8 +59,3 @@ def score_row(normal: Tensor, names: Sequence[str], clip: float | None) -> dict[
         if clip is not None:
             row[f"clipped/{name}"] = (column.abs() >= clip).float().mean().item()
     return row
-
-
-def normalize(objective: Objective, scores: Tensor) -> Tensor:
-    """(B, K) centred and scaled by the objective's frozen statistics; as they are for a bare function."""
-    return objective.normalize(scores).float() if hasattr(objective, "normalize") else scores

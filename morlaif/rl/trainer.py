@@ -30,13 +30,14 @@ from morlaif.rl.checkpoint import Checkpoints
 from morlaif.rl.engine import make_engine
 from morlaif.rl.experience import Experience, Minibatch, partition, plan_minibatch, response_mask
 from morlaif.rl.held_out import Answers, answer, table
-from morlaif.rl.log import Clock, Objective, experience_row
+from morlaif.rl.log import Clock, experience_row
 from morlaif.rl.masked import whiten
 from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.rollout import Rollout, TransformersRollout
 from morlaif.rl.scores import check_rewards, check_row, check_scores
 from morlaif.rl.settings import PPOSettings
+from morlaif.scalarize.objective import Objective
 from morlaif.settings import identity
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class PPOTrainer:
         prompts: Sequence[list[Message]],
         reward: Reward,
         names: Sequence[str],
-        objective: Objective,
+        objective: Objective | Callable[[Tensor], Tensor],
         settings: PPOSettings,
         *,
         seed: int,
@@ -77,6 +78,7 @@ class PPOTrainer:
 
         Args:
             names: of the K principles that `reward` scores.
+            objective: (B, K) scores -> (B,); a bare function gets them as `reward` gives them.
             keep: folder of the checkpoints.
             held_out: prompts that are only evaluated on (`schedule.hold_out` draws some).
             autocast: compute in this type; weights that learn keep their own.
@@ -93,7 +95,11 @@ class PPOTrainer:
                 f"{self.processes} processes less than one row each; use fewer minibatches or more rollouts"
             )
         self.models, self.tokenizer, self.settings = models, tokenizer, settings
-        self.prompts, self.reward, self.names, self.objective = prompts, reward, tuple(names), objective
+        self.prompts, self.reward, self.names = prompts, reward, tuple(names)
+        self.objective = objective if isinstance(objective, Objective) else Objective.of(objective, names)
+        self.grouped = settings.advantage == "gdpo" or self.objective.normalizer == "group"
+        if self.grouped and settings.samples_per_prompt < 2:
+            raise UserError("normalizer group compares answers to one prompt; set samples_per_prompt above 1")
         self.prompt_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in prompts]
         self.held_out = held_out
         self.held_out_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in held_out]
@@ -151,6 +157,7 @@ class PPOTrainer:
         # 2. Score: each principle apart, (B, K), then one number for each response, (B,).
         scores = self.score([self.prompts[row] for row in rows], texts, "score", step)
         check_scores(scores, self.names, texts, step, allow_constant=s.shaping.constant_score == "allow")
+        self.objective.observe(scores)  # of all processes; what the objective learns moves before it is asked
         reward = self.objective(scores).float()
         check_rewards(reward, texts, step)
         clock.lap("score")
@@ -160,8 +167,8 @@ class PPOTrainer:
         plan = self._plan(step, prompts, responses)
         logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], mask)
         target = reward
-        if s.advantage == "gdpo":
-            target = _grouped_objective(self.objective, scores, group)
+        if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
+            target = self.objective.combine(advantages.group_normalized(scores, group)).float()
         scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
         shaped = shaping.shape(scaled, ended, lengths, s.shaping)
         divergence = kl.k1(logprobs, ref_logprobs) * mask  # (B, T)
@@ -320,6 +327,7 @@ class PPOTrainer:
                 "best": self.best,
                 "kl_coef": self.kl.coef,
                 "seen": asdict(self.seen),
+                "objective": self.objective.state_dict(),
             }
             best = self.best and self.best[0]
             ranks.on_first(lambda: self.checkpoints.save(len(self.curve), state, best))
@@ -334,11 +342,4 @@ class PPOTrainer:
         self.before = state["before"] and Answers(**state["before"])
         self.kl = kl.KLController(state["kl_coef"], self.kl.target, self.kl.horizon)
         self.seen = shaping.Moments(**state["seen"])
-
-
-def _grouped_objective(objective: Objective, scores: Tensor, n: int) -> Tensor:
-    """The objective of scores that were first normalised within each group of n: (B, K) -> (B,)."""
-    raw = advantages.group_normalized(scores, n)
-    if hasattr(objective, "mean") and hasattr(objective, "scale"):  # undo what the objective is about to do
-        raw = raw * torch.as_tensor(objective.scale).to(raw) + torch.as_tensor(objective.mean).to(raw)
-    return objective(raw).float()
+        self.objective.load_state_dict(state["objective"])

@@ -4,7 +4,7 @@ Each takes `rewards` (B, K), the normalised scores already multiplied by their w
 positive: a negative weight has flipped its score before), and returns (B,). All are differentiable, work at B = 1 and
 K = 1, and reduce over principles only, so a row's value never depends on the rest of the batch.
 Parameters are keyword-only and annotated; the registry checks the YAML against them. A function that has a parameter
-`names` or `weights` gets the names of the columns, or their weights, from the objective.
+`names`, `weights` or `state` gets the names of the columns, their weights, or what it has learnt from the objective.
 Each declares its properties (see `morlaif.scalarize.registry.Properties`); the tests prove or refute each declaration.
 """
 
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from morlaif.scalarize.registry import PrincipleName, properties
+from morlaif.errors import UserError
+from morlaif.scalarize.registry import PrincipleName, State, properties, stateful
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Principles = Annotated[list[PrincipleName], Field(min_length=1)]
 
 
 # --- The seven of the paper (arXiv 2406.07295) -------------------------------------------------------------------
@@ -48,7 +50,7 @@ def soft_max_min(rewards: Tensor, *, temperature: Positive) -> Tensor:
 
 @properties(monotone=False, symmetric=True, homogeneous=False, bounds="below")
 def uncertainty_weighted(rewards: Tensor, *, penalty: NonNegative) -> Tensor:
-    """mean - λ·var, the variance over principles divided by K (2310.02743)."""
+    """mean - λ·var, the variance over principles divided by K (2310.02743, there over an ensemble's members)."""
     return rewards.mean(-1) - penalty * rewards.var(-1, correction=0)
 
 
@@ -71,8 +73,9 @@ def max_median(rewards: Tensor) -> Tensor:
 def bernoulli_nash(rewards: Tensor, *, root: bool) -> Tensor:
     """(Π u_i)^(1/K) on u = σ(r') in (0, 1); without `root` the bare product.
 
-    A product of signed scores would call two bad scores good. The squash makes every factor positive and keeps the
-    order, so the product has Nash's meaning: utilities above a worst case.
+    This is not the paper's code, which multiplies the signed scores themselves: two bad scores then look good, and
+    raising one score lowers the product while another is negative. The squash makes every factor positive and keeps
+    the order, so the product has Nash's meaning: utilities above a worst case.
     """
     total = _log_sigmoid(rewards).sum(-1)
     return (total / rewards.shape[-1] if root else total).exp()
@@ -166,7 +169,7 @@ def mean_minus_std(rewards: Tensor, *, penalty: NonNegative) -> Tensor:
 
 
 @properties(monotone=True, symmetric=False, homogeneous=False, bounds="below")
-def gated(rewards: Tensor, *, gates: list[PrincipleName], threshold: float, names: tuple[str, ...]) -> Tensor:
+def gated(rewards: Tensor, *, gates: Principles, threshold: float, names: tuple[str, ...]) -> Tensor:
     """The mean of the others (of the gates, where there is nothing else) behind gates.
 
     Open (every gate ≥ t) it counts whole, shut only where it is negative.
@@ -183,6 +186,75 @@ def gated(rewards: Tensor, *, gates: list[PrincipleName], threshold: float, name
 def single(rewards: Tensor, *, principle: PrincipleName, names: tuple[str, ...]) -> Tensor:
     """One principle alone."""
     return rewards[..., names.index(principle)]
+
+
+# --- With a state ------------------------------------------------------------------------------------------------
+
+
+def _multipliers(
+    *,
+    constraints: Principles,
+    thresholds: list[float],
+    initial: Positive,
+    maximum: Positive,
+) -> State:
+    if len(set(constraints)) != len(constraints):
+        raise UserError("scalarizer.params.constraints names a principle twice")
+    if len(thresholds) != len(constraints):
+        raise UserError(
+            f"scalarizer.params.thresholds holds {len(thresholds)} numbers for {len(constraints)} constraints "
+            f"({', '.join(constraints)}); give one for each"
+        )
+    if initial > maximum:
+        raise UserError(f"scalarizer.params.initial: {initial:g} is above maximum: {maximum:g}")
+    return {"lambda": dict.fromkeys(constraints, float(initial))}
+
+
+def _dual_ascent(
+    rewards: Tensor,
+    *,
+    thresholds: list[float],
+    step_size: Positive,
+    maximum: Positive,
+    names: tuple[str, ...],
+    state: State,
+) -> State:
+    """ln λ ← ln λ + α λ J for each constraint, J its mean cost over the batch.
+
+    Without a cap a constraint that stays violated would send its λ to infinity in finite time: the growth feeds itself.
+    """
+    moved = {}
+    for (name, multiplier), threshold in zip(state["lambda"].items(), thresholds, strict=True):
+        cost = threshold - rewards[:, names.index(name)].double().mean().item()
+        exponent = min(math.log(multiplier) + step_size * multiplier * cost, math.log(maximum))
+        moved[name] = math.exp(max(exponent, -30.0))  # never zero, from where no product comes back
+    return {"lambda": moved}
+
+
+@stateful(start=_multipliers, update=_dual_ascent)
+@properties(monotone=True, symmetric=False, homogeneous=False, bounds="below")
+def lagrangian(
+    rewards: Tensor,
+    *,
+    objectives: Principles | None,
+    constraints: Principles,
+    thresholds: list[float],
+    rescale: bool,
+    names: tuple[str, ...],
+    state: State,
+) -> Tensor:
+    """r - Σ λ_j c_j (2310.12773): r the mean of the objectives, c_j = threshold_j - r'_j the cost of constraint j.
+
+    `objectives` null: all that are no constraint (the constraints, where there is nothing else). `rescale` divides by
+    1 + Σ λ, as that paper's loss does, so that the reward keeps its size against the KL penalty. Each step's scores
+    first move the multipliers: ln λ ← ln λ + step_size · λ · mean(c_j), at most `maximum`.
+    """
+    chosen = [name for name in names if name not in constraints] if objectives is None else objectives
+    multipliers = [state["lambda"][name] for name in constraints]
+    value = rewards[..., [names.index(name) for name in chosen or constraints]].mean(-1)
+    for name, threshold, multiplier in zip(constraints, thresholds, multipliers, strict=True):
+        value = value - multiplier * (threshold - rewards[..., names.index(name)])
+    return value / (1 + sum(multipliers)) if rescale else value
 
 
 # --- Shared ------------------------------------------------------------------------------------------------------

@@ -1,13 +1,25 @@
 """The objective that a policy is trained on: raw scores of K preference models in, one number out.
 
-Order: raw → centre and scale by frozen statistics → direction → weight → scalarize.
+Order: raw → centre and scale → direction → weight → scalarize. What centres and scales is the normaliser:
+
+- none: nothing. The file of the weights then holds mean 0 and scale 1.
+- frozen: mean and deviation on responses of the SFT policy.
+- running: mean and deviation of all scores seen so far, the SFT responses among them: the frozen statistics count as
+  the responses that they were taken from, so the first step is no noisier than the rest.
+- group: within the group of answers to one prompt. Only a trainer knows the groups: it normalises, then calls
+  `combine`. Everything else (`__call__`, `normalize`, a single pair in an evaluation) uses the frozen statistics.
+
+The running normaliser and stateful scalarizers learn from what is scored. A trainer calls `observe` once a step, with
+the raw scores of the whole step (of all ranks) and before it asks for their rewards, as running normalisation is
+usually done: the first step is then normalised by itself too, and an objective depends on its batches alone.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +27,19 @@ import torch
 from torch import Tensor
 
 from morlaif.errors import UserError, suggest
-from morlaif.scalarize.registry import Scalarizer
+from morlaif.scalarize import running
+from morlaif.scalarize.registry import Scalarizer, State
+from morlaif.scalarize.settings import Normalizer
+
+VECTORS = ("mean", "scale", "direction", "weight")  # fields of one number a principle
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Objective:
-    """Weighted, normalised and scalarized scores. Principles of weight zero leave it before the scalarizer:
+    """Normalised, weighted and scalarized scores. All is fixed but the state, which `observe` alone moves.
 
-    under a minimum or a product a constant zero would speak for them.
+    Principles of weight zero leave before the scalarizer: under a minimum or a product a constant zero would speak
+    for them.
     """
 
     names: tuple[str, ...]  # the K principles, in the order of the columns
@@ -31,13 +48,16 @@ class Objective:
     direction: Tensor  # (K,) +1 or -1: whether more is better
     weight: Tensor  # (K,) >= 0
     scalarizer: Callable[..., Tensor]  # (B, K') -> (B,)
+    normalizer: Normalizer = "frozen"
+    responses: int = 0  # how many responses mean and scale were taken from
+    state: State = field(init=False)  # of the normaliser and of the scalarizer; see `observe`
 
     def __post_init__(self) -> None:
-        for field in ("mean", "scale", "direction", "weight"):
-            value = torch.as_tensor(getattr(self, field), dtype=torch.float32)
+        for key in VECTORS:
+            value = torch.as_tensor(getattr(self, key), dtype=torch.float32)
             if value.shape != (len(self.names),) or not value.isfinite().all():
-                raise UserError(f"objective: `{field}` must hold {len(self.names)} finite numbers, one a principle")
-            object.__setattr__(self, field, value)
+                raise UserError(f"objective: `{key}` must hold {len(self.names)} finite numbers, one a principle")
+            setattr(self, key, value)
         if len(set(self.names)) != len(self.names):
             raise UserError(f"objective: a principle stands twice in {', '.join(self.names)}")
         if not (self.scale > 0).all():
@@ -49,52 +69,161 @@ class Objective:
             raise UserError(f"objective: weight of '{name}' is negative; give it direction -1 and a positive weight")
         if not (self.weight > 0).any():
             raise UserError("objective: every weight is zero; at least one principle must count")
+        self.state = {"normalizer": {}, "scalarizer": {}}
+        if self.normalizer == "running":
+            self.state["normalizer"] = running.start(self.names, self.mean, self.scale, self.responses)
+        if isinstance(self.scalarizer, Scalarizer):
+            self.scalarizer.check(self.active)
+            self.state["scalarizer"] = self.scalarizer.start(self.active)
+
+    @classmethod
+    def of(cls, function: Callable[[Tensor], Tensor], names: Sequence[str]) -> Objective:
+        """A bare function of the raw scores: nothing is normalised, every principle weighs 1."""
+        zero, one = torch.zeros(len(names)), torch.ones(len(names))
+        return cls(tuple(names), zero, one, one, one, function, normalizer="none")
 
     @property
     def active(self) -> tuple[str, ...]:
         """The principles that reach the scalarizer."""
         return tuple(name for name, weight in zip(self.names, self.weight.tolist(), strict=True) if weight > 0)
 
-    def normalize(self, scores: Tensor) -> Tensor:
-        """(B, K) raw -> (B, K) centred and scaled; direction and weight not yet applied."""
-        if scores.ndim != 2 or scores.shape[-1] != len(self.names):
-            raise UserError(
-                f"objective: expected scores (batch, {len(self.names)}) for {', '.join(self.names)}, "
-                f"got {tuple(scores.shape)}"
-            )
+    @property
+    def stateful(self) -> bool:
+        """Whether `observe` changes anything."""
+        return self.normalizer == "running" or self._learns
+
+    def standardize(self, scores: Tensor) -> Tensor:
+        """(B, K) raw -> (B, K) centred and scaled by the frozen statistics: a yardstick that never moves, for logs."""
+        self._check(scores)
         return (scores - self.mean.to(scores)) / self.scale.to(scores)
+
+    def normalize(self, scores: Tensor) -> Tensor:
+        """(B, K) raw -> (B, K) centred and scaled by the normaliser; direction and weight not yet applied."""
+        if self.normalizer != "running":
+            return self.standardize(scores)
+        self._check(scores)
+        mean, scale = running.statistics(self.state["normalizer"], self.names, self.mean, self.scale)
+        return (scores - mean.to(scores)) / scale.to(scores)
 
     def weigh(self, normalized: Tensor) -> Tensor:
         """(B, K) normalised -> (B, K') with direction and weight applied, principles of weight zero left out."""
         kept = self.weight > 0
         return (normalized * (self.direction * self.weight).to(normalized))[:, kept.to(normalized.device)]
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """(B, K) raw scores -> (B,)."""
-        weighted = self.weigh(self.normalize(scores))
+    def combine(self, normalized: Tensor) -> Tensor:
+        """(B, K) normalised, in whatever way -> (B,)."""
+        weighted = self.weigh(normalized)
         if isinstance(self.scalarizer, Scalarizer):
-            return self.scalarizer(weighted, names=self.active, weights=self.weight[self.weight > 0].to(weighted))
-        return self.scalarizer(weighted)
+            value = self.scalarizer(weighted, self.active, self._weights(weighted), self.state["scalarizer"])
+        else:
+            value = self.scalarizer(weighted)
+        if value.shape != (len(weighted),):
+            name = getattr(self.scalarizer, "name", getattr(self.scalarizer, "__name__", "?"))
+            raise UserError(
+                f"scalarizer '{name}' gave a value of shape {tuple(value.shape)} for {len(weighted)} responses; it "
+                f"must reduce over principles alone, (batch, {weighted.shape[-1]}) to (batch,)"
+            )
+        return value
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """(B, K) raw scores -> (B,). Moves no state: the same scores have the same value until `observe`."""
+        return self.combine(self.normalize(scores))
+
+    @torch.no_grad()
+    def observe(self, scores: Tensor) -> None:
+        """Learn from one step's raw scores (B, K), of all ranks: first the normaliser, then the scalarizer.
+
+        A function of the state and of these scores alone, so ranks that give the same scores stay alike.
+        """
+        self._check(scores)
+        if not self.stateful:
+            return
+        if not scores.isfinite().all():
+            raise UserError("objective: a score that is not finite would spoil the state for good")
+        if self.normalizer == "running":
+            self.state["normalizer"] = running.update(self.state["normalizer"], self.names, scores)
+        if self._learns:
+            weighted = self.weigh(self.normalize(scores))
+            self.state["scalarizer"] = self.scalarizer.update(
+                weighted, self.active, self._weights(weighted), self.state["scalarizer"]
+            )
+
+    def state_dict(self) -> State:
+        """What `observe` has learnt, as JSON. Principles stand by name, so their order does not matter."""
+        return copy.deepcopy(self.state)
+
+    def load_state_dict(self, state: State) -> None:
+        """Take on what another objective of the same principles, normaliser and scalarizer has learnt."""
+        stored, own = _keys(state), _keys(self.state)
+        new = {key for key in stored - own if not (self._learns and key.startswith("scalarizer."))}
+        if new or own - stored:
+            raise UserError(
+                f"objective: the stored state has {', '.join(sorted(stored)) or 'nothing'}; normalizer "
+                f"'{self.normalizer}' and this scalarizer keep {', '.join(sorted(own)) or 'nothing'}"
+            )
+        self.state = copy.deepcopy(state)
+
+    def learnt(self) -> dict[str, float]:
+        """The scalarizer's state as flat numbers for a log, such as `lambda/toxicity`."""
+        return dict(_numbers(self.state["scalarizer"]))
 
     def select(self, names: Sequence[str]) -> Objective:
-        """The same objective for columns in the order of `names`; a missing principle is an error that names it."""
+        """The same objective, before it has learnt anything, for columns in the order of `names`.
+
+        A missing principle is an error that names it.
+        """
         for name in names:
             if name not in self.names:
                 has = ", ".join(self.names)
                 raise UserError(f"the objective has no principle '{name}' (it has: {has}).{suggest(name, self.names)}")
         index = torch.tensor([self.names.index(name) for name in names], dtype=torch.long)
-        fields = {key: getattr(self, key)[index] for key in ("mean", "scale", "direction", "weight")}
-        return replace(self, names=tuple(names), **fields)
+        return replace(self, names=tuple(names), **{key: getattr(self, key)[index] for key in VECTORS})
 
     def save(self, path: Path, **details: Any) -> None:
-        """Write names, statistics and weights as JSON, with `details` beside them; the scalarizer is not part of it."""
-        fields = {key: getattr(self, key).tolist() for key in ("mean", "scale", "direction", "weight")}
-        path.write_text(json.dumps({"names": list(self.names), **fields, **details}, indent=2) + "\n")
+        """Write names, statistics, normaliser and weights as JSON, with `details` beside them.
+
+        Neither the scalarizer nor the state is part of it.
+        """
+        known = {"normalizer": self.normalizer, "responses": self.responses}
+        fields = {key: getattr(self, key).tolist() for key in VECTORS}
+        path.write_text(json.dumps({"names": list(self.names), **fields, **known, **details}, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path, scalarizer: Callable[..., Tensor], names: Sequence[str] | None = None) -> Objective:
         """Read what `save` wrote; with `names`, in their order."""
         stored = json.loads(path.read_text())
-        fields = {key: torch.tensor(stored[key]) for key in ("mean", "scale", "direction", "weight")}
-        objective = cls(names=tuple(stored["names"]), scalarizer=scalarizer, **fields)
+        fields = {key: torch.tensor(stored[key]) for key in VECTORS}
+        known = {key: stored[key] for key in ("normalizer", "responses")}
+        objective = cls(names=tuple(stored["names"]), scalarizer=scalarizer, **fields, **known)
         return objective if names is None else objective.select(names)
+
+    @property
+    def _learns(self) -> bool:
+        """Whether the scalarizer does; its state may grow, as a table of what was seen."""
+        return isinstance(self.scalarizer, Scalarizer) and self.scalarizer.stateful
+
+    def _weights(self, like: Tensor) -> Tensor:
+        return self.weight[self.weight > 0].to(like)
+
+    def _check(self, scores: Tensor) -> None:
+        if scores.ndim != 2 or scores.shape[-1] != len(self.names):
+            raise UserError(
+                f"objective: expected scores (batch, {len(self.names)}) for {', '.join(self.names)}, "
+                f"got {tuple(scores.shape)}"
+            )
+
+
+def _keys(state: State, prefix: str = "") -> set[str]:
+    """Every dotted key that holds something other than a dictionary."""
+    found = set()
+    for name, value in state.items():
+        found |= _keys(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+    return found
+
+
+def _numbers(state: State, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in state.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", float(value)

@@ -2,16 +2,29 @@
 
 A scalarizer of your own is any importable function `(rewards, *, keyword parameters) -> Tensor`; point a YAML file of
 the group `scalarizer` at it. Its annotations are checked as those of the built-in ones are; it needs no decorator.
+
+One that learns from the scores it has seen is a function of them and of a `state`, with two companions that stay pure:
+
+    @stateful(start=start, update=update)
+    def mine(rewards, *, gain: float, state): ...    # (B, K) -> (B,), reads the state
+    def start(*, first: float): ...                  # the state before anything was seen
+    def update(rewards, *, rate: float, state): ...  # the state once `rewards` (B, K) were seen too
+
+A state is a dictionary of numbers, texts, lists and dictionaries, so that it is checkpointed and read as JSON. The
+parameters in YAML are those of all three; each gets the ones that its signature has.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NewType
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
@@ -20,8 +33,9 @@ from morlaif.scalarize.settings import ScalarizerSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+State = dict[str, Any]  # JSON: numbers, texts, lists, dictionaries
 PrincipleName = NewType("PrincipleName", str)  # a parameter that must name a principle of the run
-CONTEXT = ("names", "weights")  # parameters that the objective supplies
+CONTEXT = ("names", "weights", "state")  # parameters that the objective supplies
 HOME = "morlaif.scalarize.functions"
 
 
@@ -49,6 +63,16 @@ def properties(**declared: Any) -> Callable:
     return attach
 
 
+def stateful(*, start: Callable[..., State], update: Callable[..., State]) -> Callable:
+    """Decorator that gives a scalarizer its companions (see the top of this file)."""
+
+    def attach(function: Callable) -> Callable:
+        function.start, function.update = start, update  # type: ignore[attr-defined]
+        return function
+
+    return attach
+
+
 @dataclass(frozen=True)
 class Scalarizer:
     """A checked function with its parameters, ready to call."""
@@ -56,66 +80,138 @@ class Scalarizer:
     name: str
     function: Callable
     params: Mapping[str, Any]
-    context: tuple[str, ...]  # which of CONTEXT the function asks for
 
     @property
     def properties(self) -> Properties:
         return getattr(self.function, "properties", UNDECLARED)
 
-    def __call__(self, rewards: Tensor, names: Sequence[str] | None = None, weights: Tensor | None = None) -> Tensor:
-        """(B, K) -> (B,). `names` and `weights` (K,) are needed by those functions alone that read them."""
-        if "weights" in self.context and weights is None:
-            weights = rewards.new_ones(rewards.shape[-1])
-        if "names" in self.context and names is None:
-            raise UserError(f"scalarizer '{self.name}' reads the principles' names: call it through an Objective")
-        supplied = {"names": names and tuple(names), "weights": weights}
-        return self.function(rewards, **self.params, **{key: supplied[key] for key in self.context})
+    @property
+    def stateful(self) -> bool:
+        return hasattr(self.function, "start")
+
+    def __call__(
+        self,
+        rewards: Tensor,
+        names: Sequence[str] | None = None,
+        weights: Tensor | None = None,
+        state: State | None = None,
+    ) -> Tensor:
+        """(B, K) -> (B,). `names` and `weights` (K,) are needed by those functions alone that read them.
+
+        Without `state` a stateful one is as it was at the start.
+        """
+        state = self.start(names) if state is None and self.stateful else state
+        return self._call(self.function, rewards, names=names, weights=weights, state=state)
+
+    def start(self, names: Sequence[str] | None) -> State:
+        """The state before any score was seen; empty for a function that keeps none."""
+        return self._plain(self._call(self.function.start, names=names)) if self.stateful else {}
+
+    def update(self, rewards: Tensor, names: Sequence[str], weights: Tensor, state: State) -> State:
+        """The state once the weighted scores `rewards` (B, K) were seen; the one given stays as it is."""
+        if not self.stateful:
+            return state
+        return self._plain(self._call(self.function.update, rewards, names=names, weights=weights, state=state))
+
+    def check(self, names: Sequence[str]) -> None:
+        """Every parameter that names a principle names one of `names`, and the start state can be made."""
+        types = {key: _annotation(*where) for key, where in _parameters(self.function).items()}
+        for key, value in self.params.items():
+            if "PrincipleName" not in repr(types[key]) or value is None:
+                continue
+            for name in [value] if isinstance(value, str) else value:
+                if name not in names:
+                    raise UserError(
+                        f"scalarizer.params.{key} of '{self.name}' names '{name}', which is not among the principles "
+                        f"that count ({', '.join(names)}).{suggest(name, names)}"
+                    )
+        self.start(names)
+
+    def _call(self, function: Callable, *rewards: Tensor, **context: Any) -> Any:
+        """`function` with those of the parameters and of the context that its signature has."""
+        wanted = _keywords(function)
+        if "weights" in wanted and context.get("weights") is None:
+            context["weights"] = rewards[0].new_ones(rewards[0].shape[-1])
+        if "names" in wanted:
+            if context["names"] is None:
+                raise UserError(f"scalarizer '{self.name}' reads the principles' names: call it through an Objective")
+            context["names"] = tuple(context["names"])
+        given = {**self.params, **context}
+        return function(*rewards, **{key: given[key] for key in wanted if key in given})
+
+    def _plain(self, state: State) -> State:
+        """`state`, once it is known to survive a checkpoint."""
+        try:
+            if isinstance(state, dict):
+                json.dumps(state, allow_nan=False)
+                return state
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the state of scalarizer '{self.name}' is no JSON of finite numbers: {error}") from None
+        raise UserError(f"the state of scalarizer '{self.name}' is a {type(state).__name__}; it must be a dictionary")
 
 
 def resolve(settings: ScalarizerSettings, names: Sequence[str] | None = None) -> Scalarizer:
-    """The scalarizer that `settings` describe, its parameters checked against the function's signature.
+    """The scalarizer that `settings` describe, its parameters checked against the signatures of its functions.
 
-    With `names`, also checks that every parameter that names a principle names one of them. Raises `UserError`.
+    With `names`, the principles that count, also what `Scalarizer.check` checks. Raises `UserError`.
     """
     function = find(settings.function, "scalarizer.function", HOME, "linear")
-    signature = inspect.signature(function)
-    keywords = _keywords(signature, settings.function)
-    context = tuple(key for key in CONTEXT if key in keywords)
-    own = {key: parameter for key, parameter in keywords.items() if key not in CONTEXT}
-    _check_names(settings, own)
-    types = {key: _annotation(function, parameter) for key, parameter in own.items()}
-    params = _check_values(settings, own, types)
-    if names is not None:
-        for key, value in params.items():
-            _check_principles(settings, key, value, types[key], names)
-    return Scalarizer(settings.name, function, params, context)
-
-
-def _keywords(signature: inspect.Signature, path: str) -> dict[str, inspect.Parameter]:
-    """All parameters but the first, which takes the rewards."""
-    parameters = list(signature.parameters.values())
-    if not parameters or parameters[0].kind not in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    ):
-        raise UserError(f"scalarizer.function '{path}': its first parameter must take the rewards (B, K) by position")
-    for parameter in parameters[1:]:
-        if parameter.kind not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
-            raise UserError(f"scalarizer.function '{path}': parameter '{parameter.name}' cannot be given by name")
-    return {parameter.name: parameter for parameter in parameters[1:]}
-
-
-def _check_names(settings: ScalarizerSettings, own: Mapping[str, inspect.Parameter]) -> None:
+    _check_signature(function, settings.function)
+    parameters = _parameters(function)
     for key in settings.params:
-        if key not in own:
-            known = ", ".join(own) or "none"
+        if key not in parameters:
+            known = ", ".join(parameters) or "none"
             raise UserError(
                 f"scalarizer.params.{key}: '{settings.function}' has no such parameter (it has: {known})."
-                + suggest(key, own)
+                + suggest(key, parameters)
             )
-    for key, parameter in own.items():
+    for key, (_, parameter) in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in settings.params:
             raise UserError(f"scalarizer.params.{key} is missing: '{settings.function}' needs it")
+    params = {
+        key: _checked(settings, key, value, _annotation(*parameters[key])) for key, value in settings.params.items()
+    }
+    scalarizer = Scalarizer(settings.name, function, params)
+    if names is not None:
+        scalarizer.check(names)
+    return scalarizer
+
+
+def _parts(function: Callable) -> list[Callable]:
+    """The function and, if it has them, its companions."""
+    return [function, *(getattr(function, name) for name in ("start", "update") if hasattr(function, name))]
+
+
+@cache
+def _keywords(function: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of one function that are given by name: all but the rewards, which stand first."""
+    parameters = inspect.signature(function).parameters.items()
+    first = next(iter(parameters), (None, None))[0]
+    return {key: p for key, p in parameters if key != first or p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _parameters(function: Callable) -> dict[str, tuple[Callable, inspect.Parameter]]:
+    """What YAML may set: the keywords of the function and its companions, each with the function that has it."""
+    found = {}
+    for part in reversed(_parts(function)):
+        found |= {key: (part, parameter) for key, parameter in _keywords(part).items() if key not in CONTEXT}
+    return found
+
+
+def _check_signature(function: Callable, path: str) -> None:
+    where = f"scalarizer.function '{path}'"
+    start = getattr(function, "start", None)
+    for part in _parts(function):
+        parameters = list(inspect.signature(part).parameters.values())
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if part is not start and (not parameters or parameters[0].kind not in positional):
+            raise UserError(f"{where}: the first parameter of '{part.__name__}' must take the rewards (B, K)")
+        for parameter in parameters if part is start else parameters[1:]:
+            by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            if parameter.kind not in by_name or (part is start and parameter.kind is not by_name[0]):
+                raise UserError(f"{where}: parameter '{parameter.name}' of '{part.__name__}' cannot be given by name")
+    if "state" in _keywords(function) and start is None:
+        raise UserError(f"{where}: it reads a state; decorate it with morlaif.scalarize.registry.stateful")
 
 
 def _annotation(function: Callable, parameter: inspect.Parameter) -> Any:
@@ -131,33 +227,13 @@ def _annotation(function: Callable, parameter: inspect.Parameter) -> Any:
     return annotation
 
 
-def _check_values(
-    settings: ScalarizerSettings, own: Mapping[str, inspect.Parameter], types: Mapping[str, Any]
-) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        # positional keys keep any parameter name legal for pydantic
-        f"p{i}": (types[key], ...)
-        for i, key in enumerate(own)
-        if key in settings.params
-    }
-    keys = list(own)
-    model = create_model("Params", __config__=ConfigDict(strict=True, arbitrary_types_allowed=True), **fields)
+def _checked(settings: ScalarizerSettings, key: str, value: Any, kind: Any) -> Any:
     try:
-        checked = model(**{field: settings.params[keys[int(field[1:])]] for field in fields})
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except PydanticSchemaGenerationError:  # a type of the user's that pydantic cannot check
+        return value
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join([keys[int(str(first["loc"][0])[1:])], *map(str, first["loc"][1:])])
+        dotted = ".".join([key, *map(str, first["loc"])])
         message = f"{first['msg']}, got {first['input']!r}".replace("Input", "value", 1)
-        raise UserError(f"scalarizer.params.{key} of '{settings.name}': {message}") from None
-    return {keys[int(field[1:])]: getattr(checked, field) for field in fields}
-
-
-def _check_principles(settings: ScalarizerSettings, key: str, value: Any, kind: Any, names: Sequence[str]) -> None:
-    if "PrincipleName" not in repr(kind) or value is None:
-        return
-    for name in [value] if isinstance(value, str) else value:
-        if name not in names:
-            raise UserError(
-                f"scalarizer.params.{key} of '{settings.name}' names '{name}', which is not among the principles "
-                f"({', '.join(names)}).{suggest(name, names)}"
-            )
+        raise UserError(f"scalarizer.params.{dotted} of '{settings.name}': {message}") from None

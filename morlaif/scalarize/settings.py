@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from morlaif.errors import UserError, suggest
 from morlaif.settings import Settings
+
+Normalizer = Literal["none", "frozen", "running", "group"]
 
 
 class ScalarizerSettings(Settings):
@@ -23,7 +27,7 @@ class WeightsSettings(Settings):
     method: Literal["equal", "given", "regressed"]
     values: dict[str, float] | None  # method "given": a weight for each principle; negative flips the score
     zero: list[str]  # principles whose weight becomes 0 after all else: they leave the objective
-    normalizer: Literal["frozen", "none"]  # frozen: mean and deviation on responses of the SFT model
+    normalizer: Normalizer  # what centres and scales: see `morlaif.scalarize.objective`
     prompts: Annotated[int, Field(ge=2)]  # how many SFT responses the frozen statistics are taken from
     temperature: Annotated[float, Field(ge=0)]  # sampling, where the responses must be generated
     max_prompt_tokens: Annotated[int, Field(gt=0)]  # longer prompts lose their beginning
@@ -37,3 +41,27 @@ class WeightsSettings(Settings):
         if (self.method == "given") != (self.values is not None):
             raise ValueError("`values` belongs to method 'given' and to it alone: set it there, null otherwise")
         return self
+
+    def zeroed(self, names: Sequence[str]) -> list[str]:
+        """Which of the models `names` leave the objective. A lone one always stays: it is the objective."""
+        return [name for name in self.zero if name in names] if len(names) > 1 else []
+
+    def given(self, names: Sequence[str]) -> list[float]:
+        """Method "given": the weight of each of `names`; a missing one is an error, never a zero."""
+        values = self.values or {}
+        for name in names:
+            if name not in values:
+                raise UserError(
+                    f"weights.values has no weight for '{name}'; give it one (0 leaves it out).{suggest(name, values)}"
+                )
+        return [values[name] for name in names]
+
+    def counting(self, names: Sequence[str]) -> list[str]:
+        """Those of the principles `names` that reach the scalarizer, as far as it is known before any regression."""
+        left_out = set(self.zeroed(names))
+        if self.method == "given":
+            left_out |= {name for name, value in zip(names, self.given(names), strict=True) if value == 0}
+        counting = [name for name in names if name not in left_out]
+        if not counting:
+            raise UserError(f"weights: every principle of the run ({', '.join(names)}) has weight zero; keep one")
+        return counting

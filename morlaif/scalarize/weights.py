@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from morlaif.errors import UserError, suggest
+from morlaif.errors import UserError
 
 Array = NDArray[np.float64]
 
@@ -43,8 +43,16 @@ class Regression:
     pairs: int
     log_loss: float
 
+    @property
+    def sign(self) -> list[str]:
+        """What humans do with each principle, as far as the interval tells: reward, punish or undecided."""
+        return [
+            "reward" if low > 0 else "punish" if high < 0 else "undecided"
+            for low, high in zip(self.low, self.high, strict=True)
+        ]
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"sign": self.sign}
 
 
 def regress(difference: Array, label: Array, names: Sequence[str], significance: float = 0.05) -> Regression:
@@ -83,41 +91,32 @@ def regress(difference: Array, label: Array, names: Sequence[str], significance:
             f"weights: the regression on {count} pairs has no finite, unique optimum (labels that the scores separate "
             "perfectly, or principles that copy one another); give more pairs, fewer principles, or method=equal"
         )
-    error = np.sqrt(np.diag(np.linalg.inv(curvature)))
+    best = fit.x - np.linalg.solve(curvature, gradient(fit.x))  # a last Newton step squares the error that is left
+    error = np.sqrt(np.diag(np.linalg.inv(hessian(best))))
     quantile = stats.norm.ppf(1 - significance / 2)
-    low, high = (fit.x - quantile * error) / spread, (fit.x + quantile * error) / spread
+    low, high = (best - quantile * error) / spread, (best + quantile * error) / spread
     return Regression(
         names=list(names),
-        standardized=fit.x.tolist(),
-        raw=(fit.x / spread).tolist(),
+        standardized=best.tolist(),
+        raw=(best / spread).tolist(),
         low=low.tolist(),
         high=high.tolist(),
-        p_value=(2 * stats.norm.sf(np.abs(fit.x / error))).tolist(),
+        p_value=(2 * stats.norm.sf(np.abs(best / error))).tolist(),
         pairs=count,
-        log_loss=loss(fit.x) / count,
+        log_loss=loss(best) / count,
     )
 
 
-def given_weights(values: Mapping[str, float], names: Sequence[str]) -> Array:
-    """The weight of each principle from a mapping that names them all; a missing one is an error, never a zero."""
-    for name in names:
-        if name not in values:
-            raise UserError(
-                f"weights.values has no weight for '{name}'; give it one (0 leaves it out).{suggest(name, values)}"
-            )
-    return np.array([values[name] for name in names], dtype=float)
+def unit(raw: Array, scale: Array, names: Sequence[str], zero: Sequence[str]) -> Array:
+    """Factors (K,) > 0 that turn coefficients of raw scores into weights of normalised ones, of average size 1.
 
-
-def from_raw(raw: Array, scale: Array, names: Sequence[str], zero: Sequence[str]) -> Array:
-    """Signed weights of normalised scores from coefficients of raw ones; the kept ones average 1 in size.
-
-    σ(raw · r) = σ(raw · scale · z): a coefficient grows by the deviation that normalising divides by. The average of 1
-    keeps temperatures and thresholds of scalarizers in the unit that they have under equal weights.
+    σ(raw · r) = σ(raw · scale · z): a coefficient grows by the deviation that normalising divides by. The average of 1,
+    over the principles that are kept, leaves temperatures and thresholds of scalarizers in the unit that they have
+    under equal weights. As a factor it serves the ends of an interval too.
     """
-    weights = raw * scale
     kept = np.array([name not in zero for name in names])
-    size = np.abs(weights[kept]).mean() if kept.any() else 0.0
-    return weights / size if size > 0 else weights
+    size = np.abs(raw * scale)[kept].mean() if kept.any() else 0.0
+    return scale / size if size > 0 else scale
 
 
 def signed(weights: Array, names: Sequence[str], zero: Sequence[str]) -> tuple[Array, Array]:

@@ -136,6 +136,8 @@ def _objective(job: Job, arm: str, names: Sequence[str]) -> Callable[[Array], Ar
     else:
         own = _read(weights)["names"]
         objective = Objective.load(weights, resolve(job.config["scalarizer"], own))
+    if objective.stateful:  # judged as it stood when training ended
+        objective.load_state_dict(_read(job.inputs[f"ppo/{arm}"] / "objective.json"))
     columns = [names.index(name) for name in objective.names]
     return lambda scores: objective(torch.from_numpy(scores[:, columns])).double().numpy()
 

@@ -25,6 +25,8 @@ from morlaif.scalarize.registry import resolve
 from morlaif.stages.job import Job
 from morlaif.stages.scoring import open_scores
 
+OBJECTIVE = "objective.json"  # what the objective has learnt, where it learns
+
 
 def build(job: Job) -> dict[str, Any]:
     settings: PPOSettings = job.config["ppo"]
@@ -56,11 +58,13 @@ def build(job: Job) -> dict[str, Any]:
         lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step"), **_facts(scores))
     )
 
-    # 4. leave the policy, its curve and its samples
+    # 4. leave the policy, what its objective learnt, its curve and its samples
     if result.other is not None:
         other = "best" if settings.keep == "last" else "last"
         _leave(trainer, job.inputs["sft"], job.out / other, result.other)
     _leave(trainer, job.inputs["sft"], job.out)
+    if objective.stateful:
+        (job.out / OBJECTIVE).write_text(json.dumps(objective.state_dict(), indent=2) + "\n")
     _write_lines(job.out / "curve.jsonl", result.curve)
     _write_lines(job.out / "samples.jsonl", result.samples)
     first, last = result.curve[0], result.curve[-1]

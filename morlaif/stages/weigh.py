@@ -18,7 +18,7 @@ from morlaif.rl.scores import check_scores
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
-from morlaif.scalarize.weights import from_raw, frozen_statistics, given_weights, regress, signed
+from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
 from morlaif.stages.job import Job
 from morlaif.stages.scoring import layout_of, open_scores
 
@@ -39,25 +39,32 @@ def build(job: Job) -> dict[str, Any]:
     job.progress(1, 2, responses=float(len(responses)))
 
     # 2. weights, signed, of scores normalised by that scale
-    details: dict[str, Any] = {"method": settings.method, "responses": len(responses), "responses_from": source}
-    zero = settings.zero if len(names) > 1 else []
+    details: dict[str, Any] = {"method": settings.method, "responses_from": source}
+    zero = settings.zeroed(names)
+    mixed = np.array([column.weight for column in layout_of(job).columns])  # of the parts of a mixture
     if names == [SINGLE] or settings.method == "equal":
         weights = np.ones(len(names))
     elif settings.method == "given":
-        weights = given_weights(settings.values or {}, names)
+        weights = np.array(settings.given(names))
     else:
-        weights, details["regression"] = _regressed(job, settings, score, scale, zero)
+        raw, ends, details["regression"] = _regressed(job, settings, score, zero)
+        factor = unit(raw, scale, names, zero)
+        if settings.normalizer == "none":  # scores that keep their unit take their deviation into the weight
+            factor = factor / scale
+        weights = raw * factor
+        details["interval"] = {
+            name: (ends[k] * factor[k] * mixed[k]).tolist() for k, name in enumerate(names) if name not in zero
+        }  # of direction * weight; the common unit, which the fit also gives, is taken as known
     direction, weight = signed(weights, names, zero)
-    weight = weight * np.array([column.weight for column in layout_of(job).columns])
+    weight = weight * mixed
 
     if settings.normalizer == "none":
-        # the raw score keeps its unit: weights belong to the normalised one, so they are divided back
-        weight = weight / scale if settings.method == "regressed" else weight
         mean, scale = np.zeros_like(mean), np.ones_like(scale)
     objective = Objective(
-        tuple(names), *(torch.tensor(value, dtype=torch.float32) for value in (mean, scale, direction, weight)), linear
-    )
-    objective.save(job.out / "weights.json", normalizer=settings.normalizer, **details)
+        tuple(names), *(torch.tensor(value, dtype=torch.float32) for value in (mean, scale, direction, weight)), linear,
+        normalizer=settings.normalizer, responses=len(responses),
+    )  # fmt: skip
+    objective.save(job.out / "weights.json", **details)
     job.progress(2, 2)
     return {f"weight/{name}": float(d * w) for name, d, w in zip(names, direction, weight, strict=True)}
 
@@ -82,9 +89,9 @@ def _sft_responses(job: Job, settings: WeightsSettings) -> tuple[list[list[Messa
 
 
 def _regressed(
-    job: Job, settings: WeightsSettings, score: Source, scale: np.ndarray, zero: list[str]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Signed weights of normalised scores, and the report on the regression."""
+    job: Job, settings: WeightsSettings, score: Source, zero: list[str]
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Coefficients of raw scores (K,), their intervals (K, 2), and the report; zeros for the principles in `zero`."""
     train = _labelled(load_split(job.inputs["data"], "train"))[: settings.regression_pairs]
     if not train:
         raise UserError("weights=regressed: no row of the data's split 'train' has a human preference to learn from")
@@ -93,12 +100,12 @@ def _regressed(
     kept = np.array([name not in zero for name in names])
     difference, label = _differences(score, train)
     fit = regress(difference[:, kept], label, [name for name in names if name not in zero], settings.significance)
-    raw = np.zeros(len(names))
-    raw[kept] = fit.raw
+    raw, ends = np.zeros(len(names)), np.zeros((len(names), 2))
+    raw[kept], ends[kept] = fit.raw, np.column_stack([fit.low, fit.high])
     report = fit.as_dict() | {"accuracy": _accuracy(difference, label, raw)}
     if held:
         report["held_out_accuracy"] = _accuracy(*_differences(score, held), raw)
-    return from_raw(raw, scale, names, zero), report
+    return raw, ends, report
 
 
 def _accuracy(difference: np.ndarray, label: np.ndarray, raw: np.ndarray) -> dict[str, Any]:

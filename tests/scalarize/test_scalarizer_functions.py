@@ -20,16 +20,34 @@ from morlaif.scalarize.settings import ScalarizerSettings
 
 CONF = Path(__file__).parents[2] / "conf" / "scalarizer"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-PRINCIPLES = ("helpfulness", "toxicity", "empathy", "detail", "bias", "context", "relevance")
+PRINCIPLES = (
+    "helpfulness", "toxicity", "empathy", "detail", "bias", "context",
+    "relevance", "factuality", "sycophancy", "ethicality", "conciseness", "understandability",
+)  # fmt: skip
 
 
-@functools.cache
-def preset(name: str) -> Scalarizer:
-    return resolve(ScalarizerSettings(**yaml.safe_load((CONF / f"{name}.yaml").read_text())))
+def configured(name: str, **params) -> Scalarizer:
+    """The preset, with some of its parameters changed."""
+    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    return resolve(ScalarizerSettings(**config | {"params": config["params"] | params}))
+
+
+preset = functools.cache(configured)
+
+
+# --- The oracles: one row at a time, plain Python, from the formulas ------------------------------------------------
 
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def mean(r):
+    return sum(r) / len(r)
+
+
+def variance(r):
+    return sum((x - mean(r)) ** 2 for x in r) / len(r)
 
 
 def soft_min(r, temperature):
@@ -38,9 +56,9 @@ def soft_min(r, temperature):
     return sum(a * b for a, b in zip(e, r, strict=True)) / sum(e)
 
 
-def variance(r):
-    mean = sum(r) / len(r)
-    return sum((x - mean) ** 2 for x in r) / len(r)
+def log_mean_exp(r, temperature):
+    low = min(r)
+    return low - temperature * math.log(sum(math.exp(-(x - low) / temperature) for x in r) / len(r))
 
 
 def cvar(r, alpha):
@@ -58,13 +76,25 @@ def owa(r, decay):
     return sum(w * x for w, x in zip(weights, sorted(r), strict=True)) / sum(weights)
 
 
-def gini(r):
-    # welfare = mean of min(x, y) over all ordered pairs of principles
-    return sum(min(x, y) for x in r for y in r) / len(r) ** 2
+def power_mean(r, exponent):
+    u = [sigmoid(x) for x in r]
+    if exponent == 0:
+        return math.prod(u) ** (1 / len(u))
+    return (sum(x**exponent for x in u) / len(u)) ** (1 / exponent)
+
+
+def gaps(r, w, ideal):
+    """w_i (z* - r_i) from r'_i = w_i r_i."""
+    return [wi * (ideal - x / wi) for x, wi in zip(r, w, strict=True)]
+
+
+def smooth_max(x, temperature):
+    high = max(x)
+    return high + temperature * math.log(sum(math.exp((v - high) / temperature) for v in x))
 
 
 def lexicographic(r, names, threshold, order):
-    sequence = [*order, *[n for n in names if n not in order]]
+    sequence = [*(order or []), *[n for n in names if n not in (order or [])]]
     for level, name in enumerate(sequence):
         x = r[names.index(name)]
         if x < threshold or level == len(sequence) - 1:
@@ -75,56 +105,101 @@ def lexicographic(r, names, threshold, order):
 def gated(r, names, gates, threshold):
     short = min(0.0, min(r[names.index(g)] for g in gates) - threshold)
     rest = [x for n, x in zip(names, r, strict=True) if n not in gates] or r
-    mean = sum(rest) / len(rest)
-    return short + (mean if short == 0 else min(mean, 0.0))
+    return short + (mean(rest) if short == 0 else min(mean(rest), 0.0))
 
 
-# (row, names, weights) -> value, at the parameters of the presets
+def lagrangian(r, names, objectives, constraints, thresholds, initial, rescale, **_):
+    chosen = objectives or [n for n in names if n not in constraints] or constraints
+    value, total = mean([r[names.index(n)] for n in chosen]), 1.0
+    for name, threshold in zip(constraints, thresholds, strict=True):
+        value -= initial * (threshold - r[names.index(name)])
+        total += initial
+    return value / total if rescale else value
+
+
+# (row, names, weights, parameters) -> value. The paper's seven stand first, as the formulas of arXiv 2406.07295.
 ORACLES = {
-    "linear": lambda r, n, w: sum(r),
-    "max_min": lambda r, n, w: min(r),
-    "soft_max_min": lambda r, n, w: soft_min(r, 1.0),
-    "uncertainty_weighted": lambda r, n, w: sum(r) / len(r) - 0.5 * variance(r),
-    "lower_quantile": lambda r, n, w: statistics.fmean(sorted(r)[: max(1, len(r) // 3)]),
-    "max_median": lambda r, n, w: statistics.median(r),
-    "bernoulli_nash": lambda r, n, w: math.prod(sigmoid(x) for x in r) ** (1 / len(r)),
-    "log_sum_exp": lambda r, n, w: -math.log(sum(math.exp(-x) for x in r) / len(r)),
-    "owa": lambda r, n, w: owa(r, 0.7),
-    "gini": lambda r, n, w: gini(r),
-    "cvar": lambda r, n, w: cvar(r, 0.25),
-    "power_mean": lambda r, n, w: len(r) / sum(1 / sigmoid(x) for x in r),
-    "tchebycheff": lambda r, n, w: -max(wi * (2.0 - x / wi) for x, wi in zip(r, w, strict=True)),
-    "smooth_tchebycheff": lambda r, n, w: (
-        -0.5 * math.log(sum(math.exp(wi * (2.0 - x / wi) / 0.5) for x, wi in zip(r, w, strict=True)))
-    ),
-    "log_sigmoid_sum": lambda r, n, w: sum(math.log(sigmoid(x)) for x in r),
-    "lexicographic": lambda r, n, w: lexicographic(r, n, 0.0, []),
-    "mean_minus_std": lambda r, n, w: sum(r) / len(r) - math.sqrt(variance(r)),
-    "gated": lambda r, n, w: gated(r, n, ["toxicity"], -0.5),
-    "single": lambda r, n, w: r[n.index("helpfulness")],
+    "linear": lambda r, n, w, p: sum(r),
+    "max_min": lambda r, n, w, p: min(r),
+    "soft_max_min": lambda r, n, w, p: soft_min(r, **p),
+    "uncertainty_weighted": lambda r, n, w, p: mean(r) - p["penalty"] * variance(r),
+    "lower_quantile": lambda r, n, w, p: statistics.fmean(sorted(r)[: max(1, int(len(r) * p["fraction"] + 1e-9))]),
+    "max_median": lambda r, n, w, p: statistics.median(r),
+    "bernoulli_nash": lambda r, n, w, p: math.prod(sigmoid(x) for x in r) ** (1 / len(r) if p["root"] else 1),
+    "log_sum_exp": lambda r, n, w, p: log_mean_exp(r, **p),
+    "owa": lambda r, n, w, p: owa(r, **p),
+    # welfare: the mean of min(x, y) over all ordered pairs of principles
+    "gini": lambda r, n, w, p: sum(min(x, y) for x in r for y in r) / len(r) ** 2,
+    "cvar": lambda r, n, w, p: cvar(r, **p),
+    "power_mean": lambda r, n, w, p: power_mean(r, **p),
+    "tchebycheff": lambda r, n, w, p: -max(gaps(r, w, p["ideal"])),
+    "smooth_tchebycheff": lambda r, n, w, p: -smooth_max(gaps(r, w, p["ideal"]), p["temperature"]),
+    "log_sigmoid_sum": lambda r, n, w, p: sum(math.log(sigmoid(x - p["reference"])) for x in r),
+    "lexicographic": lambda r, n, w, p: lexicographic(r, n, **p),
+    "mean_minus_std": lambda r, n, w, p: mean(r) - p["penalty"] * math.sqrt(variance(r)),
+    "gated": lambda r, n, w, p: gated(r, n, **p),
+    "single": lambda r, n, w, p: r[n.index(p["principle"])],
+    "lagrangian": lambda r, n, w, p: lagrangian(r, n, **p),
 }
+
+# beside each preset's own parameters, these; all fit any K
+VARIANTS = {
+    "soft_max_min": [{"temperature": 0.1}, {"temperature": 7.0}],
+    "uncertainty_weighted": [{"penalty": 0.0}, {"penalty": 0.1}],
+    "lower_quantile": [{"fraction": 0.5}, {"fraction": 1.0}, {"fraction": 0.01}],
+    "bernoulli_nash": [{"root": False}],
+    "log_sum_exp": [{"temperature": 0.05}, {"temperature": 20.0}],
+    "owa": [{"decay": 1.0}, {"decay": 0.1}],
+    "cvar": [{"alpha": 1.0}, {"alpha": 0.01}, {"alpha": 0.6}],
+    "power_mean": [{"exponent": 0.0}, {"exponent": 1.0}, {"exponent": 3.5}, {"exponent": -20.0}],
+    "tchebycheff": [{"ideal": -1.0}],
+    "smooth_tchebycheff": [{"ideal": 0.0, "temperature": 3.0}],
+    "log_sigmoid_sum": [{"reference": -2.0}],
+    "lexicographic": [{"threshold": -1.0}],
+    "mean_minus_std": [{"penalty": 0.2}],
+    "gated": [{"threshold": 1.0}],
+    "lagrangian": [{"rescale": False, "initial": 3.0}, {"thresholds": [-2.0], "initial": 0.01}],
+}
+# and these, which name three principles
+WIDE = {
+    "lexicographic": [{"order": ["empathy", "toxicity"]}],
+    "gated": [{"gates": ["empathy", "toxicity"], "threshold": 0.3}],
+    "single": [{"principle": "empathy"}],
+    "lagrangian": [{"constraints": ["toxicity", "helpfulness"], "thresholds": [0.4, -0.2], "objectives": ["empathy"]}],
+}
+SIZES = (1, 2, 3, 4, 7, 12)
+BATCHES = (1, 1, 1, 2, 3, 8, 64, 417)  # rows of one size: with each of six sizes, 2,982
 
 
 def columns(name: str, size: int) -> tuple[str, ...]:
     """Names of `size` columns, among them those that the preset names."""
-    return PRINCIPLES[:size] if name != "gated" or size > 1 else ("toxicity",)
+    return PRINCIPLES[:size] if name not in ("gated", "lagrangian") or size > 1 else ("toxicity",)
+
+
+def compare(name: str, params: dict, size: int, rows: int, rng: random.Random) -> None:
+    scalarizer = configured(name, **params)
+    table = [[rng.gauss(0, 2) for _ in range(size)] for _ in range(rows)]
+    weights = [rng.uniform(0.2, 3) for _ in range(size)]
+    names = columns(name, size)
+    got = scalarizer(torch.tensor(table, dtype=torch.float64), names, torch.tensor(weights, dtype=torch.float64))
+    want = [ORACLES[name](row, names, weights, scalarizer.params) for row in table]
+    assert got.shape == (rows,)
+    torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64), atol=1e-6, rtol=1e-9)
 
 
 def test_every_preset_has_an_oracle() -> None:
     assert set(NAMES) == set(ORACLES)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("name", NAMES)
-def test_equals_plain_loops(name: str, size: int) -> None:
-    rng = random.Random(f"{name}{size}")
-    rows = [[rng.gauss(0, 2) for _ in range(size)] for _ in range(1000)]
-    weights = [rng.uniform(0.2, 3) for _ in range(size)]
-    names = columns(name, size)
-    got = preset(name)(torch.tensor(rows, dtype=torch.float64), names, torch.tensor(weights, dtype=torch.float64))
-    want = torch.tensor([ORACLES[name](row, names, weights) for row in rows], dtype=torch.float64)
-    assert got.shape == (1000,)
-    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-9)
+def test_equals_plain_loops_on_ten_thousand_cases(name: str) -> None:
+    rng, cases = random.Random(name), 0
+    while cases < 10_000:
+        for size in SIZES:
+            for params in [{}, *VARIANTS.get(name, []), *(WIDE.get(name, []) if size >= 3 else [])]:
+                for rows in BATCHES:
+                    compare(name, params, size, rows, rng)
+                    cases += rows
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,10 +223,37 @@ def test_gradients_are_finite_and_right(name: str, size: int) -> None:
     assert equal.grad is not None and equal.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
-def test_extreme_scores_stay_finite(name: str) -> None:
-    rows = torch.tensor([[80.0, -80.0, 0.0], [-500.0, -500.0, -500.0], [500.0, 500.0, 500.0]])
-    assert preset(name)(rows, columns(name, 3)).isfinite().all()
+def test_extreme_scores_and_their_gradients_are_no_nan(name: str, dtype: torch.dtype) -> None:
+    rows = [[80.0, -80.0, 0.0], [1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [0.0] * 3]
+    scores = torch.tensor(rows, dtype=dtype, requires_grad=True)
+    value = preset(name)(scores, columns(name, 3))
+    assert value.dtype == dtype and value.isfinite().all()
+    value.sum().backward()
+    assert scores.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_stays_near(name: str) -> None:
+    """bfloat16 has 8 bits: about 0.4 % of the largest number on the way, in which sums and thresholds may fall."""
+    rows = torch.randn(500, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).bfloat16()
+    names, weights = columns(name, 4), torch.ones(4)
+    exact = preset(name)(rows.double(), names, weights.double())
+    near = preset(name)(rows, names, weights.bfloat16()).double()
+    assert ((near - exact).abs() <= 0.03 * (1 + exact.abs())).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_graph_the_value_is_the_same(name: str) -> None:
+    scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    value = preset(name)(scores, columns(name, 4))
+    assert value.requires_grad
+    with torch.no_grad():
+        plain = preset(name)(scores, columns(name, 4))
+    with torch.inference_mode():
+        inferred = preset(name)(scores.detach(), columns(name, 4))
+    assert plain.grad_fn is None and torch.equal(plain, value) and torch.equal(inferred, value)
 
 
 def test_two_bad_scores_never_look_good() -> None:
@@ -249,11 +351,22 @@ def test_homogeneous_is_refuted(name: str) -> None:
     assert any(abs(value(name, [2 * x for x in r]) - 2 * value(name, list(r))) > 1e-6 for r in grid(2))
 
 
-@pytest.mark.parametrize("bound", list(BOUNDS))
-def test_unbounded_ones_break_every_bound(bound: str) -> None:
-    for name in declared("bounds", "none"):
-        rows = itertools.chain(grid(2), [(-9.0, -9.0), (9.0, 9.0), (40.0, 40.0)])
-        assert any(not BOUNDS[bound](r, value(name, list(r))) for r in rows), (name, bound)
+# what a declaration denies: the bounds that it neither is nor implies
+DENIED = {
+    "between": ["unit", "nonpositive", "nonnegative"],
+    "below": ["between", "unit", "nonpositive", "nonnegative"],
+    "unit": ["between", "below", "nonpositive"],
+    "nonpositive": ["between", "unit", "nonnegative"],
+    "nonnegative": ["between", "below", "unit", "nonpositive"],
+    "none": list(BOUNDS),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_other_bound_is_refuted(name: str) -> None:
+    for bound in DENIED[preset(name).properties.bounds]:
+        rows = itertools.chain(grid(1), grid(2), grid(3), [(-9.0, -9.0), (9.0, 9.0), (40.0, 40.0)])
+        assert any(not BOUNDS[bound](r, value(name, list(r))) for r in rows), bound
 
 
 def test_mean_minus_std_is_monotone_for_small_penalties() -> None:
