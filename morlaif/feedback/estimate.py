@@ -15,9 +15,10 @@ from morlaif.feedback.label import Assign, recall
 from morlaif.feedback.ledger import Ledger
 from morlaif.feedback.limiter import MARGIN
 from morlaif.feedback.memory import Memory
-from morlaif.feedback.modes import Mode, mode_of
+from morlaif.feedback.modes import Mode, Question, mode_of
+from morlaif.feedback.rating import Rated, Single
 from morlaif.feedback.records import Comparison
-from morlaif.feedback.settings import FeedbackSettings, OpenAISettings, Principle
+from morlaif.feedback.settings import Criterion, FeedbackSettings, OpenAISettings, Principle
 from morlaif.feedback.table import PairTable
 
 SAMPLE = 200  # pairs whose questions are written out and counted
@@ -80,9 +81,7 @@ def estimate(
         logprobs = settings.logprobs == "always"
     if logprobs is None:
         logprobs = True
-        notes += (
-            f"whether {settings.model} gives log-probabilities is not known: without, {settings.votes} times as much",
-        )
+        notes += (_unknown_logprobs(settings),)
 
     made = _cost(name, settings, mode, assign, sample, verdicts - known, logprobs)
     if settings.mode == "joint" and together and settings.joint.audit_fraction:
@@ -94,6 +93,44 @@ def estimate(
     notes += (f"tokens counted by {tokens.method(settings.model)}",)
     seconds, said = _seconds(settings, made)
     return replace(made, verdicts=verdicts, known=known, seconds=seconds, notes=notes + said)
+
+
+def estimate_ratings(
+    name: str,
+    settings: FeedbackSettings,
+    criteria: Sequence[Criterion],
+    responses: int,
+    *,
+    highest: int,
+    ledger: Path,
+    lengths: tuple[int, int],
+) -> Estimate | None:
+    """What rating so many responses, of `lengths` tokens (prompt, response), will take; None if it costs nothing.
+
+    Nobody knows the responses before they are sampled, so none of the ratings counts as known.
+    """
+    if not isinstance(settings, OpenAISettings) or not responses or not criteria:
+        return None
+    mode = Rated(settings, highest)
+    logprobs = {"always": True, "never": False}.get(settings.logprobs)
+    if Path(ledger).is_file():
+        with Ledger(ledger) as opened:
+            logprobs = mode.known_logprobs(opened)
+    notes = ("responses to be rated do not exist yet: their length is what they may have at most",)
+    if logprobs is None:
+        logprobs = True
+        notes += (_unknown_logprobs(settings),)
+    prompt, response = ("abc " * length for length in lengths)  # four letters are one token
+    asked = [Single.of([{"role": "user", "content": prompt}], response, criterion) for criterion in criteria]
+    questions = [question for single in asked for question in mode.questions(single, logprobs)]
+    made = _total(name, settings, questions, responses * len(criteria), len(asked))
+    seconds, said = _seconds(settings, made)
+    notes += (f"tokens counted by {tokens.method(settings.model)}",)
+    return replace(made, seconds=seconds, notes=notes + said)
+
+
+def _unknown_logprobs(settings: OpenAISettings) -> str:
+    return f"whether {settings.model} gives log-probabilities is not known: without, {settings.votes} times as much"
 
 
 def _cost(
@@ -108,9 +145,14 @@ def _cost(
     """For `verdicts` like those on the sample."""
     asked = [Comparison.of(pair, principle) for pair in sample for principle in assign(pair.id)]
     questions = [question for comparison in asked for question in mode.questions(comparison, logprobs)]
+    return _total(name, settings, questions, verdicts, len(asked))
+
+
+def _total(name: str, settings: OpenAISettings, questions: Sequence[Question], verdicts: int, sampled: int) -> Estimate:
+    """For `verdicts` in all, where `questions` are those of `sampled` ones."""
 
     def total(of: Callable) -> float:
-        return sum(of(question) / question.share for question in questions) * verdicts / len(asked)
+        return sum(of(question) / question.share for question in questions) * verdicts / sampled
 
     def read(question) -> int:
         return sum(tokens.count(m["content"], settings.model) + tokens.FRAMING for m in question.messages)

@@ -12,7 +12,7 @@ from rich.table import Table
 from morlaif.config import Config
 from morlaif.data.records import DATASET
 from morlaif.data.settings import ToyData
-from morlaif.feedback.estimate import ASSUMED_TOKENS, Estimate, estimate
+from morlaif.feedback.estimate import ASSUMED_TOKENS, Estimate, estimate, estimate_ratings
 from morlaif.feedback.label import draw
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.table import PairTable, arrow_rows
@@ -25,14 +25,16 @@ SPLITS = ("train", "eval")
 
 
 def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
-    """An estimate for each unit of feedback that is not in the store, and for an evaluation that asks a language
-    model.
+    """An estimate for each unit that is not in the store and asks a language model: for labels, for ratings while the
+    policy trains, or for the evaluation.
     """
     made = []
     respond = plan.by_name.get("respond")
     for unit in plan.units:
         if unit.stage == "feedback" and isinstance(unit.reads["feedback"], OpenAISettings) and not store.has(unit):
             made.append(_unit(unit, _pairs(plan, store, config), store, config))
+        elif unit.stage in ("weigh", "ppo") and "criteria" in unit.reads and not store.has(unit):
+            made += _ratings(unit, store, config)
     judge = getattr(config.eval.judge, "engine", None)
     evaluate = plan.by_name.get("evaluate")
     if judge is not None and respond is not None and evaluate is not None and not store.has(evaluate):
@@ -54,15 +56,44 @@ def _unit(unit: Unit, pairs: PairTable | int | None, store: Store, config: Confi
     )
 
 
+def _ratings(unit: Unit, store: Store, config: Config) -> list[Estimate]:
+    """For each judge of the unit's reward that costs something."""
+    reads, made = unit.reads, []
+    reward, wordings = reads["reward"], {criterion.name: criterion for criterion in reads["criteria"]}
+    responses, longest = _rated(unit, config)
+    for part, judge in reward.judges.items():
+        criteria = [wordings[column.own] for column in reward.of(part)]
+        one = estimate_ratings(
+            f"{unit.name} {part}".strip(), judge.engine or config.feedback, criteria, responses,
+            highest=judge.highest, ledger=store.ledger, lengths=(ASSUMED_TOKENS[0], longest),
+        )  # fmt: skip
+        made += [one] if one else []
+    return made
+
+
+def _rated(unit: Unit, config: Config) -> tuple[int, int]:
+    """How many responses a unit has rated in all, and the most tokens of one."""
+    if unit.stage == "weigh":
+        weights = config.weights
+        pairs = (weights.regression_pairs or _examples(config) or 0) if weights.method == "regressed" else 0
+        return weights.prompts + 2 * pairs, weights.max_new_tokens
+    ppo = config.ppo
+    looks = 1 + -(-ppo.steps // ppo.eval_every) if ppo.eval_every else 2
+    return ppo.steps * ppo.rollouts + looks * ppo.eval_prompts, ppo.max_new_tokens
+
+
+def _examples(config: Config) -> int | None:
+    """How many the data has, as far as the config tells."""
+    return config.data.train + config.data.eval if isinstance(config.data, ToyData) else config.data.limit
+
+
 def _pairs(plan: Plan, store: Store, config: Config) -> PairTable | int | None:
     """The pairs where they are built; else how many there will be, by the data if that is built, or by the config."""
     if store.has(plan.by_name["respond"]):
         return PairTable.chain([PairTable.open(store.folder(plan.by_name["respond"]), split) for split in SPLITS])
     if store.has(plan.by_name["data"]):
         return sum(arrow_rows(store.folder(plan.by_name["data"]) / DATASET / split) for split in SPLITS)
-    if isinstance(config.data, ToyData):
-        return config.data.train + config.data.eval
-    return config.data.limit
+    return _examples(config)
 
 
 def _lengths(config: Config) -> tuple[int, int, int]:

@@ -33,6 +33,17 @@ class RunData:
         return [name for name in self.names if name != SINGLE]
 
     @property
+    def rewarded(self) -> list[str]:
+        """The columns of the first arm's reward."""
+        row = self.curves[self.arms[0]][0]
+        return [key.removeprefix("score/") for key in row if key.startswith("score/")]
+
+    @property
+    def reward(self) -> str:
+        """What kind of thing the first arm's policy learnt from."""
+        return self.config.get("reward", {}).get("kind", "pm")
+
+    @property
     def arms(self) -> list[str]:
         return list(self.details["arms"])
 
@@ -41,7 +52,7 @@ class RunData:
         if policy == "sft":
             return "SFT"
         if policy == SINGLE:
-            return "single PM"
+            return "single rating" if self.reward == "judge" else "single PM"
         return str(self.config.get("scalarizer", {}).get("name", policy)).replace("_", "-")
 
 

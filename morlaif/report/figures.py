@@ -67,7 +67,9 @@ def win_rates(run: RunData) -> Figure:
     return made
 
 
-def pm_accuracy(run: RunData) -> Figure:
+def pm_accuracy(run: RunData) -> Figure | None:
+    if not run.names:
+        return None
     own = dict(run.results["pm_accuracy"])
     if run.results.get("single_pm_accuracy"):
         own[SINGLE] = run.results["single_pm_accuracy"]
@@ -86,7 +88,9 @@ def pm_accuracy(run: RunData) -> Figure:
     return made
 
 
-def objective_accuracy(run: RunData) -> Figure:
+def objective_accuracy(run: RunData) -> Figure | None:
+    if not set(run.results["objective_accuracy"]) & set(run.arms):
+        return None
     rows = {objective_name(run, arm): values for arm, values in run.results["objective_accuracy"].items()}
     kinds = [("human", "on human labels", PALETTE.blue, True), ("truth", "on the known truth", PALETTE.orange, False)]
     series: list[Series] = [
@@ -104,8 +108,10 @@ def objective_accuracy(run: RunData) -> Figure:
     return made
 
 
-def correlations(run: RunData) -> Figure:
+def correlations(run: RunData) -> Figure | None:
     """Lower triangle: feedback labels. Upper triangle: preference models' scores."""
+    if not run.names:
+        return None
     matrix = run.details["correlation"]
     labels, scores, small = matrix["labels"], matrix["scores"], len(matrix["names"]) > 8
 
@@ -121,9 +127,9 @@ def correlations(run: RunData) -> Figure:
 
 def label_agreement(run: RunData) -> Figure | None:
     """How often the labels of two principles take the same side, in per cent; a half is chance. None for one alone."""
-    names, agreement = run.details["labels"]["names"], run.details["labels"]["agreement"]
-    if len(names) < 2:
+    if len(run.principles) < 2:
         return None
+    names, agreement = run.details["labels"]["names"], run.details["labels"]["agreement"]
 
     def cell(i: int, j: int) -> tuple[str, float] | None:
         value = agreement[i][j]
@@ -174,8 +180,8 @@ def training(run: RunData) -> Figure:
 
 
 def training_principles(run: RunData) -> Figure:
-    """Small multiples: each preference model's normalised score during PPO, one scale for all."""
-    names = run.principles or run.names
+    """Small multiples: each principle's normalised score during PPO, one scale for all."""
+    names = run.rewarded
     columns = 3
     rows = math.ceil(len(names) / columns)
     made, axes = figure(0.5 + 1.02 * rows, rows, columns, sharex=True, sharey=True)
@@ -211,9 +217,11 @@ def _arm_legend(made: Figure, run: RunData) -> None:
         made.legend(handles, [run.label(arm) for arm in run.arms], loc="outside upper left", ncols=len(run.arms))
 
 
-def changes(run: RunData) -> Figure:
+def changes(run: RunData) -> Figure | None:
     """What the policy gained and gave up, by principle: by the known truth where there is one, else by the PMs."""
     moved = run.details.get("true_change") or run.details["score_change"]
+    if not any(moved.values()):
+        return None
     series: list[Series] = [
         (run.label(arm), moved[arm], PALETTE.of(index), index == 0) for index, arm in enumerate(run.arms)
     ]

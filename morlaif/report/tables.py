@@ -88,16 +88,24 @@ def context(run: RunData) -> dict[str, Any]:
 
 def title(run: RunData) -> str:
     count = len(run.principles)
+    by = f"by {run.label(run.arms[0])} scalarization"
+    if run.reward == "judge":
+        if run.arms[0] == SINGLE:
+            return "A policy aligned with a judge’s single rating"
+        return f"A policy aligned with a judge’s ratings under {len(run.rewarded)} principles {by}"
+    if run.reward != "pm" and run.arms[0] != SINGLE:
+        return f"A policy aligned with {len(run.rewarded)} scores {by}"
     if run.arms[0] == SINGLE:
         return "A policy aligned with a single preference model"
     plural = "preference model" if count == 1 else "preference models"
-    return f"A policy aligned with {count} {plural} by {run.label(run.arms[0])} scalarization"
+    return f"A policy aligned with {count} {plural} {by}"
 
 
 def subtitle(run: RunData) -> str:
     model = words(str(run.config.get("model", {}).get("name", "trained")))
     of_run = f" of run “{run.config['name']}”" if run.config.get("name") else ""
-    baseline = " and with a single preference model" if len(run.arms) > 1 else ""
+    single = "rating by the judge" if run.reward == "judge" else "preference model"
+    baseline = f" and with a single {single}" if len(run.arms) > 1 else ""
     return f"The {model} model{of_run}, compared with SFT{baseline} on {run.details['prompts']} held-out prompts."
 
 
@@ -154,9 +162,10 @@ def _win_row(run: RunData, key: str, rate: Mapping[str, Any]) -> Sequence[str]:
 
 def _changes(run: RunData) -> dict[str, Any]:
     true, score = run.details.get("true_change"), run.details["score_change"]
-    kinds = [(kind, moved) for kind, moved in (("true", true), ("by PM", score)) if moved]
+    kinds = [(kind, moved) for kind, moved in (("true", true), ("by PM", score)) if moved and any(moved.values())]
     columns = [(f"{run.label(arm)}, {kind}", moved[arm]) for kind, moved in kinds for arm in run.arms]
-    rows = [(words(name), *(_moved(column.get(name)) for _, column in columns)) for name in run.names]
+    names = run.names or list(next(iter((true or {}).values()), ()))
+    rows = [(words(name), *(_moved(column.get(name)) for _, column in columns)) for name in names]
     return {"change_heads": [head for head, _ in columns], "change_rows": rows}
 
 
@@ -202,7 +211,7 @@ def _sample(run: RunData, row: Mapping[str, Any]) -> dict[str, Any]:
                 "label": run.label(policy),
                 "text": answer["text"],
                 "tokens": answer["tokens"],
-                "mean": sum(own) / len(own),
+                "mean": sum(own) / len(own) if own else None,
                 "cells": cells,
             }
         )
@@ -240,6 +249,7 @@ def _config_rows(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Data", join("data.source") or join("data.name") or join("data.kind")),
         ("Feedback", join("feedback.source", "feedback.model")),
         ("Preference models", join("pm.kind", "pm.pooling") + " · " + keyed(rank="pm.lora.r", epochs="pm.epochs")),
+        ("Reward", join("reward.kind", "reward.function", "reward.engine.model")),
         ("Scalarizer", " · ".join([join("scalarizer.name"), *(f"{words(str(k))} {v}" for k, v in params.items())])),
         ("Weights", join("weights.method")),
         ("PPO", keyed(steps="ppo.steps", rollouts="ppo.rollouts", epochs="ppo.epochs", KL_coefficient="ppo.kl.coef")),

@@ -37,10 +37,10 @@ def build(job: Job) -> dict[str, Any]:
     truth = principles if isinstance(settings.judge, RulesJudge) else None
     resampling = {"seed": job.seed, "resamples": settings.resamples, "confidence": settings.confidence}
 
-    # 1. the preference models, and the objective of each arm
+    # 1. the preference models (none, where a judge or a function is the reward), and the objectives over them
     names = [name for name in (*principles, SINGLE) if f"pm/{name}" in job.inputs]
     score = _scorer(job, names)
-    objectives = {arm: _objective(job, arm, names) for arm in arms}
+    objectives = {arm: objective for arm in arms if (objective := _objective(job, arm, names)) is not None}
 
     # 2. what each policy answers; what the preference models and the world think of it
     prompts = _prompts(job, settings.prompts)
@@ -68,7 +68,8 @@ def build(job: Job) -> dict[str, Any]:
 
     # 4. preference models and objectives on the held-out pairs
     rows = load_pairs(job.inputs["respond"], "eval")[: settings.pairs]
-    labels = np.array([_labels(job.inputs[f"feedback/{name}"], rows) for name in names]).T
+    labels = np.array([_labels(job.inputs[f"feedback/{name}"], rows) for name in names])
+    labels = labels.reshape(len(names), len(rows)).T
     pairs = human = held_out.score_pairs(rows, names, score, labels, truth)
     judged = _human_pairs(job)[: settings.pairs]
     if np.isnan(pairs.human).all() and judged:  # sampled responses: the human labels are on the data's own pairs
@@ -103,7 +104,7 @@ def build(job: Job) -> dict[str, Any]:
         "calibration": held_out.calibrations(pairs),
         "weights": {arm: _read(job.inputs[f"weigh/{arm}"] / "weights.json") for arm in arms},
         "label_quality": {name: _read(job.inputs[f"feedback/{name}"] / "quality.json") for name in names},
-        "labels": label_report(compared, job.inputs["respond"], "train"),
+        "labels": label_report(compared, job.inputs["respond"], "train") if compared else None,
     }
     _write(job.out / "results.json", results)
     _write(job.out / "details.json", details)
@@ -122,15 +123,22 @@ def _prompts(job: Job, count: int) -> list[list[Message]]:
 
 
 def _scorer(job: Job, names: Sequence[str]) -> Score:
-    """prompts, responses -> raw scores (N, K) of the preference models `names`."""
+    """prompts, responses -> raw scores (N, K) of the preference models `names`; K may be 0."""
+    if not names:
+        return lambda prompts, responses: np.empty((len(responses), 0))
     base = resolve_model(job.inputs["sft"])[0]
     bank = PreferenceBank.load({name: job.inputs[f"pm/{name}"] for name in names}, base, job.device, job.dtype)
     return lambda prompts, responses: bank.score(prompts, responses).double().cpu().numpy()
 
 
-def _objective(job: Job, arm: str, names: Sequence[str]) -> Callable[[Array], Array]:
-    """The objective that the policy of `arm` was trained on, as a function of all models' scores: (N, K) -> (N,)."""
+def _objective(job: Job, arm: str, names: Sequence[str]) -> Callable[[Array], Array] | None:
+    """The objective that the policy of `arm` was trained on, as a function of all models' scores: (N, K) -> (N,).
+
+    None where it has columns that are not preference models'.
+    """
     weights = job.inputs[f"weigh/{arm}"] / "weights.json"
+    if not set(_read(weights)["names"]) <= set(names):
+        return None
     if arm == SINGLE:  # one score: its sum is itself
         objective = Objective.load(weights, lambda weighted: weighted.sum(-1))
     else:
