@@ -36,7 +36,7 @@ def settings(case: Case, critic: str) -> PPOSettings:
     tree = yaml.safe_load((ROOT / "conf" / "ppo" / "toy.yaml").read_text())
     tree |= {
         "steps": case.steps, "rollouts": case.rollouts, "max_new_tokens": case.new_tokens, "samples": 0,
-        "generation_batch_size": case.rollouts, "micro_batch_size": case.rollouts // case.minibatches,
+        "generation_batch_size": case.rollouts, "micro_batch_size": int(os.environ.get("MICRO", 8)),
         "epochs": case.epochs, "minibatches": case.minibatches, "lam": case.lam, "checkpoint_every": 0,
         "clip_range": case.clip, "clip_range_value": case.clip, "value_coef": case.value_coef,
     }  # fmt: skip

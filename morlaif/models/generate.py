@@ -12,9 +12,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif.errors import UserError
+from morlaif.models.cache import reserved_cache
 
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
@@ -87,7 +88,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, noise: Tensor) -> T
     probs = torch.softmax(logits.float() / temperature, dim=-1)
     if top_p < 1:
         probs = nucleus(probs, top_p)
-    cumulative = probs.double().cumsum(-1)
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     below = torch.minimum(noise.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, below, right=True).squeeze(-1)
@@ -159,9 +160,10 @@ def _generate_batch(
     device = model.device
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)  # (B, T), padded on the left
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    room = width + max_new_tokens
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * (room - width + len(p)) for p in prompts], device=device)
+    positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+    cache = reserved_cache(model.config, room)
     noise = noise.to(device)
 
     results: list[list[int]] = [[] for _ in prompts]
@@ -170,7 +172,7 @@ def _generate_batch(
     for step in range(max_new_tokens):
         logits = model(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=mask[:, : width + step],
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -194,7 +196,6 @@ def _generate_batch(
             cache.batch_select_indices(kept)
             ids, positions, mask, noise = ids[kept], positions[kept], mask[kept], noise[kept]
             seats = [seats[place] for place in places]
-        mask = torch.cat([mask, mask.new_ones(len(seats), 1)], dim=1)
     return results
 
 

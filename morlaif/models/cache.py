@@ -1,0 +1,52 @@
+"""A key-value cache with room for every token to come: a step writes its own column, where transformers copies all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+
+def reserved_cache(config: PreTrainedConfig, tokens: int) -> DynamicCache:
+    """A cache for sequences of at most `tokens`; layers with a window or a state of their own stay transformers'."""
+    cache = DynamicCache(config=config)
+    cache.layers = [ReservedLayer(tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+class ReservedLayer(DynamicLayer):
+    """`keys` and `values` (B, heads, T, head size) are the used part of two larger tensors."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._keys, self._values = (
+            states.new_empty(*states.shape[:2], self.tokens, states.shape[3]) for states in (key_states, value_states)
+        )
+        self._use(0)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        self._keys[:, :, start:end] = key_states
+        self._values[:, :, start:end] = value_states
+        self._use(end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`, in this order; the room of the others is given back when generation ends."""
+        rows, used = len(indices), self.keys.shape[2]
+        self._keys[:rows, :, :used] = self.keys[indices]
+        self._values[:rows, :, :used] = self.values[indices]
+        self._keys, self._values = self._keys[:rows], self._values[:rows]
+        self._use(used)
+
+    def _use(self, tokens: int) -> None:
+        self.keys, self.values = self._keys[:, :, :tokens], self._values[:, :, :tokens]
