@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,6 +65,56 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, resamples: int = 2000, confi
     return Interval(float(x.mean()), float(low), float(high), x.size)
 
 
+def resample_counts(n: int, *, seed: int, resamples: int) -> Array:
+    """How often each of `n` units is drawn in each bootstrap resample: (resamples, n), rows sum to n.
+
+    Sums over resampled units are then matrix products; whatever shares these counts is resampled together.
+    """
+    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
+
+
+def percentiles(value: float, draws: ArrayLike, n: int, confidence: float = 0.95) -> Interval:
+    """`value` with the percentile interval of its bootstrap `draws` (R,), of which NaN is left out."""
+    known = np.asarray(draws, dtype=float)
+    known = known[~np.isnan(known)]
+    if math.isnan(value) or known.size == 0:
+        return NOTHING
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(value), float(min(low, value)), float(max(high, value)), n)
+
+
+def bias_corrected(value: float, draws: ArrayLike, n: int, confidence: float = 0.95) -> Interval:
+    """As `percentiles`, with the levels moved by how far `value` lies from the median draw (Efron 1981).
+
+    For fits whose resamples lean away from zero, as those of a logistic model do: plain percentiles then cover too
+    little.
+    """
+    known = np.asarray(draws, dtype=float)
+    known = known[~np.isnan(known)]
+    if math.isnan(value) or known.size == 0:
+        return NOTHING
+    below = float((known < value).mean() + (known == value).mean() / 2)
+    shift = stats.norm.ppf(np.clip(below, 1 / (known.size + 1), known.size / (known.size + 1)))
+    z = stats.norm.ppf((1 + confidence) / 2)
+    low, high = np.quantile(known, stats.norm.cdf([2 * shift - z, 2 * shift + z]))
+    return Interval(float(value), float(min(low, value)), float(max(high, value)), n)
+
+
+def bootstrap_crossed(values: ArrayLike, *, seed: int, resamples: int = 2000, confidence: float = 0.95) -> Interval:
+    """Mean of `values` (N, S) where both the N units and the S conditions are a sample: both are resampled.
+
+    The pigeonhole bootstrap (Owen 2007); rows that hold NaN are left out.
+    """
+    x = np.asarray(values, dtype=float)
+    x = x[~np.isnan(x).any(axis=1)]
+    if x.size == 0:
+        return NOTHING
+    rows = resample_counts(x.shape[0], seed=seed, resamples=resamples)
+    columns = resample_counts(x.shape[1], seed=seed + 1, resamples=resamples)
+    return percentiles(float(x.mean()), ((rows @ x) * columns).sum(axis=1) / x.size, x.shape[0], confidence)
+
+
 def outcomes(forward: ArrayLike, backward: ArrayLike, valid: ArrayLike | None = None) -> Array:
     """Outcome for the first candidate on each prompt, (N,): mean over both orders of win 1, tie ½, loss 0.
 
@@ -80,16 +131,16 @@ class WinRate:
     """The first candidate against the second: win 1, tie ½, over prompts judged in both orders."""
 
     rate: Interval
-    wins: float  # share of prompts whose outcome exceeds ½; the three shares sum to 1
-    ties: float
-    losses: float
-    flips: float  # share of prompts on which the two orders name different winners
+    win: float  # share of prompts whose outcome exceeds ½; the three shares sum to 1
+    tie: float
+    loss: float
+    flip_rate: float  # share of prompts on which the two orders name different winners
     invalid: int  # prompts without a usable verdict, left out
 
     def as_dict(self) -> dict[str, float | int | None]:
-        rest = {"wins": self.wins, "ties": self.ties, "losses": self.losses, "flips": self.flips}
-        rest = {key: None if math.isnan(x) else x for key, x in rest.items()}
-        return self.rate.as_dict() | rest | {"invalid": self.invalid}
+        shares = {"win": self.win, "tie": self.tie, "loss": self.loss, "flip_rate": self.flip_rate}
+        shares = {key: None if math.isnan(x) else x for key, x in shares.items()}
+        return self.rate.as_dict() | shares | {"invalid": self.invalid}
 
 
 def win_rate(
@@ -114,15 +165,19 @@ def win_rate(
         rate = wilson(float(kept[0]), kept.size, confidence)
     else:
         rate = bootstrap_mean(kept, seed=seed, resamples=resamples, confidence=confidence)
-    sides = np.sign(np.asarray(forward, dtype=float) - 0.5) * np.sign(np.asarray(backward, dtype=float) - 0.5)
     return WinRate(
         rate,
-        wins=float((kept > 0.5).mean()),
-        ties=float((kept == 0.5).mean()),
-        losses=float((kept < 0.5).mean()),
-        flips=float((sides[seen] < 0).mean()),
+        win=float((kept > 0.5).mean()),
+        tie=float((kept == 0.5).mean()),
+        loss=float((kept < 0.5).mean()),
+        flip_rate=float(flipped(forward, backward)[seen].mean()),
         invalid=int((~seen).sum()),
     )
+
+
+def flipped(forward: ArrayLike, backward: ArrayLike) -> NDArray[np.bool_]:
+    """(N,) where the two orders name different winners; a tie in either names none."""
+    return (np.asarray(forward, dtype=float) - 0.5) * (np.asarray(backward, dtype=float) - 0.5) < 0
 
 
 def cohen_kappa(first: Sequence, second: Sequence) -> float:
@@ -133,6 +188,40 @@ def cohen_kappa(first: Sequence, second: Sequence) -> float:
     observed = float((a == b).mean())
     expected = sum(float((a == c).mean()) * float((b == c).mean()) for c in np.union1d(a, b))
     return math.nan if math.isclose(expected, 1) else (observed - expected) / (1 - expected)
+
+
+def krippendorff_alpha(ratings: ArrayLike, level: Literal["nominal", "ordinal", "interval"] = "nominal") -> float:
+    """Agreement of any number of raters beyond chance (Krippendorff 2011): 1 perfect, 0 chance.
+
+    `ratings` (raters, items) holds numbers, NaN where a rater did not rate; items with fewer than two ratings say
+    nothing. `level` tells how far apart two ratings are: nominal (equal or not), ordinal (how many ratings lie between)
+    or interval (squared difference). NaN when all ratings are equal.
+    """
+    x = np.asarray(ratings, dtype=float)
+    values, coded = np.unique(x[~np.isnan(x)], return_inverse=True)
+    items = np.nonzero(~np.isnan(x))[1]
+    counts = np.zeros((x.shape[1], values.size))  # how often each item got each value
+    np.add.at(counts, (items, coded), 1)
+    counts = counts[counts.sum(axis=1) >= 2]
+    weight = 1 / (counts.sum(axis=1) - 1)
+    together = (counts * weight[:, None]).T @ counts - np.diag(weight @ counts)  # coincidences of two values
+    total = together.sum(axis=0)
+    distance = _distances(values, total, level)
+    expected = float(total @ distance @ total)
+    return math.nan if expected == 0 else 1 - (total.sum() - 1) * float((together * distance).sum()) / expected
+
+
+def _distances(values: Array, total: Array, level: str) -> Array:
+    """Squared distance of every two values, (V, V)."""
+    match level:
+        case "nominal":
+            return 1.0 - np.eye(values.size)
+        case "interval":
+            return (values[:, None] - values) ** 2
+        case "ordinal":
+            middle = np.cumsum(total) - total / 2  # ratings below a value, half of its own counted
+            return (middle[:, None] - middle) ** 2
+    raise ValueError(f"level {level!r} is none of nominal, ordinal, interval")
 
 
 def correlation(columns: ArrayLike, method: str = "pearson") -> Array:
@@ -160,10 +249,20 @@ def brier(probability: ArrayLike, outcome: ArrayLike) -> float:
     return float(np.mean((np.asarray(probability, dtype=float) - np.asarray(outcome, dtype=float)) ** 2))
 
 
-def calibration_error(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error (Naeini et al. 2015): |mean outcome − mean probability| over equal-width bins,
-    weighted by the number of items; a probability of 1 falls into the last bin."""
+def reliability(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> list[dict[str, float | int]]:
+    """For each equal-width bin that holds items: mean probability, mean outcome and their number `n`. A probability of
+    1 falls into the last bin."""
     p, y = np.asarray(probability, dtype=float), np.asarray(outcome, dtype=float)
     which = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = (abs(y[which == b].mean() - p[which == b].mean()) * (which == b).mean() for b in np.unique(which))
-    return float(sum(gaps))
+    return [
+        {"probability": float(p[inside].mean()), "outcome": float(y[inside].mean()), "n": int(inside.sum())}
+        for inside in (which == b for b in np.unique(which))
+    ]
+
+
+def calibration_error(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al. 2015): |mean outcome − mean probability| over the bins of
+    `reliability`, weighted by the number of items."""
+    parts = reliability(probability, outcome, bins)
+    count = sum(part["n"] for part in parts)
+    return sum(abs(part["outcome"] - part["probability"]) * part["n"] for part in parts) / count

@@ -156,7 +156,7 @@ def _judge(judge: Mapping[str, Any]) -> str:
 
 
 def _win_row(run: RunData, key: str, rate: Mapping[str, Any]) -> Sequence[str]:
-    shares = [percent(rate[part], 0) for part in ("wins", "ties", "losses", "flips")]
+    shares = [percent(rate[part], 0) for part in ("win", "tie", "loss", "flip_rate")]
     return (comparison(run, key), interval(rate), *shares, str(rate["n"]))
 
 

@@ -101,7 +101,7 @@ def test_a_language_model_is_asked_in_both_orders_and_its_position_bias_is_seen(
     assert cost["input_tokens"] == 3 * 200 and cost["usd"] > 0, "three verdicts of two answers"
     assert cost == remembered, "what an answer took, whoever asked for it"
     rate = win_rate(verdict.forward, verdict.backward, verdict.valid, seed=0)
-    assert (rate.rate.value, rate.flips, rate.ties) == (0.5, 0.25, 0.5)
+    assert (rate.rate.value, rate.flip_rate, rate.tie) == (0.5, 0.25, 0.5)
     assert any("serves the person" in str(body["messages"]) for body in server.bodies)
 
 

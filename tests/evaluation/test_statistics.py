@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 
+import krippendorff
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from morlaif.evaluation import statistics as s
+
+NAN = math.nan
 
 
 @pytest.mark.parametrize("k, n", [(0, 10), (1, 10), (5, 10), (10, 10), (173, 300), (1, 1)])
@@ -77,7 +80,7 @@ def test_win_rate_by_hand():
     result = s.win_rate(forward, backward, [1, 1, 1, 1, 1, 0], seed=0)
     assert result.rate.value == pytest.approx((1 + 0 + 0.5 + 0.5 + 0.75) / 5)
     assert (result.rate.n, result.invalid) == (5, 1)
-    assert (result.wins, result.ties, result.losses, result.flips) == pytest.approx((0.4, 0.4, 0.2, 0.2))
+    assert (result.win, result.tie, result.loss, result.flip_rate) == pytest.approx((0.4, 0.4, 0.2, 0.2))
 
 
 def test_a_clean_sweep_is_not_certainty():
@@ -92,8 +95,8 @@ def test_swapping_the_candidates_mirrors_the_win_rate(pairs):
     mine = s.win_rate(forward, backward, seed=0, resamples=100)
     mirrored = s.win_rate(-(backward - 0.5) + 0.5, -(forward - 0.5) + 0.5, seed=0, resamples=100)
     assert mine.rate.value + mirrored.rate.value == pytest.approx(1)
-    assert (mine.wins, mine.ties, mine.flips) == pytest.approx((mirrored.losses, mirrored.ties, mirrored.flips))
-    assert mine.wins + mine.ties + mine.losses == pytest.approx(1)
+    assert (mine.win, mine.tie, mine.flip_rate) == pytest.approx((mirrored.loss, mirrored.tie, mirrored.flip_rate))
+    assert mine.win + mine.tie + mine.loss == pytest.approx(1)
 
 
 def test_kappa_of_a_table_computed_by_hand():
@@ -140,3 +143,79 @@ def test_a_calibrated_judge_has_little_error():
     rng = np.random.default_rng(0)
     p = rng.random(50_000)
     assert s.calibration_error(p, rng.random(50_000) < p) < 0.01
+
+
+def test_reliability_bins_hold_all_items_and_their_gap_is_the_calibration_error():
+    rng = np.random.default_rng(1)
+    p, y = rng.random(300), (rng.random(300) < 0.4).astype(float)
+    bins = s.reliability(p, y)
+    assert sum(b["n"] for b in bins) == 300 and all(0 <= b["outcome"] <= 1 for b in bins)
+    assert s.calibration_error(p, y) == pytest.approx(
+        sum(abs(b["outcome"] - b["probability"]) * b["n"] for b in bins) / 300
+    )
+
+
+ALPHA_RATINGS = np.array([  # four raters, twelve items, with gaps
+    [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
+    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
+    [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
+    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
+])  # fmt: skip
+
+
+@pytest.mark.parametrize("level, published", [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
+def test_alpha_of_the_published_example(level, published):
+    """Krippendorff's own worked example ("Computing Krippendorff's Alpha-Reliability", 2011), and the library."""
+    assert s.krippendorff_alpha(ALPHA_RATINGS, level) == pytest.approx(published, abs=5e-4)
+    assert s.krippendorff_alpha(ALPHA_RATINGS, level) == pytest.approx(
+        krippendorff.alpha(reliability_data=ALPHA_RATINGS, level_of_measurement=level)
+    )
+
+
+LEVELS = st.sampled_from(["nominal", "ordinal", "interval"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 5), st.integers(3, 15), st.integers(0, 10_000), LEVELS)
+def test_alpha_equals_the_library(raters, items, seed, level):
+    rng = np.random.default_rng(seed)
+    ratings = rng.choice([1.0, 2.0, 4.0, NAN], size=(raters, items), p=[0.3, 0.3, 0.2, 0.2])
+    ratings[:2, 0], ratings[:2, 1] = 1.0, 2.0  # two values, each rated twice
+    expected = krippendorff.alpha(reliability_data=ratings, level_of_measurement=level)
+    assert s.krippendorff_alpha(ratings, level) == pytest.approx(expected, abs=1e-12)
+
+
+def test_alpha_at_the_ends():
+    assert s.krippendorff_alpha([[1, 2, 3], [1, 2, 3]]) == 1
+    assert math.isnan(s.krippendorff_alpha([[1, 1], [1, 1]]))
+    assert s.krippendorff_alpha([[0, 1], [1, 0]]) == pytest.approx(-0.5)
+    with pytest.raises(ValueError, match="none of nominal"):
+        s.krippendorff_alpha([[1, 2], [1, 2]], "ratio")
+
+
+def test_resample_counts_are_draws_with_replacement():
+    counts = s.resample_counts(7, seed=0, resamples=4000)
+    assert (counts.sum(axis=1) == 7).all() and counts.mean(axis=0) == pytest.approx(np.ones(7), abs=0.1)
+    values = np.random.default_rng(0).random(7)
+    alone = s.bootstrap_mean(values, seed=0, resamples=4000)
+    shared = s.percentiles(alone.value, counts @ values / 7, 7)
+    assert (shared.low, shared.high) == pytest.approx((alone.low, alone.high)), "the resamples of `bootstrap_mean`"
+
+
+def test_crossed_bootstrap_covers_where_units_and_conditions_both_vary():
+    rng, crossed, plain, trials = np.random.default_rng(0), 0, 0, 300
+    for trial in range(trials):
+        x = rng.normal(size=(60, 1)) + rng.normal(size=(1, 20)) + rng.normal(size=(60, 20))
+        interval = s.bootstrap_crossed(x, seed=trial, resamples=300)
+        crossed += interval.low <= 0 <= interval.high
+        interval = s.bootstrap_mean(x.mean(axis=1), seed=trial, resamples=300)
+        plain += interval.low <= 0 <= interval.high
+    assert 0.92 <= crossed / trials <= 0.98 and plain / trials < 0.85, "units alone are too sure"
+
+
+def test_kappa_equals_alpha_of_two_raters_in_the_limit():
+    """α pools the raters' margins and corrects for n; with equal margins and many items it is κ."""
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 2, 20_000)
+    b = np.where(rng.random(20_000) < 0.7, a, 1 - a)
+    assert s.krippendorff_alpha(np.array([a, b], dtype=float)) == pytest.approx(s.cohen_kappa(a, b), abs=1e-3)

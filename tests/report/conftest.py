@@ -32,7 +32,7 @@ def matrix(rng: np.random.Generator, size: int, noise: float) -> list[list[float
 
 
 def win(value: float, n: int = 300) -> dict:
-    rest = {"wins": value - 0.02, "ties": 0.04, "losses": 0.98 - value, "flips": 0.01, "invalid": 0}
+    rest = {"win": value - 0.02, "tie": 0.04, "loss": 0.98 - value, "flip_rate": 0.01, "invalid": 0}
     return share(value, n) | rest
 
 

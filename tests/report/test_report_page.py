@@ -237,7 +237,7 @@ def test_unknown_values_are_a_dash(artifacts, config, tmp_path):
     unknown = {"value": None, "low": None, "high": None, "n": 0}
     results["pm_accuracy"]["detail"] = unknown
     results["objective_accuracy"]["multi"]["human"] = unknown
-    results["win_rate"]["policy_vs_sft"] |= unknown | {"wins": None, "ties": None, "losses": None, "flips": None}
+    results["win_rate"]["policy_vs_sft"] |= unknown | {"win": None, "tie": None, "loss": None, "flip_rate": None}
     file.write_text(json.dumps(results))
     _, page = build(folders, config, tmp_path / "out")
     assert "no valid verdict" in page.text
