@@ -15,6 +15,7 @@ from hydra import main as hydra_main
 from omegaconf import DictConfig, OmegaConf
 
 from morlaif.errors import UserError
+from morlaif.launch.processes import forget_launchers
 
 if TYPE_CHECKING:
     from morlaif.config import Config
@@ -39,6 +40,7 @@ def main() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    forget_launchers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to here, where each becomes one line
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)

@@ -13,6 +13,14 @@ class UserError(Exception):
     """
 
 
+class ProcessFailed(Exception):
+    """Another process that worked for this one failed: one line that says which and how, and what it left to read."""
+
+    def __init__(self, line: str, traceback: str):
+        super().__init__(line)
+        self.traceback = traceback
+
+
 def suggest(wrong: str, right: Iterable[str], cutoff: float = 0.6) -> str:
     """` Did you mean 'x'?` for the nearest of `right`, or the empty string when none is near."""
     near = difflib.get_close_matches(wrong, list(right), n=1, cutoff=cutoff)
@@ -20,8 +28,10 @@ def suggest(wrong: str, right: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """One line for any error: a user's mistake in its own words, else the type and the first line of its message."""
-    if isinstance(error, UserError):
+    """One line for any error: a user's mistake, or another process's failure, in its own words, else the type and the
+    first line of its message.
+    """
+    if isinstance(error, UserError | ProcessFailed):
         return str(error)
     message = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {message}"

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from morlaif.launch.devices import slot_environment
+from morlaif.launch.launcher import on_ranks
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.execute import execute_and_tell
 from morlaif.pipeline.store import Store
@@ -24,8 +26,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 class Backend(Protocol):
-    @property
-    def free(self) -> bool: ...  # whether `start` may be called
+    def can_start(self, unit: Unit) -> bool: ...
 
     def start(self, unit: Unit) -> None: ...
 
@@ -37,10 +38,11 @@ class Backend(Protocol):
 class InProcess:
     """`start` builds the unit before it returns."""
 
-    free = True
-
     def __init__(self, store: Store, hardware: HardwareSettings, emit: Emit):
         self.store, self.hardware, self.emit = store, hardware, emit
+
+    def can_start(self, unit: Unit) -> bool:
+        return True
 
     def start(self, unit: Unit) -> None:
         execute_and_tell(unit, self.store, self.hardware, self.emit)
@@ -51,22 +53,28 @@ class InProcess:
 
 
 class Workers:
-    """Up to `hardware.workers` processes, started when there is work for them and kept, since imports take seconds."""
+    """Up to `hardware.workers` processes, started when there is work for them and kept, since imports take seconds.
 
-    def __init__(self, config_file: Path, logs: Path, count: int, emit: Emit):
+    Each has a GPU of its own, or its share of the cores. A unit on ranks has all the GPUs: such units go one at a time.
+    """
+
+    def __init__(self, config_file: Path, logs: Path, hardware: HardwareSettings, emit: Emit):
         self.command = [sys.executable, "-m", "morlaif.launch.worker", str(config_file), str(logs)]
-        self.logs, self.count, self.emit = logs, count, emit
+        self.logs, self.hardware, self.emit = logs, hardware, emit
         self.events: queue.SimpleQueue[tuple[_Worker, str]] = queue.SimpleQueue()
         self.workers: list[_Worker] = []
 
-    @property
-    def free(self) -> bool:
-        return len(self.workers) < self.count or any(worker.unit is None for worker in self.workers)
+    def can_start(self, unit: Unit) -> bool:
+        if on_ranks(unit, self.hardware) and any(w.unit and on_ranks(w.unit, self.hardware) for w in self.workers):
+            return False
+        return len(self.workers) < self.hardware.workers or any(worker.unit is None for worker in self.workers)
 
     def start(self, unit: Unit) -> None:
         worker = next((worker for worker in self.workers if worker.unit is None), None)
         if worker is None:
-            worker = _Worker(self.command, self.logs / f"worker-{len(self.workers)}.log", self.events)
+            slot = min(set(range(len(self.workers) + 1)) - {worker.slot for worker in self.workers})
+            own = slot_environment(self.hardware, slot)
+            worker = _Worker(self.command, slot, own, self.logs / f"worker-{slot}.log", self.events)
             self.workers.append(worker)
         worker.start(unit)
 
@@ -90,14 +98,18 @@ class Workers:
 
 
 class _Worker:
-    def __init__(self, command: list[str], log: Path, events: queue.SimpleQueue[tuple[_Worker, str]]):
+    def __init__(
+        self, command: list[str], slot: int, environment: dict[str, str], log: Path,
+        events: queue.SimpleQueue[tuple[_Worker, str]],
+    ):  # fmt: skip
         self.unit: Unit | None = None
-        self.log = log
+        self.slot, self.log = slot, log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as errors:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-            )
+                command, env={**os.environ, **environment}, start_new_session=True, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
 
     def _read(self, events: queue.SimpleQueue[tuple[_Worker, str]]) -> None:

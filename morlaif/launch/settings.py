@@ -4,13 +4,63 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from morlaif.settings import Settings
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ZeroSettings(Settings):
+    """How DeepSpeed splits a model over the ranks of a unit (ZeRO, arXiv 1910.02054). One rank splits nothing."""
+
+    stage: Literal[1, 2, 3]
+    offload_optimizer: bool
+    offload_parameters: bool
+    persistence_threshold: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _check(self) -> ZeroSettings:
+        if self.offload_parameters and self.stage != 3:
+            raise ValueError(f"offload_parameters: stage {self.stage} keeps whole weights on each rank; use stage: 3")
+        return self
+
+
+class MachineSettings(Settings):
+    """What the plan measures a run against; no run depends on it."""
+
+    device_memory: Positive  # GB (10^9 bytes) of one device
+    host_memory: Positive  # GB of one node
+    tflops: Positive  # 10^12 operations a second of one device at its best
+    mfu: Annotated[float, Field(gt=0, le=1)]  # the share of them that training reaches
+
+
+class TimeoutSettings(Settings):
+    start: Positive  # seconds for the ranks to find one another
+    collective: Positive  # seconds that a rank waits for the others in one exchange
 
 
 class HardwareSettings(Settings):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["float32", "bfloat16", "float16"]
-    threads: Annotated[int, Field(ge=1)] | None
-    workers: Annotated[int, Field(ge=1)]
+    threads: Count | None
+    workers: Count
+    processes: Count  # ranks of a unit on each node
+    nodes: Count
+    zero: ZeroSettings
+    machine: MachineSettings
+    timeouts: TimeoutSettings
+
+    @property
+    def ranks(self) -> int:
+        """Processes that build one unit together."""
+        return self.processes * self.nodes
+
+    @model_validator(mode="after")
+    def _check(self) -> HardwareSettings:
+        if self.ranks > 1 and self.device == "auto":
+            raise ValueError("device: auto cannot be split over ranks; say cuda or cpu")
+        if self.ranks > 1 and self.dtype == "float16":
+            raise ValueError("dtype: float16 is not offered over several ranks; use bfloat16 or float32")
+        return self

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,15 +26,21 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
+from morlaif import ranks, sharded
+from morlaif.batches import cut
 from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Example
 from morlaif.errors import UserError
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT
+from morlaif.ranks import barrier, gather, rank
 
 OnLog = Callable[[int, int, dict[str, float]], None]
 
+CHECKPOINT = "training.pt"  # what learns, its optimizer and its schedule, inside `checkpoint-<step>`
+WHOLE = "trainer_state.json"  # the trainer's own state; where it stands, the checkpoint is whole
 IGNORED = -100  # label of a position that the loss leaves out
 
 
@@ -66,6 +76,9 @@ def finetune(
 ) -> tuple[PreTrainedModel, SFTReport]:
     """Train `model` where it lies, and return it: under LoRA with the adapter merged into its weights.
 
+    On several ranks every rank calls this alike, the model stays in parts, an adapter in its place: `save_policy` puts
+    them together. The same batches give the same losses on however many ranks, but for dropout's noise.
+
     `dtype` below float32 trains in mixed precision. Checkpoints go to `keep`; training resumes from the last one.
 
     Raises:
@@ -92,13 +105,17 @@ def finetune(
 
     if not math.isfinite(progress.loss):
         raise UserError(f"sft: the loss became {progress.loss}; lower sft.learning_rate (now {settings.learning_rate})")
+    report = SFTReport(trainer.state.global_step, progress.loss)
+    if ranks.count() > 1:
+        return trainer.model.eval(), report
     trained = trainer.model.merge_and_unload() if isinstance(settings, LoRASFT) else trainer.model
-    return trained.eval(), SFTReport(trainer.state.global_step, progress.loss)
+    return trained.eval(), report
 
 
 def _arguments(
     settings: FullSFT | LoRASFT, *, seed: int, keep: Path, device: torch.device, dtype: torch.dtype
 ) -> SFTConfig:
+    micro, accumulation = cut(settings.batch_size, settings.micro_batch_size, ranks.count(), key="sft")
     checkpoints = {"save_strategy": "no"}
     if settings.checkpoint_every is not None:
         checkpoints = {"save_strategy": "steps", "save_steps": settings.checkpoint_every, "save_total_limit": 1}
@@ -110,16 +127,17 @@ def _arguments(
         warmup_steps=settings.warmup,  # transformers reads a number below 1 as a share of all steps
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
         weight_decay=settings.weight_decay,
         adam_beta2=settings.adam_beta2,
         max_grad_norm=settings.max_grad_norm,
         activation_checkpointing=settings.gradient_checkpointing,
-        optim="adamw_torch_fused",
+        optim="adamw_torch" if ranks.count() > 1 else "adamw_torch_fused",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=device.type == "cpu",
+        accelerator_config={"use_configured_state": ranks.count() > 1},  # the ranks have met already
         seed=seed % 2**32,  # the range that numpy takes
         data_seed=seed % 2**32,
         logging_steps=settings.log_every,
@@ -130,7 +148,6 @@ def _arguments(
         # The rows come tokenized and cut, by the same code as everywhere else.
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        train_sampling_strategy="group_by_length",
         dataloader_num_workers=0,
         dataloader_pin_memory=device.type == "cuda",
     )
@@ -149,13 +166,94 @@ def _lora(settings: LoRASettings) -> LoraConfig:
 
 def _last_checkpoint(keep: Path) -> str | None:
     """The latest whole checkpoint: a kill may have cut off the writing of the last one."""
-    whole = [state.parent for state in keep.glob("checkpoint-*/trainer_state.json")]
+    whole = [state.parent for state in keep.glob(f"checkpoint-*/{WHOLE}")]
     return str(max(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))) if whole else None
+
+
+class _Batches(Sampler[int]):
+    """Rows in an order in which each run of `batch` is the batch of one optimizer step, on however many ranks.
+
+    Neighbours are of like length. The last batch is filled up from the beginning, so that every rank has its share.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int):
+        self.lengths, self.batch, self.seed, self.epoch = list(lengths), batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch) * self.batch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = get_length_grouped_indices(self.lengths, self.batch, generator=generator)
+        return itertools.islice(itertools.cycle(order), len(self))
 
 
 class _QuietSFTTrainer(SFTTrainer):
     def _send_telemetry(self) -> None:
         """TRL would report its use to its makers; a run asks no network for anything that it was not told to."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * ranks.count()
+        return _Batches(rows["length"], batch, self.args.data_seed)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
+    ) -> tuple[torch.nn.Module, DataLoader]:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if ranks.count() > 1:
+            if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
+                raise RuntimeError(f"ranks train under DEEPSPEED, not {self.accelerator.distributed_type.value}")
+            if self.deepspeed.zero_optimization_stage() == 3:
+                sharded.assert_sharded(self.model)
+        if resume_from_checkpoint is not None:
+            self._resume(Path(resume_from_checkpoint))
+        return prepared
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """One file that does not depend on how many ranks there are, and the trainer's own state.
+
+        The trainer's checkpoints, and DeepSpeed's, can only be resumed by as many ranks as wrote them.
+        """
+        training = sharded.training_state(self.model, self.optimizer.optimizer)
+        noise = gather(self._noise())
+        if training is not None:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            rest = {"schedule": self.lr_scheduler.state_dict(), "noise": noise}
+            if (scaler := self.accelerator.scaler) is not None:
+                rest["scaler"] = scaler.state_dict()
+            torch.save({"training": training, **rest}, folder / CHECKPOINT)
+            self.state.save_to_json(str(folder / WHOLE))  # last: it tells that the folder is whole
+            for older in Path(self.args.output_dir).glob("checkpoint-*"):
+                if older != folder:
+                    shutil.rmtree(older)
+        barrier()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Nothing: `_prepare_for_training` resumes, when there is an optimizer."""
+
+    def _resume(self, folder: Path) -> None:
+        state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        sharded.load_training_state(self.model, self.optimizer.optimizer, state["training"])
+        self.lr_scheduler.load_state_dict(state["schedule"])
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self._restored = state["noise"][rank()] if len(state["noise"]) == ranks.count() else None
+
+    def _noise(self) -> Tensor:
+        """State of the generator that dropout draws from."""
+        return torch.cuda.get_rng_state() if self.args.device.type == "cuda" else torch.get_rng_state()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The trainer calls this when it has skipped the rows already seen. Other ranks than before draw anew."""
+        if checkpoint is not None and self._restored is not None:
+            (torch.cuda if self.args.device.type == "cuda" else torch).set_rng_state(self._restored)
 
     def compute_loss(
         self,

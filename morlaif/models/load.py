@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from morlaif import sharded
 from morlaif.data.chat import prepare_tokenizer
 from morlaif.errors import UserError
 
@@ -68,7 +69,9 @@ def load_causal_lm(
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load("causal language model", path, revision, error) from error
     fit_to_tokenizer(model, tokenizer)
-    return model.to(device).eval()
+    if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
+        model.to(device)
+    return model.eval()
 
 
 def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -77,11 +80,11 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     A new row is the mean of the old ones, so that the new token is neither likely nor, in tied models, a wild logit;
     transformers would draw it at random, and two loads of one model would differ.
     """
-    old = model.get_input_embeddings().weight.shape[0]
+    old = sharded.shape(model.get_input_embeddings().weight)[0]
     if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        with torch.no_grad():
-            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            with sharded.gathered([layer.weight], change=True), torch.no_grad():
                 layer.weight[old:] = layer.weight[:old].mean(0)
     for config in (model.config, model.generation_config):
         if config is not None:

@@ -28,8 +28,8 @@ class Dispatcher:
         self.mistaken = False  # whether a failure was the user's mistake
         self.backend: Backend = (
             InProcess(store, hardware, self._on_event)
-            if hardware.workers == 1
-            else Workers(run.folder / "config.json", run.folder / "logs", hardware.workers, self._on_event)
+            if hardware.workers == 1 and hardware.ranks == 1
+            else Workers(run.folder / "config.json", run.folder / "logs", hardware, self._on_event)
         )
 
     def build(self) -> bool:
@@ -52,7 +52,7 @@ class Dispatcher:
             if self.store.has(unit):
                 del self.waiting[unit.name]
                 self._finish(unit, "cached")
-            elif self.backend.free:
+            elif self.backend.can_start(unit):
                 del self.waiting[unit.name]
                 self.started[unit.name] = time.monotonic()
                 self.display.begin(unit)

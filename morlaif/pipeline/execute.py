@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from morlaif.errors import UserError, describe
+from morlaif.errors import ProcessFailed, UserError, describe
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.store import State, Store
 from morlaif.pipeline.unit import Unit
@@ -18,16 +18,26 @@ from morlaif.stages.job import Job
 
 METRICS = "metrics.jsonl"
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
+Build = Callable[[Unit, Job], dict[str, Any] | None]  # writes a unit's artifact; returns its headline numbers
+
+
+def build_here(unit: Unit, job: Job) -> dict[str, Any] | None:
+    """Run the stage in this process."""
+    _prepare(job.hardware)
+    return importlib.import_module(f"morlaif.stages.{unit.stage}").build(job)
 
 
 def execute(
-    unit: Unit, store: Store, hardware: HardwareSettings, on_progress: OnProgress, on_wait: Callable[[], None]
+    unit: Unit,
+    store: Store,
+    hardware: HardwareSettings,
+    on_progress: OnProgress,
+    on_wait: Callable[[], None],
+    build: Build = build_here,
 ) -> State:
-    """Have `unit` in the store. Its needs must be there. Raises whatever its stage raises."""
+    """Have `unit` in the store, made by `build`. Its needs must be there. Raises whatever `build` raises."""
 
     def make(out: Path, keep: Path) -> dict[str, Any]:
-        _prepare(hardware)
-        build = importlib.import_module(f"morlaif.stages.{unit.stage}").build
         with (keep / METRICS).open("a") as rows:  # in `keep`: a resumed unit goes on where its checkpoint stands
 
             def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
@@ -36,29 +46,29 @@ def execute(
                     rows.flush()
                 on_progress(step, total, metrics)
 
-            inputs = {need.name: store.folder(need) for need in unit.needs}
-            job = Job(
-                unit.stage,
-                unit.name,
-                unit.digest,
-                unit.reads,
-                inputs,
-                out,
-                keep,
-                store.ledger,
-                unit.seed,
-                hardware,
-                progress,
-            )
-            summary = build(job) or {}
+            summary = build(unit, make_job(unit, store, hardware, out, keep, progress)) or {}
         write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))
         return summary
 
     return store.build(unit, make, on_wait)
 
 
+def make_job(
+    unit: Unit, store: Store, hardware: HardwareSettings, out: Path, keep: Path, on_progress: OnProgress
+) -> Job:
+    inputs = {need.name: store.folder(need) for need in unit.needs}
+    return Job(
+        unit.stage, unit.name, unit.digest, unit.reads, inputs, out, keep, store.ledger, unit.seed, hardware,
+        on_progress,
+    )  # fmt: skip
+
+
 def execute_and_tell(
-    unit: Unit, store: Store, hardware: HardwareSettings, emit: Callable[[dict[str, Any]], None]
+    unit: Unit,
+    store: Store,
+    hardware: HardwareSettings,
+    emit: Callable[[dict[str, Any]], None],
+    build: Build = build_here,
 ) -> None:
     """`execute`, with its progress and its end, good or bad, as events."""
 
@@ -70,12 +80,14 @@ def execute_and_tell(
             unit, store, hardware,
             on_progress=lambda step, total, metrics: tell("progress", step=step, total=total, metrics=metrics),
             on_wait=lambda: tell("waiting"),
+            build=build,
         )  # fmt: skip
         tell("done", state=state)
     except UserError as error:
         tell("failed", error=str(error), user_error=True, traceback="")
     except Exception as error:
-        tell("failed", error=describe(error), user_error=False, traceback=traceback.format_exc())
+        text = error.traceback if isinstance(error, ProcessFailed) else traceback.format_exc()
+        tell("failed", error=describe(error), user_error=False, traceback=text)
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:

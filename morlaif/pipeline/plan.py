@@ -21,8 +21,16 @@ from morlaif.scalarize.settings import ScalarizerSettings
 
 # Raise a stage's number when its code changes what it builds.
 VERSIONS = {
-    "data": 1, "sft": 1, "respond": 1, "feedback": 1, "pm": 1, "weigh": 2, "ppo": 3, "evaluate": 1, "report": 1,
-}  # fmt: skip
+    "data": 1,
+    "sft": 2,
+    "respond": 1,
+    "feedback": 1,
+    "pm": 1,
+    "weigh": 2,
+    "ppo": 3,
+    "evaluate": 1,
+    "report": 1,
+}
 
 SINGLE = "single"  # the baseline: one preference model for a constitution of principles
 GOLD = "gold"  # the judge of last resort: a preference model of the held-out human labels

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from morlaif import ranks, sharded
 from morlaif.data.records import Example, load_split
 from morlaif.errors import UserError
 from morlaif.models.finetune import finetune
@@ -38,13 +39,24 @@ def build(job: Job) -> dict[str, Any]:
         model = load_causal_lm(
             base.path, **origin, dtype=dtype, device=job.device, attention=base.attention, tokenizer=tokenizer
         )
-    parameters = model.num_parameters()
+    parameters = sharded.count(model)
     model, report = finetune(
         model, tokenizer, examples, settings, seed=job.seed, keep=job.keep, dtype=job.dtype,
         on_log=lambda step, total, metrics: job.progress(step, total, **metrics),
     )  # fmt: skip
-    save_policy(model.to(job.dtype), tokenizer, job.out)
+    _save(job, model, tokenizer)
     return {**asdict(report), "parameters": parameters, "examples": len(examples)}
+
+
+def _save(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The policy in the run's number format; on several ranks put together, its adapter merged, by the first."""
+    if ranks.count() == 1:
+        save_policy(model.to(job.dtype), tokenizer, job.out)
+        return
+    state = sharded.state_dict(model, job.dtype)
+    plain = getattr(model, "get_base_model", lambda: model)()
+    plain.config.dtype = job.dtype
+    ranks.on_first(lambda: save_policy(plain, tokenizer, job.out, state))
 
 
 def _untouched(job: Job, base: ModelSettings) -> dict[str, Any]:

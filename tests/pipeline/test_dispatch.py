@@ -6,8 +6,10 @@ import io
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from morlaif.errors import UserError
@@ -19,7 +21,8 @@ from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan, Unit
 from morlaif.tracking import LocalTracker
 
-HARDWARE = HardwareSettings(device="cpu", dtype="float32", threads=None, workers=1)
+CPU = Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml"
+HARDWARE = HardwareSettings(**yaml.safe_load(CPU.read_text()) | {"workers": 1, "threads": None})
 
 
 @pytest.fixture

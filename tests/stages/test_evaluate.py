@@ -117,7 +117,7 @@ def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judg
             "eval": settings, "scalarizer": SCALARIZER, "principles": list(principles), "arms": list(arms), "seed": 0,
         },
         inputs=inputs, out=out, keep=out, ledger=out / "ledger.sqlite", seed=5,
-        hardware=HardwareSettings(device="cpu", dtype="float32", threads=1, workers=1), on_progress=lambda *_: None,
+        hardware=HardwareSettings(**preset("hardware", "cpu")), on_progress=lambda *_: None,
     )  # fmt: skip
     evaluate.build(job)
     read = {name: json.loads((out / f"{name}.json").read_text()) for name in ("results", "details")}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from morlaif.data.records import Example, Pair, load_pairs, prompt_id, save_examples
 from morlaif.errors import UserError
@@ -16,6 +17,7 @@ from morlaif.models.settings import PairResponses, SampleResponses, ScratchSetti
 from morlaif.stages import respond
 from morlaif.stages.job import Job
 
+CPU = yaml.safe_load((Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml").read_text())
 SAMPLE = SampleResponses(
     source="sample", temperature=1.0, top_p=1.0, max_prompt_tokens=None, max_new_tokens=12, stop=(), batch_size=8,
     attempts=3,
@@ -50,7 +52,7 @@ def make_job(folder: Path, policy, settings, train, eval_, on_progress=lambda *a
         stage="respond", name="respond", digest="0" * 16, config={"respond": settings, "seed": 0},
         inputs={"data": folder / "data", "sft": folder / "sft"}, out=folder / "out", keep=folder / "keep",
         ledger=folder / "ledger.sqlite", seed=3,
-        hardware=HardwareSettings(device="cpu", dtype="float32", threads=1, workers=1), on_progress=on_progress,
+        hardware=HardwareSettings(**CPU), on_progress=on_progress,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
@@ -23,6 +24,7 @@ from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT, ModelSetting
 from morlaif.stages import sft
 from morlaif.stages.job import Job
 
+ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "green", "blue", "grey")
 SCRATCH = ScratchSettings(
     vocab_size=300, hidden_size=32, layers=2, heads=2, intermediate_size=64, max_positions=64, tie_embeddings=True,
@@ -31,7 +33,7 @@ SCRATCH = ScratchSettings(
 TINY = ModelSettings(name="tiny", path=None, revision=None, trust_remote_code=False, attention="sdpa", scratch=SCRATCH)
 TRAINING = {
     "learning_rate": 1e-2, "scheduler": "cosine", "warmup": 0.1, "epochs": 1, "max_steps": 120, "batch_size": 8,
-    "gradient_accumulation": 1, "max_length": 48, "weight_decay": 0.0, "adam_beta2": 0.99, "max_grad_norm": 1.0,
+    "micro_batch_size": None, "max_length": 48, "weight_decay": 0.0, "adam_beta2": 0.99, "max_grad_norm": 1.0,
     "gradient_checkpointing": False, "checkpoint_every": None, "log_every": 10,
 }  # fmt: skip
 FULL = FullSFT(method="full", **TRAINING)
@@ -53,11 +55,11 @@ def make_job(folder: Path, model: ModelSettings = TINY, settings=FULL, rows=None
     for name in ("data", "out", "keep"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     save_examples(folder / "data", {"sft": examples() if rows is None else rows, "train": [], "eval": []})
-    settings_of_hardware = {"device": "cpu", "dtype": "float32", "threads": 1, "workers": 1} | hardware
+    machine = yaml.safe_load((ROOT / "conf/hardware/cpu.yaml").read_text()) | {"workers": 1} | hardware
     return Job(
         stage="sft", name="sft", digest="0" * 16, config={"model": model, "sft": settings, "seed": 0},
         inputs={"data": folder / "data"}, out=folder / "out", keep=folder / "keep", ledger=folder / "ledger.sqlite",
-        seed=5, hardware=HardwareSettings(**settings_of_hardware),
+        seed=5, hardware=HardwareSettings(**machine),
         on_progress=on_progress or (lambda step, total, metrics: None),
     )  # fmt: skip
 
@@ -138,10 +140,8 @@ def test_accumulation_does_not_change_the_trajectory(tmp_path):
     rows = examples(64)
     tokenizer = train_tokenizer([row.demonstration for row in rows], 300)
     ends = []
-    for size, accumulation in ((8, 1), (2, 4)):
-        settings = FULL.model_copy(
-            update={"batch_size": size, "gradient_accumulation": accumulation, "max_steps": 6, "log_every": 6}
-        )
+    for size in (8, 2):
+        settings = FULL.model_copy(update={"micro_batch_size": size, "max_steps": 6, "log_every": 6})
         model, report = finetune(
             build_causal_lm(SCRATCH, tokenizer, 0), tokenizer, rows, settings, seed=0, keep=tmp_path / str(size)
         )

@@ -1,0 +1,31 @@
+"""The batches of a plan's units over the ranks that build them."""
+
+from __future__ import annotations
+
+from morlaif.batches import Cut, cut
+from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.unit import Plan, Unit
+
+
+def unit_cut(unit: Unit, ranks: int) -> Cut:
+    """The cut that the settings of `unit` mean over `ranks`; a stage that does not learn has a batch of one."""
+    settings = unit.reads.get(unit.stage)
+    match unit.stage:
+        case "sft" if settings.method != "none":
+            return cut(settings.batch_size, settings.micro_batch_size, ranks, key="sft")
+        case "pm":
+            return cut(settings.batch_size, settings.micro_batch_size, ranks, key="pm")
+        case "ppo":
+            return Cut(settings.micro_batch_size, 1)  # the loop cuts its minibatches by length and steps by itself
+    return Cut(1, 1)
+
+
+def check_batches(plan: Plan, hardware: HardwareSettings, stages: tuple[str, ...]) -> None:
+    """Say a batch that cannot be cut before anything is built.
+
+    Raises:
+        UserError: the first one.
+    """
+    for unit in plan.units:
+        if unit.stage in stages:
+            unit_cut(unit, hardware.ranks)

@@ -1,0 +1,70 @@
+"""Which GPUs there are, and who has which: without torch, by the lists that CUDA itself reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from morlaif.launch.settings import HardwareSettings
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where there is no driver."""
+    if (visible := os.environ.get(VISIBLE)) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+    return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+
+
+def slot_environment(hardware: HardwareSettings, slot: int) -> dict[str, str]:
+    """What gives worker number `slot` its share: a GPU of its own (in turn, where workers are more), or of cores."""
+    have = [] if hardware.device == "cpu" else gpus()
+    if not have:
+        share = max(1, (os.cpu_count() or 1) // hardware.workers)
+        return {} if hardware.threads or hardware.workers == 1 else {"OMP_NUM_THREADS": str(share)}
+    return {VISIBLE: have[slot % len(have)], "MORLAIF_ALL_DEVICES": ",".join(have)}
+
+
+@contextmanager
+def one_gpu(folder: Path) -> Iterator[str | None]:
+    """Take a GPU that no other job of this machine has taken by the locks in `folder`, waiting where all are taken.
+
+    For jobs of a sweep that run side by side. Yields its name, None where there are no GPUs.
+    """
+    have = gpus()
+    if not have:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get(VISIBLE)
+    with ExitStack() as held:
+        name = _take(have, folder, held)
+        os.environ[VISIBLE] = name
+        try:
+            yield name
+        finally:
+            if before is None:
+                del os.environ[VISIBLE]
+            else:
+                os.environ[VISIBLE] = before
+
+
+def _take(names: list[str], folder: Path, held: ExitStack) -> str:
+    while True:
+        for wait in (0.0, 1.0):
+            for name in names:
+                try:
+                    held.enter_context(FileLock(folder / f".gpu-{name}.lock").acquire(timeout=wait))
+                except Timeout:
+                    continue
+                return name

@@ -1,0 +1,208 @@
+"""Build one unit on several ranks: write the files that start them, start them, hand on what they tell.
+
+    worker process (holds the store's lock on the unit)
+      └─ morlaif.launch.node, on each node: accelerate
+           └─ morlaif.launch.rank × hardware.processes: the stage's `build(job)`
+
+The worker imports no torch. It writes `ds.json`, `accelerate.yaml` and `command.sh` into `<run>/ranks/<unit>/`; what
+each rank prints goes to `<run>/logs/<unit>.rank-<n>.log`. Whoever of them dies takes the others along: accelerate ends
+the ranks of a node when one ends badly, the kernel ends children whose parent is gone, `rendezvous` tells other nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from morlaif.errors import ProcessFailed, UserError
+from morlaif.launch import rendezvous
+from morlaif.launch.batches import unit_cut
+from morlaif.launch.deepspeed import accelerate_config, deepspeed_config
+from morlaif.launch.processes import free_port, log_name
+from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.unit import Unit
+from morlaif.stages.job import Job
+
+# Stages whose `build` knows ranks: every rank has its part, and only the first writes. The others run in one process.
+ON_RANKS = ("sft",)
+
+
+def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:
+    """Whether ranks build this unit. A stage that trains nothing (`sft=none`) needs none."""
+    idle = unit.stage == "sft" and unit.reads["sft"].method == "none"
+    return hardware.ranks > 1 and unit.stage in ON_RANKS and not idle
+
+
+def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:
+    """Run the stage of `unit` on `job.hardware.ranks` ranks; its headline numbers.
+
+    Args:
+        run: the run's folder, with its config.json.
+
+    Raises:
+        UserError: a rank met a mistake of the user's.
+        ProcessFailed: a rank failed or died; says which, how, and where its log is.
+    """
+    folder = run / "ranks" / log_name(unit.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = run / "logs" / log_name(unit.name)
+    files = write_files(unit, job.hardware, folder)
+    arguments = [
+        str(run / "config.json"), unit.name, str(files.ds), str(job.out), str(job.keep), str(logs)
+    ]  # fmt: skip
+    (folder / "command.sh").write_text(_by_hand(files.accelerate[0], arguments))
+    for log in logs.parent.glob(f"{logs.name}.rank-*.log"):
+        log.unlink()  # of an earlier try
+    announced = rendezvous.announce(files.accelerate, arguments) if job.hardware.nodes > 1 else None
+    node = Node(
+        files.accelerate[0], arguments, rank_environment(job.hardware), logs.with_name(f"{logs.name}.launch.log")
+    )
+    try:
+        return _follow(node, job, logs, announced)
+    finally:
+        node.end()
+        if announced is not None:
+            announced.close()
+
+
+class _Files:
+    def __init__(self, ds: Path, accelerate: list[Path]):
+        self.ds, self.accelerate = ds, accelerate  # accelerate: one file a node
+
+
+def write_files(unit: Unit, hardware: HardwareSettings, folder: Path) -> _Files:
+    ds = folder / "ds.json"
+    norm = getattr(unit.reads.get(unit.stage), "max_grad_norm", 0.0)
+    ds.write_text(json.dumps(deepspeed_config(hardware, unit_cut(unit, hardware.ranks), norm), indent=2) + "\n")
+    address, port = ("127.0.0.1", free_port()) if hardware.nodes == 1 else rendezvous.meeting_point()
+    nodes = []
+    for node in range(hardware.nodes):
+        name = "accelerate.yaml" if hardware.nodes == 1 else f"accelerate-node{node}.yaml"
+        nodes.append(folder / name)
+        nodes[-1].write_text(yaml.safe_dump(accelerate_config(hardware, ds, node, address, port), sort_keys=False))
+    return _Files(ds, nodes)
+
+
+def rank_environment(hardware: HardwareSettings) -> dict[str, str]:
+    environment = dict(os.environ)
+    if (devices := environment.pop("MORLAIF_ALL_DEVICES", None)) is not None:  # a worker has one of them, ranks all
+        environment["CUDA_VISIBLE_DEVICES"] = devices
+    environment["OMP_NUM_THREADS"] = str(hardware.threads or max(1, (os.cpu_count() or 1) // hardware.processes))
+    if hardware.device == "cpu":
+        environment |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return environment
+
+
+def _by_hand(accelerate: Path, arguments: Sequence[str]) -> str:
+    words = ["accelerate", "launch", "--config_file", str(accelerate), "-m", "morlaif.launch.rank", *arguments]
+    return f"# What the run starts, to be started by hand while looking for a fault.\n{shlex.join(words)}\n"
+
+
+class Node:
+    """The ranks of one unit on this node; their events come line by line from `events`, then an empty line."""
+
+    def __init__(self, accelerate: Path, arguments: Sequence[str], environment: dict[str, str], log: Path):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "morlaif.launch.node", str(accelerate), *arguments]
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        self.log = log
+        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put("")
+
+    def next(self, timeout: float) -> dict[str, Any] | None:
+        """The next event; `{"kind": "end"}` when all is over; None when nothing came in `timeout` seconds."""
+        try:
+            line = self.lines.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if not line:
+            return {"kind": "end"}
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:  # a library that prints
+            with self.log.open("a") as log:
+                log.write(line)
+            return None
+
+    def end(self) -> None:
+        """Kill what is left. The ranks are killed by the kernel as their parent ends."""
+        self.process.kill()
+        self.process.wait()
+
+
+def _follow(node: Node, job: Job, logs: Path, announced: rendezvous.Announcement | None) -> dict[str, Any] | None:
+    failures: list[dict[str, Any]] = []
+    deaths: list[dict[str, Any]] = []
+    summary: dict[str, Any] | None = None
+    built = False
+    while True:
+        event = node.next(timeout=1.0)
+        if event is None:
+            if announced is not None and (elsewhere := announced.failures()):
+                failures += elsewhere
+                break
+            continue
+        match event["kind"]:
+            case "progress":
+                job.on_progress(event["step"], event["total"], event["metrics"])
+            case "built":
+                built, summary = True, event["summary"]
+            case "failed":
+                failures.append(event)
+            case "died":
+                deaths = event["failures"]
+            case "end":
+                break
+    if built and not failures and not deaths:
+        return summary
+    raise failure(failures, deaths, logs, node.log)
+
+
+def failure(
+    failures: Sequence[dict[str, Any]], deaths: Sequence[dict[str, Any]], logs: Path, launch_log: Path
+) -> UserError | ProcessFailed:
+    """The one failure that the others follow from.
+
+    A rank that a signal killed comes first, since it cannot say so, and its neighbours complain of a lost connection;
+    SIGTERM is how they are ended. Then the rank that complained first.
+    """
+    for death in sorted(deaths, key=lambda death: death["time"]):
+        code = death["exitcode"]
+        if code < 0 and code != -signal.SIGTERM:
+            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            return _failed(death["rank"], f"was killed by {signal.Signals(-code).name}{hint}", logs)
+    for event in sorted(failures, key=lambda event: event["time"]):
+        if event["user_error"]:
+            return UserError(event["error"])
+        return _failed(event["rank"], f"failed: {event['error']}", logs)
+    for death in sorted(deaths, key=lambda death: death["time"]):
+        return _failed(death["rank"], f"exited with {death['exitcode']}", logs)
+    text = launch_log.read_text(errors="replace").strip() if launch_log.is_file() else ""
+    last = text.splitlines()[-1] if text else "nothing was printed"
+    return ProcessFailed(f"the ranks could not be started: {last}", text)
+
+
+def _failed(rank: int, how: str, logs: Path) -> ProcessFailed:
+    log = logs.with_name(f"{logs.name}.rank-{rank}.log")
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    return ProcessFailed(f"rank {rank} {how}; its output: {log}", text or "the rank printed nothing\n")

@@ -1,0 +1,92 @@
+"""One rank: builds its part of one unit beside the others, under DeepSpeed.
+
+    … -m morlaif.launch.rank <config.json> <unit> <ds.json> <out> <keep> <log prefix>
+
+Every rank calls the same `build(job)`. `morlaif.ranks` tells a stage which rank it is; only the first writes into
+`job.out`. What a rank prints goes to `<log prefix>.rank-<n>.log`; events go out as JSON lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from morlaif.config import Config
+from morlaif.errors import UserError, describe
+from morlaif.launch.processes import die_with_parent, redirect_output, take_events
+from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.execute import build_here, make_job
+from morlaif.pipeline.plan import plan
+from morlaif.pipeline.store import Store
+
+
+def main(config_file: str, name: str, ds_file: str, out: str, keep: str, log_prefix: str) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed's use of torch, at each exchange
+    rank = int(os.environ["RANK"])
+    emit = take_events()
+    redirect_output(Path(f"{log_prefix}.rank-{rank}.log"))
+    try:
+        config = Config.model_validate_json(Path(config_file).read_text())
+        unit = plan(config).by_name[name]
+        _zero = join(config.hardware, json.loads(Path(ds_file).read_text()))  # kept: transformers asks for it weakly
+
+        def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
+            if rank == 0:
+                emit({"kind": "progress", "step": step, "total": total, "metrics": metrics})
+
+        job = make_job(unit, Store(config.paths.store), config.hardware, Path(out), Path(keep), progress)
+        summary = build_here(unit, job)
+        from morlaif.ranks import barrier
+
+        barrier()
+        if rank == 0:
+            emit({"kind": "built", "summary": summary})
+    except BaseException as error:
+        traceback.print_exc()
+        mistake = isinstance(error, UserError)
+        emit({"kind": "failed", "rank": rank, "error": describe(error), "user_error": mistake, "time": time.time()})
+        code = 2 if mistake else 1
+    else:
+        code = 0
+    sys.stderr.flush()
+    os._exit(code)  # the process group's threads would hold up an interpreter that ends in order
+
+
+def join(hardware: HardwareSettings, ds: dict[str, Any]) -> Any:
+    """Meet the other ranks, and let transformers split what it loads. Raises where that would not be DeepSpeed."""
+    cpu = hardware.device == "cpu"
+    import torch
+
+    if not cpu and not torch.cuda.is_available():
+        raise UserError("hardware.device=cuda, but this machine has no usable GPU; use hardware=cpu or cpu2_zero3")
+    import deepspeed.ops
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a CPU compiles it, for 45 seconds
+    wait = timedelta(seconds=hardware.timeouts.collective)
+    state = PartialState(backend="gloo" if cpu else "nccl", timeout=wait)
+    if state.distributed_type != DistributedType.DEEPSPEED or state.num_processes != hardware.ranks:
+        raise RuntimeError(
+            f"{hardware.ranks} ranks were to run under DEEPSPEED, but accelerate came up with {state.num_processes} "
+            f"under {state.distributed_type.value}"
+        )
+    if ds["zero_optimization"]["stage"] != 3:
+        return None
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(ds)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,228 @@
+"""Models whose weights lie in parts on several ranks (ZeRO-3), seen whole: to count, to change, to save, to resume.
+
+Everything here also takes a model that lies whole in one process, and then does the plain thing, so that a stage has
+one path. On several ranks each function must be called by every rank. Nothing imports DeepSpeed unless it is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from morlaif import ranks
+from morlaif.ranks import is_first, rank
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam and its kin
+
+
+def shape(parameter: Tensor) -> torch.Size:
+    """Its whole shape, which a part does not show."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def count(model: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(shape(parameter).numel() for parameter in model.parameters())
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    return hasattr(parameter, "ds_id")
+
+
+def assert_sharded(model: nn.Module) -> None:
+    """Every parameter is a part of ZeRO-3's. Otherwise this would quietly be data parallelism with whole copies."""
+    whole = [name for name, parameter in model.named_parameters() if not is_sharded(parameter)]
+    if whole:
+        raise RuntimeError(
+            f"{len(whole)} parameters were to be split by ZeRO-3 but lie whole on each rank: {whole[:3]}"
+        )
+
+
+@contextmanager
+def gathered(parameters: Iterable[Tensor], change: bool = False) -> Iterator[None]:
+    """The parameters whole inside, on each rank. With `change`, what the first rank writes into them counts for all."""
+    parts = [parameter for parameter in parameters if is_sharded(parameter)]
+    if not parts:
+        with nullcontext():
+            yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parts, modifier_rank=0 if change else None):
+        yield
+
+
+def state_dict(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """The whole model's weights on the host in `dtype`, LoRA updates merged into the layers that they change; None but on rank 0.
+
+    Gathers one module after another: no device ever holds more than the largest. Tied weights appear under each name.
+    """
+    state: dict[str, Tensor] = {}
+    seen: dict[int, Tensor] = {}
+    for name, module in model.named_modules():
+        if ".lora_" in f".{name}" or ".base_layer" in f".{name}":
+            continue
+        adapted = hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+        # A layer with its adapters, or what is directly a module's own.
+        parameters = list(module.parameters()) if adapted else list(module.parameters(recurse=False))
+        with gathered(parameters), torch.no_grad():
+            if not is_first():
+                continue
+            if adapted:
+                weight = module.base_layer.weight
+                for adapter in module.active_adapters:
+                    weight = weight.float() + module.get_delta_weight(adapter).float()
+                state[_plain(f"{name}.weight")] = _kept(weight, dtype)
+                if getattr(module.base_layer, "bias", None) is not None:
+                    state[_plain(f"{name}.bias")] = _kept(module.base_layer.bias, dtype)
+                continue
+            for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+                if id(parameter) not in seen:
+                    seen[id(parameter)] = _kept(parameter, dtype)
+                state[_plain(f"{name}.{own}" if name else own)] = seen[id(parameter)]
+    for name, buffer in _kept_buffers(model):
+        state[_plain(name)] = _kept(buffer, dtype)
+    return state if is_first() else None
+
+
+def _kept(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
+
+
+def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Buffers that a state dict holds."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield (f"{prefix}.{name}" if prefix else name), buffer
+
+
+def _plain(name: str) -> str:
+    """The name that a weight has without peft around its model."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+
+
+def training_state(model: nn.Module, optimizer: Any) -> dict[str, Any] | None:
+    """Whole values and Adam moments of what learns, on the host, by name; None but on rank 0.
+
+    `optimizer` is a torch one, or what `deepspeed.initialize` made of it at stage 3. The state does not depend on how
+    many ranks there are, one included.
+    """
+    read = _ShardedState(optimizer) if ranks.count() > 1 else _WholeState(optimizer)
+    step = read.step()
+    values: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in _learning(model):
+        own = {"value": read.value(parameter)}
+        own |= {moment: read.moment(parameter, moment) for moment in (MOMENTS if step else ())}
+        if is_first():
+            values[name] = {key: value.detach().cpu().clone() for key, value in own.items()}
+    return {"step": step, "parameters": values} if is_first() else None
+
+
+@torch.no_grad()
+def load_training_state(model: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
+    """Put back what `training_state` gave, on however many ranks there are now; every rank has read `state`.
+
+    Raises:
+        ValueError: other weights learn than those that the state holds.
+    """
+    names = {name for name, _ in _learning(model)}
+    if names != state["parameters"].keys():
+        odd = sorted(names ^ state["parameters"].keys())[:3]
+        raise ValueError(f"the checkpoint holds other weights than those that learn: {odd} …")
+    write = _ShardedState(optimizer) if ranks.count() > 1 else _WholeState(optimizer)
+    if state["step"]:
+        write.begin(state["step"])
+    for name, parameter in _learning(model):
+        own = state["parameters"][name]
+        write.set_value(parameter, own["value"])
+        for moment in MOMENTS if state["step"] else ():
+            write.set_moment(parameter, moment, own[moment])
+
+
+def _learning(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+class _WholeState:
+    """Values and moments under a torch optimizer."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+
+    def step(self) -> float:
+        return next((float(own["step"]) for own in self.optimizer.state.values()), 0.0)
+
+    def value(self, parameter: Tensor) -> Tensor:
+        return parameter
+
+    def moment(self, parameter: Tensor, moment: str) -> Tensor:
+        return self.optimizer.state[parameter][moment]
+
+    def begin(self, step: float) -> None:
+        """Adam makes its state at its first step; the kind that is fused wants the count where the weight is."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                device = parameter.device if group.get("fused") or group.get("capturable") else "cpu"
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(step, dtype=torch.float32, device=device),
+                    **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+                }
+
+    def set_value(self, parameter: Tensor, value: Tensor) -> None:
+        parameter.copy_(value)
+
+    def set_moment(self, parameter: Tensor, moment: str, value: Tensor) -> None:
+        self.optimizer.state[parameter][moment].copy_(value)
+
+
+class _ShardedState:
+    """The same under DeepSpeed's stage 3, where the optimizer sees flat float32 parts of many weights."""
+
+    def __init__(self, optimizer: Any):
+        self.flat, self.inner = optimizer.fp32_partitioned_groups_flat, optimizer.optimizer
+
+    def step(self) -> float:
+        return next((float(self.inner.state[part]["step"]) for part in self.flat if part in self.inner.state), 0.0)
+
+    def value(self, parameter: Tensor) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(parameter)
+
+    def moment(self, parameter: Tensor, moment: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return safe_get_full_optimizer_state(parameter, moment)
+
+    def begin(self, step: float) -> None:
+        for part in self.flat:
+            self.inner.state[part] = {
+                "step": torch.tensor(step, dtype=torch.float32),
+                **{moment: torch.zeros_like(part) for moment in MOMENTS},
+            }
+
+    def set_value(self, parameter: Tensor, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        with gathered([parameter], change=True):  # the weight that computes, beside its float32 original
+            if is_first():
+                parameter.copy_(value)
+        safe_set_local_fp32_param(parameter, _part(value, parameter))
+
+    def set_moment(self, parameter: Tensor, moment: str, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_local_optimizer_state
+
+        safe_set_local_optimizer_state(parameter, _part(value, parameter), moment)
+
+
+def _part(value: Tensor, parameter: Tensor) -> Tensor:
+    """This rank's part of a whole value; the last one is filled up with zeros."""
+    size = parameter.ds_tensor.numel()
+    flat = torch.zeros(size * ranks.count(), dtype=value.dtype)
+    flat[: value.numel()] = value.flatten()
+    return flat[rank() * size : (rank() + 1) * size].to(parameter.ds_tensor.device)

@@ -1,0 +1,148 @@
+"""`hardware=cpu2_zero3 stages=[sft]`, as a user runs it: two gloo processes under ZeRO-3 on a tiny Llama."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+TIMEOUT = 150  # seconds of wall time, on a machine that may be busy; alone a run takes some 12
+TINY = [
+    "experiment=smoke", "stages=[sft]", "data.sft=90", "sft.max_steps=8", "sft.batch_size=8", "sft.micro_batch_size=2",
+    "sft.log_every=1", "sft.checkpoint_every=3",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "morlaif", *TINY, *arguments]
+
+
+def environment() -> dict[str, str]:
+    # As under another launcher: its variables must not reach the ranks.
+    return {**os.environ, "COLUMNS": "80", "RANK": "7", "WORLD_SIZE": "9", "MASTER_PORT": "1", "LOCAL_RANK": "7"}
+
+
+def morlaif(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=TIMEOUT
+    )
+
+
+def losses(folder: Path) -> dict[int, float]:
+    (file,) = folder.glob("store/sft/*/metrics.jsonl")
+    return {row["step"]: row["metrics"]["loss"] for row in map(json.loads, file.read_text().splitlines())}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = folder.glob("store/sft/*/model")
+    return AutoModelForCausalLM.from_pretrained(path).state_dict()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert losses(one) == pytest.approx(losses(other), rel=1e-4) and len(losses(one)) == 8
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    done = morlaif(folder, "hardware.workers=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.timeout(TIMEOUT)
+def test_two_ranks_learn_what_one_process_learns(alone, tmp_path):
+    done = morlaif(tmp_path, "hardware=cpu2_zero3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(alone, tmp_path)  # loading the export has imported no DeepSpeed
+    assert "deepspeed" not in sys.modules
+    (run,) = tmp_path.glob("runs/*")
+    assert json.loads((run / "ranks/sft/ds.json").read_text())["zero_optimization"]["stage"] == 3
+    assert (run / "logs/sft.rank-0.log").is_file() and (run / "logs/sft.rank-1.log").is_file()
+
+
+def rank_pids(folder: Path) -> dict[int, int]:
+    """Of the ranks of the run in `folder`, from their environment."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            variables = dict(line.partition(b"=")[::2] for line in (process / "environ").read_bytes().split(b"\0"))
+        except OSError:
+            continue
+        ours = b"morlaif.launch.rank" in words and any(str(folder).encode() in word for word in words)
+        if ours and b"RANK" in variables:
+            found[int(variables[b"RANK"])] = int(process.name)
+    return found
+
+
+def start_until_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command(*arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    ends = time.monotonic() + TIMEOUT / 2
+    while not list(folder.glob("store/sft/.*/keep/checkpoint-3/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < ends, process.communicate()[0]
+        time.sleep(0.01)
+    return process
+
+
+def assert_gone(pids: list[int]) -> None:
+    ends = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() and state(pid) != "Z" for pid in pids):
+        assert time.monotonic() < ends, "ranks outlive the run"
+        time.sleep(0.05)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_a_killed_rank_is_named_and_one_process_goes_on_from_its_checkpoint(alone, tmp_path):
+    process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3", "sft.max_steps=8")
+    pids = rank_pids(tmp_path)
+    assert pids.keys() == {0, 1}
+    os.kill(pids[1], signal.SIGKILL)
+    killed = time.monotonic()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and time.monotonic() - killed < 30
+    flat = " ".join(said.split())
+    assert "rank 1 was killed by SIGKILL" in flat and "sft.rank-1.log" in flat.replace(" ", ""), said
+    assert_gone(list(pids.values()))
+    done = morlaif(tmp_path, "hardware.workers=1")  # another number of ranks: none at all
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(alone, tmp_path)
+    rows = [json.loads(line) for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
+    assert min(row["step"] for row in rows if row["unit"] == "sft") > 3  # it did not begin anew
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_ranks_end_with_a_run_that_is_killed_and_two_go_on_where_it_stopped(alone, tmp_path):
+    process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3")
+    pids = list(rank_pids(tmp_path).values())
+    process.kill()
+    process.communicate()
+    assert_gone(pids)
+    done = morlaif(tmp_path, "hardware=cpu2_zero3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(alone, tmp_path)
+    rows = [json.loads(line) for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
+    assert min(row["step"] for row in rows if row["unit"] == "sft") > 3
