@@ -71,16 +71,19 @@ class Engine:
 
         A separate critic is clipped by itself, a shared one with the trunk.
         """
-        groups = self.models.groups()
+        groups = self.clipped_groups()
         ranks.sum_gradients([p for params in groups.values() for p in params])
-        if self.models.critic is None:
-            norms = {"grad_norm": groups["policy"] + groups["critic"]}
-        else:
-            norms = {"grad_norm": groups["policy"], "critic_grad_norm": groups["critic"]}
-        found = {name: nn.utils.clip_grad_norm_(params, self.max_norm).item() for name, params in norms.items()}
+        norms = {name: nn.utils.clip_grad_norm_(params, self.max_norm).item() for name, params in groups.items()}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return found
+        return norms
+
+    def clipped_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Which weights are clipped together, under the name of their norm."""
+        groups = self.models.groups()
+        if self.models.critic is None:
+            return {"grad_norm": groups["policy"] + groups["critic"]}
+        return {"grad_norm": groups["policy"], "critic_grad_norm": groups["critic"]}
 
     @contextmanager
     def whole(self) -> Iterator[ActorCritic]:
@@ -89,7 +92,7 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """Weights that learn and the optimizer's moments, by name, so that any engine and any number of ranks can read
-        them. The same tensors, not copies."""
+        them: the same tensors, not copies. All ranks ask, the first one gets them."""
         names = {id(p): name for name, p in self.models.named_parameters()}
         moments = {names[id(p)]: dict(found) for p, found in self.optimizer.state.items()}
         return {"weights": self.models.trained_state(), "moments": moments}

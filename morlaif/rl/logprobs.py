@@ -34,7 +34,8 @@ def token_logprobs(
     Returns:
         Log-probabilities (N,) and entropies (N,) or None, float32.
     """
-    if type(head) is nn.Linear and softcap is None and entropy != "gradient":
+    sharded = hasattr(next(head.parameters()), "ds_id")  # ZeRO-3: the weights are there inside of `head` alone
+    if type(head) is nn.Linear and not sharded and softcap is None and entropy != "gradient":
         flags = torch.is_grad_enabled(), entropy == "value"
         return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, temperature, *flags)
     logits = head(hidden).float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -179,18 +179,21 @@ def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of `ActorCritic.model` under the names that transformers knows, adapters added in; a copy of none
-    but those. The model stays as it is."""
-    state = {}
+    """The state of `ActorCritic.model` as transformers knows it, adapters added in; the model stays as it is."""
+    return dict(merged(model, model.state_dict().items()))
+
+
+def merged(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of `model` under the names that transformers knows, adapters added in, one at a time.
+
+    Merging in place and taking out again would leave the frozen base, which is the reference too, a rounding away.
+    """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-    for key, value in model.state_dict().items():
-        if ".base_layer." not in key:
-            if ".lora_" not in key:
-                state[key] = value
+    for key, value in weights:
+        if ".lora_" in key:
             continue
-        name = key.split(".base_layer.")[0]
-        if key.endswith(".weight"):
+        name, inside, rest = key.partition(".base_layer.")
+        if inside and rest == "weight":
             for adapter in layers[name].active_adapters:
                 value = value + layers[name].get_delta_weight(adapter).to(value.dtype)
-        state[key.replace(".base_layer.", ".")] = value
-    return state
+        yield f"{name}.{rest}" if inside else name, value

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from peft import PeftModel
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from morlaif import ranks
 from morlaif.errors import UserError
 from morlaif.models.generate import Ends
 from morlaif.rl.engine import Engine
+from morlaif.rl.policy import merged
 from morlaif.rl.settings import PPOSettings
 
 
@@ -42,10 +45,8 @@ class VLLMRollout:
                 f"ppo.vllm.tensor_parallel_size: {s.tensor_parallel_size} does not divide {ranks.count()} processes"
             )
         _check_vocabulary(engine)
-        from trl.generation.vllm_generation import VLLMGeneration
-
         self.ends = Ends(tokenizer, settings.stop)
-        self.source = VLLMGeneration(
+        self.source = _source_class(engine)(
             model=engine.models.policy,
             accelerator=engine.accelerator(),
             processing_class=tokenizer,
@@ -80,6 +81,22 @@ class VLLMRollout:
             if (done := self.ends.cut(ids[:length])) is not None:
                 return done
         return ids
+
+
+def _source_class(engine: Engine) -> type:
+    """TRL's class, which hands an adapter's weights over by `merged` instead of merging them into the frozen base."""
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    class Source(VLLMGeneration):
+        def _iter_named_params(self) -> Iterator[tuple[str, Tensor]]:
+            if not isinstance(self.model, PeftModel):
+                yield from super()._iter_named_params()
+                return
+            with engine.whole() as models, torch.no_grad():
+                for name, value in merged(models.model, models.model.named_parameters()):
+                    yield name, value.data
+
+    return Source
 
 
 def _check_vocabulary(engine: Engine) -> None:

@@ -319,18 +319,17 @@ class PPOTrainer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _save(self) -> None:
-        with self.engine.whole():
-            state = self.engine.state() | {
-                "curve": self.curve,  # its length is the position in the data and the seed of every draw to come
-                "samples": self.samples,
-                "before": self.before and self.before.state(),
-                "best": self.best,
-                "kl_coef": self.kl.coef,
-                "seen": asdict(self.seen),
-                "objective": self.objective.state_dict(),
-            }
-            best = self.best and self.best[0]
-            ranks.on_first(lambda: self.checkpoints.save(len(self.curve), state, best))
+        state = self.engine.state() | {
+            "curve": self.curve,  # its length is the position in the data and the seed of every draw to come
+            "samples": self.samples,
+            "before": self.before and self.before.state(),
+            "best": self.best,
+            "kl_coef": self.kl.coef,
+            "seen": asdict(self.seen),
+            "objective": self.objective.state_dict(),
+        }
+        best = self.best and self.best[0]
+        ranks.on_first(lambda: self.checkpoints.save(len(self.curve), state, best))
 
     def _resume(self) -> None:
         step = ranks.on_first(self.checkpoints.last)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ["torch", "torch.distributed", "transformers", "peft", "accelerate", "morlaif.stages.ppo"]
+PRELOAD = ["torch", "torch.distributed", "transformers", "peft", "accelerate", "morlaif.stages.ppo", "deepspeed"]
 
 
 def run(function: Callable[..., Any], *args: Any, folder: Path, ranks: int = 1, timeout: float = 60) -> list[Any]:
@@ -48,18 +48,17 @@ def run(function: Callable[..., Any], *args: Any, folder: Path, ranks: int = 1, 
         for process in processes:
             process.kill()
             process.join()
-    results = []
-    for rank, process in enumerate(processes):
-        outcome = folder / f"outcome-{rank}"
-        if process.exitcode != 0 and not outcome.exists():
-            if any((folder / f"outcome-{other}").exists() for other in range(ranks)):
-                continue  # it waited for one that raised
-            raise Died(process.exitcode)
-        done, value = pickle.loads(outcome.read_bytes())
-        if not done:
-            raise AssertionError(f"rank {rank}:\n{value}")
-        results.append(value)
-    return results
+    outcomes = {}
+    for rank in range(ranks):
+        path = folder / f"outcome-{rank}"
+        if path.exists():
+            outcomes[rank] = pickle.loads(path.read_bytes())
+    failures = [f"rank {rank}:\n{value}" for rank, (done, value) in outcomes.items() if not done]
+    if failures:
+        raise AssertionError("\n".join(failures))
+    if len(outcomes) < ranks:
+        raise Died(next(process.exitcode for process in processes if process.exitcode != 0))
+    return [outcomes[rank][1] for rank in range(ranks)]
 
 
 class Died(Exception):
@@ -75,6 +74,8 @@ def _child(place: tuple[str, str], args: tuple, folder: str, rank: int, ranks: i
     torch.set_num_threads(1)
     if ranks > 1:
         from datetime import timedelta
+
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
 
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks, timeout=timedelta(seconds=60)

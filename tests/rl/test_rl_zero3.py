@@ -1,0 +1,92 @@
+"""PPO with everything sharded (DeepSpeed ZeRO-3, two gloo processes) against the same run in one process."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import processes
+import pytest
+import small_ppo
+import torch
+
+from morlaif.rl.policy import merged_state
+
+pytest.importorskip("deepspeed")
+
+CASES = {
+    "full": {"minibatches": 2, "micro_batch_size": 3},
+    "lora, adapter critic": {"policy.kind": "lora", "critic.kind": "adapter", "critic.learning_rate": 1e-2},
+    "separate critic": {"critic.kind": "separate", "value_coef": 3.0},
+}  # fmt: skip
+
+
+def accelerator(micro_batch_size: int):
+    os.environ |= {
+        "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+    }  # fmt: skip
+    import deepspeed.ops
+    from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it is compiled
+    PartialState(backend="gloo")
+    config = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+    }
+    return Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
+
+
+def settings(changes: dict):
+    usual = {"eval_every": 1, "eval_prompts": 3, "samples": 2, "steps": 2, "optimizer.learning_rate": 1e-3}
+    return small_ppo.settings(**(usual | {"checkpoint_every": 1} | changes))
+
+
+def train(changes: dict, keep: str, sharded: bool = False):
+    config = settings(changes)
+    made = small_ppo.models(config)
+    how = {"accelerator": accelerator(config.micro_batch_size)} if sharded else {}
+    run = small_ppo.trainer(config, Path(keep), made, held_out=small_ppo.PROMPTS[:3], **how)
+    if sharded:
+        assert how["accelerator"].distributed_type.value == "DEEPSPEED"
+        assert all(hasattr(p, "ds_id") and p.numel() == 0 for p in made.parameters())  # in pieces, all of them
+    result = run.run()
+    weights = torch.cat([value.flatten() for value in run.engine.weights().values()])
+    with run.engine.whole() as whole:
+        exported = torch.cat([value.flatten() for value in merged_state(whole.model).values()])
+    return small_ppo.timeless(result.curve), weights, result.samples, exported
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", CASES)
+def test_sharded_run_is_the_one_process_run(name, tmp_path):
+    curve, weights, samples, exported = train(CASES[name], str(tmp_path / "one"))
+    found = processes.run(train, CASES[name], str(tmp_path / "two"), True, folder=tmp_path, ranks=2, timeout=100)
+    assert torch.equal(found[0][1], found[1][1])
+    for row, expected in zip(found[0][0], curve, strict=True):
+        assert row.keys() == expected.keys()
+        for key in row:
+            assert math.isclose(row[key], expected[key], rel_tol=1e-3, abs_tol=1e-4), key
+    assert torch.allclose(found[0][1], weights, atol=2e-5)
+    assert torch.allclose(found[0][3], exported, atol=2e-5)
+    assert [row["after"] for row in found[0][2]] == [row["after"] for row in samples]
+
+    # its checkpoint is anyone's: one process goes on from the first step
+    for path in (tmp_path / "two").glob("step-00000002.*"):
+        path.unlink()
+    resumed = train(CASES[name], str(tmp_path / "two"))
+    assert torch.allclose(resumed[1], weights, atol=2e-5)
+
+
+@pytest.mark.timeout(120)
+def test_sharded_run_resumes(tmp_path):
+    changes = {"policy.kind": "lora", "critic.kind": "adapter"}
+    _, weights, _, _ = train(changes, str(tmp_path / "keep"))  # one process wrote it
+    for path in (tmp_path / "keep").glob("step-00000002.*"):
+        path.unlink()
+    found = processes.run(train, changes, str(tmp_path / "keep"), True, folder=tmp_path, ranks=2, timeout=100)
+    assert torch.allclose(found[0][1], weights, atol=2e-5)
