@@ -128,6 +128,8 @@ class ChatServer:
 
     def _completion(self, body: dict, kind: str | None) -> dict:
         asked = body["messages"][-1]["content"]
+        if re.search(r"one whole number from 1 to \d:$", asked):
+            return completion(body, *rated(asked, kind, bool(body.get("logprobs") and self.logprobs)))
         if "whole number from 1 to 10" in asked:
             return completion(body, *graded(asked, bool(body.get("logprobs") and self.logprobs)))
         gap = judged_gap(asked)
@@ -185,6 +187,24 @@ def graded(asked: str, listed: bool) -> tuple[str, list | None]:
     grade = grade_of(asked.split("\nReply\n")[1])
     top = [(str(g), -1.0 - 0.6931471805599453 * abs(g - grade)) for g in (grade, grade - 1, grade + 1)]
     return str(grade), [top] if listed else None
+
+
+def rated(asked: str, kind: str | None, listed: bool) -> tuple[str, list | None]:
+    """Twice as likely the nearest rating as each of its neighbours; another token than a number first for `chatter`."""
+    if kind == "chatter":
+        return "I would", [[("I", -0.1), ("The", -3.0)]] if listed else None
+    rating = rating_of(asked)
+    top = [(str(r), -1.0 - 0.6931471805599453 * abs(r - rating)) for r in (rating, rating - 1, rating + 1)]
+    return str(rating), [[*top, ("The", -9.0)]] if listed else None
+
+
+def rating_of(asked: str) -> int:
+    """From 2 to 8: by what the reply says that it is worth, else by the share of its words that begin with a vowel."""
+    reply, criterion = asked.split("\nReply\n")[1].split("\nCriterion: ")
+    if found := re.findall(r"worth (-?[\d.]+\d)", reply):
+        return min(8, max(2, round(5 + float(found[0]))))
+    words = [word for word in re.findall(r"[a-z]+", reply.lower()) if len(word) > len(criterion) % 3]
+    return 2 + round(6 * sum(word[0] in "aeiou" for word in words) / max(len(words), 1))
 
 
 def grade_of(text: str) -> int:
