@@ -59,9 +59,10 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("normalizer", ["running", "frozen"])
 def test_killed_and_resumed_repeats_the_unbroken_run(small, tmp_path, normalizer):
-    config = small.settings(steps=6, checkpoint_every=2, samples=2)
+    config = small.settings(steps=6, checkpoint_every=2, eval_every=3, eval_prompts=4, samples=2)
+    held_out = {"held_out": small.prompts[:4]}
     unbroken = objective(normalizer)
-    expected = small.trainer(config, objective=unbroken).run()
+    expected = small.trainer(config, objective=unbroken, **held_out).run()
 
     def kill(row):
         if row["step"] == 5:  # one step after the checkpoint: λ has moved on, and must come back
@@ -69,9 +70,9 @@ def test_killed_and_resumed_repeats_the_unbroken_run(small, tmp_path, normalizer
 
     keep = tmp_path / "shared"
     with pytest.raises(Killed):
-        small.trainer(config, keep=keep, objective=objective(normalizer)).run(kill)
+        small.trainer(config, keep=keep, objective=objective(normalizer), **held_out).run(kill)
     resumed = objective(normalizer)
-    found = small.trainer(config, keep=keep, objective=resumed).run()
+    found = small.trainer(config, keep=keep, objective=resumed, **held_out).run()
     assert timeless(found.curve) == timeless(expected.curve) and found.samples == expected.samples
     assert resumed.state_dict() == unbroken.state_dict() != objective(normalizer).state_dict()
 
