@@ -257,6 +257,8 @@ def _config_rows(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Arms", ", ".join(map(str, get("arms") or ()))),
         ("Seed", str(get("seed"))),
     ]  # fmt: skip
+    if get("reward.kind") in ("judge", "function") and SINGLE not in (get("arms") or ()):
+        rows = [row for row in rows if row[0] != "Preference models"]
     return [(name, value.strip(" ·")) for name, value in rows if value.strip(" ·")]
 
 

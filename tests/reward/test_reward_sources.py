@@ -116,7 +116,7 @@ def test_an_unusable_rating_is_asked_again_and_then_neutral():
 
 def test_too_many_unusable_ratings_stop_with_their_reasons():
     scores, _ = judged(lambda s: None if s.principle.name == "toxicity" and s.response in TEXTS[:2] else 0.1)
-    says = r"reward: 2 of 4 ratings by scripted under 'toxicity' are not usable \(2 × no rating\); reward\.max_invalid=0\.1"
+    says = r"reward: 2 of 4 ratings by scripted under 'toxicity' are not usable \(2 × no rating\); reward\.max_inv"
     with pytest.raises(UserError, match=says):
         scores(PROMPTS, TEXTS)
 
