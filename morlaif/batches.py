@@ -12,20 +12,15 @@ class Cut(NamedTuple):
     accumulation: int  # forwards of each rank for one optimizer step
 
 
-def cut(batch: int, micro: int | None, ranks: int, *, key: str) -> Cut:
-    """`micro` None: as few forwards as there can be, one for each rank.
+def cut(batch: int, most: int | None, ranks: int, *, key: str) -> Cut:
+    """As few forwards as there can be with at most `most` rows each; None: one.
 
     Raises:
-        UserError: `batch` is no multiple of the rows that all ranks take at once; `key` names the settings.
+        UserError: `batch` is no multiple of `ranks`; `key` names the settings.
     """
-    at_once = ranks * (micro or 1)
-    if batch % at_once:
-        least, over = batch - batch % at_once, batch + at_once - batch % at_once
-        near = f"{least} or {over}" if least else f"{over}"
-        each = f" with {micro} rows a forward" if micro else ""
-        raise UserError(
-            f"{key}.batch_size={batch} cannot be cut evenly over {ranks} ranks{each}: take {near}, or another "
-            f"{key}.micro_batch_size"
-        )
-    micro = micro or batch // ranks
-    return Cut(micro, batch // (micro * ranks))
+    share, over = divmod(batch, ranks)
+    if over:
+        near = f"{batch - over} or {batch - over + ranks}" if share else str(ranks)
+        raise UserError(f"{key}.batch_size={batch} cannot be shared evenly by {ranks} ranks; take {near}")
+    micro = next(rows for rows in range(min(most or share, share), 0, -1) if share % rows == 0)
+    return Cut(micro, share // micro)

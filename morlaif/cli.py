@@ -192,6 +192,7 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.pipeline.cost import cost_table, feedback_costs
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.plan import plan
+    from morlaif.pipeline.resources import resources
     from morlaif.pipeline.store import Store
 
     console = Console(highlight=False)
@@ -202,6 +203,9 @@ def _dry_run(jobs: list[Composed]) -> int:
         if costs := feedback_costs(planned, store, job.config):
             console.print()
             console.print(cost_table(costs))
+        if (needed := resources(planned, job.config)) is not None:
+            console.print()
+            console.print(needed)
     return SUCCESS
 
 

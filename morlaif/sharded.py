@@ -57,7 +57,7 @@ def gathered(parameters: Iterable[Tensor], change: bool = False) -> Iterator[Non
 
 
 def state_dict(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | None:
-    """The whole model's weights on the host in `dtype`, LoRA updates merged into the layers that they change; None but on rank 0.
+    """The whole model's weights on the host in `dtype`, LoRA updates merged into their layers; None but on rank 0.
 
     Gathers one module after another: no device ever holds more than the largest. Tied weights appear under each name.
     """

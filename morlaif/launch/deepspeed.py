@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.batches import Cut
+from morlaif.launch.memory import BUCKET, GATHERED
 from morlaif.launch.settings import HardwareSettings
 
 NEVER = 2**31 - 1
@@ -37,11 +38,15 @@ def _zero(hardware: HardwareSettings) -> dict[str, Any]:
     config: dict[str, Any] = {
         "stage": zero.stage,
         "contiguous_gradients": True,
+        "reduce_bucket_size": BUCKET,
         "overlap_comm": hardware.device == "cuda",
     }
     if zero.stage == 3:
         config |= {
             "stage3_param_persistence_threshold": zero.persistence_threshold,
+            "stage3_max_live_parameters": GATHERED,
+            "stage3_max_reuse_distance": GATHERED,
+            "stage3_prefetch_bucket_size": BUCKET,
             "stage3_gather_16bit_weights_on_model_save": True,
         }
     if zero.offload_optimizer:

@@ -33,6 +33,8 @@ class MachineSettings(Settings):
     device_memory: Positive  # GB (10^9 bytes) of one device
     host_memory: Positive  # GB of one node
     tflops: Positive  # 10^12 operations a second of one device at its best
+    bandwidth: Positive  # GB a second between a device and its memory
+    link: Positive  # GB a second between devices
     mfu: Annotated[float, Field(gt=0, le=1)]  # the share of them that training reaches
 
 

@@ -66,7 +66,7 @@ class _Training(Settings):
     epochs: Positive
     max_steps: Count | None  # counts instead of `epochs`
     batch_size: Count  # sequences of an optimizer step
-    micro_batch_size: Count | None  # sequences of a forward pass on each rank; null: the rank's whole share
+    micro_batch_size: Count | None  # at most so many in a forward pass of each rank; null: its whole share
     max_length: Annotated[int, Field(ge=2)]
     weight_decay: Annotated[float, Field(ge=0)]
     adam_beta2: Annotated[float, Field(gt=0, lt=1)]
@@ -74,12 +74,6 @@ class _Training(Settings):
     gradient_checkpointing: bool
     checkpoint_every: Count | None  # steps between resumable checkpoints
     log_every: Count
-
-    @model_validator(mode="after")
-    def _micro_batch_divides(self) -> Self:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"`micro_batch_size` must divide `batch_size` {self.batch_size}")
-        return self
 
 
 class NoSFT(Settings):

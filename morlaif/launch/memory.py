@@ -1,0 +1,236 @@
+"""How much memory each stage needs on each rank, and how long a step takes: arithmetic on a model's shape, no torch.
+
+P parameters, A parameters of an adapter, n ranks, b bytes a number. What is there all the time is summed; of what takes
+turns (cache while sampling, activations while learning) the larger counts. Sources of the formulas: ZeRO (1910.02054)
+for what is divided by what; DeepSpeed's own estimator for host memory under offload; the tensors that autograd keeps,
+counted on models of transformers, for activations. `benchmarks/memory_plan.py` holds them against measured peaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from morlaif.launch.settings import HardwareSettings
+from morlaif.launch.shape import Shape
+
+GATHERED = 1_000_000_000  # parameters that ZeRO-3 may hold whole beside their parts (stage3_max_live_parameters)
+BUCKET = 50_000_000  # parameters in one exchange of gradients (reduce_bucket_size)
+ADAM = 16  # bytes a trained parameter: float32 weight and gradient and two moments; or, over ranks with bfloat16,
+#            weight and gradient of 2 bytes each, and 12 for the float32 original with its moments
+HOST_FACTOR = 1.5  # DeepSpeed's allowance for buffers beside the offloaded 16 bytes
+LOGITS = 2**24  # logits that PPO holds at once (morlaif.rl.logprobs.CHUNK)
+SCORING_TOKENS = {"cpu": 2048, "cuda": 65536}  # padded tokens of one forward (morlaif.preference.scoring)
+CONTEXT = 1.0e9  # bytes that CUDA, its libraries and the allocator's gaps take on a GPU
+
+
+class Item(NamedTuple):
+    column: str  # model, grads, adam, lora, activ, cache, gather
+    bytes: float
+    formula: str
+
+
+class Rows(NamedTuple):
+    """A forward pass."""
+
+    rows: int
+    tokens: int  # of each row, padding included
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How tensors are cut over the ranks of a unit."""
+
+    ranks: int
+    stage: int  # of ZeRO; 0: one process
+    element: int  # bytes of a number in the run's dtype
+    offload_optimizer: bool
+    offload_parameters: bool
+    cuda: bool
+
+    @classmethod
+    def of(cls, hardware: HardwareSettings, split: bool) -> Layout:
+        split = split and hardware.ranks > 1
+        return cls(
+            ranks=hardware.ranks if split else 1,
+            stage=hardware.zero.stage if split else 0,
+            element=4 if hardware.dtype == "float32" else 2,
+            offload_optimizer=split and hardware.zero.offload_optimizer,
+            offload_parameters=split and hardware.zero.offload_parameters,
+            cuda=hardware.device != "cpu",
+        )
+
+    def _over(self, least_stage: int) -> tuple[int, str]:
+        return (self.ranks, f" / {self.ranks} ranks") if self.stage >= least_stage > 0 else (1, "")
+
+    def frozen(self, shape: Shape, what: str = "model") -> list[Item]:
+        """Weights that do not learn."""
+        if self.offload_parameters:
+            return [Item(what, 0.0, "weights on the host between their uses")]
+        parts, text = self._over(3)
+        size = shape.parameters * self.element / parts
+        return [Item(what, size, f"{_count(shape.parameters)} × {self.element} B{text}")]
+
+    def trained(self, shape: Shape) -> list[Item]:
+        """A model that learns in full: weights, gradients, Adam."""
+        p = shape.parameters
+        if self.ranks == 1:
+            items = [
+                Item("model", 4 * p, f"{_count(p)} × 4 B (weights that learn stay in float32)"),
+                Item("grads", 4 * p, f"{_count(p)} × 4 B"),
+                Item("adam", 8 * p, f"{_count(p)} × 2 moments × 4 B"),
+            ]
+            if self.element < 4:
+                items.append(Item("activ", self.element * p, f"{_count(p)} × {self.element} B, autocast's copies"))
+            return items
+        items = self.frozen(shape)
+        parts, text = self._over(2)
+        if self.offload_optimizer:
+            return [*items, Item("adam", 0.0, "gradients and optimizer on the host")]
+        return [
+            *items,
+            Item("grads", self.element * p / parts, f"{_count(p)} × {self.element} B{text}"),
+            Item("adam", 12 * p / self.ranks, f"{_count(p)} × 12 B (float32 original, 2 moments) / {self.ranks} ranks"),
+        ]
+
+    def adapters(self, parameters: int, learn: int, frozen: int = 0) -> list[Item]:
+        """`learn` adapters of `parameters` each in training, `frozen` that only compute."""
+        parts, text = self._over(3)
+        optimizer = 0 if self.offload_optimizer else ADAM
+        size = parameters * (learn * optimizer + frozen * self.element) / parts
+        each = []
+        if learn:
+            each.append(f"{learn} × {_count(parameters)} × {optimizer} B")
+        if frozen:
+            each.append(f"{frozen} × {_count(parameters)} × {self.element} B")
+        return [Item("lora", size, f"({' + '.join(each)}){text}")] if each else []
+
+    def host(self, learning: int) -> Item | None:
+        """Bytes of host memory on all nodes together, for `learning` parameters with offload."""
+        if not (self.offload_optimizer or self.offload_parameters) or not learning:
+            return None
+        return Item("host", learning * ADAM * HOST_FACTOR, f"{_count(learning)} × {ADAM} B × {HOST_FACTOR}")
+
+    def gathers(self, shape: Shape, learns: bool) -> list[Item]:
+        """What ZeRO-3 holds whole for a moment: the largest layer with its gradient, layers ahead, a bucket."""
+        if self.stage < 2:
+            return []
+        bucket = min(BUCKET, shape.parameters) * self.element if learns else 0.0
+        if self.stage == 2:
+            return [Item("gather", bucket, f"a bucket of {_count(BUCKET)} gradients × {self.element} B")]
+        live = min(GATHERED, shape.parameters)
+        size = 2 * self.element * shape.largest + self.element * live + bucket
+        b = self.element
+        text = f"largest layer {_count(shape.largest)} × 2 × {b} B + {_count(live)} gathered × {b} B"
+        return [Item("gather", size, text + (" + a bucket" if learns else ""))]
+
+    def activations(
+        self, shape: Shape, batch: Rows, checkpointing: bool, logits: bool, lora: tuple[int, float] | None = None
+    ) -> list[Item]:
+        """What a forward keeps for its backward. `lora`: rank and dropout of adapters in the path."""
+        tokens = batch.rows * batch.tokens
+        numbers, norms = _kept(shape, lora)
+        block = numbers * self.element + norms * (4 - self.element)  # norms compute in float32
+        carried = shape.width * self.element
+        each = shape.layers * carried + block if checkpointing else shape.layers * block
+        how = f"{shape.layers} layers × {_bytes(carried if checkpointing else block)}"
+        how += f" + one layer's {_bytes(block)}" if checkpointing else ""
+        items = [Item("activ", tokens * each, f"{batch.rows} × {batch.tokens} tokens × ({how})")]
+        if logits:
+            size = 12 if self.element == 4 else 14
+            items.append(
+                Item("activ", tokens * shape.vocabulary * size, f"{tokens:,} × {shape.vocabulary:,} logits × {size} B")
+            )
+        return items
+
+    def cache(self, shape: Shape, batch: Rows) -> list[Item]:
+        """Keys and values while sampling, and the distribution over the next token."""
+        tokens = batch.rows * batch.tokens
+        kv = shape.kv_bytes(self.element)
+        return [
+            Item("cache", tokens * kv, f"{batch.rows} × {batch.tokens} tokens × {_bytes(kv)}"),
+            Item("cache", batch.rows * shape.vocabulary * 24, f"{batch.rows} × {shape.vocabulary:,} chances × 24 B"),
+        ]
+
+    def scoring(self, shape: Shape, longest: int) -> list[Item]:
+        """A forward without gradient: the widest layer's numbers of a bucket."""
+        tokens = max(longest, SCORING_TOKENS["cuda" if self.cuda else "cpu"])
+        width = 6 * shape.width + 3 * shape.inner
+        size = tokens * width * self.element
+        return [Item("activ", size, f"{tokens:,} tokens scored at once × {width:,} × {self.element} B")]
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """One rank's device while a stage runs."""
+
+    stage: str
+    ranks: int
+    always: tuple[Item, ...]
+    turns: tuple[tuple[str, tuple[Item, ...]], ...]  # what is there in turn: name of the phase, its items
+    host: Item | None  # on all nodes together
+    seconds: float | None  # of one step
+    step: str  # what a step is
+
+    @property
+    def device(self) -> float:
+        return sum(item.bytes for item in self.always) + max((_sum(items) for _, items in self.turns), default=0.0)
+
+    def column(self, name: str) -> float:
+        """Bytes of a column: of what takes turns, the turn that has most of it."""
+        turns = [_sum(i for i in items if i.column == name) for _, items in self.turns]
+        return _sum(item for item in self.always if item.column == name) + max(turns, default=0.0)
+
+    def items(self) -> list[tuple[Item, str]]:
+        """All items, with the phase of those that take turns."""
+        return [(item, "") for item in self.always] + [
+            (item, phase) for phase, items in self.turns for item in items
+        ]  # fmt: skip
+
+
+def fits(memory: StageMemory, hardware: HardwareSettings) -> bool:
+    return memory.device <= usable(hardware) and host_bytes(memory, hardware) <= hardware.machine.host_memory * 1e9
+
+
+def usable(hardware: HardwareSettings) -> float:
+    """Bytes of a device that tensors may take."""
+    return hardware.machine.device_memory * 1e9 - (CONTEXT if hardware.device != "cpu" else 0.0)
+
+
+def host_bytes(memory: StageMemory, hardware: HardwareSettings) -> float:
+    """Of one node."""
+    return memory.host.bytes / hardware.nodes if memory.host else 0.0
+
+
+def _kept(shape: Shape, lora: tuple[int, float] | None) -> tuple[float, float]:
+    """Numbers that autograd keeps of one token in one block, and how many of them belong to norms."""
+    h, m = shape.width, shape.inner
+    if shape.kind == "gpt2":
+        numbers, norms = 12 * h + 4 * m, 4 * h
+    else:
+        numbers, norms = 6 * h + 2 * shape.queries + 2 * shape.keys + 4 * m, 4 * h
+    if lora is not None:
+        rank, dropout = lora
+        numbers += 2 * rank * len(shape.linears)
+        if dropout:
+            numbers += 1.25 * sum(a for a, _ in shape.linears)  # each input once more, and its mask
+    return numbers, norms
+
+
+def _sum(items: Iterable[Item]) -> float:
+    return sum(item.bytes for item in items)
+
+
+def _count(number: float) -> str:
+    for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.4g} {name}"
+    return f"{number:.0f}"
+
+
+def _bytes(number: float) -> str:
+    for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:.3g} {name}"
+    return f"{number:.0f} B"

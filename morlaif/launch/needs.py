@@ -1,0 +1,224 @@
+"""What each stage of a config needs, from its settings and the model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from morlaif.config import Config
+from morlaif.launch.batches import unit_cut
+from morlaif.launch.memory import LOGITS, Item, Layout, Rows, StageMemory
+from morlaif.launch.settings import HardwareSettings
+from morlaif.launch.shape import Shape, of_model, of_path
+from morlaif.pipeline.unit import Plan, Unit
+
+SPLIT = ("sft", "respond", "pm", "weigh", "ppo", "evaluate")  # stages whose models ranks can share; the rest have none
+UNKNOWN_PROMPT = 512  # tokens, where the settings leave the prompt's length to the model
+FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; LoRA needs no gradient of frozen weights
+
+
+@dataclass(frozen=True)
+class Needs:
+    """One config's models and machine."""
+
+    config: Config
+    shape: Shape  # of the policy
+    base: Shape  # of the preference models
+    models: int  # preference models of the largest arm
+
+    @property
+    def hardware(self) -> HardwareSettings:
+        return self.config.hardware
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.hardware, split=True)
+
+    def sft(self, unit: Unit) -> StageMemory | None:
+        s = self.config.sft
+        if s.method == "none":
+            return None
+        rows = Rows(unit_cut(unit, self.layout.ranks).micro, s.max_length)
+        lora = s.lora if s.method == "lora" else None
+        always, learning = self._learner(self.shape, lora)
+        adapter = (lora.r, lora.dropout) if lora else None
+        work = self.layout.activations(self.shape, rows, s.gradient_checkpointing, logits=True, lora=adapter)
+        always += self.layout.gathers(self.shape, learns=True)
+        seconds = self._compute(self.shape, s.batch_size * s.max_length, _factor(lora, s.gradient_checkpointing))
+        return self._stage("sft", always, {"learning": work}, learning, seconds, f"of {s.batch_size} rows")
+
+    def pm(self, unit: Unit) -> StageMemory:
+        s = self.config.pm
+        lora = getattr(s, "lora", None)
+        rows = Rows(2 * unit_cut(unit, self.layout.ranks).micro, s.max_length)
+        always, learning = self._learner(self.base, lora)
+        adapter = (lora.r, lora.dropout) if lora else None
+        work = self.layout.activations(self.base, rows, s.gradient_checkpointing, logits=False, lora=adapter)
+        always += self.layout.gathers(self.base, learns=True)
+        tokens = 2 * s.batch_size * s.max_length
+        seconds = self._compute(self.base, tokens, _factor(lora, s.gradient_checkpointing))
+        test = self.layout.scoring(self.base, s.max_length)
+        return self._stage(
+            "pm", always, {"learning": work, "testing": test}, learning, seconds, f"of {s.batch_size} pairs"
+        )
+
+    def respond(self, unit: Unit) -> StageMemory | None:
+        s = self.config.respond
+        if s.source != "sample":
+            return None
+        return self._sampling("respond", [], s.batch_size, s.max_prompt_tokens, s.max_new_tokens)
+
+    def weigh(self, unit: Unit) -> StageMemory | None:
+        s, models = self.config.weights, self._bank()
+        if not self.models:
+            return None
+        if self.config.respond.source == "sample":  # their responses are there
+            longest = self.config.pm.max_length
+            always = [*models, *self.layout.gathers(self.base, learns=False)]
+            return self._stage("weigh", always, {"scoring": self.layout.scoring(self.base, longest)}, 0, None, "")
+        return self._sampling("weigh", models, s.batch_size, s.max_prompt_tokens, s.max_new_tokens)
+
+    def evaluate(self, unit: Unit) -> StageMemory:
+        s = self.config.eval
+        return self._sampling("evaluate", self._bank(), s.batch_size, s.max_prompt_tokens, s.max_new_tokens)
+
+    def ppo(self, unit: Unit) -> StageMemory:
+        s, layout = self.config.ppo, self.layout
+        lora = s.policy.kind == "lora"
+        one_base = self._one_base()
+        always: list[Item] = []
+        learning = 0
+        if lora:
+            adapters = 2 if s.critic.kind == "adapter" else 1
+            size = self.shape.lora(s.policy.r)
+            always += layout.frozen(self.shape) + layout.adapters(size, learn=adapters)
+            learning += adapters * size
+        else:
+            always += layout.trained(self.shape)
+            always += [item._replace(formula=f"reference: {item.formula}") for item in layout.frozen(self.shape)]
+            learning += self.shape.parameters
+        if s.critic.kind == "separate":
+            always += [item._replace(formula=f"critic: {item.formula}") for item in layout.trained(self.shape)]
+            learning += self.shape.parameters
+        always += self._bank(base=not one_base)
+        if s.rollout == "vllm":
+            parts = s.vllm.tensor_parallel_size if s.vllm.mode == "colocate" else 0
+            size = self.shape.parameters * layout.element
+            if parts:
+                always.append(Item("cache", size / parts, f"vLLM's copy: {size / 1e9:.1f} GB / {parts} GPUs"))
+        always += layout.gathers(self.shape, learns=True)
+
+        length = s.max_prompt_length + s.max_new_tokens
+        rollouts = -(-s.rollouts // layout.ranks)
+        at_once = min(s.generation_batch_size, rollouts)
+        update = Rows(min(s.micro_batch_size, rollouts), length)
+        rank = (s.policy.r, 0.0) if lora else None
+        turns = {
+            "sampling": layout.cache(self.shape, Rows(at_once, length)),
+            "scoring": layout.scoring(self.base, self.config.pm.max_length) if self.models else [],
+            "learning": [
+                *layout.activations(self.shape, update, s.policy.gradient_checkpointing, logits=False, lora=rank),
+                _logits(self.shape, update),
+            ],
+        }
+        tokens = s.rollouts * length
+        factor = _factor(lora, s.policy.gradient_checkpointing)
+        seconds = self._generation(s.rollouts, at_once, s.max_new_tokens, vllm=s.rollout == "vllm")
+        seconds += self._compute(self.base, s.rollouts * self.config.pm.max_length, FORWARD * self.models)
+        seconds += self._compute(self.shape, tokens, 2 * FORWARD + s.epochs * factor)
+        return self._stage("ppo", always, turns, learning, seconds, f"of {s.rollouts} rollouts")
+
+    def _learner(self, shape: Shape, lora: object | None) -> tuple[list[Item], int]:
+        """A model in training, in full or by an adapter; how many parameters learn."""
+        if lora is None:
+            return self.layout.trained(shape), shape.parameters
+        size = shape.lora(lora.r)
+        return self.layout.frozen(shape) + self.layout.adapters(size, learn=1), size
+
+    def _one_base(self) -> bool:
+        """Under stage 3 one frozen base carries the policy's adapter and those of the preference models."""
+        lora = self.config.ppo.policy.kind == "lora" and hasattr(self.config.pm, "lora")
+        return self.layout.stage == 3 and lora and self.config.pm.base is None
+
+    def _bank(self, base: bool = True) -> list[Item]:
+        """All preference models of an arm, ready to score."""
+        if not self.models:
+            return []
+        lora = getattr(self.config.pm, "lora", None)
+        if lora is None:
+            each = self.layout.frozen(self.base)
+            return [
+                Item(i.column, i.bytes * self.models, f"{self.models} preference models × {i.formula}") for i in each
+            ]  # fmt: skip
+        items = [i._replace(formula=f"preference models' base: {i.formula}") for i in self.layout.frozen(self.base)]
+        return (items if base else []) + self.layout.adapters(self.base.lora(lora.r), learn=0, frozen=self.models)
+
+    def _sampling(self, stage: str, models: list[Item], batch: int, prompt: int | None, new: int) -> StageMemory:
+        """Sample from the policy; score what came with `models`, if any."""
+        share = self.layout.stage == 3 and models and self._one_base()
+        policy = [] if share else self.layout.frozen(self.shape)
+        turns = {"sampling": self.layout.cache(self.shape, Rows(batch, (prompt or UNKNOWN_PROMPT) + new))}
+        if models:
+            turns["scoring"] = self.layout.scoring(self.base, self.config.pm.max_length)
+        always = [*policy, *models, *self.layout.gathers(self.shape, learns=False)]
+        seconds = self._generation(batch * self.layout.ranks, batch, new)
+        return self._stage(stage, always, turns, 0, seconds, f"of {batch * self.layout.ranks} responses")
+
+    def _stage(
+        self,
+        stage: str,
+        always: list[Item],
+        turns: dict[str, list[Item]],
+        learning: int,
+        seconds: float | None,
+        step: str,
+    ) -> StageMemory:
+        phases = tuple((name, tuple(items)) for name, items in turns.items() if items)
+        host = self.layout.host(learning)
+        return StageMemory(stage, self.layout.ranks, tuple(always), phases, host, seconds, step)
+
+    def _compute(self, shape: Shape, tokens: int, operations: float) -> float:
+        """Seconds of `operations` for each parameter and token, over all ranks at the stated share of their peak."""
+        machine = self.hardware.machine
+        return operations * shape.parameters * tokens / (self.layout.ranks * machine.tflops * 1e12 * machine.mfu)
+
+    def _generation(self, rows: int, at_once: int, new: int, vllm: bool = False) -> float:
+        """Seconds to sample: each token step reads (or gathers) every weight once for all rows of a batch."""
+        machine, layout = self.hardware.machine, self.layout
+        size = self.shape.parameters * layout.element
+        if vllm:
+            step = size / self.config.ppo.vllm.tensor_parallel_size / (machine.bandwidth * 1e9)
+        elif layout.stage == 3:
+            step = size * (layout.ranks - 1) / layout.ranks / (machine.link * 1e9)
+        else:
+            step = size / (machine.bandwidth * 1e9)
+        batches = -(-rows // (at_once * layout.ranks))
+        return max(batches * new * step, self._compute(self.shape, rows * new, FORWARD))
+
+
+def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
+    """One for each stage of `plan` that holds a model here; none where the model's shape cannot be told."""
+    shape = of_model(config.model)
+    base = shape if config.pm.base is None else of_path(config.pm.base, config.pm.revision)
+    if shape is None or base is None:
+        return []
+    arms = [unit for unit in plan.units if unit.stage in ("ppo", "weigh")]
+    models = max((sum(need.stage == "pm" for need in unit.needs) for unit in arms), default=0)
+    needs = Needs(config, shape, base, models)
+    of_stage: dict[str, Callable[[Unit], StageMemory | None]] = {
+        "sft": needs.sft, "respond": needs.respond, "pm": needs.pm, "weigh": needs.weigh, "ppo": needs.ppo,
+        "evaluate": needs.evaluate,
+    }  # fmt: skip
+    first = {unit.stage: unit for unit in reversed(plan.units)}
+    found = [of_stage[stage](first[stage]) for stage in SPLIT if stage in first]
+    return [memory for memory in found if memory is not None]
+
+
+def _logits(shape: Shape, batch: Rows) -> Item:
+    size = min(batch.rows * batch.tokens * shape.vocabulary, LOGITS)
+    return Item("activ", size * 12.0, f"{size / 1e6:.3g} M logits at once × 12 B")
+
+
+def _factor(lora: object | None, checkpointing: bool) -> float:
+    """Operations a parameter and token of one forward and backward."""
+    return FORWARD + (BACKWARD_LORA if lora else BACKWARD) + (FORWARD if checkpointing else 0)

@@ -1,0 +1,104 @@
+"""What a plan takes of the machine, for `dry_run=true`: memory by stage and rank, whether it fits, what would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from morlaif.config import Config
+from morlaif.launch.advice import advise, apply
+from morlaif.launch.launcher import ON_RANKS
+from morlaif.launch.memory import StageMemory, fits, host_bytes, usable
+from morlaif.launch.needs import stage_memories
+from morlaif.pipeline.display import plain_table
+from morlaif.pipeline.plan import plan as make_plan
+from morlaif.pipeline.unit import Plan
+
+COLUMNS = ("model", "grads", "adam", "lora", "activ", "cache", "gather")
+
+
+def resources(plan: Plan, config: Config) -> RenderableType | None:
+    """A row for each stage that holds a model on this machine; None where there is none, or its shape is not known."""
+    memories = stage_memories(config, plan)
+    if not memories:
+        return None
+    hardware = config.hardware
+    divisor, unit = (1e9, "GB") if max(memory.device for memory in memories) >= 1e9 else (1e6, "MB")
+    shown = [name for name in COLUMNS if any(memory.column(name) for memory in memories)]
+    table = plain_table(unit, *shown, "total", "fits", "step", right=slice(1, None))
+    table.padding = (0, 1)
+    for memory in memories:
+        cells = [_number(memory.column(name) / divisor) for name in shown]
+        fit = "[green]yes" if fits(memory, hardware) else "[bold red]no"
+        table.add_row(memory.stage, *cells, _number(memory.device / divisor), fit, _time(memory.seconds))
+    tightest = max(memories, key=lambda memory: memory.device)
+    advice = ["\n" + _advice(memory, config, plan) for memory in memories if not fits(memory, hardware)]
+    return Group(table, *_texts(_notes(memories, config)), Text(), _formulas(tightest), *_texts(advice))
+
+
+def _texts(lines: Iterable[str]) -> Iterator[Text]:
+    return map(Text.from_markup, lines)
+
+
+def _notes(memories: list[StageMemory], config: Config) -> Iterator[str]:
+    hardware, machine = config.hardware, config.hardware.machine
+    ranks = f"what each of {hardware.ranks} ranks holds" if hardware.ranks > 1 else "what the process holds"
+    where = "of memory for each process" if hardware.device == "cpu" else "a GPU"
+    yield (
+        f"[dim]({ranks}, against {machine.device_memory:g} GB {where}, {usable(hardware) / 1e9:.3g} of "
+        f"them for tensors; activ and cache take turns; a step at {machine.mfu:.0%} of {machine.tflops:g} TFLOP/s)[/]"
+    )
+    later = [memory.stage for memory in memories if memory.ranks > 1 and memory.stage not in ON_RANKS]
+    if later:
+        yield f"[dim]({', '.join(later)}: counted as split over the ranks, but built in one process as yet)[/]"
+    for memory in memories:
+        if memory.host is not None:
+            size = host_bytes(memory, hardware) / 1e9
+            over = "" if size <= machine.host_memory else "[bold red], which does not fit[/]"
+            have = f"{size:,.0f} of {machine.host_memory:,g} GB of a node's host memory"
+            yield f"{memory.stage} needs {have}{over}: {memory.host.formula}"
+
+
+def _formulas(memory: StageMemory) -> Table:
+    table = plain_table(memory.stage, "", "how it adds up", right=slice(1, 2))
+    for item, phase in memory.items():
+        if item.bytes:
+            table.add_row(item.column, _size(item.bytes), escape(item.formula) + (f" ({phase})" if phase else ""))
+    return table
+
+
+def _advice(memory: StageMemory, config: Config, plan: Plan) -> str:
+    def measure(changed: Config) -> StageMemory | None:
+        found = stage_memories(changed, make_plan(changed).restricted_to([memory.stage]))
+        return next((one for one in found if one.stage == memory.stage), None)
+
+    ways = advise(config, memory.stage, measure)
+    lacks = f"[bold red]{memory.stage} does not fit[/]: {_size(memory.device)} of {_size(usable(config.hardware))}"
+    if not ways:
+        return f"{lacks}, and nothing tried here would make it fit: take a smaller model or more GPUs"
+    told = []
+    for changes in ways:
+        after = measure(apply(config, changes))
+        told.append(escape(" ".join(changes)) + (f" ({_size(after.device)})" if after is not None else ""))
+    return f"{lacks}; it would with {', or with '.join(told)}"
+
+
+def _number(value: float) -> str:
+    return "·" if value < 0.05 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.3g} s" if seconds >= 1 else "< 1 s"

@@ -1,0 +1,188 @@
+"""The plan's arithmetic, against figures worked out apart from it, and its advice, against itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+import morlaif.cli  # noqa: F401
+from morlaif.cli import run_name
+from morlaif.config import Config, validate
+from morlaif.launch.advice import advise, apply
+from morlaif.launch.memory import Layout, Rows, StageMemory, fits
+from morlaif.launch.needs import stage_memories
+from morlaif.launch.shape import of_path
+from morlaif.pipeline.plan import plan
+
+GIB = 2**30
+LLAMA_70B = of_path("meta-llama/Llama-2-70b-hf")
+
+
+def config(*overrides: str) -> Config:
+    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+    with initialize_config_module("morlaif.conf", version_base="1.3"):
+        return validate(OmegaConf.to_container(compose("config", list(overrides)), resolve=True))
+
+
+def stage(name: str, made: Config) -> StageMemory:
+    return next(memory for memory in stage_memories(made, plan(made)) if memory.stage == name)
+
+
+@pytest.fixture(scope="module")
+def large() -> Config:
+    return config("experiment=llama2_70b")
+
+
+def test_the_70b_run_fits_eight_gpus(large):
+    memories = stage_memories(large, plan(large))
+    assert [memory.stage for memory in memories] == ["sft", "respond", "pm", "weigh", "ppo", "evaluate"]
+    assert all(memory.ranks == 8 and fits(memory, large.hardware) for memory in memories)
+
+
+def test_the_70b_figures(large):
+    """Worked out by hand: 68,976,648,192 parameters of 2 bytes over 8 ranks, adapters of 207 M and 12 × 103.5 M."""
+    ppo = stage("ppo", large)
+    assert ppo.column("model") / 1e9 == pytest.approx(17.244, abs=0.001)
+    adapters = 2 * 207_093_760 * 16 / 8 + 12 * 103_546_880 * 2 / 8
+    assert ppo.column("lora") == adapters
+    assert (ppo.column("model") + ppo.column("lora")) / 1e9 == pytest.approx(18.4, abs=0.05)
+    assert LLAMA_70B.kv_bytes(2) == 327_680
+    carried = LLAMA_70B.layers * 640 * LLAMA_70B.width * 2
+    assert carried / 1e9 == pytest.approx(0.84, abs=0.005)
+    (kept,) = (i for i, turn in ppo.items() if turn == "learning" and "layers" in i.formula)
+    assert carried < kept.bytes < 1.5 * carried
+
+
+def test_full_fine_tuning_of_70b_does_not_fit_and_why(large):
+    full = apply(large, ["sft=full"])
+    sft = stage("sft", full)
+    states = sum(sft.column(name) for name in ("model", "grads", "adam"))
+    assert states / 1e9 == pytest.approx(138, abs=0.1) and not fits(sft, full.hardware)
+    offloaded = stage("sft", apply(full, ["hardware=a100x8_zero3_offload"]))
+    # DeepSpeed's own estimator (estimate_zero3_model_states_mem_needs_all_cold): 17 GiB a GPU, 1542 GiB host
+    largest = 4 * LLAMA_70B.largest
+    assert math.floor((offloaded.column("model") + largest) / GIB) == 17
+    assert round(offloaded.host.bytes / GIB) == 1542
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["experiment=llama2_70b", "sft=full"], "sft"),
+        (["experiment=llama2_70b", "ppo.policy.kind=full", "ppo.critic.kind=separate"], "ppo"),
+        (["experiment=llama2_70b", "hardware=gpu"], "pm"),
+        (["model=llama2_7b", "sft=lora", "pm=lora", "pm.micro_batch_size=32", "hardware=rtx3090"], "pm"),
+        (["model=llama2_7b", "sft=full", "hardware=rtx3090"], "sft"),
+    ],
+)
+def test_what_is_advised_fits_and_no_less_does(overrides, name):
+    made = config(*overrides)
+    assert not fits(stage(name, made), made.hardware)
+    ways = advise(made, name, lambda changed: stage(name, changed))
+    assert ways
+    for way in ways:
+        changed = apply(made, way)
+        assert fits(stage(name, changed), changed.hardware)
+        for left_out in way if len(way) > 1 else ():
+            less = apply(made, [change for change in way if change != left_out])
+            assert not fits(stage(name, less), less.hardware), left_out
+
+
+def test_advice_prefers_what_changes_no_result():
+    made = config("model=llama2_7b", "sft=lora", "pm=lora", "pm.micro_batch_size=32", "hardware=rtx3090")
+    (first, *_) = advise(made, "pm", lambda changed: stage("pm", changed))
+    assert all(change.startswith(("pm.gradient_checkpointing", "pm.micro_batch_size")) for change in first)
+
+
+layouts = st.builds(
+    Layout, ranks=st.integers(2, 64), stage=st.sampled_from([1, 2, 3]), element=st.sampled_from([2, 4]),
+    offload_optimizer=st.just(False), offload_parameters=st.just(False), cuda=st.booleans(),
+)  # fmt: skip
+
+
+@given(layouts)
+@settings(max_examples=50, deadline=None)
+def test_a_higher_stage_and_more_ranks_never_take_more(layout):
+    def states(one: Layout) -> float:
+        return sum(item.bytes for item in one.trained(LLAMA_70B))
+
+    def changed(**fields) -> Layout:
+        return Layout(**{**layout.__dict__, **fields})
+
+    assert states(changed(ranks=layout.ranks + 1)) <= states(layout)
+    if layout.stage < 3:
+        assert states(changed(stage=layout.stage + 1)) < states(layout)
+    # Stage 3 divides everything: all ranks together hold one copy.
+    assert states(changed(stage=3)) * layout.ranks == pytest.approx(
+        LLAMA_70B.parameters * (2 * layout.element + 12), rel=1e-9
+    )
+
+
+@given(st.integers(1, 64), st.integers(8, 2048))
+@settings(max_examples=30, deadline=None)
+def test_activations_grow_with_tokens_and_shrink_with_checkpointing(rows, tokens):
+    layout = Layout(1, 0, 2, False, False, True)
+
+    def kept(batch: Rows, checkpointing: bool) -> float:
+        return sum(item.bytes for item in layout.activations(LLAMA_70B, batch, checkpointing, logits=False))
+
+    assert kept(Rows(rows, tokens), True) < kept(Rows(rows, tokens), False) / 5
+    assert kept(Rows(2 * rows, tokens), True) == pytest.approx(2 * kept(Rows(rows, tokens), True))
+
+
+def morlaif_plan(folder: Path, *arguments: str) -> str:
+    code = """
+import sys
+from morlaif.cli import main
+try:
+    main()
+finally:
+    heavy = {"torch", "transformers", "deepspeed", "accelerate"} & sys.modules.keys()
+    print("imported", sorted(heavy))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "dry_run=true"], cwd=folder, env={**os.environ, "COLUMNS": "80"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["experiment=llama2_70b"], ["17.2", "68.98 G × 2 B / 8 ranks"]),
+        (["experiment=llama2_70b", "sft=full"], ["sft does not fit: 142.2 GB of 79.0 GB; it would with"]),
+        (["experiment=llama2_70b", "sft=full", "hardware=a100x8_zero3_offload"], ["1,655 of 2,000 GB"]),
+        (["hardware=cpu"], ["what the process holds, against 8 GB"]),
+    ],
+)
+def test_the_plan_is_printed_without_torch_in_80_columns(overrides, said, tmp_path):
+    started = time.process_time()
+    printed = morlaif_plan(tmp_path, *overrides)
+    assert "imported []" in printed and time.process_time() - started < 1
+    flat = " ".join(printed.split())
+    assert all(words in flat for words in said), printed
+    wide = [line for line in printed.splitlines()[1:] if len(line) > 80]
+    assert not wide
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_architecture_has_a_plan_without_memory(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    made = config("model=gpt2", f"model.path={tmp_path / 'm'}", "sft=none")
+    assert stage_memories(made, plan(made)) == []
+
+
