@@ -1,7 +1,10 @@
 """What both sides of the comparison are given: a folder with weights, prompts and numbers.
 
-    policy/   a causal LM with its tokenizer      scorer/   a classifier: reward model, and what a separate critic begins as
-    prompts.json   messages and their ids         case.json   the fields of `Case`
+policy/        a causal LM with its tokenizer
+reference/     the policy with noise on its weights, so that the first step of `parity` has a KL to compare
+scorer/        a classifier: reward model, and what a separate critic begins as
+prompts.json   messages and their ids
+case.json      the fields of `Case`
 """
 
 from __future__ import annotations
@@ -95,6 +98,10 @@ def _write(folder: Path, model: Any, tokenizer: Any, messages: list, case: Case)
         width = scorer.score.weight.shape[1]
         scorer.score.weight.normal_(0, 1 / math.sqrt(width + 1), generator=torch.Generator().manual_seed(1))
     scorer.save_pretrained(folder / "scorer")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    model.save_pretrained(folder / "reference")
     rows = [{"messages": m, "ids": prompt_ids(tokenizer, m)} for m in messages[: case.rollouts]]
     (folder / "prompts.json").write_text(json.dumps(rows))
     case.save(folder)

@@ -81,20 +81,20 @@ def speed(args: argparse.Namespace, folder: Path) -> None:
         base = statistics.median(row["wall"] for row in sides[0].rows[1:])
         print(
             f"{side.name:<26} {median:>9.3f} {min(wall):>6.2f}-{max(wall):<6.2f} "
-            f"{statistics.median(row['cpu'] for row in rows):>7.2f} {statistics.mean(row['tokens'] for row in rows):>7.0f} "
-            f"{updates / median:>10.2f} {base / median:>10.2f}"
+            f"{statistics.median(row['cpu'] for row in rows):>7.2f} "
+            f"{statistics.mean(row['tokens'] for row in rows):>7.0f} {updates / median:>10.2f} {base / median:>10.2f}"
         )
         if "parts" in rows[0]:
-            parts = {n.removeprefix("seconds/"): statistics.median(r["parts"][n] for r in rows) for n in rows[0]["parts"]}
-            print("   " + "  ".join(f"{name} {seconds:.3f} s" for name, seconds in parts.items()))
+            parts = {name: statistics.median(row["parts"][name] for row in rows) for name in rows[0]["parts"]}
+            print("   " + "  ".join(f"{n.removeprefix('seconds/')} {seconds:.3f} s" for n, seconds in parts.items()))
     for side in sides:
         side.end()
 
 
 def memory(args: argparse.Namespace, folder: Path) -> None:
     sides = []
-    for make in (lambda: trl(args, folder), lambda: ours(args, folder, "separate"), lambda: ours(args, folder, "shared")):
-        side = make()
+    for critic in (None, "separate", "shared"):
+        side = ours(args, folder, critic) if critic else trl(args, folder)
         for _ in range(args.steps):
             row = side.step()
         side.end()

@@ -3,7 +3,7 @@
     python side_morlaif.py FOLDER separate|shared [REPLAY DUMP]
 
 REPLAY: the tensors that the TRL side wrote. The first step then takes TRL's responses and minibatches in place of its
-own, and TRL's conventions as far as they differ from the usual ones; what it computes from them goes to DUMP.
+own; what it computes from them goes to DUMP.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def settings(case: Case, critic: str) -> PPOSettings:
     }  # fmt: skip
     tree["shaping"] |= {
         "scaling": "none", "center": False, "clip": None,
-        "missing_eos": "subtract", "missing_eos_value": case.missing_eos,
+        "missing_eos": "subtract", "missing_eos_value": case.missing_eos, "score_at": "after_eos",
     }  # fmt: skip
     tree["kl"] |= {"coef": case.kl_coef, "controller": "fixed"}
     tree["optimizer"] |= {"learning_rate": case.learning_rate, "eps": 1e-8, "max_grad_norm": 1e9}  # TRL never clips
@@ -95,7 +95,8 @@ def main() -> None:
     if len(sys.argv) > 3:
         from replay import replay
 
-        replay(trainer, reward, torch.load(sys.argv[3]), Path(sys.argv[4]))
+        reference = load_causal_lm(folder / "reference", tokenizer=tokenizer)
+        replay(trainer, reward, reference, torch.load(sys.argv[3]), Path(sys.argv[4]))
     wire.tell(imported=imported, loaded=resident())
     while wire.wait() == "step":
         wall, cpu = time.perf_counter(), time.process_time()

@@ -69,7 +69,7 @@ class Stepper(TrainerCallback):
         self._await()
 
     def _await(self) -> None:
-        while (word := wire.wait()) != "step":
+        if wire.wait() != "step":
             os._exit(0)
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
@@ -116,17 +116,20 @@ def main() -> None:
     policy = AutoModelForCausalLM.from_pretrained(folder / "policy")
     scorer = AutoModelForSequenceClassification.from_pretrained(folder / "scorer", num_labels=1)
     critic = AutoModelForSequenceClassification.from_pretrained(folder / "scorer", num_labels=1)
+    dump = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    # None: its own copy, or the base without the adapter
+    reference = AutoModelForCausalLM.from_pretrained(folder / "reference") if dump else None
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,
         model=policy,
-        ref_model=None,  # its own copy, or the base without the adapter
+        ref_model=reference,
         reward_model=scorer,
         value_model=critic,
         train_dataset=Dataset.from_dict({"input_ids": prompts}),
         eval_dataset=Dataset.from_dict({"input_ids": prompts[:1]}),
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA) if case.lora else None,
-        callbacks=[Stepper(Path(sys.argv[2]) if len(sys.argv) > 2 else None)],
+        callbacks=[Stepper(dump)],
     )
     wire.tell(imported=imported, loaded=resident())
     trainer.train()

@@ -24,6 +24,7 @@ class Experience:
     responses: list[list[int]]  # B rows of ids, at most T long
     texts: list[str]  # B decoded responses, as the reward saw them
     mask: Tensor  # (B, T) bool: a token of the response
+    valued: Tensor  # (B, T) bool: a state that the critic values; more than `mask` where scores are paid after EOS
     ended: Tensor  # (B,) bool: the response holds its EOS
     scores: Tensor  # (B, K) of each principle, as the reward gave them
     reward: Tensor  # (B,) scalarized, before shaping and KL
@@ -64,6 +65,7 @@ class Minibatch:
     """
 
     tokens: int  # response tokens of all its rows, on all ranks
+    valued: int  # states that the critic values, likewise
     micro: list[tuple[list[int], Batch]]  # this rank's: rows, and their batch
 
 
@@ -73,16 +75,24 @@ def plan_minibatch(
     responses: Sequence[Sequence[int]],
     pad: int,
     device: torch.device,
+    room: int | None = None,
 ) -> Minibatch:
-    """This rank's part of a minibatch whose micro-batches are `micro`, collated."""
+    """This rank's part of a minibatch whose micro-batches are `micro`, collated. `room`: see `with_end`."""
+    valued = responses if room is None else with_end(responses, pad, room)
 
     def collated(rows: list[int]) -> Batch:
-        return collate([prompts[row] for row in rows], [responses[row] for row in rows], pad, device)
+        return collate([prompts[row] for row in rows], [valued[row] for row in rows], pad, device)
 
     own = [(rows, collated(rows)) for rows in ranks.share(micro)]
     if len(own) < -(-len(micro) // ranks.count()):
         own.append(([], collated(micro[0])))
-    return Minibatch(sum(len(responses[row]) for rows in micro for row in rows), own)
+    tokens, states = (sum(len(ids[row]) for rows in micro for row in rows) for ids in (responses, valued))
+    return Minibatch(tokens, states, own)
+
+
+def with_end(responses: Sequence[Sequence[int]], pad: int, room: int) -> list[list[int]]:
+    """Each response with one more place, whose state is the one after EOS; those of `room` tokens have none."""
+    return [[*ids, pad] if len(ids) < room else list(ids) for ids in responses]
 
 
 def collate(

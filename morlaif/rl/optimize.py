@@ -11,7 +11,7 @@ from torch import Tensor
 from morlaif import ranks
 from morlaif.rl import losses
 from morlaif.rl.engine import Engine
-from morlaif.rl.experience import Batch, Experience, Minibatch
+from morlaif.rl.experience import Experience, Minibatch
 from morlaif.rl.kl import ESTIMATORS
 from morlaif.rl.settings import PPOSettings
 
@@ -70,9 +70,9 @@ def optimize(
     with engine.models.updating():
         for minibatch in (minibatch for epoch in passes for minibatch in epoch):
             engine.set_rates(next(updates))
-            for i, (rows, batch) in enumerate(minibatch.micro):
+            for i in range(len(minibatch.micro)):
                 with autocast:
-                    loss = _loss(engine, experience, rows, batch, settings, kl_coef, critic_only, tally)
+                    loss = _loss(engine, experience, minibatch, i, settings, kl_coef, critic_only, tally)
                 # One normaliser for the minibatch, so that how it is cut into micro-batches and shared between ranks
                 # cannot matter.
                 engine.backward(loss / minibatch.tokens, last=i == len(minibatch.micro) - 1)
@@ -83,14 +83,15 @@ def optimize(
 def _loss(
     engine: Engine,
     experience: Experience,
-    rows: Sequence[int],
-    batch: Batch,
+    minibatch: Minibatch,
+    micro: int,
     settings: PPOSettings,
     kl_coef: float,
     critic_only: bool,
     tally: Tally,
 ) -> Tensor:
-    """Sum of the losses of the micro-batch's tokens."""
+    """Sum of the losses of the tokens of one micro-batch."""
+    rows, batch = minibatch.micro[micro]
 
     def at(table: Tensor) -> Tensor:  # (B, T) -> (N,), the order of the batch's targets
         return table[rows][:, : batch.mask.shape[1]][batch.mask]
@@ -100,7 +101,11 @@ def _loss(
         return 0.0 * sum(x.sum() for x in (logprobs, values) if x is not None)
     loss = torch.zeros((), device=batch.ids.device)
     if not critic_only:
-        old, advantages = at(experience.logprobs), at(experience.advantages)
+        old, advantages, ref = at(experience.logprobs), at(experience.advantages), at(experience.ref_logprobs)
+        if minibatch.valued > minibatch.tokens:  # nothing was said in the state after EOS
+            said = at(experience.mask)
+            logprobs, old, advantages, ref = (x[said] for x in (logprobs, old, advantages, ref))
+            entropy = None if entropy is None else entropy[said]
         policy = losses.policy_loss(logprobs, old, advantages, settings.clip_range).sum()
         loss = loss + policy
         with torch.no_grad():
@@ -110,7 +115,7 @@ def _loss(
             if tally.updates == 0:
                 tally.first_ratio = max(tally.first_ratio or 0.0, moved.exp().sub(1).abs().max().item())
         if kl_coef:
-            estimate = ESTIMATORS[settings.kl.estimator](logprobs, at(experience.ref_logprobs)).sum()
+            estimate = ESTIMATORS[settings.kl.estimator](logprobs, ref).sum()
             loss = loss + kl_coef * estimate
             tally.add(kl_loss=estimate.item())
         if settings.entropy_coef:
@@ -118,6 +123,7 @@ def _loss(
     if values is not None:
         before, returns = at(experience.values), at(experience.returns)
         value = losses.value_loss(values, before, returns, settings.clip_range_value).sum()
+        value = value * (minibatch.tokens / minibatch.valued)  # a mean of its own
         loss = loss + settings.value_coef * value
         tally.add(value_loss=value.item())
     return loss

@@ -94,6 +94,7 @@ class ShapingSettings(Settings):
     missing_eos: Literal["none", "replace", "subtract"]
     missing_eos_value: float
     length_penalty: NonNegative
+    score_at: Literal["last_token", "after_eos"]
     constant_score: Literal["stop", "allow"]
 
 
@@ -182,6 +183,8 @@ class PPOSettings(Settings):
                 "needs a critic: set critic.kind" if self.advantage == "gae" else "has no critic: set critic.kind: none"
             )
             raise ValueError(f"advantage: {self.advantage} {need}")
+        if self.shaping.score_at == "after_eos" and self.advantage != "gae":
+            raise ValueError("shaping.score_at: after_eos is a state that only a critic values; use advantage: gae")
         if self.critic.kind == "adapter" and self.policy.kind != "lora":
             raise ValueError(
                 "critic.kind: adapter shares the policy's frozen base, which policy.kind: full moves; use "

@@ -71,7 +71,7 @@ def shape(scores: Tensor, ended: Tensor, lengths: Tensor, settings: ShapingSetti
 
 
 def token_rewards(shaped: Tensor, kl: Tensor, coef: float, mask: Tensor) -> Tensor:
-    """-coef · kl at each token, and the shaped score at the last one: (B,), (B, T) -> (B, T)."""
+    """-coef · kl at each place of `mask`, and the shaped score at the last one: (B,), (B, T) -> (B, T)."""
     rewards = -coef * kl * mask
     last = mask.sum(1, keepdim=True) - 1
     return rewards.scatter_add(1, last, shaped[:, None].to(rewards.dtype))

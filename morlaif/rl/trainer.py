@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from morlaif import ranks
@@ -28,7 +28,7 @@ from morlaif.errors import UserError
 from morlaif.rl import advantages, kl, schedule, shaping
 from morlaif.rl.checkpoint import Checkpoints
 from morlaif.rl.engine import make_engine
-from morlaif.rl.experience import Experience, Minibatch, partition, plan_minibatch, response_mask
+from morlaif.rl.experience import Experience, Minibatch, partition, plan_minibatch, response_mask, with_end
 from morlaif.rl.held_out import Answers, answer, table
 from morlaif.rl.log import Clock, experience_row
 from morlaif.rl.masked import whiten
@@ -165,24 +165,25 @@ class PPOTrainer:
         # 3. Shape the reward. Log-probabilities come from the training forward, in the very micro-batches of the first
         #    pass, so that the ratio of the first minibatch is exactly 1.
         plan = self._plan(step, prompts, responses)
-        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], mask)
+        mask, valued = self._masks(responses, mask)
+        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], valued)
         target = reward
         if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
             target = self.objective.combine(advantages.group_normalized(scores, group)).float()
         scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
         shaped = shaping.shape(scaled, ended, lengths, s.shaping)
-        divergence = kl.k1(logprobs, ref_logprobs) * mask  # (B, T)
+        divergence = kl.k1(logprobs, ref_logprobs).masked_fill(~mask, 0)  # (B, T)
         in_reward = s.kl.placement == "reward"
-        rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, mask)
+        rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, valued)
         if s.whiten_rewards:
-            rewards = whiten(rewards, mask, keep_mean=True)
+            rewards = whiten(rewards, valued, keep_mean=True)
 
         # 4. Estimate advantages.
-        gains, returns = self._advantages(rewards, values, mask)
+        gains, returns = self._advantages(rewards, values, valued)
         if s.whiten_advantages:
             gains = whiten(gains, mask)
         experience = Experience(
-            prompts, responses, texts, mask, ended, scores, reward, shaped,
+            prompts, responses, texts, mask, valued, ended, scores, reward, shaped,
             logprobs, ref_logprobs, entropy, values, rewards, gains, returns,
         )  # fmt: skip
         clock.lap("evaluate")
@@ -245,6 +246,14 @@ class PPOTrainer:
             return VLLMRollout(self.engine, self.tokenizer, self.settings)
         return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast)
 
+    def _masks(self, responses: list[list[int]], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) tokens and (B, T) states that the critic values, which with `score_at: after_eos` are more."""
+        if self.settings.shaping.score_at == "last_token":
+            return mask, mask
+        ended = with_end(responses, self.tokenizer.pad_token_id, self.settings.max_new_tokens)
+        valued = response_mask(ended).to(self.device)
+        return nn.functional.pad(mask, (0, valued.shape[1] - mask.shape[1])), valued
+
     def _advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) advantages and the critic's target, by the estimator of the settings."""
         s = self.settings
@@ -260,11 +269,12 @@ class PPOTrainer:
     def _plan(self, step: int, prompts: list[list[int]], responses: list[list[int]]) -> list[list[Minibatch]]:
         """Epochs of minibatches."""
         s = self.settings
+        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
         chance = schedule.generator(self.seed, "minibatches", step)
         return [
             [
-                plan_minibatch(micro, prompts, responses, self.tokenizer.pad_token_id, self.device)
+                plan_minibatch(micro, prompts, responses, self.tokenizer.pad_token_id, self.device, room)
                 for micro in partition(lengths, s.minibatches, s.micro_batch_size, chance, self.processes)
             ]
             for _ in range(s.epochs)

@@ -268,6 +268,6 @@ def shaping_settings():
 
     usual = {
         "scaling": "none", "center": False, "clip": None, "missing_eos": "none", "missing_eos_value": 0.0,
-        "length_penalty": 0.0, "constant_score": "stop",
+        "length_penalty": 0.0, "constant_score": "stop", "score_at": "last_token",
     }  # fmt: skip
     return lambda **changes: ShapingSettings(**(usual | changes))
