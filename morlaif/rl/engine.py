@@ -66,8 +66,8 @@ class Engine:
         """Add the gradients of `loss`, this rank's part of a sum over ranks. `last`: `step` follows."""
         loss.backward()
 
-    def step(self) -> dict[str, float]:
-        """Clip, update, forget the gradients; the norms before the clip.
+    def step(self, critic_only: bool = False) -> dict[str, float]:
+        """Clip, update, forget the gradients; the norms before the clip. `critic_only`: the policy had none.
 
         A separate critic is clipped by itself, a shared one with the trunk.
         """

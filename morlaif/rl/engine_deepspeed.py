@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import deepspeed
 import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -26,7 +25,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 from trl.models.utils import add_hooks, remove_hooks
 
-from morlaif import ranks
+from morlaif import ranks, sharded
 from morlaif.rl.engine import Engine
 from morlaif.rl.experience import Batch
 from morlaif.rl.policy import ActorCritic
@@ -55,11 +54,16 @@ class DeepSpeedEngine(Engine):
         self.ds.set_gradient_accumulation_boundary(is_boundary=last)
         self.ds.backward(loss * ranks.count())
 
-    def step(self) -> dict[str, float]:
+    def step(self, critic_only: bool = False) -> dict[str, float]:
         norms = {}
         if self.sharded:
             norms = {name: self._clip(params) for name, params in self.clipped_groups().items()}
         self.ds.step()
+        if critic_only:  # a policy without gradients was stepped too, by nothing; Adam must not have counted that
+            policy = {id(p) for p in self.models.groups()["policy"]}
+            for params, flat in self._flats():
+                if id(params[0]) in policy:
+                    self._inner().state.pop(flat, None)
         return norms or {"grad_norm": float(self.ds.get_global_grad_norm())}
 
     def _clip(self, params: Sequence[nn.Parameter]) -> float:
@@ -78,7 +82,7 @@ class DeepSpeedEngine(Engine):
         if not self.sharded:
             yield self.models
             return
-        with deepspeed.zero.GatheredParameters(list(self.models.parameters())):
+        with sharded.gathered(self.models.parameters()):
             remove_hooks(self.ds)
             try:
                 yield self.models
@@ -87,40 +91,40 @@ class DeepSpeedEngine(Engine):
 
     def state(self) -> dict[str, Any]:
         weights, moments = {}, {}
-        step = self._steps()
+        steps = self._steps()
         for name, p in self._learning():
-            value = safe_get_full_fp32_param(p)
-            found = {key: safe_get_full_optimizer_state(p, key) for key in MOMENTS}
+            value = safe_get_full_fp32_param(p).view(sharded.shape(p))
+            found = {}
+            if id(p) in steps:
+                found = {key: safe_get_full_optimizer_state(p, key).view_as(value).cpu() for key in MOMENTS}
+                found["step"] = steps[id(p)]
             if ranks.is_first():  # alone it writes; all had to ask
-                weights[name] = value.view(p.ds_shape if self.sharded else p.shape).cpu()
-                if step is not None:
-                    moments[name] = {key: x.view_as(weights[name]).cpu() for key, x in found.items()} | {"step": step}
+                weights[name] = value.cpu()
+                if found:
+                    moments[name] = found
         return {"weights": weights, "moments": moments}
 
     def load(self, state: dict[str, Any]) -> None:
         self.load_weights(state["weights"])
-        if not state["moments"]:
-            return
-        step = next(iter(state["moments"].values()))["step"]
-        inner = self._inner()
-        flats = [p for group in inner.param_groups for p in group["params"]]  # stage 3 empties these between steps
-        for flat in self.ds.optimizer.fp32_partitioned_groups_flat if self.sharded else flats:
-            moments = {key: torch.zeros_like(flat) for key in MOMENTS}  # as Adam itself would at its first step
-            inner.state[flat] = moments | {"step": step.to(flat.device, copy=True)}
-        for name, p in self._learning():
-            for key in MOMENTS:
-                value = state["moments"][name][key].to(p.device)
-                if self.sharded:
-                    safe_set_local_optimizer_state(p, self._piece(value), key)
-                else:
-                    safe_set_full_optimizer_state(p, value, key)
+        names = {id(p): name for name, p in self._learning()}
+        for params, flat in self._flats():
+            found = {id(p): state["moments"].get(names[id(p)]) for p in params}
+            if None in found.values():
+                continue  # not stepped yet
+            step = found[id(params[0])]["step"]
+            # As Adam itself makes them at its first step.
+            self._inner().state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
+            self._inner().state[flat]["step"] = step.to(flat.device, copy=True)
+            for p in params:
+                for key in MOMENTS:
+                    value = found[id(p)][key].to(p.device)
+                    if self.sharded:
+                        safe_set_local_optimizer_state(p, self._piece(value), key)
+                    else:
+                        safe_set_full_optimizer_state(p, value, key)
 
     def weights(self) -> dict[str, Tensor]:
-        found = {}
-        for name, p in self._learning():
-            value = safe_get_full_fp32_param(p)
-            found[name] = value.view(p.ds_shape if self.sharded else p.shape).cpu().clone()
-        return found
+        return {name: safe_get_full_fp32_param(p).view(sharded.shape(p)).cpu().clone() for name, p in self._learning()}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         for name, p in self._learning():
@@ -129,7 +133,7 @@ class DeepSpeedEngine(Engine):
                 safe_set_local_fp32_param(p, self._piece(value))
             else:
                 safe_set_full_fp32_param(p, value)
-            with deepspeed.zero.GatheredParameters([p], modifier_rank=0, enabled=self.sharded), torch.no_grad():
+            with sharded.gathered([p], change=True), torch.no_grad():
                 p.copy_(value)  # … and what the forward reads
 
     @staticmethod
@@ -146,9 +150,19 @@ class DeepSpeedEngine(Engine):
     def _inner(self) -> torch.optim.Optimizer:
         return self.ds.optimizer.optimizer
 
-    def _steps(self) -> Tensor | None:
-        """Updates so far, as Adam counts them; None before the first."""
-        for moments in self._inner().state.values():
-            if "step" in moments:
-                return torch.as_tensor(moments["step"], dtype=torch.float32).cpu().clone()
-        return None
+    def _flats(self) -> list[tuple[list[nn.Parameter], Tensor]]:
+        """The flat parts that the optimizer sees, each with the weights in it; all of one parameter group."""
+        ds = self.ds.optimizer
+        if self.sharded:
+            return list(zip(ds.fp16_groups, ds.fp32_partitioned_groups_flat, strict=True))
+        return list(zip(ds.bit16_groups, ds.single_partition_of_fp32_groups, strict=True))
+
+    def _steps(self) -> dict[int, Tensor]:
+        """Updates so far, as Adam counts them, by the `id` of each weight that had any."""
+        state = self._inner().state
+        return {
+            id(p): torch.as_tensor(state[flat]["step"], dtype=torch.float32).cpu().clone()
+            for params, flat in self._flats()
+            if "step" in state.get(flat, {})
+            for p in params
+        }

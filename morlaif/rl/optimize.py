@@ -69,14 +69,14 @@ def optimize(
     updates = iter(rates)
     with engine.models.updating():
         for minibatch in (minibatch for epoch in passes for minibatch in epoch):
-            engine.set_rates(next(updates))
+            engine.set_rates(next(updates) | ({"policy": 0.0} if critic_only else {}))
             for i in range(len(minibatch.micro)):
                 with autocast:
                     loss = _loss(engine, experience, minibatch, i, settings, kl_coef, critic_only, tally)
                 # One normaliser for the minibatch, so that how it is cut into micro-batches and shared between ranks
                 # cannot matter.
                 engine.backward(loss / minibatch.tokens, last=i == len(minibatch.micro) - 1)
-            tally.updated(minibatch.tokens, engine.step())
+            tally.updated(minibatch.tokens, engine.step(critic_only))
     return tally.means()
 
 

@@ -18,7 +18,9 @@ pytest.importorskip("deepspeed")
 CASES = {
     "full": {"minibatches": 2, "micro_batch_size": 3},
     "lora, adapter critic": {"policy.kind": "lora", "critic.kind": "adapter", "critic.learning_rate": 1e-2},
-    "separate critic": {"critic.kind": "separate", "value_coef": 3.0},
+    "separate critic, which learns first": {
+        "critic.kind": "separate", "value_coef": 3.0, "critic.warmup_steps": 1, "optimizer.weight_decay": 0.1,
+    },
 }  # fmt: skip
 
 
