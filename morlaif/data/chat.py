@@ -56,7 +56,7 @@ def prompt_ids(
         ids = _opening(tokenizer) + _encode_plain(tokenizer, text)
     else:  # a template of the model's own writes its special tokens itself
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return _keep_end(ids, max_length, tokenizer.bos_token_id)
+    return keep_end(ids, max_length, tokenizer.bos_token_id)
 
 
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
@@ -111,7 +111,8 @@ def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.convert_ids_to_tokens(_encode_plain(tokenizer, "a"))[0].startswith("▁")
 
 
-def _keep_end(ids: list[int], max_length: int | None, bos: int | None) -> list[int]:
+def keep_end(ids: list[int], max_length: int | None, bos: int | None) -> list[int]:
+    """The last `max_length` ids, a leading BOS kept."""
     if max_length is None or len(ids) <= max_length:
         return ids
     if max_length <= 0:

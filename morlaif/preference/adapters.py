@@ -1,18 +1,24 @@
-"""Reading peft's LoRA folders without peft's modules: plain tensors, checked, ready to be stacked."""
+"""Reading and writing peft's LoRA folders without peft's modules: plain tensors, checked, ready to be stacked."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from morlaif.errors import UserError
+from morlaif.preference.settings import LoraSettings
+from morlaif.preference.split import layer_list
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -68,3 +74,44 @@ def _check_plain(config: dict[str, Any], principle: str) -> None:
     for key, plain in (("use_dora", False), ("bias", "none"), ("alpha_pattern", {}), ("layer_replication", None)):
         if (config.get(key) or plain) != plain:
             raise UserError(f"preference model '{principle}': {key}={config[key]} cannot be stacked; use plain LoRA")
+
+
+def adapter_hash(adapter: Adapter) -> str:
+    """Hash of the low-rank updates without the head: the same for the views that share one adapter."""
+    digest = hashlib.sha256()
+    for name, parts in sorted(adapter.layers.items()):
+        for part in parts:
+            digest.update(name.encode() + part.contiguous().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_adapter(
+    folder: Path, adapter: Adapter, settings: LoraSettings, model: PreTrainedModel, base: str, revision: str | None
+) -> None:
+    """Leave `adapter` (its `up` without the scale alpha / r) in `folder` as peft would."""
+    names = list(adapter.layers)
+    some = model.get_submodule(names[0])
+    pattern, layers = layer_list(model)
+    used = sorted({int(name.removeprefix(pattern + ".").split(".")[0]) for name in names if name.startswith(pattern)})
+    part = {"layers_to_transform": used, "layers_pattern": [pattern.rpartition(".")[2]]}
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        inference_mode=True,
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=sorted({name.rpartition(".")[2] for name in names}),
+        fan_in_fan_out=isinstance(getattr(some, "base_layer", some), Conv1D),
+        modules_to_save=["score"],
+        base_model_name_or_path=base,
+        revision=revision,
+        **({} if used == list(range(len(layers))) else part),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    config.target_modules = sorted(config.target_modules)  # peft keeps a set: the file would differ from run to run
+    config.save_pretrained(folder)
+    weights = {f"{_PREFIX}score.weight": adapter.head}
+    for name, (down, up) in adapter.layers.items():
+        weights[f"{_PREFIX}{name}.lora_A.weight"], weights[f"{_PREFIX}{name}.lora_B.weight"] = down, up
+    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    save_file(plain, folder / WEIGHTS, {"format": "pt"})

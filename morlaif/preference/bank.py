@@ -2,102 +2,82 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
-from morlaif.preference.adapters import Adapter, read_adapter
-from morlaif.preference.model import (
-    Batch,
-    Pooling,
-    fingerprint,
-    load_classifier,
-    pad_batch,
-    pool,
-    score_batch,
-    tokenize,
-    trunk_states,
-)
-from morlaif.preference.scoring import BUCKET_TOKENS, StackedLora, length_buckets, stack_adapters
-from morlaif.preference.train import MODEL, REPORT
+from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter
+from morlaif.preference.lora import size
+from morlaif.preference.model import Dialogue, fingerprint, load_classifier, pad_batch, tokenize
+from morlaif.preference.pretrained import PretrainedModel, Text
+from morlaif.preference.questions import question_ids
+from morlaif.preference.report import MODEL, PMReport, read_report
+from morlaif.preference.scorers import AdapterScorer, EnsembleScorer, FullScorer, Scorer
+from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
+from morlaif.preference.share import classifier_on
+
+ADAPTED = ("lora", "trunk", "heads", "conditioned", "ensemble")
 
 
-class Scorer(Protocol):
-    """Some of the bank's models that share a network."""
+class _Reader(Protocol):
+    """Models that read the same ids."""
 
     names: tuple[str, ...]
 
-    def score(self, batch: Batch) -> Tensor:
-        """(B, len(names)) float32."""
-        ...
+    def encode(self, messages: Sequence[Message], response: str) -> Dialogue | Text: ...
 
-    def modules(self) -> Iterable[nn.Module]:
-        """The networks, for moving and for counting memory."""
-        ...
+    def score(self, rows: Sequence[Dialogue | Text]) -> Tensor: ...  # (B, len(names))
+
+    def deviation(self, rows: Sequence[Dialogue | Text]) -> Tensor: ...  # the same, NaN where there are no members
+
+    def modules(self) -> Iterator[nn.Module]: ...
 
 
-class LoraScorer:
-    """Adapters on one shared base: as many as fit the token budget go through it in one forward."""
+class _OwnReader:
+    """Models that this project trained."""
 
     def __init__(
-        self, names: Sequence[str], model: nn.Module, adapters: Sequence[Adapter], pooling: Pooling, tokens: int
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, scorer: Scorer, device: torch.device
     ) -> None:
-        self.names = tuple(names)
-        self.model, self.pooling, self.tokens = model, pooling, tokens
-        self.heads = nn.Parameter(
-            torch.cat([adapter.head for adapter in adapters]).float().to(next(model.parameters()).device),
-            requires_grad=False,
-        )  # (K, H)
-        self.layers: list[StackedLora] = stack_adapters(model, [adapter.layers for adapter in adapters])
+        self.names = scorer.names
+        self.tokenizer, self.max_length, self.scorer, self.device = tokenizer, max_length, scorer, device
 
-    def score(self, batch: Batch) -> Tensor:
-        together = max(1, min(len(self.names), self.tokens // batch.ids.numel()))
-        parts = []
-        for start in range(0, len(self.names), together):
-            active = slice(start, min(start + together, len(self.names)))
-            for layer in self.layers:
-                layer.active = active
-            group = active.stop - active.start
-            rows = batch.repeat(group)
-            pooled = pool(trunk_states(self.model, rows.ids), rows, self.pooling).float()
-            pooled = pooled.view(group, len(batch.ids), -1)
-            parts.append(torch.einsum("gbh,gh->bg", pooled, self.heads[active]))
-        return torch.cat(parts, dim=1)
+    def encode(self, messages: Sequence[Message], response: str) -> Dialogue:
+        return tokenize(self.tokenizer, messages, response, self.max_length)
 
-    def modules(self) -> Iterable[nn.Module]:
-        return [self.model]
+    def score(self, rows: Sequence[Dialogue]) -> Tensor:
+        return self.scorer.score(pad_batch(rows, self.tokenizer.pad_token_id, self.device))
+
+    def deviation(self, rows: Sequence[Dialogue]) -> Tensor:
+        found = self.scorer.deviation(pad_batch(rows, self.tokenizer.pad_token_id, self.device))
+        return torch.full((len(rows), len(self.names)), torch.nan, device=self.device) if found is None else found
+
+    def modules(self) -> Iterator[nn.Module]:
+        yield from self.scorer.modules()
 
 
-class FullScorer:
-    """One whole model."""
+class _OtherReader:
+    """A model that somebody else trained."""
 
-    def __init__(self, name: str, model: nn.Module, pooling: Pooling) -> None:
-        self.names = (name,)
-        self.model, self.pooling = model, pooling
+    def __init__(self, name: str, model: PretrainedModel) -> None:
+        self.names, self.model = (name,), model
+        self.encode = model.encode
 
-    def score(self, batch: Batch) -> Tensor:
-        return score_batch(self.model, batch, self.pooling).unsqueeze(1)
+    def score(self, rows: Sequence[Text]) -> Tensor:
+        return self.model.score(rows).unsqueeze(1)
 
-    def modules(self) -> Iterable[nn.Module]:
-        return [self.model]
+    def deviation(self, rows: Sequence[Text]) -> Tensor:
+        return torch.full((len(rows), 1), torch.nan, device=self.model.model.device)
 
-
-@dataclass(frozen=True)
-class _Reader:
-    """Scorers that read the same ids."""
-
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    scorers: tuple[Scorer, ...]
+    def modules(self) -> Iterator[nn.Module]:
+        yield self.model.model
 
 
 class PreferenceBank:
@@ -115,122 +95,179 @@ class PreferenceBank:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         tokens: int | None = None,
+        shared: PreTrainedModel | None = None,
     ) -> PreferenceBank:
         """The models in `folders` (artifacts of `pm`, by principle), each base loaded once.
 
         `base`: where the run's SFT model lies now (the store may have moved since the adapters were trained); weights
         other than those an adapter was trained on are an error. `tokens` bounds the padded tokens of one forward
-        (None: what suits the device).
+        (None: what suits the device). `shared`: a network in memory, such as a policy's frozen base under its adapter;
+        adapters that were trained on the same weights score on its tensors, and no base is loaded for them.
         """
         if not folders:
             raise UserError("no preference models were given; name at least one principle")
         device = torch.device(device)
         tokens = tokens or BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])
-        reports = {name: _report(name, Path(folder)) for name, folder in folders.items()}
-        readers: list[_Reader] = []
-        for group in _shared(reports).values():
-            first = reports[group[0]]
-            if first["kind"] == "lora":
-                origin = first["base"]
-                moved = base is not None and origin["own"] and str(base) != origin["path"]
-                path, revision = (str(base), None) if moved else (origin["path"], origin["revision"])
-                paths = {name: Path(folders[name]) for name in group}
-                readers.append(_load_adapters(group, paths, reports, path, revision, device, dtype, tokens))
-            else:
-                readers += [_load_full(name, Path(folders[name]), reports[name], device, dtype) for name in group]
-        return cls(tuple(folders), readers, device, tokens)
+        loader = _Loader({n: Path(folder) for n, folder in folders.items()}, base, device, dtype, tokens, shared)
+        return cls(tuple(folders), loader.readers(), device, tokens)
 
-    @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> Tensor:
         """(B, K) float32 on the bank's device, columns in the order of `names`."""
+        return self._run(prompts, responses, lambda reader, rows: reader.score(rows))
+
+    def deviation(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> Tensor:
+        """(B, K): how far the members of each score stand apart; NaN for models that are no ensemble."""
+        return self._run(prompts, responses, lambda reader, rows: reader.deviation(rows))
+
+    @torch.no_grad()
+    def _run(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        responses: Sequence[str],
+        read: Callable[[_Reader, Sequence[Dialogue | Text]], Tensor],
+    ) -> Tensor:
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
-        scores = torch.zeros(len(responses), len(self.names), device=self._device)
+        result = torch.zeros(len(responses), len(self.names), device=self._device)
         for reader in self._readers:
-            rows = [
-                tokenize(reader.tokenizer, prompt, response, reader.max_length)
-                for prompt, response in zip(prompts, responses, strict=True)
-            ]
+            columns = torch.tensor([self.names.index(name) for name in reader.names], device=self._device)
+            rows = [reader.encode(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
             for bucket in length_buckets([len(row.ids) for row in rows], self._tokens):
-                batch = pad_batch([rows[i] for i in bucket], reader.tokenizer.pad_token_id, self._device)
                 where = torch.tensor(bucket, device=self._device)
-                for scorer in reader.scorers:
-                    columns = torch.tensor([self.names.index(name) for name in scorer.names], device=self._device)
-                    scores[where.unsqueeze(1), columns] = scorer.score(batch)
-        return scores
+                result[where.unsqueeze(1), columns] = read(reader, [rows[i] for i in bucket])
+        return result
 
     def modules(self) -> Iterator[nn.Module]:
         """The networks behind the scores."""
         for reader in self._readers:
-            for scorer in reader.scorers:
-                yield from scorer.modules()
+            yield from reader.modules()
 
 
-def _report(name: str, folder: Path) -> dict[str, Any]:
-    path = folder / REPORT
-    if not path.is_file():
-        raise UserError(f"preference model '{name}': {path} is missing; is this the folder of a finished `pm` unit?")
-    report = json.loads(path.read_text())
-    if report["kind"] not in ("lora", "full"):
-        raise UserError(f"preference model '{name}': {path} says kind '{report['kind']}', which cannot be scored here")
-    return report
+class _Loader:
+    """From folders to readers."""
+
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        base: str | Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        tokens: int,
+        shared: PreTrainedModel | None,
+    ) -> None:
+        self.folders, self.base, self.device, self.dtype, self.tokens = folders, base, device, dtype, tokens
+        self.reports = {name: read_report(name, folder) for name, folder in folders.items()}
+        self.bases: dict[str, PreTrainedModel] = {}  # by fingerprint: loaded once, then lent out
+        if shared is not None:
+            self.bases[fingerprint(shared)] = shared
+
+    def readers(self) -> list[_Reader]:
+        readers: list[_Reader] = []
+        for group in self._alike().values():
+            kind = self.reports[group[0]].kind
+            if kind in ADAPTED:
+                readers.append(self._adapters(group))
+            elif kind == "full":
+                readers += [self._full(name) for name in group]
+            elif kind == "pretrained":
+                readers += [self._pretrained(name) for name in group]
+            else:
+                raise UserError(f"preference model '{group[0]}': its kind '{kind}' cannot be scored here")
+        return readers
+
+    def _alike(self) -> dict[tuple, list[str]]:
+        """Names by what one scorer can hold."""
+        groups: dict[tuple, list[str]] = {}
+        for name, report in self.reports.items():
+            members = (len(report.members), *sorted(report.aggregate.items())) if report.members else None
+            adapter = report.adapter if report.kind == "conditioned" else None
+            key = (
+                report.kind, report.base["own"], report.base["fingerprint"], report.pooling, report.max_length, adapter,
+                members,
+            )  # fmt: skip
+            groups.setdefault(key, []).append(name)
+        return groups
+
+    def _adapters(self, names: Sequence[str]) -> _Reader:
+        report = self.reports[names[0]]
+        path, revision = self._base_of(report)
+        tokenizer = load_tokenizer(path, revision=revision)
+        model = self._base_model(names[0], report, tokenizer)
+        adapters: list[Adapter] = []
+        for name in names:
+            for member in self.reports[name].members or [{"folder": MODEL, "adapter": self.reports[name].adapter}]:
+                adapter = read_adapter(self.folders[name] / member["folder"], name)
+                _check_fits(name, adapter, model)
+                if adapter_hash(adapter) != member["adapter"]:
+                    raise UserError(
+                        f"preference model '{name}': the adapter in {self.folders[name] / member['folder']} is not the "
+                        "one that was trained for it"
+                    )
+                adapters.append(adapter)
+        questions = None
+        if report.kind == "conditioned":
+            questions = [question_ids(tokenizer, self.reports[name].question) for name in names]
+        scorer: Scorer = AdapterScorer(names, model, adapters, report.pooling, self.tokens, questions)
+        if report.members:
+            offsets = torch.tensor([[m["offset"] for m in self.reports[name].members] for name in names])
+            scorer = EnsembleScorer(names, scorer, offsets, **report.aggregate)
+        return _OwnReader(tokenizer, report.max_length, scorer, self.device)
+
+    def _base_of(self, report: PMReport) -> tuple[str, str | None]:
+        origin = report.base
+        moved = self.base is not None and origin["own"]
+        return (str(self.base), None) if moved else (origin["path"], origin["revision"])
+
+    def _base_model(self, name: str, report: PMReport, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        """The base that these adapters were trained on: a network of its own, on tensors that are loaded once."""
+        wanted = report.base["fingerprint"]
+        if wanted in self.bases:
+            return classifier_on(self.bases[wanted])
+        path, revision = self._base_of(report)
+        model = load_classifier(path, tokenizer, revision=revision, dtype=self.dtype, device=self.device)
+        model.requires_grad_(False)
+        if fingerprint(model) != wanted:
+            raise UserError(
+                f"preference model '{name}': its adapter was trained on '{report.base['path']}', and the weights of "
+                f"'{path}' are others; give the base it was trained on"
+            )
+        self.bases[wanted] = model
+        return model
+
+    def _full(self, name: str) -> _Reader:
+        folder, report = self.folders[name] / MODEL, self.reports[name]
+        if not (folder / "config.json").is_file():
+            raise UserError(f"preference model '{name}': {folder / 'config.json'} is missing")
+        tokenizer = load_tokenizer(folder)
+        model = load_classifier(folder, tokenizer, dtype=self.dtype, device=self.device).requires_grad_(False)
+        return _OwnReader(tokenizer, report.max_length, FullScorer(name, model, report.pooling), self.device)
+
+    def _pretrained(self, name: str) -> _Reader:
+        report = self.reports[name]
+        origin = report.base
+        model = PretrainedModel.load(
+            name, origin["path"], origin["revision"], report.max_length,
+            dtype=self.dtype, device=self.device, trust_remote_code=report.trust_remote_code,
+        )  # fmt: skip
+        if model.fingerprint != origin["fingerprint"]:
+            raise UserError(
+                f"preference model '{name}': the weights at '{origin['path']}' are no longer those that were measured; "
+                "build its `pm` unit again"
+            )
+        return _OtherReader(name, model)
 
 
-def _shared(reports: Mapping[str, dict[str, Any]]) -> dict[tuple, list[str]]:
-    """Names by what they can share: base, pooling and length."""
-    groups: dict[tuple, list[str]] = {}
-    for name, report in reports.items():
-        base = report["base"]
-        key = (report["kind"], base["own"], base["fingerprint"], report["pooling"], report["max_length"])
-        groups.setdefault(key, []).append(name)
-    return groups
-
-
-def _load_adapters(
-    names: Sequence[str],
-    folders: Mapping[str, Path],
-    reports: Mapping[str, dict[str, Any]],
-    base: str,
-    revision: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    tokens: int,
-) -> _Reader:
-    report = reports[names[0]]
-    tokenizer = load_tokenizer(base, revision=revision)
-    model = load_classifier(base, tokenizer, revision=revision, dtype=dtype, device=device)
-    if fingerprint(model) != report["base"]["fingerprint"]:
-        raise UserError(
-            f"preference model '{names[0]}': its adapter was trained on '{report['base']['path']}', and the weights of "
-            f"'{base}' are others; give the base it was trained on"
-        )
-    adapters = []
-    for name in names:
-        adapter = read_adapter(folders[name] / MODEL, name)
-        _check_fits(name, adapter, model)
-        adapters.append(adapter)
-    return _Reader(tokenizer, report["max_length"], (LoraScorer(names, model, adapters, report["pooling"], tokens),))
-
-
-def _check_fits(name: str, adapter: Adapter, model: nn.Module) -> None:
+def _check_fits(name: str, adapter: Adapter, model: PreTrainedModel) -> None:
     sizes = dict(model.named_modules())
     for layer, (down, up) in adapter.layers.items():
         if layer not in sizes:
             raise UserError(f"preference model '{name}': its adapter changes '{layer}', which the base does not have")
-        weight = sizes[layer].weight
-        if {down.shape[1], up.shape[0]} != set(weight.shape):
+        inputs, outputs = size(getattr(sizes[layer], "base_layer", sizes[layer]))
+        if (down.shape[1], up.shape[0]) != (inputs, outputs):
             raise UserError(
                 f"preference model '{name}': its adapter of '{layer}' is {up.shape[0]} by {down.shape[1]}, the base's "
-                f"layer {' by '.join(map(str, weight.shape))}"
+                f"layer {outputs} by {inputs}"
             )
-    want = tuple(model.score.weight.shape)
+    want = (1, model.score.in_features)
     if adapter.head.shape != want:
         raise UserError(f"preference model '{name}': its head is {tuple(adapter.head.shape)}, the base wants {want}")
-
-
-def _load_full(name: str, folder: Path, report: dict[str, Any], device: torch.device, dtype: torch.dtype) -> _Reader:
-    if not (folder / MODEL / "config.json").is_file():
-        raise UserError(f"preference model '{name}': {folder / MODEL / 'config.json'} is missing")
-    tokenizer = load_tokenizer(folder / MODEL)
-    model = load_classifier(folder / MODEL, tokenizer, dtype=dtype, device=device)
-    return _Reader(tokenizer, report["max_length"], (FullScorer(name, model, report["pooling"]),))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from morlaif.preference.report import PMReport
+
 if TYPE_CHECKING:
     from morlaif.preference.settings import TrainedPM
-    from morlaif.preference.train import PMReport
 
 _ADAPTER = """import torch
 from peft import AutoPeftModelForSequenceClassification
@@ -28,17 +29,40 @@ inside = mask * (torch.arange(mask.shape[1]) >= starts.unsqueeze(1))  # starts (
 mean = (states * inside.unsqueeze(-1)).sum(1) / inside.sum(1, keepdim=True)
 scores = trunk.score(mean)[:, 0]  # (B,); `model(...).logits` would read the last token instead"""
 
+_KINDS = {
+    "lora": "An adapter of its own on the base.",
+    "trunk": "An adapter of its own in the base's top layers.",
+    "full": "A whole model of its own.",
+    "heads": "A head of its own on one adapter that the verdicts of {together} trained together.",
+    "conditioned": "One adapter and one head, trained on the verdicts of {together} together; it reads the principle's "
+    "text behind the dialogue.",
+    "ensemble": "{members} members from different seeds, each centred on the mean of its training scores ({offsets}); "
+    "the score is their {rule}. This folder is the first member, the others lie in `members/`.",
+}
+
 
 def write_card(path: Path, report: PMReport, settings: TrainedPM) -> None:
-    """README.md with data, accuracy, calibration, and the lines that load the model without this project."""
-    load = _ADAPTER if report.kind == "lora" else _WHOLE
-    score = _MEAN if report.pooling == "mean" else _LAST
-    accuracy, length = report.accuracy, report.length_baseline
-    pairs = report.pairs
+    """README.md with principle, data, accuracy, calibration, and the lines that load the model without this project."""
+    adapter = report.kind != "full"
+    accuracy, length, pairs = report.accuracy, report.length_baseline, report.pairs
     interval = f"{_share(accuracy['low'])} to {_share(accuracy['high'])}, n = {accuracy['n']}"
-    library = "peft" if report.kind == "lora" else "transformers"
+    ties = "kept: they pull the two scores together" if settings.ties == "keep" else "left out"
+    rows = [
+        ("kind", f"{report.kind}, state read: {report.pooling}"),
+        ("base", f"{report.base['path']} ({report.base['revision'] or 'no revision'})"),
+        ("loss", f"{settings.loss}, {settings.epochs} epochs, learning rate {settings.learning_rate:g}"),
+        ("training pairs", f"{pairs['train']}; {pairs['invalid']} invalid verdicts left out"),
+        ("ties", f"{pairs['ties']}, {ties}"),
+        ("first response preferred", f"{_share(report.first_preferred)} (the loss is symmetric: no weights needed)"),
+        ("early stopping", _stopping(settings)),
+        ("held-out accuracy", f"{_share(accuracy['value'])} ({interval})"),
+        ("length alone", f"{_share(length['value'])} (prefers the {length['rule']} response)"),
+        ("correlation of score and length", _share(report.length_correlation)),
+        ("Brier score, calibration error", f"{_share(report.brier)}, {_share(report.ece)}"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     path.write_text(f"""---
-library_name: {library}
+library_name: {"peft" if adapter else "transformers"}
 pipeline_tag: text-classification
 ---
 
@@ -46,26 +70,72 @@ pipeline_tag: text-classification
 
 Scores a dialogue's last response under the principle "{report.principle}"; higher is better. Only differences between
 responses to one prompt have a meaning: σ(s₁ - s₂) is the probability that the first is preferred.
+{_principle(report)}
+{_kind(report)}
 
 | | |
 |---|---|
-| kind | {report.kind}, state read: {report.pooling} |
-| base | {report.base["path"]} ({report.base["revision"] or "no revision"}) |
-| loss | {settings.loss}, {settings.epochs} epochs, learning rate {settings.learning_rate:g} |
-| training pairs | {pairs["train"]} ({pairs["ties"]} ties); {pairs["invalid"]} invalid verdicts left out |
-| held-out accuracy | {_share(accuracy["value"])} ({interval}) |
-| length alone | {_share(length["value"])} (prefers the {length["rule"]} response) |
-| correlation with length | {_share(report.length_correlation)} |
-| Brier score, calibration error | {_share(report.brier)}, {_share(report.ece)} |
+{table}
 
 Text is prompt (chat template, generation prompt included) and response, tokenized apart, closed by EOS, at most
-{report.max_length} tokens: a longer prompt loses its beginning.
-
+{report.max_length} tokens: a longer prompt loses its beginning, a response its end only where it alone is longer.
+{_question(report)}
 ```python
-{load}
-{score}
+{_ADAPTER if adapter else _WHOLE}
+{_MEAN if report.pooling == "mean" else _LAST}
 ```
 """)
+
+
+def write_pretrained_card(path: Path, report: PMReport) -> None:
+    """README.md of a reward model that somebody else trained."""
+    accuracy, length = report.accuracy, report.length_baseline
+    interval = f"{_share(accuracy['low'])} to {_share(accuracy['high'])}, n = {accuracy['n']}"
+    path.write_text(f"""# Preference model: {report.principle}
+
+The reward model {report.base["path"]} ({report.base["revision"] or "no revision"}), used as it is; its weights are not
+kept here (fingerprint {report.base["fingerprint"]}).
+{_principle(report)}
+| | |
+|---|---|
+| held-out accuracy | {_share(accuracy["value"])} ({interval}) |
+| length alone | {_share(length["value"])} (prefers the {length["rule"]} response) |
+| correlation of score and length | {_share(report.length_correlation)} |
+| Brier score, calibration error | {_share(report.brier)}, {_share(report.ece)} |
+""")
+
+
+def _principle(report: PMReport) -> str:
+    return f"\n> {report.text}\n" if report.text else ""
+
+
+def _kind(report: PMReport) -> str:
+    members = report.members or []
+    rule = {"mean": "mean", "min": "least", "uncertainty": "mean less {penalty:g} times their variance"}
+    aggregate = report.aggregate or {"rule": "mean", "penalty": 0.0}
+    return _KINDS[report.kind].format(
+        together=", ".join(report.together),
+        members=len(members),
+        offsets=", ".join(f"{member['offset']:.3f}" for member in members),
+        rule=rule[aggregate["rule"]].format(**aggregate),
+    )
+
+
+def _question(report: PMReport) -> str:
+    if report.question is None:
+        return ""
+    return f"""
+Behind it, not counted in that length, stand two line breaks, this text, and EOS again:
+
+    {report.question}
+"""
+
+
+def _stopping(settings: TrainedPM) -> str:
+    stop = settings.early_stopping
+    if stop is None:
+        return "none"
+    return f"best of every {stop.every} steps on {stop.share:g} of the training prompts, patience {stop.patience}"
 
 
 def _share(value: float | None) -> str:

@@ -7,21 +7,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MethodType
 from typing import Literal, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Message
 from morlaif.errors import UserError
-from morlaif.preference.settings import LoraSettings
 
 Pooling = Literal["last", "mean"]
 
@@ -53,7 +48,7 @@ def load_classifier(
     Its pad token is that of `tokenizer`. Where the model has no row for it one is added; no real token attends to it.
     """
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):  # what is new is drawn, and `init_head` draws it again
+        with quiet(), torch.random.fork_rng(devices=[]):  # what is new is drawn here, and again by `draw_head`
             model = AutoModelForSequenceClassification.from_pretrained(
                 str(path), revision=revision, num_labels=1, dtype=dtype
             )
@@ -79,45 +74,10 @@ def head(model: nn.Module) -> nn.Linear:
     return score
 
 
-def init_head(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw the head anew with deviation 1/√(h + 1), as reward models since Stiennon et al. (2009.01325) do."""
-    weight = head(model).weight
-    with torch.no_grad():
-        noise = torch.randn(weight.shape, generator=generator) / math.sqrt(weight.shape[1] + 1)
-        weight.copy_(noise)
-
-
-def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    """A fresh adapter on `model`; it and the head train, all else is frozen."""
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        modules_to_save=["score"],
-    )
-    adapted = get_peft_model(model, config)
-    if settings.dropout == 0:
-        _merge_in_forward(adapted)
-    return adapted
-
-
-def _merge_in_forward(model: PeftModel) -> None:
-    """Compute x (W + s·B·A)ᵀ in place of x Wᵀ + s·x Aᵀ Bᵀ in every adapted linear layer.
-
-    The same function where nothing drops out; one product in place of three is faster while layers are narrow.
-    """
-    for layer in model.modules():
-        if isinstance(layer, LoraLinear) and not layer.fan_in_fan_out:
-            layer.forward = MethodType(_merged_forward, layer)
-
-
-def _merged_forward(layer: LoraLinear, x: Tensor) -> Tensor:
-    (name,) = layer.active_adapters
-    base = layer.base_layer
-    weight = base.weight + layer.get_delta_weight(name)
-    return F.linear(x, weight.to(x.dtype), base.bias)
+def draw_head(model: nn.Module, generator: torch.Generator) -> Tensor:
+    """(1, H) with deviation 1/√(h + 1), as reward models since Stiennon et al. (2009.01325) begin."""
+    width = head(model).in_features
+    return torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
 
 
 class Dialogue(NamedTuple):

@@ -1,17 +1,19 @@
-"""Pairs and verdicts joined and tokenized: what a preference model is trained and tested on."""
+"""Pairs and verdicts joined and tokenized: what preference models are trained and tested on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
+from morlaif.preference.metrics import TIE
 from morlaif.preference.model import Dialogue, tokenize
 
 if TYPE_CHECKING:
@@ -19,15 +21,18 @@ if TYPE_CHECKING:
 
     from morlaif.feedback.records import Verdict
 
+COVERED = 0.5  # of the pairs: above it, a principle's batches are made of all pairs, those without a verdict masked
+
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """N pairs with a valid verdict each."""
+    """N pairs and what K principles' judges say of them."""
 
     first: list[Dialogue]
     second: list[Dialogue]
-    probability: list[float]  # that the first is better
-    invalid: int  # verdicts left out: the judge gave no usable answer
+    probability: Tensor  # (N, K) that the first is better; NaN without a valid verdict
+    invalid: list[int]  # for each principle: verdicts left out, since the judge gave no usable answer
+    prompt_ids: list[str]
 
     @property
     def response_lengths(self) -> NDArray[np.float64]:
@@ -35,31 +40,67 @@ class LabelledPairs:
         sides = [[len(row.ids) - row.start for row in side] for side in (self.first, self.second)]
         return np.array(sides, dtype=float).T
 
+    @property
+    def rows(self) -> list[Dialogue]:
+        """All 2N dialogues: pair i is rows i and N + i."""
+        return self.first + self.second
+
+    def judged(self, k: int) -> NDArray[np.int64]:
+        """Pairs that principle `k` has a valid verdict on."""
+        return np.flatnonzero(~self.probability[:, k].isnan().numpy())
+
     def __len__(self) -> int:
         return len(self.first)
 
 
 def label_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], verdicts: Sequence[Verdict], max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    max_length: int,
 ) -> LabelledPairs:
-    """Join by pair id, never by position, and tokenize as the bank does when it scores.
+    """Join by pair id, never by position, and tokenize each pair once, as the bank does when it scores.
 
-    A pair without a verdict is left out (it was not judged); a verdict without its pair is an error.
+    A pair without a verdict was not judged and has no label; a verdict without its pair is an error.
     """
-    by_id = {pair.id: pair for pair in pairs}
-    result = LabelledPairs([], [], [], sum(not verdict.valid for verdict in verdicts))
-    for verdict in verdicts:
-        if verdict.pair_id not in by_id:
-            raise UserError(
-                f"verdict on pair '{verdict.pair_id}': no such pair; verdicts and pairs do not belong together"
-            )
-        if not verdict.valid:
-            continue
-        pair = by_id[verdict.pair_id]
-        result.first.append(tokenize(tokenizer, pair.messages, pair.first, max_length))
-        result.second.append(tokenize(tokenizer, pair.messages, pair.second, max_length))
-        result.probability.append(verdict.p_first)
-    return result
+    place = {pair.id: i for i, pair in enumerate(pairs)}
+    probability = torch.full((len(pairs), len(verdicts)), torch.nan, dtype=torch.float64)
+    for k, given in enumerate(verdicts.values()):
+        for verdict in given:
+            if verdict.pair_id not in place:
+                raise UserError(
+                    f"verdict on pair '{verdict.pair_id}': no such pair; verdicts and pairs do not belong together"
+                )
+            if verdict.valid:
+                probability[place[verdict.pair_id], k] = verdict.p_first
+    return LabelledPairs(
+        [tokenize(tokenizer, pair.messages, pair.first, max_length) for pair in pairs],
+        [tokenize(tokenizer, pair.messages, pair.second, max_length) for pair in pairs],
+        probability,
+        [sum(not verdict.valid for verdict in given) for given in verdicts.values()],
+        [pair.prompt_id for pair in pairs],
+    )
+
+
+def without_ties(probability: Tensor) -> Tensor:
+    """(N, K) with NaN where the judge sees no difference."""
+    return probability.masked_fill((probability - 0.5).abs() < TIE, torch.nan)
+
+
+def batched_over(usable: Tensor, total: int) -> tuple[int, ...]:
+    """The pairs that one principle's batches are made of, from those it can learn from: all `total`, or only these.
+
+    With all of them, principles share their batches and may be trained in one pass, a pair that one of them has no
+    verdict on counting nothing for it. The choice looks at this principle alone: which others are trained beside it
+    changes nothing.
+    """
+    found = usable.nonzero().flatten().tolist()
+    return tuple(range(total)) if len(found) >= COVERED * total else tuple(found)
+
+
+def kept_out(prompt_ids: Sequence[str], share: float) -> Tensor:
+    """(N,) bool: pairs that early stopping chooses by, the same for every principle: all of a prompt or none."""
+    return torch.tensor([int(i, 16) % 9973 < share * 9973 for i in prompt_ids], dtype=torch.bool)
 
 
 def epoch_batches(

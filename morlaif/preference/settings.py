@@ -10,6 +10,7 @@ from morlaif.settings import Settings
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class LoraSettings(Settings):
@@ -19,6 +20,14 @@ class LoraSettings(Settings):
     alpha: Positive  # the update is scaled by alpha / r
     dropout: Annotated[float, Field(ge=0, lt=1)]
     target_modules: Literal["all-linear"] | list[str]  # names of the adapted layers
+
+
+class EarlyStopping(Settings):
+    """Stop when accuracy on a part of the training pairs no longer rises, and keep the best weights."""
+
+    share: Annotated[float, Field(gt=0, lt=1)]  # of the training pairs, kept out of training to choose by
+    every: Count  # optimizer steps between two measurements
+    patience: Count  # measurements without a new best before the end
 
 
 class TrainedPM(Settings):
@@ -38,10 +47,11 @@ class TrainedPM(Settings):
     schedule: Literal["cosine", "linear", "constant"]
     warmup_steps: Annotated[int, Field(ge=0)]  # at most half of all steps
     epochs: Count
+    early_stopping: EarlyStopping | None
     batch_size: Count  # pairs for each optimizer step
     micro_batch_size: Count | None  # pairs for each forward; null: the whole batch
     weight_decay: Annotated[float, Field(ge=0)]
-    max_grad_norm: Positive
+    max_grad_norm: Positive  # of each principle's own weights, so that no principle changes another's step
     max_length: Annotated[int, Field(ge=8)]  # tokens of prompt and response; the prompt is cut on the left
     gradient_checkpointing: bool
 
@@ -52,11 +62,35 @@ class TrainedPM(Settings):
         return self
 
 
-class LoraPM(TrainedPM):
-    """One adapter and one scalar head for each principle, over a shared frozen base."""
+class AdapterEach(TrainedPM):
+    """An adapter and a scalar head for each principle, over a shared frozen base: one principle moves no other."""
+
+    outside_digest: ClassVar[frozenset[str]] = TrainedPM.outside_digest | {"joint", "joint_tokens"}
+
+    lora: LoraSettings
+    joint: bool  # principles that are ready together are trained in one pass over the pairs
+    joint_tokens: Count  # padded tokens of one training forward over all its principles
+
+
+class LoraPM(AdapterEach):
+    """Adapters in all layers."""
 
     kind: Literal["lora"]
-    lora: LoraSettings
+
+
+class TopLayers(AdapterEach):
+    """Adapters in the top layers alone: the layers below are the same for every principle, and run once."""
+
+    outside_digest: ClassVar[frozenset[str]] = AdapterEach.outside_digest | {"cache_gb"}
+
+    top: Share  # of the layers, at least one
+    cache_gb: Annotated[float, Field(ge=0)]  # memory for the states below them, kept over epochs if all fit; 0: never
+
+
+class TrunkPM(TopLayers):
+    """One member for each principle."""
+
+    kind: Literal["trunk"]
 
 
 class FullPM(TrainedPM):
@@ -65,4 +99,44 @@ class FullPM(TrainedPM):
     kind: Literal["full"]
 
 
-PMSettings = Annotated[LoraPM | FullPM, Field(discriminator="kind")]
+class HeadsPM(TrainedPM):
+    """One adapter on the base for all principles together, and a scalar head for each."""
+
+    kind: Literal["heads"]
+    lora: LoraSettings
+
+
+class ConditionedPM(TrainedPM):
+    """One adapter and one head for all principles: the model reads the dialogue, then what it is to judge by."""
+
+    kind: Literal["conditioned"]
+    lora: LoraSettings
+    instruction: Annotated[str, Field(min_length=1)]  # with {name}, {question} and {description} of the principle
+    overall: Annotated[str, Field(min_length=1)]  # {question} where no single principle is judged by: the baseline
+
+
+class EnsemblePM(TopLayers):
+    """Several models a principle that differ in their seed, for a score that knows how sure it is."""
+
+    kind: Literal["ensemble"]
+    member: Literal["lora", "trunk"]  # `top` and `cache_gb` are read by trunk alone
+    members: Annotated[int, Field(ge=2)]
+    aggregate: Literal["mean", "uncertainty", "min"]
+    penalty: Annotated[float, Field(ge=0)]  # aggregate "uncertainty": times the members' variance, off the mean
+
+
+class PretrainedPM(Settings):
+    """Reward models that exist already: any sequence classifier with one score, by principle."""
+
+    kind: Literal["pretrained"]
+    paths: dict[str, str]  # folder or hub id, for each principle
+    revisions: dict[str, str]  # of hub ids, where not the main branch
+    max_length: Annotated[int, Field(ge=8)]
+    trust_remote_code: bool
+
+
+SHARED = ("heads", "conditioned")  # kinds whose one network is trained on all principles' verdicts together
+
+PMSettings = Annotated[
+    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | EnsemblePM | PretrainedPM, Field(discriminator="kind")
+]

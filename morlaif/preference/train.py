@@ -1,67 +1,69 @@
-"""Training one preference model on the verdicts of one principle.
+"""Training preference models on verdicts, one or many at once.
 
-The loop is our own: TRL's RewardTrainer takes hard labels alone, pads by batch order and costs seconds of set-up for
-each of a dozen small models.
+The loop (`fit`) is our own: TRL's RewardTrainer takes hard labels alone, trains one model at a time, pads by batch
+order and costs seconds of set-up for each of a dozen small models. A test holds our loss against its.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import PreTrainedModel
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
-from morlaif.preference import metrics
+from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter, write_adapter
 from morlaif.preference.card import write_card
-from morlaif.preference.loss import centring, margin_bradley_terry, soft_bradley_terry
-from morlaif.preference.model import (
-    add_lora,
-    fingerprint,
-    head,
-    init_head,
-    load_classifier,
-    pad_batch,
-    quiet,
-    score_batch,
-)
-from morlaif.preference.pairs import LabelledPairs, epoch_batches, label_pairs
-from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
-from morlaif.preference.settings import LoraPM, TrainedPM
+from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
+from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts
+from morlaif.preference.model import fingerprint, load_classifier, quiet
+from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, without_ties
+from morlaif.preference.questions import question_ids
+from morlaif.preference.report import MODEL, PMReport, measures
+from morlaif.preference.scorers import aggregate
+from morlaif.preference.scoring import BUCKET_TOKENS
+from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
+from morlaif.preference.split import SplitTrunk, top_layers
+from morlaif.rl.policy import disable_dropout
 
 if TYPE_CHECKING:
     from morlaif.feedback.records import Verdict
 
-MODEL, REPORT = "model", "pm.json"  # inside the artifact of `pm`
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-OnStep = Callable[[int, int, float], None]  # step, steps, loss
+
+@dataclass(frozen=True)
+class Task:
+    """One preference model to train."""
+
+    principle: str
+    verdicts: Sequence[Verdict]
+    held_verdicts: Sequence[Verdict]
+    out: Path  # gets `model/` (Hugging Face or peft format) and `pm.json`
+    question: str | None = None  # the principle's own words: what is better under it?
+    description: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        return " ".join(part for part in (self.question, self.description) if part) or None
 
 
 @dataclass(frozen=True)
-class PMReport:
-    """What is known of a trained preference model; `pm.json` holds it."""
+class Corpus:
+    """What all tasks of one training share."""
 
-    principle: str
-    kind: str
-    pooling: str
-    max_length: int
-    base: dict[str, Any]  # path, revision, fingerprint of its weights, own: whether it is the run's SFT model
-    accuracy: dict[str, Any]  # on held-out verdicts: value, low, high (Wilson, 95 %), n
-    length_baseline: dict[str, Any]  # the same for the rule (longer, shorter) that fits the training pairs
-    length_correlation: float | None  # of score and response length
-    brier: float | None
-    ece: float | None
-    train_loss: float  # mean over the last tenth of the steps
-    pairs: dict[str, int]  # train, held_out, invalid, ties
-    steps: int
+    pairs: Sequence[Pair]
+    held_pairs: Sequence[Pair]
+    base: str | Path
+    revision: str | None = None
+    own_base: bool = True  # the base is the run's own SFT model, which the bank is told of when the store has moved
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
 
 
 def train_pm(
@@ -79,143 +81,300 @@ def train_pm(
     own_base: bool = True,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    on_step: OnStep = lambda step, steps, loss: None,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> PMReport:
-    """Train on `pairs`, test on `held_pairs`, write `out`/model (Hugging Face or peft format) and `out`/pm.json.
+    """Train one preference model on `pairs`, test it on `held_pairs`, and leave it in `out`."""
+    corpus = Corpus(pairs, held_pairs, base, revision, own_base, torch.device(device), dtype)
+    ends = train_pms(
+        [Task(principle, verdicts, held_verdicts, out)], corpus, settings, seed=seed,
+        on_step=lambda step, steps, losses: on_step(step, steps, losses.get(principle, float("nan"))),
+    )  # fmt: skip
+    result = ends[principle]
+    if isinstance(result, UserError):
+        raise result
+    return result
 
-    `own_base`: the base is the run's own SFT model, which the bank is told of when the store has moved.
-    The same seed, data and device give the same weights. With `dtype` below float32 the frozen base is kept in it, and
-    the trained weights stay in float32 under autocast. Raises `UserError` where there is nothing to learn from.
+
+def train_pms(
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    settings: TrainedPM,
+    *,
+    seed: int,
+    on_step: OnStep = lambda step, steps, losses: None,
+) -> dict[str, PMReport | UserError]:
+    """Train the preference models of `tasks`, test them, and leave each in its folder.
+
+    The same seed, data and device give the same weights; for kinds whose weights are each principle's own, whatever
+    the company. With a dtype below float32 the frozen base is kept in it, and trained weights stay in float32 under
+    autocast. A principle that cannot be trained has its error in the result; the others are there all the same.
     """
-    tokenizer = load_tokenizer(base, revision=revision)
-    data = label_pairs(tokenizer, pairs, verdicts, settings.max_length)
-    held = label_pairs(tokenizer, held_pairs, held_verdicts, settings.max_length)
-    usable = [i for i, p in enumerate(data.probability) if settings.ties == "keep" or not metrics.tied(p)]
-    if not usable:
-        raise UserError(f"pm/{principle}: none of {len(verdicts)} verdicts can be trained on ({data.invalid} invalid)")
+    return _Training(tasks, corpus, settings, seed, on_step).run()
 
-    device = torch.device(device)
-    lora = isinstance(settings, LoraPM)
-    model = load_classifier(base, tokenizer, revision=revision, dtype=dtype if lora else torch.float32, device=device)
-    origin = {"path": str(base), "revision": revision, "own": own_base, "fingerprint": fingerprint(model)}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
-        init_head(model, generator)
-        whole = add_lora(model, settings.lora) if lora else model
-        if settings.gradient_checkpointing:
+
+class _Training:
+    def __init__(self, tasks: Sequence[Task], corpus: Corpus, settings: TrainedPM, seed: int, on_step: OnStep) -> None:
+        self.tasks, self.corpus, self.settings, self.seed, self.on_step = tasks, corpus, settings, seed, on_step
+        self.names = [task.principle for task in tasks]
+        self.tokenizer = load_tokenizer(corpus.base, revision=corpus.revision)
+        self.data = self._label(corpus.pairs, {task.principle: task.verdicts for task in tasks})
+        self.held = self._label(corpus.held_pairs, {task.principle: task.held_verdicts for task in tasks})
+        self.labels = self.data.probability if settings.ties == "keep" else without_ties(self.data.probability)
+        self.chosen_by: list[int] = []
+        if settings.early_stopping is not None:
+            kept = kept_out(self.data.prompt_ids, settings.early_stopping.share)
+            self.chosen_by = kept.nonzero().flatten().tolist()
+            self.selection = self.labels
+            self.labels = self.labels.masked_fill(kept.unsqueeze(1), torch.nan)
+        self.learnt = {k: (~self.labels[:, k].isnan()).nonzero().flatten().tolist() for k in range(len(tasks))}
+        self.texts = Texts(self.data.rows, self.tokenizer.pad_token_id, corpus.device)
+        self.held_texts = Texts(self.held.rows, self.tokenizer.pad_token_id, corpus.device)
+        self.ends: dict[str, PMReport | UserError] = {}
+
+    def _label(self, pairs: Sequence[Pair], verdicts: Mapping[str, Sequence[Verdict]]) -> LabelledPairs:
+        return label_pairs(self.tokenizer, pairs, verdicts, self.settings.max_length)
+
+    def run(self) -> dict[str, PMReport | UserError]:
+        taught = [k for k in range(len(self.tasks)) if self._has_data(k)]
+        with torch.random.fork_rng(devices=[self.corpus.device] if self.corpus.device.type == "cuda" else []):
+            if self.settings.kind == "full":
+                self._full(taught)
+            elif self.settings.kind in SHARED:
+                self._shared(taught)
+            else:
+                self._stacked(taught)
+        return {name: self.ends[name] for name in self.names}
+
+    def _has_data(self, k: int) -> bool:
+        if self.learnt[k]:
+            return True
+        task, invalid = self.tasks[k], self.data.invalid[k]
+        self.ends[task.principle] = UserError(
+            f"pm/{task.principle}: none of {len(task.verdicts)} verdicts can be trained on ({invalid} invalid)"
+        )
+        return False
+
+    # one model for each principle
+
+    def _full(self, taught: Sequence[int]) -> None:
+        for k in taught:
+            model, origin = self._load(torch.float32)
+            learner = FullLearner(self.names[k], model, self.settings.pooling, self._generator(self.names[k]))
+            fitted = self._fit(learner, [k], self._batched_over([k])[k], self.seed)
+            if fitted is None:
+                continue
+            report = self._report(k, fitted, 0, self._held_scores(learner)[:, :, 0], origin, [self.names[k]])
+            with quiet():
+                model.save_pretrained(self.tasks[k].out / MODEL)
+            self._leave(k, report)
+
+    # one adapter for each principle, as many at once as the memory allows
+
+    def _stacked(self, taught: Sequence[int]) -> None:
+        settings = self.settings
+        model, origin = self._load(self.corpus.dtype)
+        disable_dropout(model)  # a frozen base is the same for all: what drops out, drops in front of the adapters
+        split = None
+        if settings.kind == "trunk" or (isinstance(settings, EnsemblePM) and settings.member == "trunk"):
+            split = SplitTrunk(model, top_layers(model, settings.top).start)
+            self._keep_lower(split, model)
+        members = settings.members if isinstance(settings, EnsemblePM) else 1
+        batched_over = self._batched_over(taught)
+        for together in _groups(batched_over, self._at_once()):
+            trained: dict[int, list[_Trained]] = {k: [] for k in together}
+            for member in range(members):
+                names = [self.names[k] for k in together]
+                generators = [self._generator(name, member) for name in names]
+                learner = StackedLearner(names, model, settings.lora, settings.pooling, generators, split)
+                fitted = self._fit(learner, together, batched_over[together[0]], self.seed + member, member, members)
+                if fitted is not None:
+                    held = self._held_scores(learner)
+                    mean = self._mean_scores(learner, together) if members > 1 else [0.0] * len(together)
+                    for i, k in enumerate(together):
+                        if i not in fitted.failed:
+                            trained[k].append(_Trained(learner.adapter(i), fitted, i, held[:, :, i], mean[i]))
+                learner.stack.remove()
+            for k, models in trained.items():
+                if self.names[k] not in self.ends:
+                    self._leave_adapters(k, models, model, origin)
+
+    def _leave_adapters(
+        self, k: int, models: Sequence[_Trained], model: PreTrainedModel, origin: dict[str, Any]
+    ) -> None:
+        name, settings = self.names[k], self.settings
+        if not isinstance(settings, EnsemblePM):
+            (one,) = models
+            report = self._report(k, one.fitted, one.column, one.held, origin, [name])
+            self._leave(k, replace(report, adapter=self._write(k, one.adapter, model)))
+            return
+        described = []
+        for index, one in enumerate(models):
+            folder = MODEL if index == 0 else f"{MODEL}/members/{index}"
+            accuracy = self._report(k, one.fitted, one.column, one.held, origin, [name]).accuracy
+            written = self._write(k, one.adapter, model, folder)
+            described.append({"folder": folder, "adapter": written, "offset": one.mean, "accuracy": accuracy})
+        rule = {"rule": settings.aggregate, "penalty": settings.penalty}
+        centred = np.stack([one.held - one.mean for one in models], axis=-1)  # (N, 2, members)
+        whole = aggregate(torch.from_numpy(centred), **rule).numpy()
+        report = self._report(k, models[0].fitted, models[0].column, whole, origin, [name])
+        loss = float(np.mean([one.fitted.train_loss(one.column) for one in models]))
+        report = replace(report, train_loss=loss, members=described, aggregate=rule, adapter=described[0]["adapter"])
+        self._leave(k, report)
+
+    # one adapter for all
+
+    def _shared(self, taught: Sequence[int]) -> None:
+        if not taught:
+            return
+        settings, names = self.settings, [self.names[k] for k in taught]
+        model, origin = self._load(self.corpus.dtype)
+        disable_dropout(model)
+        asked = questions = None
+        if isinstance(settings, ConditionedPM):
+            asked = [_instruction(settings, self.tasks[k]) for k in taught]
+            questions = [question_ids(self.tokenizer, text) for text in asked]
+        learner = SharedLearner(names, model, settings.lora, settings.pooling, self._generator("shared"), questions)
+        over = batched_over((~self.labels[:, taught].isnan()).any(1), len(self.labels))
+        fitted = self._fit(learner, taught, over, self.seed)
+        if fitted is None:
+            return
+        held = self._held_scores(learner)
+        for i, k in enumerate(taught):
+            report = self._report(k, fitted, i, held[:, :, i], origin, names)
+            written = self._write(k, learner.adapter(i), model)
+            self._leave(k, replace(report, adapter=written, question=asked and asked[i]))
+
+    # what all have in common
+
+    def _load(self, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+        corpus = self.corpus
+        model = load_classifier(
+            corpus.base, self.tokenizer, revision=corpus.revision, dtype=dtype, device=corpus.device
+        )
+        model.requires_grad_(self.settings.kind == "full")
+        if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        losses = _fit(model, tokenizer, data, usable, settings, generator, device, dtype, on_step)
-    model.eval()
+        origin = {
+            "path": str(corpus.base), "revision": corpus.revision, "own": corpus.own_base,
+            "fingerprint": fingerprint(model),
+        }  # fmt: skip
+        return model, origin
 
-    scores = _score_pairs(model, tokenizer, held, settings, device, dtype)
-    rule = metrics.length_rule(np.subtract(*data.response_lengths.T), data.probability)
-    report = PMReport(
-        principle=principle,
-        kind=settings.kind,
-        pooling=settings.pooling,
-        max_length=settings.max_length,
-        base=origin,
-        train_loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
-        pairs={
-            "train": len(usable),
-            "held_out": len(held),
-            "invalid": data.invalid + held.invalid,
-            "ties": sum(map(metrics.tied, data.probability)),
-        },
-        steps=len(losses),
-        **metrics.held_out(scores, held.response_lengths, held.probability, rule),
-    )
-    _save(whole, tokenizer, out, adapter=lora)
-    (out / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n")
-    write_card(out / MODEL / "README.md", report, settings)
-    return report
+    def _generator(self, name: str, member: int = 0) -> torch.Generator:
+        """For first weights: each principle its own, whoever is trained beside it."""
+        key = hashlib.sha256(f"{self.seed}/{name}/{member}".encode()).hexdigest()
+        return torch.Generator().manual_seed(int(key[:8], 16))
+
+    def _batched_over(self, taught: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """The pairs that each principle's batches are made of."""
+        free = [i for i in range(len(self.labels)) if i not in set(self.chosen_by)]
+        place = {i: at for at, i in enumerate(free)}
+        result = {}
+        for k in taught:
+            usable = torch.zeros(len(free), dtype=torch.bool)
+            usable[[place[i] for i in self.learnt[k]]] = True
+            result[k] = tuple(free[at] for at in batched_over(usable, len(free)))
+        return result
+
+    def _at_once(self) -> int:
+        """How many principles go through one training forward."""
+        if not self.settings.joint:
+            return 1
+        micro = self.settings.micro_batch_size or self.settings.batch_size
+        return max(1, self.settings.joint_tokens // (2 * micro * max(self.texts.lengths)))
+
+    def _keep_lower(self, split: SplitTrunk, model: PreTrainedModel) -> None:
+        """Run the frozen layers once and for all where their states are read again and fit the memory given to them."""
+        settings: TopLayers = self.settings
+        wide = model.config.get_text_config().hidden_size * torch.finfo(self.corpus.dtype).bits // 8
+        tokens = BUCKET_TOKENS.get(self.corpus.device.type, BUCKET_TOKENS["cuda"])
+        if sum(self.texts.lengths + self.held_texts.lengths) * wide <= settings.cache_gb * 1e9:
+            self.texts.keep_lower(split, tokens)
+            self.held_texts.keep_lower(split, tokens)
+
+    def _fit(
+        self,
+        learner: Learner,
+        which: Sequence[int],
+        pairs: Sequence[int],
+        seed: int,
+        member: int = 0,
+        members: int = 1,
+    ) -> Fitted | None:
+        """Train; None if nothing came of it. What failed stands in `ends`."""
+        torch.manual_seed(seed)
+        labels = (self.labels if not self.chosen_by else self.selection)[:, which]
+        try:
+            fitted = fit(
+                learner, self.texts, labels, pairs, self.chosen_by, self.settings,
+                torch.Generator().manual_seed(seed), self.corpus.dtype,
+                lambda step, steps, losses: self.on_step(member * steps + step, members * steps, losses),
+            )  # fmt: skip
+        except UserError as error:
+            self.ends |= {self.names[k]: error for k in which}
+            return None
+        self.ends |= {self.names[which[i]]: error for i, error in fitted.failed.items()}
+        return fitted
+
+    def _held_scores(self, learner: Learner) -> np.ndarray:
+        """(N, 2, K) scores of the held-out pairs' responses."""
+        scores = score_texts(learner, self.held_texts, range(2 * len(self.held)), self.corpus.dtype)
+        return scores.view(2, len(self.held), -1).transpose(0, 1).double().numpy()
+
+    def _mean_scores(self, learner: Learner, which: Sequence[int]) -> list[float]:
+        """Of the training responses that each principle has learnt from: the free offset of a Bradley-Terry score."""
+        scores = score_texts(learner, self.texts, range(2 * len(self.data)), self.corpus.dtype)
+        scores = scores.view(2, len(self.data), -1)
+        return [float(scores[:, self.learnt[k], i].mean()) for i, k in enumerate(which)]
+
+    def _report(
+        self, k: int, fitted: Fitted, column: int, held: np.ndarray, origin: dict[str, Any], together: list[str]
+    ) -> PMReport:
+        settings, task = self.settings, self.tasks[k]
+        return PMReport(
+            principle=task.principle, text=task.text, kind=settings.kind, pooling=settings.pooling,
+            max_length=settings.max_length, base=origin, adapter=None, train_loss=fitted.train_loss(column),
+            steps=len(fitted.losses), together=together, **measures(k, self.data, self.learnt[k], self.held, held),
+        )  # fmt: skip
+
+    def _write(self, k: int, adapter: Adapter, model: PreTrainedModel, folder: str = MODEL) -> str:
+        path, corpus = self.tasks[k].out / folder, self.corpus
+        write_adapter(path, adapter, self.settings.lora, model, str(corpus.base), corpus.revision)
+        self.tokenizer.save_pretrained(path)
+        return adapter_hash(read_adapter(path, self.names[k]))
+
+    def _leave(self, k: int, report: PMReport) -> None:
+        out = self.tasks[k].out
+        self.tokenizer.save_pretrained(out / MODEL)
+        report.save(out)
+        write_card(out / MODEL / "README.md", report, self.settings)
+        self.ends[report.principle] = report
 
 
-def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, adapter: bool) -> None:
-    # the row that a pad token may have added to an adapter's base need not be kept: nothing attends to it
-    options = {"save_embedding_layers": False} if adapter else {}
-    with quiet():
-        model.save_pretrained(out / MODEL, **options)
-    tokenizer.save_pretrained(out / MODEL)
+@dataclass(frozen=True)
+class _Trained:
+    adapter: Adapter
+    fitted: Fitted
+    column: int
+    held: np.ndarray  # (N, 2)
+    mean: float  # of its training scores
 
 
-def _fit(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    data: LabelledPairs,
-    usable: Sequence[int],
-    settings: TrainedPM,
-    generator: torch.Generator,
-    device: torch.device,
-    dtype: torch.dtype,
-    on_step: OnStep,
-) -> list[float]:
-    """Loss of each step."""
-    lengths = [max(len(data.first[i].ids), len(data.second[i].ids)) for i in usable]
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    top = {id(weight) for weight in head(model).parameters()}
-    groups = [
-        {"params": [weight for weight in trained if id(weight) not in top], "lr": settings.learning_rate},
-        {"params": [weight for weight in trained if id(weight) in top], "lr": settings.head_learning_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-    total = settings.epochs * -(-len(usable) // settings.batch_size)
-    warmup = min(settings.warmup_steps, total // 2)
-    schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, num_warmup_steps=warmup, num_training_steps=total)
-    micro = settings.micro_batch_size or settings.batch_size
-    losses: list[float] = []
-    model.train()
-    for _ in range(settings.epochs):
-        for batch in epoch_batches(lengths, settings.batch_size, generator):
-            chunks = [[usable[i] for i in batch[start : start + micro]] for start in range(0, len(batch), micro)]
-            loss = 0.0
-            for chunk in chunks:
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    part = _loss(model, tokenizer.pad_token_id, data, chunk, settings, device) / len(batch)
-                part.backward()
-                loss += float(part.detach())
-            if not np.isfinite(loss):
-                raise UserError(f"the loss is {loss} at step {len(losses) + 1}: lower pm.learning_rate")
-            nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss)
-            on_step(len(losses), total, loss)
-    return losses
+def _groups(over: Mapping[int, tuple[int, ...]], at_once: int) -> Iterator[list[int]]:
+    """Principles whose batches are made of the same pairs, `at_once` at most."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for k, pairs in over.items():
+        alike.setdefault(pairs, []).append(k)
+    for members in alike.values():
+        for start in range(0, len(members), at_once):
+            yield members[start : start + at_once]
 
 
-def _loss(
-    model: nn.Module, pad: int, data: LabelledPairs, chunk: Sequence[int], settings: TrainedPM, device: torch.device
-) -> Tensor:
-    """Summed loss of a chunk of pairs: both responses of each go through one forward."""
-    batch = pad_batch([data.first[i] for i in chunk] + [data.second[i] for i in chunk], pad, device)
-    first, second = score_batch(model, batch, settings.pooling).chunk(2)
-    probability = torch.tensor([data.probability[i] for i in chunk], device=device)
-    if settings.loss == "soft":
-        loss = soft_bradley_terry(first, second, probability)
-    else:
-        loss = margin_bradley_terry(first, second, probability, settings.margin_scale)
-    if settings.center:
-        loss = loss + settings.center * centring(first, second)
-    return loss.sum()
-
-
-@torch.no_grad()
-def _score_pairs(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    data: LabelledPairs,
-    settings: TrainedPM,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> np.ndarray:
-    """(N, 2) scores of first and second responses."""
-    rows = data.first + data.second
-    scores = torch.zeros(len(rows))
-    for bucket in length_buckets([len(row.ids) for row in rows], BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])):
-        batch = pad_batch([rows[i] for i in bucket], tokenizer.pad_token_id, device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            scores[bucket] = score_batch(model, batch, settings.pooling).cpu()
-    return scores.view(2, -1).T.double().numpy()
+def _instruction(settings: ConditionedPM, task: Task) -> str:
+    """What the model reads about the principle."""
+    known = {
+        "name": task.principle,
+        "question": task.question or settings.overall,
+        "description": task.description or "",
+    }
+    return settings.instruction.format(**known).strip()

@@ -1,0 +1,214 @@
+"""The training loop: one optimizer for all principles of a learner, in which none moves another.
+
+AdamW works weight by weight, each principle's gradients are clipped by their own norm, and each principle's loss is
+the mean over the pairs of the batch that it has a verdict on. So K principles with weights of their own come out the
+same, to rounding, whether they are trained together or one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import get_scheduler
+
+from morlaif.errors import UserError
+from morlaif.preference.learners import Learner, Texts
+from morlaif.preference.loss import centring, margin_bradley_terry, soft_bradley_terry
+from morlaif.preference.metrics import agreement
+from morlaif.preference.pairs import epoch_batches
+from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
+from morlaif.preference.settings import EarlyStopping, TrainedPM
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+OnStep = Callable[[int, int, dict[str, float]], None]  # step, steps, loss of each principle
+
+
+@dataclass
+class Fitted:
+    """What became of the K principles of a learner."""
+
+    losses: NDArray[np.float64]  # (steps, K), NaN where a batch held nothing for a principle
+    failed: dict[int, UserError] = field(default_factory=dict)
+
+    def train_loss(self, k: int) -> float:
+        """Mean over the last tenth of the steps that taught principle `k` anything."""
+        taught = self.losses[~np.isnan(self.losses[:, k]), k]
+        return float(taught[-max(1, len(taught) // 10) :].mean())
+
+
+def fit(
+    learner: Learner,
+    texts: Texts,
+    labels: Tensor,
+    pairs: Sequence[int],
+    chosen_by: Sequence[int],
+    settings: TrainedPM,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    on_step: OnStep = lambda step, steps, losses: None,
+) -> Fitted:
+    """Train `learner` in place.
+
+    texts: the 2N dialogues, pair i as rows i and N + i. labels: (N, K) probability that the first is better, NaN where
+    a principle learns nothing. pairs: those that batches are made of. chosen_by: those that early stopping looks at.
+    """
+    count, device = len(labels), texts.device
+    lengths = [max(texts.lengths[i], texts.lengths[count + i]) for i in pairs]
+    trunk, heads = learner.groups()
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": trunk, "lr": settings.learning_rate},
+            {"params": heads, "lr": settings.head_learning_rate},
+        ],
+        weight_decay=settings.weight_decay,
+    )
+    total = settings.epochs * -(-len(pairs) // settings.batch_size)
+    warmup = min(settings.warmup_steps, total // 2)
+    schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, num_warmup_steps=warmup, num_training_steps=total)
+    micro = settings.micro_batch_size or settings.batch_size
+    best = _Best(learner, settings.early_stopping, texts, labels, chosen_by, dtype)
+    labels = labels.clone()
+    losses: list[list[float]] = []
+    fitted = Fitted(np.empty((0, len(learner.names))))
+    learner.model.train()
+    for batch in _batches(lengths, settings, generator):
+        here = [pairs[i] for i in batch]
+        counted = (~labels[here].isnan()).sum(0)  # (K,)
+        loss = torch.zeros(len(learner.names), dtype=torch.float64)
+        for start in range(0, len(here), micro):
+            part = here[start : start + micro]
+            given = labels[part].to(device=device, dtype=torch.float32)
+            if given.isnan().all():
+                continue
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                scores = learner.score(texts, [*part, *(count + i for i in part)])
+                each = pair_losses(scores, given, settings).sum(0) / counted.clamp(min=1).to(device)  # (K,)
+            finite = each.detach().isfinite()
+            (each[finite].sum() if learner.apart else each.mean()).backward()
+            loss += each.detach().double().cpu()
+        _check(learner, fitted, loss, labels, len(losses) + 1)
+        learner.clip(settings.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        shown = torch.where(counted > 0, loss, torch.nan).tolist()
+        losses.append(shown)
+        on_step(len(losses), total, {name: x for name, x in zip(learner.names, shown, strict=True) if np.isfinite(x)})
+        if best.after(len(losses)):
+            break
+    best.restore(len(losses))
+    learner.model.eval()
+    fitted.losses = np.array(losses).reshape(len(losses), -1)
+    return fitted
+
+
+def pair_losses(scores: Tensor, probability: Tensor, settings: TrainedPM) -> Tensor:
+    """(B, K) losses of B pairs, 0 where `probability` (B, K) is NaN. scores: (2B, K), the first responses first.
+
+    Which response stands first needs no balancing: every loss here is symmetric under swapping both.
+    """
+    valid = ~probability.isnan()
+    p = probability.where(valid, 0.5)
+    first, second = scores.chunk(2)
+    if settings.loss == "soft":
+        loss = soft_bradley_terry(first, second, p)
+    else:
+        loss = margin_bradley_terry(first, second, p, settings.margin_scale)
+    if settings.center:
+        loss = loss + settings.center * centring(first, second)
+    return loss * valid
+
+
+@torch.no_grad()
+def score_texts(
+    learner: Learner, texts: Texts, which: Sequence[int], dtype: torch.dtype, tokens: int | None = None
+) -> Tensor:
+    """(len(which), K) float32 on the CPU, by buckets of like length."""
+    device = texts.device
+    tokens = tokens or BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])
+    training = learner.model.training
+    learner.model.eval()
+    scores = torch.zeros(len(which), len(learner.names))
+    for bucket in length_buckets([texts.lengths[i] for i in which], tokens):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            scores[bucket] = learner.score(texts, [which[i] for i in bucket]).cpu()
+    learner.model.train(training)
+    return scores
+
+
+def _batches(lengths: Sequence[int], settings: TrainedPM, generator: torch.Generator) -> Iterable[list[int]]:
+    for _ in range(settings.epochs):
+        yield from epoch_batches(lengths, settings.batch_size, generator)
+
+
+def _check(learner: Learner, fitted: Fitted, loss: Tensor, labels: Tensor, step: int) -> None:
+    """A principle whose loss is no number any more is out; where weights are apart, the others go on without it."""
+    for k in (~loss.isfinite()).nonzero().flatten().tolist():
+        if k not in fitted.failed:
+            fitted.failed[k] = UserError(
+                f"pm/{learner.names[k]}: the loss is {loss[k].item()} at step {step}: lower pm.learning_rate"
+            )
+            labels[:, k] = torch.nan
+    if fitted.failed and (not learner.apart or len(fitted.failed) == len(learner.names)):
+        raise next(iter(fitted.failed.values()))
+
+
+class _Best:
+    """The best weights so far, for each principle, by accuracy on pairs that it does not learn from."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        settings: EarlyStopping | None,
+        texts: Texts,
+        labels: Tensor,
+        pairs: Sequence[int],
+        dtype: torch.dtype,
+    ) -> None:
+        self.learner, self.settings, self.texts, self.dtype = learner, settings, texts, dtype
+        self.labels, self.pairs, self.count = labels[list(pairs)].numpy(), list(pairs), len(labels)
+        self.units = len(learner.names) if learner.apart else 1  # what stops on its own
+        self.value = [-1.0] * self.units
+        self.weights: list[list[Tensor] | None] = [None] * self.units
+        self.waited = [0] * self.units
+        self.measured = 0
+
+    def after(self, step: int) -> bool:
+        """Measure if it is time to; True when nothing is left to wait for."""
+        if self.settings is None or step % self.settings.every:
+            return False
+        self._measure(step)
+        return all(waited >= self.settings.patience for waited in self.waited)
+
+    def restore(self, step: int) -> None:
+        if self.settings is None:
+            return
+        if self.measured < step:
+            self._measure(step)
+        for unit, weights in enumerate(self.weights):
+            for own, kept in zip(self.learner.weights(unit), weights or (), strict=False):
+                own.copy_(kept)
+
+    def _measure(self, step: int) -> None:
+        self.measured = step
+        rows = [*self.pairs, *(self.count + i for i in self.pairs)]
+        first, second = score_texts(self.learner, self.texts, rows, self.dtype).double().chunk(2)
+        gaps = (first - second).numpy()
+        right = [agreement(gaps[:, k], np.nan_to_num(self.labels[:, k], nan=0.5)) for k in range(gaps.shape[1])]
+        values = [float(np.nanmean(r)) if (~np.isnan(r)).any() else None for r in right]
+        if not self.learner.apart:
+            known = [value for value in values if value is not None]
+            values = [float(np.mean(known)) if known else None]
+        for unit, value in enumerate(values):
+            if value is None or self.waited[unit] >= self.settings.patience:
+                continue
+            if value > self.value[unit]:
+                self.value[unit], self.waited[unit] = value, 0
+                self.weights[unit] = [weight.cpu().clone() for weight in self.learner.weights(unit)]
+            else:
+                self.waited[unit] += 1

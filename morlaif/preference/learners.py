@@ -1,0 +1,215 @@
+"""What learns: networks that give K principles' scores of dialogues, with gradients, and keep their weights apart.
+
+`StackedLearner` has an adapter and a head for each principle; `SharedLearner` one adapter for all of them;
+`FullLearner` is a whole model for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from morlaif.preference.adapters import Adapter
+from morlaif.preference.lora import fresh, targets
+from morlaif.preference.model import (
+    Batch,
+    Dialogue,
+    Pooling,
+    draw_head,
+    head,
+    pad_batch,
+    pool,
+    score_batch,
+    trunk_states,
+)
+from morlaif.preference.questions import question_states
+from morlaif.preference.scoring import length_buckets
+from morlaif.preference.settings import LoraSettings
+from morlaif.preference.split import SplitTrunk, layer_list, lower_states
+
+
+class Texts:
+    """Tokenized dialogues on their way into a network; below a split trunk they may be read once and for all."""
+
+    def __init__(self, rows: Sequence[Dialogue], pad: int, device: torch.device) -> None:
+        self.rows, self.pad, self.device = rows, pad, device
+        self.lengths = [len(row.ids) for row in rows]
+        self.states: list[Tensor] | None = None  # (T, H) each, as layer `first` of the split trunk reads them
+
+    def batch(self, which: Sequence[int]) -> Batch:
+        return pad_batch([self.rows[i] for i in which], self.pad, self.device)
+
+    def lower(self, split: SplitTrunk, which: Sequence[int], batch: Batch) -> Tensor:
+        """(B, T, H) below the adapted layers."""
+        if self.states is None:
+            return lower_states(split, batch.ids)
+        return nn.utils.rnn.pad_sequence([self.states[i] for i in which], batch_first=True)
+
+    def keep_lower(self, split: SplitTrunk, tokens: int) -> None:
+        """Run the lower layers over all rows now, and keep their states."""
+        states: list[Tensor] = [torch.empty(0)] * len(self.rows)
+        for bucket in length_buckets(self.lengths, tokens):
+            for i, row in zip(bucket, lower_states(split, self.batch(bucket).ids), strict=True):
+                states[i] = row[: self.lengths[i]].clone()
+        self.states = states
+
+
+class Learner(Protocol):
+    names: tuple[str, ...]
+    apart: bool  # whether each principle's weights are its own
+    model: nn.Module
+
+    def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        """(len(which), K) float32 scores of these rows."""
+        ...
+
+    def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Weights that learn: those of the trunk, those of the heads."""
+        ...
+
+    def weights(self, k: int) -> list[Tensor]:
+        """Views of all that principle `k`'s score depends on and that learns."""
+        ...
+
+    def clip(self, limit: float) -> None:
+        """Scale gradients down to norm `limit`: of each principle where they are apart."""
+        ...
+
+
+class StackedLearner:
+    """K adapters on one frozen base, K heads: what one principle learns moves no other."""
+
+    apart = True
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        model: nn.Module,
+        lora: LoraSettings,
+        pooling: Pooling,
+        generators: Sequence[torch.Generator],
+        split: SplitTrunk | None = None,
+    ) -> None:
+        """`generators`: one for each principle, for its first weights. `split`: adapt the layers above it alone."""
+        self.names, self.model, self.pooling, self.split = tuple(names), model, pooling, split
+        device = next(model.parameters()).device
+        self.heads = nn.Parameter(torch.cat([draw_head(model, g) for g in generators]).to(device))  # (K, H)
+        pattern, layers = layer_list(model)
+        among = None if split is None else [f"{pattern}.{i}" for i in range(split.first, len(layers))]
+        self.stack = fresh(model, targets(model, lora.target_modules, among), lora, generators)
+
+    def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        batch, count = texts.batch(which), len(self.names)
+        rows = batch.repeat(count)
+        if self.split is None:
+            states = trunk_states(self.model, rows.ids)
+        else:
+            states = self.split.upper(texts.lower(self.split, which, batch).repeat(count, 1, 1))
+        pooled = pool(states, rows, self.pooling).to(self.heads.dtype).view(count, len(which), -1)
+        return torch.einsum("kbh,kh->bk", pooled, self.heads).float()
+
+    def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        return self._adapters(), [self.heads]
+
+    def weights(self, k: int) -> list[Tensor]:
+        return [weight.detach()[k] for weight in (*self._adapters(), self.heads)]
+
+    def clip(self, limit: float) -> None:
+        grads = [weight.grad for weight in (*self._adapters(), self.heads) if weight.grad is not None]
+        norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)  # (K,)
+        factor = (limit / (norms + 1e-6)).clamp(max=1.0)  # as `clip_grad_norm_`, for each principle
+        for grad in grads:
+            grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
+
+    def adapter(self, k: int) -> Adapter:
+        """A copy of principle `k`'s adapter, in peft's form."""
+        layers = {
+            name: (layer.lora_down[k].detach().cpu().clone(), layer.lora_up[k].detach().cpu().clone())
+            for name, layer in self.stack.layers.items()
+        }
+        return Adapter(layers, self.heads[k : k + 1].detach().cpu().clone())
+
+    def _adapters(self) -> list[nn.Parameter]:
+        return [w for layer in self.stack.layers.values() for w in (layer.lora_down, layer.lora_up)]
+
+
+class SharedLearner:
+    """One adapter for all principles. Each has a head of its own, or (`questions`) all have one head, and the model
+    reads at the end of the dialogue what it is to judge by.
+
+    Every principle's verdicts move the one adapter, so one principle more is another network: all are trained anew.
+    """
+
+    apart = False
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        model: nn.Module,
+        lora: LoraSettings,
+        pooling: Pooling,
+        generator: torch.Generator,
+        questions: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.names, self.model, self.pooling, self.questions = tuple(names), model, pooling, questions
+        count = len(names) if questions is None else 1
+        device = next(model.parameters()).device
+        self.heads = nn.Parameter(torch.cat([draw_head(model, generator) for _ in range(count)]).to(device))
+        self.stack = fresh(model, targets(model, lora.target_modules), lora, [generator])
+
+    def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        batch = texts.batch(which)
+        if self.questions is None:
+            pooled = pool(trunk_states(self.model, batch.ids), batch, self.pooling)  # (B, H)
+        else:
+            pooled = question_states(self.model, batch, self.questions)  # (B, K, H)
+        pooled = pooled.to(self.heads.dtype)
+        return (pooled @ self.heads.T if self.questions is None else pooled @ self.heads[0]).float()
+
+    def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        return self._adapter(), [self.heads]
+
+    def weights(self, k: int) -> list[Tensor]:
+        return [weight.detach() for weight in (*self._adapter(), self.heads)]
+
+    def clip(self, limit: float) -> None:
+        nn.utils.clip_grad_norm_([*self._adapter(), self.heads], limit)
+
+    def adapter(self, k: int) -> Adapter:
+        layers = {
+            name: (layer.lora_down[0].detach().cpu().clone(), layer.lora_up[0].detach().cpu().clone())
+            for name, layer in self.stack.layers.items()
+        }
+        row = k if self.questions is None else 0
+        return Adapter(layers, self.heads[row : row + 1].detach().cpu().clone())
+
+    def _adapter(self) -> list[nn.Parameter]:
+        return [w for layer in self.stack.layers.values() for w in (layer.lora_down, layer.lora_up)]
+
+
+class FullLearner:
+    """A whole model for one principle."""
+
+    apart = True
+
+    def __init__(self, name: str, model: nn.Module, pooling: Pooling, generator: torch.Generator) -> None:
+        self.names, self.model, self.pooling = (name,), model, pooling
+        with torch.no_grad():
+            head(model).weight.copy_(draw_head(model, generator))
+
+    def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        return score_batch(self.model, texts.batch(which), self.pooling).unsqueeze(1)
+
+    def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        top = {id(weight) for weight in head(self.model).parameters()}
+        learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+        return [w for w in learning if id(w) not in top], [w for w in learning if id(w) in top]
+
+    def weights(self, k: int) -> list[Tensor]:
+        return [weight.detach() for weight in self.model.parameters() if weight.requires_grad]
+
+    def clip(self, limit: float) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), limit)

@@ -1,0 +1,146 @@
+"""Low-rank adapters (Hu et al., 2106.09685), stacked: K of them on one base, in training and in scoring.
+
+peft holds one adapter active at a time; here the same rows go through a layer under all K in one product. What is
+written is peft's format (see `adapters`), so peft alone loads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from morlaif.errors import UserError
+from morlaif.preference.settings import LoraSettings
+
+Pair = tuple[Tensor, Tensor]  # down (r, in), up (out, r)
+
+
+class StackedLora(nn.Module):
+    """A layer under K low-rank updates at once.
+
+    The input (G·B, T, in) holds the same B rows under each of the G adapters `active`; the base layer sees one large
+    batch, the updates are two batched products. Nothing is merged, switched or copied.
+    """
+
+    def __init__(self, base: nn.Module, down: Tensor, up: Tensor, scale: float = 1.0, dropout: float = 0.0) -> None:
+        """down (K, r, in), up (K, out, r); `scale` (alpha / r) is 1 where it is already in `up`."""
+        super().__init__()
+        self.base_layer = base
+        self.lora_down = nn.Parameter(down, requires_grad=False)
+        self.lora_up = nn.Parameter(up, requires_grad=False)
+        self.scale, self.dropout = scale, dropout
+        self.active = slice(None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        down, up = self.lora_down[self.active], self.lora_up[self.active]
+        grouped = x.reshape(down.shape[0], -1, x.shape[-1])
+        if self.dropout and self.training:
+            # one mask for all adapters: each then drops what it would drop if it were trained alone
+            grouped = grouped * F.dropout(torch.ones_like(grouped[0]), self.dropout)
+        update = torch.baddbmm(
+            result.reshape(down.shape[0], -1, result.shape[-1]),
+            grouped @ down.transpose(1, 2), up.transpose(1, 2), alpha=self.scale,
+        )  # fmt: skip
+        return update.view_as(result)
+
+
+class Stack:
+    """Adapters sitting in a model's layers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.layers: dict[str, StackedLora] = {}
+
+    def put(self, name: str, layer: StackedLora) -> None:
+        self.layers[name] = layer
+        self._place(name, layer)
+
+    def activate(self, active: slice) -> None:
+        for layer in self.layers.values():
+            layer.active = active
+
+    def remove(self) -> None:
+        """Leave the base as it was."""
+        for name, layer in self.layers.items():
+            self._place(name, layer.base_layer)
+        self.layers = {}
+
+    def _place(self, name: str, layer: nn.Module) -> None:
+        parent, _, leaf = name.rpartition(".")
+        setattr(self.model.get_submodule(parent) if parent else self.model, leaf, layer)
+
+
+def size(layer: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer; never read off its weight, which ZeRO-3 may hold elsewhere."""
+    return (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+
+
+def linear_layers(trunk: nn.Module, prefix: str) -> dict[str, nn.Module]:
+    return {f"{prefix}.{name}": m for name, m in trunk.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+
+
+def targets(model: nn.Module, wanted: str | Sequence[str], among: Iterable[str] | None = None) -> list[str]:
+    """Names of the layers to adapt: all linear ones of the trunk, or those that `wanted` ends the name of.
+
+    `among`: prefixes (layers of the top) outside of which nothing is adapted.
+    """
+    prefix = model.base_model_prefix
+    names = sorted(linear_layers(getattr(model, prefix), prefix))
+    if wanted != "all-linear":
+        for target in wanted:
+            if not any(name.endswith("." + target) for name in names):
+                known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+                raise UserError(f"pm.lora.target_modules: no linear layer '{target}'. Known: {known}.")
+        names = [name for name in names if any(name.endswith("." + target) for target in wanted)]
+    if among is not None:
+        starts = tuple(part + "." for part in among)
+        names = [name for name in names if name.startswith(starts)]
+    return names
+
+
+def fresh(
+    model: nn.Module, names: Sequence[str], settings: LoraSettings, generators: Sequence[torch.Generator]
+) -> Stack:
+    """K new adapters on the layers `names`, each drawn from its own generator as peft draws it; float32, trainable."""
+    stack = Stack(model)
+    device = next(model.parameters()).device
+    for name in names:
+        base = model.get_submodule(name)
+        inputs, outputs = size(base)
+        bound = 1 / math.sqrt(inputs)  # Kaiming uniform with a = √5
+        down = torch.stack([(torch.rand(settings.r, inputs, generator=g) * 2 - 1) * bound for g in generators])
+        up = torch.zeros(len(generators), outputs, settings.r)
+        layer = StackedLora(base, down.to(device), up.to(device), settings.alpha / settings.r, settings.dropout)
+        for weight in (layer.lora_down, layer.lora_up):
+            weight.requires_grad_(True)
+        stack.put(name, layer)
+    return stack
+
+
+def stack_adapters(model: nn.Module, adapters: Sequence[Mapping[str, Pair]], consume: bool = False) -> Stack:
+    """Put trained adapters into the layers they touch. `adapters[k][layer]` = (down (r, in), scaled up (out, r)).
+
+    Ranks may differ: smaller ones are filled with zeros, which change nothing. `consume` empties the mappings on the
+    way, so that the adapters are never held twice.
+    """
+    stack = Stack(model)
+    like = next(model.parameters())
+    for name in sorted({layer for adapter in adapters for layer in adapter}):
+        base = model.get_submodule(name)
+        inputs, outputs = size(base)
+        rank = max(adapter[name][0].shape[0] for adapter in adapters if name in adapter)
+        down = torch.zeros(len(adapters), rank, inputs, dtype=like.dtype, device=like.device)
+        up = torch.zeros(len(adapters), outputs, rank, dtype=like.dtype, device=like.device)
+        for k, adapter in enumerate(adapters):
+            if name in adapter:
+                part_down, part_up = adapter.pop(name) if consume else adapter[name]
+                down[k, : part_down.shape[0]] = part_down.to(like)
+                up[k, :, : part_up.shape[1]] = part_up.to(like)
+        stack.put(name, StackedLora(base, down, up))
+    return stack

@@ -1,0 +1,83 @@
+"""What is known of a preference model: `pm.json`, which the bank reads, and the numbers in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from morlaif.errors import UserError
+from morlaif.preference import metrics
+from morlaif.preference.pairs import LabelledPairs
+
+MODEL, REPORT = "model", "pm.json"  # inside the artifact of `pm`
+
+
+@dataclass(frozen=True)
+class PMReport:
+    """One preference model."""
+
+    principle: str
+    text: str | None  # the principle in words: question and description
+    kind: str
+    pooling: str
+    max_length: int
+    base: dict[str, Any]  # path, revision, fingerprint of its weights, own: whether it is the run's SFT model
+    adapter: str | None  # hash of the adapter in `model`, without its head: views of one trunk have the same
+    accuracy: dict[str, Any]  # on held-out verdicts: value, low, high (Wilson, 95 %), n
+    length_baseline: dict[str, Any]  # the same for the rule (longer, shorter) that fits the training pairs
+    length_correlation: float | None  # of score and response length
+    brier: float | None
+    ece: float | None
+    train_loss: float | None  # mean over the last tenth of the steps
+    pairs: dict[str, int]  # train, held_out, invalid, ties
+    first_preferred: float | None  # share of the training verdicts without a tie that prefer the first response
+    steps: int
+    together: list[str]  # principles whose verdicts trained the same weights, this one among them
+    question: str | None = None  # kind conditioned: the text that stands behind the dialogue
+    members: list[dict[str, Any]] | None = None  # kind ensemble: folder, adapter, offset, accuracy of each
+    aggregate: dict[str, Any] | None = None  # kind ensemble: rule, penalty
+    trust_remote_code: bool = False
+
+    def save(self, folder: Path) -> None:
+        (folder / REPORT).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_report(name: str, folder: Path) -> PMReport:
+    """Raises `UserError`, naming the principle, where the folder holds no preference model that can be read."""
+    path = folder / REPORT
+    if not path.is_file():
+        raise UserError(f"preference model '{name}': {path} is missing; is this the folder of a finished `pm` unit?")
+    try:
+        return PMReport(**json.loads(path.read_text()))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"preference model '{name}': {path} cannot be read ({error}); train it again") from None
+
+
+def measures(
+    k: int, data: LabelledPairs, learnt: Sequence[int], held: LabelledPairs, scores: np.ndarray | None
+) -> dict[str, Any]:
+    """The part of a report that is counted: of principle `k`, trained on the pairs `learnt` of `data`.
+
+    scores: (N, 2) of all held-out pairs' responses.
+    """
+    learnt = np.asarray(learnt, dtype=int)
+    p = data.probability[:, k].numpy()
+    judged, tested = data.judged(k), held.judged(k)
+    rule = metrics.length_rule(np.subtract(*data.response_lengths[learnt].T), p[learnt])
+    ties = [metrics.tied(value) for value in p[judged]]
+    sided = p[judged][~np.array(ties, dtype=bool)]
+    return {
+        "pairs": {
+            "train": len(learnt),
+            "held_out": len(tested),
+            "invalid": data.invalid[k] + held.invalid[k],
+            "ties": int(sum(ties)),
+        },
+        "first_preferred": float((sided > 0.5).mean()) if len(sided) else None,
+        **metrics.held_out(scores[tested], held.response_lengths[tested], held.probability[tested, k].numpy(), rule),
+    }
