@@ -1,0 +1,116 @@
+"""Scoring 64 dialogues of 128 tokens under twelve principles: stacked adapters against peft's `set_adapter`, in turn.
+
+    python benchmarks/pm_scoring.py            both shapes
+    python benchmarks/pm_scoring.py gpt2 3     one shape, three rounds
+
+The other side is peft as one would write it: twelve adapters on one base, one made active at a time, each scoring all
+rows, with a head per adapter; it gets the better of two batch sizes (all 64 rows, or as many tokens at once as the bank
+takes). `peft mixed batch` gives each row its adapter by name. Both sides end in the same scores, which is checked.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from pm_common import SHAPES, interleaved, random_adapter, ratio, save_base
+
+from morlaif.models.load import load_tokenizer
+from morlaif.preference.adapters import Adapter
+from morlaif.preference.model import Batch, load_classifier
+from morlaif.preference.scorers import AdapterScorer
+from morlaif.preference.scoring import BUCKET_TOKENS
+from morlaif.preference.split import layer_list, top_layers
+
+PRINCIPLES, ROWS, TOKENS, RANK = 12, 64, 128, 8
+
+
+def main(shapes: list[str], repeats: int) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {repeats} rounds")
+    for shape in shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            save_base(shape, Path(folder))
+            compare(shape, Path(folder), device, repeats)
+
+
+@torch.no_grad()
+def compare(shape: str, base: Path, device: torch.device, repeats: int) -> None:
+    tokenizer = load_tokenizer(base)
+    load = lambda: load_classifier(base, tokenizer, device=device)  # noqa: E731
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 250, (ROWS, TOKENS), generator=generator).to(device)
+    full = torch.full((ROWS,), TOKENS, device=device)
+    batch = Batch(ids, torch.full_like(full, TOKENS // 2), full)
+    tokens = BUCKET_TOKENS[device.type]
+
+    model = load()
+    names = [str(k) for k in range(PRINCIPLES)]
+    adapters = [random_adapter(model, RANK, k) for k in range(PRINCIPLES)]
+    pattern, layers = layer_list(model)
+    top = [f"{pattern}.{i}" for i in top_layers(model, 0.25)]
+    upper = [random_adapter(model, RANK, k, top) for k in range(PRINCIPLES)]
+    one = [Adapter(dict(adapters[0].layers), adapter.head) for adapter in adapters]
+    switched = with_peft(load(), adapters)
+    scorers = {
+        kind: AdapterScorer(names, load(), [Adapter(dict(a.layers), a.head) for a in given], "last", tokens)
+        for kind, given in (("lora", adapters), ("trunk", upper), ("heads", one))
+    }
+
+    def bank(kind: str) -> torch.Tensor:
+        return in_parts(scorers[kind].score, batch, max(1, tokens // TOKENS))
+
+    def switching(rows: int) -> torch.Tensor:
+        columns = []
+        for name in names:
+            switched.set_adapter(name)
+            columns.append(in_parts(lambda part: switched(input_ids=part.ids).logits, batch, rows))
+        return torch.cat(columns, dim=1)
+
+    want = switching(ROWS)
+    torch.testing.assert_close(bank("lora"), want, atol=1e-4, rtol=1e-4)
+    seconds = interleaved(
+        {
+            "switching, all rows": lambda: switching(ROWS),
+            "switching, parts": lambda: switching(max(1, tokens // TOKENS)),
+            **{kind: lambda kind=kind: bank(kind) for kind in scorers},
+        },
+        repeats,
+    )
+    slow = min(("switching, all rows", "switching, parts"), key=lambda side: statistics.median(seconds[side]))
+    print(f"\n{shape}: {len(layers)} layers, the trunk's top {len(top)}; against {slow}")
+    for side, values in seconds.items():
+        print(f"  {side:<22} {statistics.median(values) * 1e3:9.1f} ms   {ratio(seconds, slow, side):6.2f} x")
+
+
+def with_peft(model: torch.nn.Module, adapters: list[Adapter]) -> PeftModel:
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=RANK, lora_alpha=RANK, lora_dropout=0.0, modules_to_save=["score"],
+        target_modules=sorted({name.rpartition(".")[2] for name in adapters[0].layers}),
+        fan_in_fan_out=model.config.model_type == "gpt2",
+    )  # fmt: skip
+    made = get_peft_model(model, config, adapter_name="0")
+    for k in range(1, len(adapters)):
+        made.add_adapter(str(k), config)
+    for k, adapter in enumerate(adapters):
+        for name, (down, up) in adapter.layers.items():
+            layer = model.get_submodule(name)
+            layer.lora_A[str(k)].weight.copy_(down)
+            layer.lora_B[str(k)].weight.copy_(up)
+        model.score.modules_to_save[str(k)].weight.copy_(adapter.head)
+    return made.eval()
+
+
+def in_parts(score, batch: Batch, rows: int) -> torch.Tensor:
+    parts = range(0, len(batch.ids), rows)
+    return torch.cat([score(Batch(*(field[i : i + rows] for field in batch))) for i in parts])
+
+
+if __name__ == "__main__":
+    chosen = [argument for argument in sys.argv[1:] if argument in SHAPES]
+    rounds = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
+    main(chosen or list(SHAPES), rounds[0] if rounds else 5)
