@@ -21,9 +21,9 @@ from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import Settings
 from morlaif.tracking_settings import TrackingSettings
 
-STAGES = ("data", "sft", "respond", "feedback", "pm", "weigh", "ppo", "evaluate", "report")
+STAGES = ("data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report")
 
-Stage = Literal["data", "sft", "respond", "feedback", "pm", "weigh", "ppo", "evaluate", "report"]
+Stage = Literal["data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report"]
 Arm = Literal["multi", "single"]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 

@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from morlaif.launch.devices import slot_environment
 from morlaif.launch.launcher import on_ranks
 from morlaif.launch.settings import HardwareSettings
-from morlaif.pipeline.execute import execute_and_tell
+from morlaif.pipeline.execute import execute_and_tell, execute_together_and_tell
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Unit
 
@@ -28,7 +28,7 @@ Emit = Callable[[dict[str, Any]], None]
 class Backend(Protocol):
     def can_start(self, unit: Unit) -> bool: ...
 
-    def start(self, unit: Unit) -> None: ...
+    def start(self, units: Sequence[Unit]) -> None: ...  # one, or some that are built together
 
     def wait(self) -> None: ...  # until something happened; events go to `emit`
 
@@ -44,8 +44,11 @@ class InProcess:
     def can_start(self, unit: Unit) -> bool:
         return True
 
-    def start(self, unit: Unit) -> None:
-        execute_and_tell(unit, self.store, self.hardware, self.emit)
+    def start(self, units: Sequence[Unit]) -> None:
+        if len(units) == 1:
+            execute_and_tell(units[0], self.store, self.hardware, self.emit)
+        else:
+            execute_together_and_tell(units, self.store, self.hardware, self.emit)
 
     def wait(self) -> None: ...
 
@@ -69,26 +72,27 @@ class Workers:
             return False
         return len(self.workers) < self.hardware.workers or any(worker.unit is None for worker in self.workers)
 
-    def start(self, unit: Unit) -> None:
+    def start(self, units: Sequence[Unit]) -> None:
         worker = next((worker for worker in self.workers if worker.unit is None), None)
         if worker is None:
             slot = min(set(range(len(self.workers) + 1)) - {worker.slot for worker in self.workers})
             own = slot_environment(self.hardware, slot)
             worker = _Worker(self.command, slot, own, self.logs / f"worker-{slot}.log", self.events)
             self.workers.append(worker)
-        worker.start(unit)
+        worker.start(units)
 
     def wait(self) -> None:
         worker, line = self.events.get()
-        unit = worker.unit
         if not line:  # its output ended: the process is gone
             self.workers.remove(worker)
-            if unit is not None:
-                self.emit({"kind": "failed", "unit": unit.name, **worker.epitaph()})
+            epitaph = worker.epitaph()
+            for name in worker.left:
+                self.emit({"kind": "failed", "unit": name, **epitaph})
             return
         event = json.loads(line)
         if event["kind"] in ("done", "failed"):
-            worker.unit = None
+            worker.left.remove(event["unit"])
+            worker.unit = worker.unit if worker.left else None
         self.emit(event)
 
     def close(self) -> None:
@@ -102,7 +106,8 @@ class _Worker:
         self, command: list[str], slot: int, environment: dict[str, str], log: Path,
         events: queue.SimpleQueue[tuple[_Worker, str]],
     ):  # fmt: skip
-        self.unit: Unit | None = None
+        self.unit: Unit | None = None  # at work, the first of those that are built together
+        self.left: list[str] = []  # units that have not ended
         self.slot, self.log = slot, log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as errors:
@@ -118,11 +123,11 @@ class _Worker:
             events.put((self, line))
         events.put((self, ""))
 
-    def start(self, unit: Unit) -> None:
+    def start(self, units: Sequence[Unit]) -> None:
         assert self.process.stdin is not None
-        self.unit = unit
+        self.unit, self.left = units[0], [unit.name for unit in units]
         with contextlib.suppress(BrokenPipeError):  # its end is on its way through `events`
-            self.process.stdin.write(unit.name + "\n")
+            self.process.stdin.write(" ".join(self.left) + "\n")
             self.process.stdin.flush()
 
     def epitaph(self) -> dict[str, Any]:

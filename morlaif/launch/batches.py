@@ -9,11 +9,11 @@ from morlaif.pipeline.unit import Plan, Unit
 
 def unit_cut(unit: Unit, ranks: int) -> Cut:
     """The cut that the settings of `unit` mean over `ranks`; a stage that does not learn has a batch of one."""
-    settings = unit.reads.get(unit.stage)
+    settings = unit.reads.get("pm" if unit.stage == "backbone" else unit.stage)
     match unit.stage:
         case "sft" if settings.method != "none":
             return cut(settings.batch_size, settings.micro_batch_size, ranks, key="sft")
-        case "pm":
+        case "pm" | "backbone" if settings.kind != "pretrained":
             return cut(settings.batch_size, settings.micro_batch_size, ranks, key="pm")
         case "ppo":
             return Cut(settings.micro_batch_size, 1)  # the loop cuts its minibatches by length and steps by itself

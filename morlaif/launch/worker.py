@@ -1,4 +1,5 @@
-"""A worker process: builds the units whose names come in on standard input, one a line; events go out as JSON lines.
+"""A worker process: builds the units whose names come in on standard input, one a line (or, on one line, several to
+build together); events go out as JSON lines.
 
     python -m morlaif.launch.worker <config.json> <log folder>
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from morlaif.config import Config
 from morlaif.launch.launcher import build_on_ranks, on_ranks
 from morlaif.launch.processes import die_with_parent, log_name, redirect_output, take_events
-from morlaif.pipeline.execute import build_here, execute_and_tell
+from morlaif.pipeline.execute import build_here, execute_and_tell, execute_together_and_tell
 from morlaif.pipeline.plan import plan
 from morlaif.pipeline.store import Store
 
@@ -28,21 +29,25 @@ def main(config_file: str, logs: str) -> None:
     # The terminal's Ctrl-C is the parent's to handle: it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     emit = take_events()
-    names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    names: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     threading.Thread(target=_read_names, args=(names,), daemon=True).start()
     config = Config.model_validate_json(Path(config_file).read_text())
     units = plan(config).by_name
     store = Store(config.paths.store)
     ranked = partial(build_on_ranks, run=Path(config_file).parent)
-    while (name := names.get()) is not None:
-        redirect_output(Path(logs) / f"{log_name(name)}.log")
-        build = ranked if on_ranks(units[name], config.hardware) else build_here
-        execute_and_tell(units[name], store, config.hardware, emit, build)
+    while True:
+        wanted = [units[name] for name in names.get()]
+        redirect_output(Path(logs) / f"{log_name(wanted[0].name)}.log")
+        if len(wanted) > 1:
+            execute_together_and_tell(wanted, store, config.hardware, emit)
+            continue
+        build = ranked if on_ranks(wanted[0], config.hardware) else build_here
+        execute_and_tell(wanted[0], store, config.hardware, emit, build)
 
 
-def _read_names(names: queue.SimpleQueue[str | None]) -> None:
+def _read_names(names: queue.SimpleQueue[list[str]]) -> None:
     for line in sys.stdin:
-        names.put(line.strip())
+        names.put(line.split())
     os._exit(0)  # the parent closed the pipe or died: whatever is half-built is thrown away by the next build
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.launch.backends import Backend, InProcess, Workers
+from morlaif.launch.launcher import on_ranks
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.execute import read_metrics
@@ -21,6 +22,7 @@ class Dispatcher:
         self, plan: Plan, store: Store, hardware: HardwareSettings, run: Run, tracker: Tracker, display: Display
     ):
         self.plan, self.store, self.run, self.tracker, self.display = plan, store, run, tracker, display
+        self.hardware = hardware
         self.waiting = {unit.name: unit for unit in plan.units}
         self.started: dict[str, float] = {}  # units at work: when they began
         self.there: set[str] = set()
@@ -52,11 +54,35 @@ class Dispatcher:
             if self.store.has(unit):
                 del self.waiting[unit.name]
                 self._finish(unit, "cached")
-            elif self.backend.can_start(unit):
-                del self.waiting[unit.name]
-                self.started[unit.name] = time.monotonic()
-                self.display.begin(unit)
-                self.backend.start(unit)
+        for units in self._batches():
+            if self.backend.can_start(units[0]):
+                for unit in units:
+                    del self.waiting[unit.name]
+                    self.started[unit.name] = time.monotonic()
+                    self.display.begin(unit)
+                self.backend.start(units)
+
+    def _batches(self) -> list[list[Unit]]:
+        """Ready units, those that may be built together in as many parts as there are workers.
+
+        Such units wait for one another, except for those that will never be ready, since something they need failed.
+        """
+        batches: dict[str, list[Unit]] = {}
+        ready = self._ready()
+        for unit in ready:
+            apart = unit.together is None or on_ranks(unit, self.hardware)
+            batches.setdefault(unit.name if apart else unit.together, []).append(unit)
+        names = {unit.name for unit in ready}
+        held = {u.together for u in self.waiting.values() if u.name not in names and not self._doomed(u)}
+        parts = []
+        for key, units in batches.items():
+            if key not in held:
+                count = min(len(units), self.hardware.workers)
+                parts += [units[part::count] for part in range(count)]
+        return parts
+
+    def _doomed(self, unit: Unit) -> bool:
+        return unit.name in self.failed or any(self._doomed(need) for need in unit.needs)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         unit = self.plan.by_name[event["unit"]]

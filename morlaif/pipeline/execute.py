@@ -1,4 +1,4 @@
-"""Build one unit in this process."""
+"""Build one unit, or several of one stage in one go, in this process."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import importlib
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from morlaif.errors import ProcessFailed, UserError, describe
 from morlaif.launch.settings import HardwareSettings
-from morlaif.pipeline.store import State, Store
+from morlaif.pipeline.store import Places, State, Store
 from morlaif.pipeline.unit import Unit
 from morlaif.stages.job import Job
 
@@ -38,19 +40,26 @@ def execute(
     """Have `unit` in the store, made by `build`. Its needs must be there. Raises whatever `build` raises."""
 
     def make(out: Path, keep: Path) -> dict[str, Any]:
-        with (keep / METRICS).open("a") as rows:  # in `keep`: a resumed unit goes on where its checkpoint stands
-
-            def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
-                if metrics:
-                    rows.write(json.dumps({"step": step, "metrics": metrics}) + "\n")
-                    rows.flush()
-                on_progress(step, total, metrics)
-
+        with _recorded(keep, on_progress) as progress:
             summary = build(unit, make_job(unit, store, hardware, out, keep, progress)) or {}
         write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))
         return summary
 
     return store.build(unit, make, on_wait)
+
+
+@contextmanager
+def _recorded(keep: Path, on_progress: OnProgress) -> Iterator[OnProgress]:
+    """`on_progress` that also writes down metrics, in `keep`: a resumed unit goes on where its checkpoint stands."""
+    with (keep / METRICS).open("a") as rows:
+
+        def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
+            if metrics:
+                rows.write(json.dumps({"step": step, "metrics": metrics}) + "\n")
+                rows.flush()
+            on_progress(step, total, metrics)
+
+        yield progress
 
 
 def make_job(
@@ -75,7 +84,7 @@ def execute_and_tell(
     def tell(kind: str, **payload: Any) -> None:
         emit({"kind": kind, "unit": unit.name, **payload})
 
-    try:
+    with _failures(tell):
         state = execute(
             unit, store, hardware,
             on_progress=lambda step, total, metrics: tell("progress", step=step, total=total, metrics=metrics),
@@ -83,6 +92,53 @@ def execute_and_tell(
             build=build,
         )  # fmt: skip
         tell("done", state=state)
+
+
+def execute_together_and_tell(
+    units: Sequence[Unit], store: Store, hardware: HardwareSettings, emit: Callable[[dict[str, Any]], None]
+) -> None:
+    """Have `units` of one stage in the store, those that are missing built in one call of its `build_together`."""
+
+    def tell(unit: Unit, kind: str, **payload: Any) -> None:
+        emit({"kind": kind, "unit": unit.name, **payload})
+
+    def report(unit: Unit, step: int, total: int | None, metrics: dict[str, float]) -> None:
+        tell(unit, "progress", step=step, total=total, metrics=metrics)
+
+    def make(missing: Sequence[Unit], places: Places) -> Mapping[str, dict[str, Any] | Exception]:
+        _prepare(hardware)
+        stage = importlib.import_module(f"morlaif.stages.{missing[0].stage}")
+        with ExitStack() as files:
+            jobs = []
+            for unit in missing:
+                progress = files.enter_context(_recorded(places[unit.name][1], partial(report, unit)))
+                jobs.append(make_job(unit, store, hardware, *places[unit.name], progress))
+            made = stage.build_together(jobs)
+        for unit in missing:
+            out, keep = places[unit.name]
+            write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))
+        return made
+
+    def fail(kind: str, **payload: Any) -> None:
+        for unit in units:
+            tell(unit, kind, **payload)
+
+    with _failures(fail):
+        ends = store.build_together(units, make, lambda unit: tell(unit, "waiting"))
+        for unit in units:
+            end = ends[unit.name]
+            if isinstance(end, Exception):
+                with _failures(partial(tell, unit)):
+                    raise end
+            else:
+                tell(unit, "done", state=end)
+
+
+@contextmanager
+def _failures(tell: Callable[..., None]) -> Iterator[None]:
+    """An error inside is told of as an event."""
+    try:
+        yield
     except UserError as error:
         tell("failed", error=str(error), user_error=True, traceback="")
     except Exception as error:

@@ -2,19 +2,24 @@
 
     data ─▶ sft ─▶ respond ─▶ feedback/<p> ─▶ pm/<p> ─▶ weigh/<arm> ─▶ ppo/<arm> ─▶ evaluate ─▶ report
 
+Preference models that share one trained network (`pm.kind` heads, conditioned) have a unit `backbone/<arm>` before
+theirs, which learns from all their verdicts: a principle more or less makes it another network.
+
 A unit reads only what is given to it here, so its digest covers all that can change it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from morlaif.config import STAGES, Config
 from morlaif.data.load import input_files
 from morlaif.errors import UserError, suggest
-from morlaif.feedback.settings import Criterion, HumanSettings, Principle, PrinciplesSettings, shared_reads
+from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
 from morlaif.feedback.settings import input_files as feedback_files
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.preference.settings import SHARED, PMSettings, PretrainedPM, file_marks
 from morlaif.reward.settings import JudgeReward, Layout, PMReward, check, layout, of_baseline
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
@@ -25,7 +30,8 @@ VERSIONS = {
     "sft": 2,
     "respond": 1,
     "feedback": 1,
-    "pm": 1,
+    "backbone": 1,
+    "pm": 2,
     "weigh": 2,
     "ppo": 3,
     "evaluate": 1,
@@ -55,30 +61,50 @@ def plan(config: Config) -> Plan:
     sampled = config.respond.source == "sample"
     respond = unit("respond", {"respond": config.respond}, [data, sft] if sampled else [data])
 
-    def preference_model(name: str, labels: dict, split: str = "train") -> tuple[Unit, Unit]:
-        files = tuple(feedback_files(labels["feedback"]))
-        feedback = unit("feedback", labels, [respond], f"feedback/{name}", files=files)
-        base = [sft] if config.pm.base is None else []
-        return feedback, unit("pm", {"pm": config.pm, "split": split}, [respond, *base, feedback], f"pm/{name}")
+    def preference_models(arm: str, labels: dict[str, dict], split: str = "train") -> list[tuple[Unit, Unit]]:
+        """Feedback and preference model for each of `labels`."""
+        pm = config.pm
+        base = [sft] if getattr(pm, "base", "") is None else []
+        judged = {
+            name: unit("feedback", reads, [respond], f"feedback/{name}", files=tuple(feedback_files(reads["feedback"])))
+            for name, reads in labels.items()
+        }
+        reads = {"pm": pm, "split": split}
+        shared = []
+        if pm.kind in SHARED and labels:
+            texts = {"principles": {name: own.get("principle") for name, own in labels.items()}}
+            needs = [respond, *base, *judged.values()]
+            shared = [unit("backbone", {**reads, **texts}, needs, f"backbone/{arm}", paired=True)]
+        joint = f"pm/{split}" if getattr(pm, "joint", False) else None
+        return [
+            (
+                feedback,
+                unit(
+                    "pm", {**reads, "principle": labels[name].get("principle"), **_weights_of(pm, name)},
+                    [respond, *base, feedback, *shared], f"pm/{name}", paired=True, together=joint,
+                ),
+            )
+            for name, feedback in judged.items()
+        ]  # fmt: skip
 
     modelled = tuple(principle for principle in principles if principle.name in rewards["multi"].models)
 
-    def principle_model(principle: Principle) -> tuple[Unit, Unit]:
-        together = shared_reads(config.feedback, modelled)
-        return preference_model(principle.name, {"feedback": config.feedback, "principle": principle, **together})
+    def principle_models() -> list[tuple[Unit, Unit]]:
+        shared = {"feedback": config.feedback, **shared_reads(config.feedback, modelled)}
+        return preference_models("multi", {p.name: {**shared, "principle": p} for p in modelled})
 
-    def baseline_model() -> tuple[Unit, Unit]:
+    def baseline_model() -> list[tuple[Unit, Unit]]:
         constitution = {
             "constitution": config.principles.constitution,
             "verdicts_per_pair": config.principles.verdicts_per_pair,
         }
-        return preference_model(SINGLE, {"feedback": config.feedback, **constitution})
+        return preference_models(SINGLE, {SINGLE: {"feedback": config.feedback, **constitution}})
 
     labelled: dict[str, list[tuple[Unit, Unit]]] = {}
     if "multi" in config.arms:
-        labelled["multi"] = [principle_model(principle) for principle in modelled]
+        labelled["multi"] = principle_models()
     if "single" in config.arms:
-        labelled["single"] = [baseline_model()] if rewards["single"].models else []
+        labelled["single"] = baseline_model() if rewards["single"].models else []
 
     weighed: dict[str, Unit] = {}
     aligned: dict[str, Unit] = {}
@@ -91,9 +117,9 @@ def plan(config: Config) -> Plan:
         ppo = {"ppo": config.ppo, "scalarizer": LINEAR if arm == SINGLE else config.scalarizer, **scored}
         aligned[arm] = unit("ppo", ppo, [data, sft, weighed[arm], *models], f"ppo/{arm}", paired=True)
 
-    gold: tuple[Unit, ...] = ()
+    gold: Sequence[Unit] = ()
     if config.eval.judge.source == "pm":
-        gold = preference_model(GOLD, {"feedback": HumanSettings(source="human")}, split="eval")
+        ((*gold,),) = preference_models(GOLD, {GOLD: {"feedback": HumanSettings(source="human")}}, split="eval")
     chain = [pair for arm in config.arms for pair in labelled[arm]]
     unit(
         "evaluate",
@@ -109,6 +135,20 @@ def plan(config: Config) -> Plan:
     unit("report", {"config": shown}, [*units])
     units.sort(key=lambda unit: STAGES.index(unit.stage))  # each still stands after its needs
     return Plan(tuple(units)).restricted_to(config.stages)
+
+
+def _weights_of(pm: PMSettings, name: str) -> dict[str, Any]:
+    """What tells the weights of a reward model that exists already from others that may come to lie in their place.
+
+    Raises:
+        UserError: no reward model is named for this principle.
+    """
+    if not isinstance(pm, PretrainedPM):
+        return {}
+    if name not in pm.paths:
+        only = " or leave the baseline out: arms=[multi]" if name == SINGLE else ""
+        raise UserError(f"pm.paths: no reward model for '{name}'; give pm.paths.{name}=<folder or hub id>{only}")
+    return {"weights": file_marks(pm.paths[name])}
 
 
 def _rewards(config: Config) -> dict[str, Layout]:

@@ -14,7 +14,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from morlaif.pipeline.unit import Unit
 MANIFEST = "manifest.json"
 State = Literal["built", "cached"]
 Make = Callable[[Path, Path], dict[str, Any]]  # (out, keep) -> headline numbers
+Places = Mapping[str, tuple[Path, Path]]  # unit name -> (out, keep)
+MakeTogether = Callable[[Sequence[Unit], Places], Mapping[str, dict[str, Any] | Exception]]
 
 
 class Store:
@@ -50,29 +53,65 @@ class Store:
         """Have `unit` built: by `make`, unless it is there or another process builds it meanwhile."""
         if self.has(unit):
             return "cached"
-        final = self.folder(unit)
-        work = final.with_name("." + unit.digest)
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"paths.store={self.root}: cannot write there ({error.strerror})") from error
-        with self._lock(work.with_name(work.name + ".lock"), on_wait):
+        with self._lock(unit, on_wait):
             if self.has(unit):
                 return "cached"
-            out, keep = work / "out", work / "keep"
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir(parents=True)
-            keep.mkdir(exist_ok=True)
+            out, keep = self._begin(unit)
             started = time.monotonic()
             summary = make(out, keep)
-            self._write_manifest(unit, out, summary, time.monotonic() - started)
-            out.rename(final)
-            shutil.rmtree(work)
+            self._finish(unit, out, summary, time.monotonic() - started)
         return "built"
 
-    @staticmethod
-    def _lock(path: Path, on_wait: Callable[[], None]) -> AcquireReturnProxy:
-        lock = FileLock(path)
+    def build_together(
+        self, units: Sequence[Unit], make: MakeTogether, on_wait: Callable[[Unit], None] = lambda unit: None
+    ) -> dict[str, State | Exception]:
+        """Have `units` built in one go, each into its own folder; what became of each, by name.
+
+        Those that are there already are left out. The locks are taken in one order for all processes, so that none
+        waits for another that waits for it.
+        """
+        ends: dict[str, State | Exception] = {}
+        with ExitStack() as locks:
+            for unit in sorted(units, key=lambda unit: unit.digest):
+                locks.enter_context(self._lock(unit, lambda unit=unit: on_wait(unit)))
+            missing = [unit for unit in units if not self.has(unit)]
+            places = {unit.name: self._begin(unit) for unit in missing}
+            started = time.monotonic()
+            made = make(missing, places) if missing else {}
+            share = (time.monotonic() - started) / max(1, len(missing))
+            for unit in missing:
+                summary = made[unit.name]
+                if isinstance(summary, Exception):
+                    ends[unit.name] = summary
+                else:
+                    self._finish(unit, places[unit.name][0], summary, share)
+                    ends[unit.name] = "built"
+        return {unit.name: ends.get(unit.name, "cached") for unit in units}
+
+    def _work(self, unit: Unit) -> Path:
+        return self.folder(unit).with_name("." + unit.digest)
+
+    def _begin(self, unit: Unit) -> tuple[Path, Path]:
+        """An empty folder to write into, and the one whose checkpoints stay."""
+        work = self._work(unit)
+        out, keep = work / "out", work / "keep"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        keep.mkdir(exist_ok=True)
+        return out, keep
+
+    def _finish(self, unit: Unit, out: Path, summary: dict[str, Any], seconds: float) -> None:
+        self._write_manifest(unit, out, summary, seconds)
+        out.rename(self.folder(unit))
+        shutil.rmtree(self._work(unit))
+
+    def _lock(self, unit: Unit, on_wait: Callable[[], None]) -> AcquireReturnProxy:
+        work = self._work(unit)
+        try:
+            work.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"paths.store={self.root}: cannot write there ({error.strerror})") from error
+        lock = FileLock(work.with_name(work.name + ".lock"))
         try:
             return lock.acquire(timeout=0)
         except Timeout:

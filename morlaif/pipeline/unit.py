@@ -25,6 +25,7 @@ class Unit:
     reads: Mapping[str, Any]  # the settings it reads
     needs: tuple[Unit, ...] = ()
     files: tuple[Path, ...] = ()  # input files: their content counts, not where they lie
+    together: str | None = None  # units of one key may be built in one go (`build_together` of their stage)
     paired: bool = False  # units of this stage share their random numbers, so that arms differ in treatment alone
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from morlaif.data.records import Pair
+from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
 from morlaif.preference.metrics import TIE
-from morlaif.preference.model import Dialogue, tokenize
+from morlaif.preference.model import Dialogue
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from morlaif.feedback.records import Verdict
 
 COVERED = 0.5  # of the pairs: above it, a principle's batches are made of all pairs, those without a verdict masked
@@ -54,12 +52,11 @@ class LabelledPairs:
 
 
 def label_pairs(
-    tokenizer: PreTrainedTokenizerBase,
+    encode: Callable[[Sequence[Message], str], Dialogue],
     pairs: Sequence[Pair],
     verdicts: Mapping[str, Sequence[Verdict]],
-    max_length: int,
 ) -> LabelledPairs:
-    """Join by pair id, never by position, and tokenize each pair once, as the bank does when it scores.
+    """Join by pair id, never by position, and `encode` each response once, as the bank does when it scores.
 
     A pair without a verdict was not judged and has no label; a verdict without its pair is an error.
     """
@@ -74,8 +71,8 @@ def label_pairs(
             if verdict.valid:
                 probability[place[verdict.pair_id], k] = verdict.p_first
     return LabelledPairs(
-        [tokenize(tokenizer, pair.messages, pair.first, max_length) for pair in pairs],
-        [tokenize(tokenizer, pair.messages, pair.second, max_length) for pair in pairs],
+        [encode(pair.messages, pair.first) for pair in pairs],
+        [encode(pair.messages, pair.second) for pair in pairs],
         probability,
         [sum(not verdict.valid for verdict in given) for given in verdicts.values()],
         [pair.prompt_id for pair in pairs],

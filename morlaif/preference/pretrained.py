@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif.data.chat import HH_TEMPLATE, dialogue_ids, keep_end, prepare_tokenizer
-from morlaif.data.records import Message
+from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
-from morlaif.preference.model import fingerprint, quiet
+from morlaif.preference.card import write_pretrained_card
+from morlaif.preference.model import Dialogue, fingerprint, quiet
+from morlaif.preference.pairs import label_pairs
+from morlaif.preference.report import MODEL, PMReport, measures
+from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
+from morlaif.preference.settings import PretrainedPM
+
+if TYPE_CHECKING:
+    from morlaif.feedback.records import Verdict
 
 
 class Text(NamedTuple):
@@ -53,9 +61,8 @@ class PretrainedModel:
         device: torch.device | str = "cpu",
         trust_remote_code: bool = False,
     ) -> PretrainedModel:
-        local = path.startswith((".", "/", "~")) or path.count("/") > 1
-        where = str(Path(path).expanduser()) if local else path
-        if local and not (Path(where) / "config.json").is_file():
+        where = str(Path(path).expanduser()) if _is_local(path) else path
+        if _is_local(path) and not (Path(where) / "config.json").is_file():
             raise UserError(f"pm.paths.{name}: '{path}' is no folder with a config.json")
         try:
             with quiet(), torch.random.fork_rng(devices=[]):
@@ -104,6 +111,10 @@ class PretrainedModel:
         made = own(prompt, response, truncation="only_first", max_length=self.max_length)
         return Text(made["input_ids"], made.get("token_type_ids"))
 
+    def answer(self, messages: Sequence[Message], response: str) -> Dialogue:
+        """The response alone, in this model's tokens: to know its length."""
+        return Dialogue(self.tokenizer(response, add_special_tokens=False)["input_ids"], 0)
+
     @torch.no_grad()
     def score(self, rows: Sequence[Text]) -> Tensor:
         """(B,) float32."""
@@ -132,6 +143,51 @@ class PretrainedModel:
         return next(i for i in (own, *range(vocabulary)) if i is not None and i < vocabulary and i not in ends)
 
 
+def _is_local(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).is_dir()
+
+
 def _plain(messages: Sequence[Message]) -> str:
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
     return "\n\n".join(f"{names.get(turn['role'], turn['role'])}: {turn['content']}" for turn in messages)
+
+
+def measure_pretrained(
+    principle: str,
+    settings: PretrainedPM,
+    pairs: Sequence[Pair],
+    held_pairs: Sequence[Pair],
+    verdicts: Sequence[Verdict],
+    held_verdicts: Sequence[Verdict],
+    out: Path,
+    *,
+    text: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PMReport:
+    """Test a reward model on the verdicts of a principle, and leave `pm.json` and a card; no weights are copied."""
+    path, revision = settings.paths[principle], settings.revisions.get(principle)
+    model = PretrainedModel.load(
+        principle, path, revision, settings.max_length,
+        dtype=dtype, device=device, trust_remote_code=settings.trust_remote_code,
+    )  # fmt: skip
+    data = label_pairs(model.answer, pairs, {principle: verdicts})
+    held = label_pairs(model.answer, held_pairs, {principle: held_verdicts})
+    scores = torch.zeros(2 * len(held_pairs))
+    rows = [model.encode(p.messages, p.first) for p in held_pairs]
+    rows += [model.encode(p.messages, p.second) for p in held_pairs]
+    for bucket in length_buckets([len(row.ids) for row in rows], BUCKET_TOKENS.get(model.model.device.type, 65536)):
+        scores[bucket] = model.score([rows[i] for i in bucket]).cpu()
+    report = PMReport(
+        principle=principle, text=text, kind=settings.kind, pooling="own", max_length=model.max_length,
+        base={
+            "path": str(Path(path).expanduser().resolve()) if _is_local(path) else path,
+            "revision": revision, "own": False, "fingerprint": model.fingerprint,
+        },
+        adapter=None, train_loss=None, steps=0, together=[principle], trust_remote_code=settings.trust_remote_code,
+        **measures(0, data, data.judged(0), held, scores.view(2, -1).T.double().numpy()),
+    )  # fmt: skip
+    report.save(out)
+    (out / MODEL).mkdir()
+    write_pretrained_card(out / MODEL / "README.md", report)
+    return report

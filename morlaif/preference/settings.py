@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -133,6 +135,20 @@ class PretrainedPM(Settings):
     revisions: dict[str, str]  # of hub ids, where not the main branch
     max_length: Annotated[int, Field(ge=8)]
     trust_remote_code: bool
+
+
+def file_marks(path: str) -> list[list[Any]]:
+    """Name, size and hash of the first megabyte of each file of weights in a folder; of a hub id, nothing.
+
+    Cheap enough to be read at each start, and other weights in the same place are seen.
+    """
+    folder = Path(path).expanduser()
+    names = sorted(file for pattern in ("*.safetensors", "config.json") for file in folder.glob(pattern))
+    marks: list[list[Any]] = []
+    for file in names:
+        with file.open("rb") as stream:
+            marks.append([file.name, file.stat().st_size, hashlib.sha256(stream.read(1 << 20)).hexdigest()[:16]])
+    return marks
 
 
 SHARED = ("heads", "conditioned")  # kinds whose one network is trained on all principles' verdicts together

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter, wri
 from morlaif.preference.card import write_card
 from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
 from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts
-from morlaif.preference.model import fingerprint, load_classifier, quiet
+from morlaif.preference.model import fingerprint, load_classifier, quiet, tokenize
 from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, without_ties
 from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, measures
@@ -132,7 +133,8 @@ class _Training:
         self.ends: dict[str, PMReport | UserError] = {}
 
     def _label(self, pairs: Sequence[Pair], verdicts: Mapping[str, Sequence[Verdict]]) -> LabelledPairs:
-        return label_pairs(self.tokenizer, pairs, verdicts, self.settings.max_length)
+        encode = partial(tokenize, self.tokenizer, max_length=self.settings.max_length)
+        return label_pairs(encode, pairs, verdicts)
 
     def run(self) -> dict[str, PMReport | UserError]:
         taught = [k for k in range(len(self.tasks)) if self._has_data(k)]

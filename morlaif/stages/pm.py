@@ -1,40 +1,116 @@
-"""Stage `pm`: one preference model, trained on the verdicts of one principle."""
+"""Stage `pm`: one preference model, trained on the verdicts of one principle, or several of them in one pass.
+
+Kinds whose network is shared are trained by stage `backbone`; here each principle gets its own view of it.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Sequence
 from typing import Any
 
-from morlaif.data.records import load_pairs
-from morlaif.feedback.records import load_verdicts
+from morlaif.data.records import Pair, load_pairs
+from morlaif.errors import UserError
+from morlaif.feedback.records import Verdict, load_verdicts
 from morlaif.models.load import resolve_model
-from morlaif.preference.settings import TrainedPM
-from morlaif.preference.train import train_pm
+from morlaif.preference.pretrained import measure_pretrained
+from morlaif.preference.report import PMReport, read_report
+from morlaif.preference.settings import SHARED, PretrainedPM, TrainedPM
+from morlaif.preference.train import Corpus, Task, train_pms
 from morlaif.stages.job import Job
 
 OTHER = {"train": "eval", "eval": "train"}
+VIEWS = "views"  # inside the artifact of `backbone`: a folder for each principle
 
 
 def build(job: Job) -> dict[str, Any]:
+    result = build_together([job])[job.name]
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def build_together(jobs: Sequence[Job]) -> dict[str, dict[str, Any] | Exception]:
+    """Jobs that differ in their principle alone: the headline numbers of each, or why it could not be trained."""
+    settings = jobs[0].config["pm"]
+    if isinstance(settings, PretrainedPM):
+        return {job.name: headline(_measure(job)) for job in jobs}
+    if settings.kind in SHARED:
+        return {job.name: headline(_view(job)) for job in jobs}
+    by_name = {_principle(job): job for job in jobs}
+    tasks = [task(job, name, job.config.get("principle"), job.out) for name, job in by_name.items()]
+    ends = train_pms(
+        tasks, corpus(jobs[0]), settings, seed=jobs[0].seed,
+        on_step=lambda step, steps, losses: [
+            by_name[name].progress(step, steps, loss=loss) for name, loss in losses.items()
+        ],
+    )  # fmt: skip
+    return {by_name[name].name: headline(end) for name, end in ends.items()}
+
+
+def corpus(job: Job) -> Corpus:
+    """What all preference models of a run are trained on."""
     settings: TrainedPM = job.config["pm"]
-    split = job.config.get("split", "train")  # the gold judge learns from the other side
-    principle = job.name.removeprefix("pm/")
+    pairs, held = (load_pairs(job.inputs["respond"], split) for split in _splits(job))
     own = settings.base is None
     base, revision = resolve_model(job.inputs["sft"]) if own else (settings.base, settings.revision)
+    return Corpus(pairs, held, base, revision, own, job.device, job.dtype)
 
-    pairs, verdicts = {}, {}
-    for name in (split, OTHER[split]):
-        pairs[name] = load_pairs(job.inputs["respond"], name)
-        verdicts[name] = load_verdicts(job.inputs[f"feedback/{principle}"], name)
 
-    report = train_pm(
-        pairs[split], verdicts[split], pairs[OTHER[split]], verdicts[OTHER[split]], base, settings,
-        principle=principle, out=job.out, seed=job.seed, revision=revision, own_base=own,
-        device=job.device, dtype=job.dtype,
-        on_step=lambda step, steps, loss: job.progress(step, steps, loss=loss),
-    )  # fmt: skip
+def task(job: Job, name: str, principle: Any, out: Any) -> Task:
+    """One principle's verdicts and words. `principle` is None where no single one is judged by."""
+    verdicts, held = _verdicts(job, name)
+    question, description = (principle.question, principle.description) if principle else (None, None)
+    return Task(name, verdicts, held, out, question, description)
+
+
+def headline(report: PMReport | UserError) -> dict[str, Any] | UserError:
+    if isinstance(report, UserError):
+        return report
     return {
         "accuracy": report.accuracy["value"],
         "length_baseline": report.length_baseline["value"],
         "brier": report.brier,
         "train_loss": report.train_loss,
     }
+
+
+def _view(job: Job) -> PMReport:
+    """The principle's own folder, by hard links where the file system allows: the network is stored once."""
+    (backbone,) = (folder for name, folder in job.inputs.items() if name.startswith("backbone/"))
+    principle = _principle(job)
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    shutil.copytree(backbone / VIEWS / principle, job.out, copy_function=link, dirs_exist_ok=True)
+    return read_report(principle, job.out)
+
+
+def _measure(job: Job) -> PMReport:
+    settings: PretrainedPM = job.config["pm"]
+    principle = job.config.get("principle")
+    pairs: list[list[Pair]] = [load_pairs(job.inputs["respond"], split) for split in _splits(job)]
+    return measure_pretrained(
+        _principle(job), settings, *pairs, *_verdicts(job, _principle(job)), job.out,
+        text=principle and f"{principle.question} {principle.description}", device=job.device, dtype=job.dtype,
+    )  # fmt: skip
+
+
+def _verdicts(job: Job, name: str) -> tuple[list[Verdict], list[Verdict]]:
+    learnt, held = (load_verdicts(job.inputs[f"feedback/{name}"], split) for split in _splits(job))
+    return learnt, held
+
+
+def _splits(job: Job) -> tuple[str, str]:
+    """The split that is learnt from, and the one that is held out; the gold judge learns from the other side."""
+    split = job.config.get("split", "train")
+    return split, OTHER[split]
+
+
+def _principle(job: Job) -> str:
+    return job.name.removeprefix("pm/")

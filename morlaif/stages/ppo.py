@@ -14,6 +14,7 @@ from morlaif import ranks
 from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
 from morlaif.models.load import ADAPTER, load_policy, point_to_adapter, resolve_model, save_policy
+from morlaif.preference.report import read_report
 from morlaif.reward.sources import Source
 from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.policy import ActorCritic, merged_state
@@ -35,17 +36,19 @@ def build(job: Job) -> dict[str, Any]:
     names = tuple(job.config["names"])
     pms = {name.removeprefix("pm/"): folder for name, folder in job.inputs.items() if name.startswith("pm/")}
 
-    # 1. the reward: scores, and the objective that makes one number of them
-    scores = open_scores(job)
-    weights = next(folder for name, folder in job.inputs.items() if name.startswith("weigh/"))
-    objective = Objective.load(weights / "weights.json", resolve(job.config["scalarizer"], names), names)
-
-    # 2. the models: weights that learn stay in float32, whatever the computation's number format
+    # 1. the models: weights that learn stay in float32, whatever the computation's number format
     kept = torch.float32 if settings.policy.kind == "full" else job.dtype
     model, tokenizer = load_policy(job.inputs["sft"], dtype=kept, device=job.device)
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)  # for the value head and the adapter
         models = ActorCritic(model, settings, _critic(job, settings, pms, model, tokenizer))
+
+    # 2. the reward: scores, and the objective that makes one number of them. Preference models that are adapters on the
+    # SFT model score on the policy's own frozen base, which a whole policy does not keep
+    alone = settings.policy.kind == "lora" and ranks.count() == 1
+    scores = open_scores(job, shared=models.model if alone else None)
+    weights = next(folder for name, folder in job.inputs.items() if name.startswith("weigh/"))
+    objective = Objective.load(weights / "weights.json", resolve(job.config["scalarizer"], names), names)
 
     # 3. train
     different = {prompt_id(example.messages): example.messages for example in load_split(job.inputs["data"], "train")}
@@ -116,6 +119,8 @@ def _critic(
     name = next(iter(pms)) if critic.principle is None else critic.principle
     if name not in pms:
         raise UserError(f"ppo.critic.principle: no preference model '{name}' in this run.{suggest(name, pms)}")
+    if read_report(name, pms[name]).kind == "pretrained":
+        raise UserError(f"ppo.critic.init=pm: '{name}' is a model from elsewhere; use init=sft")
     base = resolve_model(job.inputs["sft"])[0]
     if critic.kind == "adapter":
         return load_adapter_critic(pms[name], base, model, settings)

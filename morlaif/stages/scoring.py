@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from morlaif.models.load import resolve_model
 from morlaif.preference.bank import PreferenceBank
@@ -13,12 +14,16 @@ from morlaif.reward.sources import Source, open_reward
 from morlaif.stages.job import Job
 
 
-def open_scores(job: Job) -> Source:
-    """The scores that the unit's policy is trained on, a column for each of its `names`."""
+def open_scores(job: Job, shared: PreTrainedModel | None = None) -> Source:
+    """The scores that the unit's policy is trained on, a column for each of its `names`.
+
+    `shared`: a network in memory on whose tensors adapters that were trained on the same weights score.
+    """
 
     def models(names: Sequence[str]) -> Callable[..., Tensor]:
         folders = {name: job.inputs[f"pm/{name}"] for name in names}
-        return PreferenceBank.load(folders, resolve_model(job.inputs["sft"])[0], job.device, job.dtype).score
+        base = resolve_model(job.inputs["sft"])[0]
+        return PreferenceBank.load(folders, base, job.device, job.dtype, shared=shared).score
 
     return open_reward(
         layout_of(job),

@@ -1,0 +1,41 @@
+"""Stage `backbone`: the network that preference models of the kinds `heads` and `conditioned` share.
+
+It is trained on all principles' verdicts in one pass over the pairs. Each verdict moves the shared weights, so a
+thirteenth principle makes another network: it is trained anew, with all its views. Kinds `lora`, `trunk`, `ensemble`
+and `full` train only what is new.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from morlaif.errors import UserError
+from morlaif.preference.settings import TrainedPM
+from morlaif.preference.train import train_pms
+from morlaif.stages.job import Job
+from morlaif.stages.pm import VIEWS, corpus, task
+
+
+def build(job: Job) -> dict[str, Any]:
+    settings: TrainedPM = job.config["pm"]
+    tasks = []
+    for name, principle in job.config["principles"].items():
+        out = job.out / VIEWS / name
+        out.mkdir(parents=True)
+        tasks.append(task(job, name, principle, out))
+    ends = train_pms(
+        tasks, corpus(job), settings, seed=job.seed,
+        on_step=lambda step, steps, losses: job.progress(step, steps, loss=float(np.mean(list(losses.values())))),
+    )  # fmt: skip
+    for end in ends.values():
+        if isinstance(end, UserError):
+            raise end
+    known = [report.accuracy["value"] for report in ends.values() if report.accuracy["value"] is not None]
+    losses = [report.train_loss for report in ends.values()]
+    return {
+        "accuracy": float(np.mean(known)) if known else None,
+        "train_loss": float(np.mean(losses)),
+        "principles": len(tasks),
+    }
