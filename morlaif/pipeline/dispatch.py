@@ -24,7 +24,7 @@ class Dispatcher:
         self.plan, self.store, self.run, self.tracker, self.display = plan, store, run, tracker, display
         self.hardware = hardware
         self.waiting = {unit.name: unit for unit in plan.units}
-        self.started: dict[str, float] = {}  # units at work: when they began
+        self.started: dict[str, tuple[float, int]] = {}  # units at work: when they began, how many in one go
         self.there: set[str] = set()
         self.failed: set[str] = set()
         self.mistaken = False  # whether a failure was the user's mistake
@@ -58,7 +58,7 @@ class Dispatcher:
             if self.backend.can_start(units[0]):
                 for unit in units:
                     del self.waiting[unit.name]
-                    self.started[unit.name] = time.monotonic()
+                    self.started[unit.name] = (time.monotonic(), len(units))
                     self.display.begin(unit)
                 self.backend.start(units)
 
@@ -94,8 +94,7 @@ class Dispatcher:
             case "waiting":
                 self.display.say(f"{unit.name}: another process builds it; waiting")
             case "done":
-                seconds = time.monotonic() - self.started.pop(unit.name)
-                self._finish(unit, event["state"], seconds)
+                self._finish(unit, event["state"], self._spent(unit))
             case "failed":
                 self._fail(unit, event)
 
@@ -107,8 +106,13 @@ class Dispatcher:
         self.run.set(unit, state, seconds)
         self.display.end(unit, state, seconds)
 
+    def _spent(self, unit: Unit) -> float:
+        """Seconds since a unit began; of those built in one go, each has its share."""
+        began, together = self.started.pop(unit.name)
+        return (time.monotonic() - began) / together
+
     def _fail(self, unit: Unit, event: dict[str, Any]) -> None:
-        seconds = time.monotonic() - self.started.pop(unit.name)
+        seconds = self._spent(unit)
         log = None
         if event["traceback"]:
             log = Path("logs") / f"{unit.name.replace('/', '-')}.traceback.txt"

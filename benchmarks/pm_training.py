@@ -1,0 +1,127 @@
+"""Training twelve preference models of the toy world: twelve separate LoRA runs against training them together.
+
+    python benchmarks/pm_training.py [--store DIR] [--rounds 3] [--seeds 0 1 2] [--kinds toy_trunk toy_heads …]
+
+The quickstart's dialogues, fine-tuned toy model, pairs and verdicts are built first (or found in the store). The other
+side is this project's own `lora` with `joint: false`, one principle after another, each tokenizing, training, testing
+and saving for itself in one process: imports and start-up of twelve processes would only make it slower. Rounds go in
+turn; times are medians of the processor seconds and the wall seconds of whole trainings, accuracies means over the
+twelve principles' held-out verdicts and over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from pydantic import TypeAdapter
+
+from morlaif.data.records import load_pairs
+from morlaif.feedback.records import load_verdicts
+from morlaif.preference.settings import PMSettings
+from morlaif.preference.train import Corpus, Task, train_pms
+
+CONF = Path(__file__).parents[1] / "conf"
+APART = "lora, twelve runs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--kinds", nargs="+", default=["toy", "toy_trunk", "toy_heads"])
+    parser.add_argument("--set", nargs="*", default=[], help="KIND.key=value")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        store = given.store or Path(scratch) / "store"
+        corpus, verdicts = world(store.absolute(), Path(scratch))
+        sides = {APART: settings_of("toy", ["toy.joint=false"])}
+        sides |= {kind: settings_of(kind, given.set) for kind in given.kinds}
+        measure(sides, corpus, verdicts, given.seeds, given.rounds, Path(scratch))
+
+
+def measure(sides, corpus, verdicts, seeds, rounds, scratch: Path) -> None:
+    wall, busy = ({side: [] for side in sides} for _ in range(2))
+    accuracy: dict[str, dict[int, list[float]]] = {side: {} for side in sides}
+    for round_ in range(rounds):
+        seed = seeds[round_ % len(seeds)]
+        for side, settings in sides.items():
+            out = scratch / f"{round_}-{side}"
+            began = time.perf_counter(), time.process_time()
+            reports = train(settings, corpus, verdicts, seed, out, apart=side == APART)
+            wall[side].append(time.perf_counter() - began[0])
+            busy[side].append(time.process_time() - began[1])
+            accuracy[side][seed] = [report.accuracy["value"] for report in reports.values()]
+    for seed in seeds[rounds:]:
+        for side, settings in sides.items():
+            reports = train(settings, corpus, verdicts, seed, scratch / f"{seed}-{side}", apart=side == APART)
+            accuracy[side][seed] = [report.accuracy["value"] for report in reports.values()]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(corpus.pairs)} pairs, {rounds} rounds")
+    print(f"{'':<20} {'CPU s':>7} {'times':>7} {'wall s':>7} {'times':>7} {'accuracy':>9} {'worst':>6} {'seeds':>6}")
+    for side in sides:
+        cpu, clock = (
+            statistics.median(a / b for a, b in zip(own[APART], own[side], strict=True)) for own in (busy, wall)
+        )
+        values = np.array(list(accuracy[side].values()))
+        print(
+            f"{side:<20} {statistics.median(busy[side]):7.2f} {cpu:7.2f} {statistics.median(wall[side]):7.2f} {clock:7.2f} "
+            f"{values.mean():9.4f} {values.min(1).mean():6.3f} {len(values):6}"
+        )
+
+
+def train(settings, corpus: Corpus, verdicts, seed: int, out: Path, apart: bool):
+    tasks = []
+    for name, (learnt, held, question) in verdicts.items():
+        (out / name).mkdir(parents=True)
+        tasks.append(Task(name, learnt, held, out / name, question))
+    groups = [[task] for task in tasks] if apart else [tasks]
+    reports = {}
+    for group in groups:
+        reports |= train_pms(group, corpus, settings, seed=seed)
+    return reports
+
+
+def settings_of(kind: str, changes: list[str]) -> PMSettings:
+    values = yaml.safe_load((CONF / "pm" / f"{kind}.yaml").read_text())
+    for change in changes:
+        key, value = change.split("=", 1)
+        whom, *path = key.split(".")
+        if whom == kind:
+            place = values
+            for part in path[:-1]:
+                place = place[part]
+            place[path[-1]] = yaml.safe_load(value)
+    return TypeAdapter(PMSettings).validate_python(values)
+
+
+def world(store: Path, scratch: Path):
+    """Pairs, base and the twelve principles' verdicts of the quickstart."""
+    command = [
+        sys.executable, "-m", "morlaif", "stages=[feedback]", "arms=[multi]", f"paths.store={store}",
+        f"paths.runs={scratch / 'runs'}",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (record,) = (scratch / "runs").glob("*/run.json")
+    folders = {u["name"]: store / u["stage"] / u["digest"] for u in json.loads(record.read_text())["units"]}
+    pairs, held = (load_pairs(folders["respond"], split) for split in ("train", "eval"))
+    verdicts = {}
+    for name, folder in folders.items():
+        if name.startswith("feedback/"):
+            question = json.loads((folder / "manifest.json").read_text())["reads"]["principle"]["question"]
+            parts = (load_verdicts(folder, split) for split in ("train", "eval"))
+            verdicts[name.removeprefix("feedback/")] = (*parts, question)
+    return Corpus(pairs, held, folders["sft"] / "model"), verdicts
+
+
+if __name__ == "__main__":
+    main()
