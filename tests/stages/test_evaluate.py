@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from morlaif.preference.settings import LoraPM
 from morlaif.preference.train import train_pm
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
+from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages import evaluate
 from morlaif.stages.job import Job
@@ -236,3 +238,23 @@ def test_no_held_out_prompts_is_said_in_one_line(inputs, tmp_path):
     save_examples(folder, {"sft": [], "train": load_split(inputs["data"], "train"), "eval": []})
     with pytest.raises(UserError, match="split 'eval' is empty"):
         run(inputs | {"data": folder}, tmp_path / "out")
+
+
+def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_path):
+    names = ("toxicity", "helpfulness")
+    scalarizer = ScalarizerSettings(**preset("scalarizer", "lagrangian"))
+    ones = torch.ones(2)
+    trained = Objective(names, 0 * ones, ones, ones, ones, resolve(scalarizer, names), "running", responses=50)
+    folders = {name: tmp_path / name for name in ("weigh/multi", "ppo/multi")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    trained.save(folders["weigh/multi"] / "weights.json")
+    scores = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1.0
+    before = trained(scores)
+    trained.observe(scores)
+    job = SimpleNamespace(inputs=folders, config={"scalarizer": scalarizer})
+    with pytest.raises(FileNotFoundError):  # never the untrained multipliers in silence
+        evaluate._objective(job, "multi", names)
+    (folders["ppo/multi"] / "objective.json").write_text(json.dumps(trained.state_dict()))
+    found = evaluate._objective(job, "multi", ("helpfulness", "toxicity"))(scores.flip(1).numpy())
+    assert np.array_equal(found, trained(scores).numpy()) and not np.allclose(found, before.numpy())

@@ -125,9 +125,9 @@ def make(
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     keep.mkdir(exist_ok=True)
+    scalarizer = ScalarizerSettings(**conf(f"scalarizer/{changes.pop('scalarizer', 'linear')}"))
     config = {
-        "ppo": ppo_settings(**changes), "scalarizer": ScalarizerSettings(**conf("scalarizer/linear")),
-        "names": NAMES, "seed": 0,
+        "ppo": ppo_settings(**changes), "scalarizer": scalarizer, "names": NAMES, "seed": 0,
     }  # fmt: skip
     machine = HardwareSettings(**conf("hardware/cpu") | (hardware or {}))
     job = Job(
@@ -314,3 +314,12 @@ def test_killed_stage_leaves_what_the_unbroken_one_does(inputs, tmp_path):
     assert numbers(resumed) == numbers(unbroken)
     for name in ("samples.jsonl", "model/model.safetensors"):
         assert (resumed / name).read_bytes() == (unbroken / name).read_bytes()
+
+
+def test_what_the_objective_learnt_stands_beside_the_policy(run, inputs):
+    out, _ = run("learning", scalarizer="lagrangian")
+    state = json.loads((out / "objective.json").read_text())
+    multiplier = state["scalarizer"]["lambda"]["toxicity"]
+    assert multiplier == rows(out / "curve.jsonl")[-1]["objective/lambda/toxicity"] != 1.0
+    plain, _ = run("plain")
+    assert not (plain / "objective.json").exists()
