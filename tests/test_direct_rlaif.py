@@ -89,9 +89,9 @@ def test_the_rules_judge_needs_no_preference_models(folder):
 
 def test_a_budget_stops_ppo_and_a_larger_one_resumes_without_paying_twice(folder):
     with ChatServer() as server:
-        arguments = ratings_by(server, "ppo.steps=4", "reward.engine.model=frugal")
+        arguments = ratings_by(server, "ppo.steps=3", "reward.engine.model=frugal")
         planned = morlaif(folder, *arguments, "dry_run=true")
-        assert "ppo/multi" in planned.stdout and f"{4 * 16 * 2}" in planned.stdout, planned.stdout
+        assert "ppo/multi" in planned.stdout and f"{3 * 16 * 2}" in planned.stdout, planned.stdout
         assert server.received == 0
 
         stopped = morlaif(folder, *arguments, "reward.engine.budget_usd=0.0115")
@@ -112,27 +112,23 @@ def test_a_budget_stops_ppo_and_a_larger_one_resumes_without_paying_twice(folder
 
 def test_kill_9_while_the_policy_trains_pays_for_nothing_twice(folder):
     with ChatServer(delay=0.05) as server:
-        arguments = ratings_by(server, "ppo.steps=3", "reward.engine.model=hardy", "ppo.checkpoint_every=1")
-        for enough in (60, 110):  # the first 32 are those of `weigh`
-            process = subprocess.Popen(
-                command(*arguments), cwd=folder, env=environment(folder),
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            while server.received < enough and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        arguments = ratings_by(server, "ppo.steps=2", "reward.engine.model=hardy", "ppo.checkpoint_every=1")
+        process = subprocess.Popen(
+            command(*arguments), cwd=folder, env=environment(folder),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while server.received < 80 and process.poll() is None:  # the first 32 are those of `weigh`
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
         done = morlaif(folder, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert max(server.answered.values()) == 1 and server.received <= 2 * 16 + 3 * 16 * 2 + 1
+        assert max(server.answered.values()) == 1 and server.received <= 2 * 16 + 2 * 16 * 2 + 1
 
 
 FUNCTIONS = """
 def two(prompts, responses):
     return [[len(text), text.count("e")] for text in responses]
-
-def broken(prompts, responses):
-    return [1.0]
 """
 
 
@@ -141,38 +137,28 @@ def test_functions_and_mixtures(folder):
     mine = ["reward=function", "reward.names=[long,eager]", "arms=[multi]", "stages=[ppo]"]
     plan = morlaif(folder, *mine, "reward.function=mine.two", "dry_run=true")
     assert plan.returncode == 0 and "pm/" not in plan.stdout
-    done = morlaif(folder, *mine, "reward.function=mine.two")
-    assert done.returncode == 0, done.stdout + done.stderr
-    names = [set(json.loads(p.read_text())["names"]) for p in (folder / "store/weigh").glob("*/weights.json")]
-    assert {"long", "eager"} in names
-    failed = morlaif(folder, *mine, "reward.function=mine.broken")
-    assert failed.returncode == 2
-    assert "gave shape (1,) for 16 responses and 2 names" in " ".join(failed.stdout.split())
 
-    judge = [
-        "+reward@reward.parts.judge=judge",
-        "+reward.weights.judge=0.5",
-        "reward.parts.judge.principles=[helpfulness]",
-    ]
-    arguments = ["reward=mixture", *judge, "principles.count=1", "arms=[multi]", "stages=[ppo]"]
+    judge = ["+reward@reward.parts.judge=judge", "+reward.weights.judge=0.5"]
+    one = "reward.parts.judge.principles=[helpfulness]"
+    own = ["reward.parts.length.function=mine.two", "reward.parts.length.names=[long,eager]"]
+    none = "~reward.parts.length.params.words"
+    arguments = ["reward=mixture", *judge, one, *own, none, "principles.count=1", "arms=[multi]", "stages=[ppo]"]
     plan = morlaif(folder, *arguments, "dry_run=true")
     assert plan.stdout.count("pm/") == 1
     done = morlaif(folder, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     kept = [json.loads(p.read_text()) for p in (folder / "store/weigh").glob("*/weights.json")]
     (mixed,) = (w for w in kept if "judge_helpfulness" in w["names"])
-    assert mixed["names"] == ["helpfulness", "length", "judge_helpfulness"] and mixed["weight"] == [1.0, 1.0, 0.5]
+    assert mixed["names"] == ["helpfulness", "long", "eager", "judge_helpfulness"]
+    assert mixed["weight"] == [1.0, 1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["reward=function"], "reward.function: give a dotted path"),
         (["reward=judge", "feedback=human"], "feedback.source=human: such a source rates no response"),
         (["reward=judge", "reward.overall=wise"], "reward.overall: no principle 'wise' in the constitution."),
-        (["reward=judge", "reward.highest=10"], "reward.highest=10: at most 9"),
         (["reward=judge", "weights=given", "+weights.values.detial=1"], "weights.values: no principle 'detial'"),
-        (["reward=judges"], "no such option in group 'reward'. Did you mean 'judge'?"),
     ],
 )
 def test_a_mistake_costs_one_line_and_exit_2(arguments, line, tmp_path):

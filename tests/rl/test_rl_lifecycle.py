@@ -81,6 +81,26 @@ def test_a_reward_that_draws_resumes_too(small, tmp_path):
     assert timeless(small.trainer(config, reward=noisy, keep=tmp_path).run().curve) == timeless(expected)
 
 
+def test_a_reward_that_gives_up_costs_no_step(small, tmp_path):
+    """Its money is spent in the middle of a step: the steps before it are kept, whenever a checkpoint was due."""
+    config = small.settings(steps=6, checkpoint_every=5)
+    unbroken = small.models(config)
+    expected = small.trainer(config, unbroken).run()
+    calls = iter(range(1, 100))
+
+    def poor(prompts, texts):
+        if next(calls) == 4:
+            raise UserError("no money")
+        return small.reward(prompts, texts)
+
+    with pytest.raises(UserError, match="no money"):
+        small.trainer(config, keep=tmp_path, reward=poor).run()
+    resumed, seen = small.models(config, seed=99), []
+    found = small.trainer(config, resumed, keep=tmp_path).run(lambda row: seen.append(row["step"]))
+    assert seen == [4, 5, 6]
+    assert timeless(found.curve) == timeless(expected.curve) and torch.equal(weights(resumed), weights(unbroken))
+
+
 def train_until_killed(keep: str, write: int) -> None:
     """SIGKILL in the middle of the `write`-th write of a file: half of it is on the disk."""
     writes = iter(range(1, 1000))

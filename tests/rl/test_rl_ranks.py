@@ -85,6 +85,28 @@ def test_each_rank_does_its_share_and_the_first_alone_writes(tmp_path):
     assert sorted(path.name for path in (tmp_path / "keep").iterdir()) == ["step-00000001.json", "step-00000001.pt"]
 
 
+def give_up(keep: str) -> str:
+    """The reward of the second rank alone cannot go on, in the third step."""
+    calls = iter(range(1, 100))
+
+    def reward(prompts, texts):
+        if next(calls) == 3 and ranks.rank() == 1:
+            raise UserError("no money")
+        return small_ppo.word_reward(prompts, texts)
+
+    try:
+        small_ppo.trainer(small_ppo.settings(steps=4, checkpoint_every=5), Path(keep), reward=reward).run()
+    except UserError as error:
+        return str(error)
+    return "it went on"
+
+
+def test_a_reward_that_gives_up_on_one_rank_ends_all(tmp_path):
+    found = processes.run(give_up, str(tmp_path / "keep"), folder=tmp_path, ranks=2)
+    assert found == ["no money", "no money"]
+    assert sorted(path.name for path in (tmp_path / "keep").iterdir()) == ["step-00000002.json", "step-00000002.pt"]
+
+
 def resume(keep: str) -> tuple[list, torch.Tensor]:
     config = small_ppo.settings(steps=4, checkpoint_every=2, **{"optimizer.learning_rate": 1e-3})
     made = small_ppo.models(config)
