@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
 # What does not change a run's numbers is no part of its folder's name.
-OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking")
+OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "compare")
 SWEEP_VARIABLE = "MORLAIF_SWEEP"  # tells the jobs of a sweep, in whatever process they run, which sweep it is
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -74,14 +74,16 @@ def _main() -> int:
     if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
         hydra_run()
         return SUCCESS
-    jobs, multirun = look_ahead(flags)
+    jobs, multirun, preset = look_ahead(flags)
+    if jobs[0].config.stages == ("compare",):
+        return _compare(jobs)
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
-    return _sweep(hydra_run, jobs) if multirun else _single(hydra_run)
+    return _sweep(hydra_run, jobs, preset) if multirun else _single(hydra_run)
 
 
-def look_ahead(flags: Namespace) -> tuple[list[Composed], bool]:
-    """Every job of a command line, composed and validated, and whether it is a sweep.
+def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
+    """Every job of a command line, composed and validated, whether it is a sweep, and the name of its preset.
 
     Raises:
         UserError: a config does not validate. HydraException: one does not compose.
@@ -116,7 +118,7 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool]:
         return [
             Composed(job, validate(OmegaConf.to_container(_own(tree), resolve=True)), run_name(tree))
             for job, tree in trees
-        ], multirun
+        ], multirun, base.hydra.runtime.choices.get("sweep")
 
 
 def _own(tree: DictConfig) -> DictConfig:
@@ -170,19 +172,33 @@ def _single(hydra_run: Callable[[], None]) -> int:
     raise _outcome[0]
 
 
-def _sweep(hydra_run: Callable[[], None], jobs: list[Composed]) -> int:
+def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | None) -> int:
     from rich.console import Console
 
     from morlaif.pipeline.sweep import Sweep
 
+    console, config = Console(highlight=False), jobs[0].config
     command = shlex.join(["morlaif", *sys.argv[1:]])
-    sweep = Sweep(jobs[0].config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command)
+    sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command, preset)
     os.environ[SWEEP_VARIABLE] = sweep.name
     try:
         hydra_run()
     finally:
-        sweep.close(Console(highlight=False))
-    return FAILURE if sweep.any_failed() else SUCCESS
+        sweep.close(console)
+    compared = sweep.compare(config, console)
+    return SUCCESS if compared and not sweep.any_failed() else FAILURE
+
+
+def _compare(jobs: list[Composed]) -> int:
+    """`stages=[compare]`: a page for the finished runs that `compare.runs` names."""
+    from rich.console import Console
+
+    from morlaif.pipeline.sweep import compare_runs
+
+    if len(jobs) > 1:
+        raise UserError("stages=[compare] is one job, not a sweep: name the runs in compare.runs")
+    console, command = Console(highlight=False), shlex.join(["morlaif", *sys.argv[1:]])
+    return SUCCESS if compare_runs(jobs[0].config, command, console) else FAILURE
 
 
 def _dry_run(jobs: list[Composed]) -> int:

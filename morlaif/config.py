@@ -15,6 +15,7 @@ from morlaif.feedback.settings import FeedbackSettings, PrinciplesSettings
 from morlaif.launch.settings import HardwareSettings
 from morlaif.models.settings import ModelSettings, RespondSettings, SFTSettings
 from morlaif.preference.settings import PMSettings
+from morlaif.report.comparison.settings import CompareSettings
 from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
@@ -22,8 +23,9 @@ from morlaif.settings import Settings
 from morlaif.tracking_settings import TrackingSettings
 
 STAGES = ("data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report")
+COMPARE = "compare"  # reads finished runs and stands alone: no part of a run, nor of `all`
 
-Stage = Literal["data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report"]
+Stage = Literal["data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report", "compare"]
 Arm = Literal["multi", "single"]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -32,11 +34,13 @@ def _stages(value: Any) -> Any:
     if value == "all":
         return STAGES
     for name in value if isinstance(value, list | tuple) else [value]:
-        if name not in STAGES:
-            raise ValueError(
-                f"no stage '{name}'.{suggest(str(name), STAGES)} Give all, or a list of {', '.join(STAGES)}"
-            )
-    return value if isinstance(value, list | tuple) else (value,)
+        if name not in (*STAGES, COMPARE):
+            hint = suggest(str(name), (*STAGES, COMPARE))
+            raise ValueError(f"no stage '{name}'.{hint} Give all, or a list of {', '.join(STAGES)}; or compare alone")
+    value = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if COMPARE in value and len(value) > 1:
+        raise ValueError("compare reads finished runs and stands alone: stages=[compare] compare.runs='runs/*'")
+    return value
 
 
 class Paths(Settings):
@@ -65,6 +69,7 @@ class Config(Settings):
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings
+    compare: CompareSettings
 
     @field_validator("arms")
     @classmethod

@@ -36,6 +36,7 @@ VERSIONS = {
     "ppo": 3,
     "evaluate": 1,
     "report": 1,
+    "compare": 1,
 }
 
 SINGLE = "single"  # the baseline: one preference model for a constitution of principles
@@ -131,7 +132,7 @@ def plan(config: Config) -> Plan:
         },
         [data, sft, respond, *(u for pair in chain for u in pair), *weighed.values(), *aligned.values(), *gold],
     )  # fmt: skip
-    shown = config.model_dump(mode="json", exclude={"paths", "dry_run", "hardware", "tracking", "stages"})
+    shown = config.model_dump(mode="json", exclude={"paths", "dry_run", "hardware", "tracking", "stages", "compare"})
     unit("report", {"config": shown}, [*units])
     units.sort(key=lambda unit: STAGES.index(unit.stage))  # each still stands after its needs
     return Plan(tuple(units)).restricted_to(config.stages)

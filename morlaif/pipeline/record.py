@@ -126,6 +126,14 @@ def read_run(folder: Path) -> Mapping[str, Any] | None:
     return run
 
 
+def failure(run: Mapping[str, Any]) -> str:
+    """Why a run failed, in one line; empty where it did not."""
+    if run["status"] != "failed":
+        return ""
+    failed = [f"{unit['name']}: {unit['error']}" for unit in run["units"] if unit["state"] == "failed"]
+    return run.get("error") or "; ".join(failed)
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

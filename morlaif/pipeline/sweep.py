@@ -1,34 +1,44 @@
-"""A sweep: which jobs it has and what became of each."""
+"""A sweep: which jobs it has, what became of each, and the page that compares them."""
 
 from __future__ import annotations
 
 import json
+import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from morlaif.errors import UserError, describe
 from morlaif.pipeline.display import plain_table
-from morlaif.pipeline.record import now, read_run, write_whole
+from morlaif.pipeline.record import failure, now, read_run, write_whole
+from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import hash_json
 
+if TYPE_CHECKING:
+    from morlaif.config import Config
+
 STYLES = {"succeeded": "green", "failed": "bold red", "interrupted": "yellow", "running": "yellow", "not run": "yellow"}
+SWEEPS = "sweeps"  # the folder beside the runs
+Job = tuple[list[str], str]  # overrides, name of the run folder
 
 
 class Sweep:
-    """`<runs>/sweeps/<name>.json` lists the jobs; their states are read from their run folders, never kept twice."""
+    """`<runs>/sweeps/<name>/sweep.json` lists the jobs; their states are read from their run folders, never kept twice.
 
-    def __init__(self, runs: Path, jobs: list[tuple[list[str], str]], command: str):
+    Beside it lies what compares them: comparison.html, comparison.json, figures/ and data/.
+    """
+
+    def __init__(self, runs: Path, jobs: list[Job], command: str, preset: str | None = None):
         self.runs, self.jobs, self.command = runs, jobs, command
-        self.name = f"sweep-{hash_json([name for _, name in jobs])[:8]}"
-        file = runs / "sweeps" / f"{self.name}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self.name = f"{preset or 'sweep'}-{hash_json([name for _, name in jobs])[:8]}"
+        self.folder = runs / SWEEPS / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
         listed = [{"overrides": overrides, "run": name} for overrides, name in jobs]
-        write_whole(
-            file, json.dumps({"name": self.name, "command": command, "started": now(), "jobs": listed}, indent=1)
-        )
+        text = json.dumps({"name": self.name, "command": command, "started": now(), "jobs": listed}, indent=1)
+        write_whole(self.folder / "sweep.json", text)
 
     def states(self) -> list[tuple[list[str], str, dict[str, Any]]]:
         return [
@@ -39,22 +49,23 @@ class Sweep:
     def any_failed(self) -> bool:
         return any(run["status"] != "succeeded" for _, _, run in self.states())
 
+    def told(self) -> list[str]:
+        """The overrides of each job, without those that all jobs have."""
+        shared = set.intersection(*(set(overrides) for overrides, _ in self.jobs)) if len(self.jobs) > 1 else set()
+        return [" ".join(word for word in overrides if word not in shared) or "defaults" for overrides, _ in self.jobs]
+
     def close(self, console: Console) -> None:
         """Print what succeeded, failed and did not run."""
         (self.runs / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own note of the last sweep alone
         states = self.states()
-        shared = set.intersection(*(set(overrides) for overrides, _ in self.jobs)) if len(self.jobs) > 1 else set()
         columns = ("job", "overrides", "status", "seconds", "win rate vs SFT")
         table = plain_table(*columns, right=slice(3, 4))
-        for number, (overrides, name, run) in enumerate(states, 1):
+        table.columns[1].overflow = "fold"
+        for number, ((_, name, run), told) in enumerate(zip(states, self.told(), strict=True), 1):
             status = run["status"]
             seconds = f"{run['seconds']:.1f}" if "seconds" in run else ""
             table.add_row(
-                str(number),
-                escape(" ".join(word for word in overrides if word not in shared) or "defaults"),
-                f"[{STYLES[status]}]{status}",
-                seconds,
-                _win_rate(self.runs / name),
+                str(number), escape(told), f"[{STYLES[status]}]{status}", seconds, _win_rate(self.runs / name)
             )
         counts = Counter(run["status"] for _, _, run in states)
         console.print()
@@ -62,13 +73,57 @@ class Sweep:
         console.print()
         for _, name, run in states:
             if run["status"] == "failed":
-                reason = run.get("error") or "; ".join(
-                    f"{u['name']}: {u['error']}" for u in run["units"] if u["state"] == "failed"
-                )
-                console.print(f"[bold red]{name}[/] {escape(reason)}  ({self.runs / name})", soft_wrap=True)
+                console.print(f"[bold red]{name}[/] {escape(failure(run))}  ({self.runs / name})", soft_wrap=True)
         console.print(", ".join(f"{count} {status}" for status, count in counts.items()), f"— runs in {self.runs}")
         if counts["succeeded"] < len(states):
             console.print(f"the same command runs what is missing: {escape(self.command)}", soft_wrap=True)
+
+    def compare(self, config: Config, console: Console) -> bool:
+        """Write the page that compares the jobs, however many of them succeeded. False if that failed."""
+        folders = [self.runs / name for _, name in self.jobs]
+        return _compare(folders, self.told(), config, self.folder, self.command, console)
+
+
+def compare_runs(config: Config, command: str, console: Console) -> bool:
+    """`stages=[compare]`: a page for the finished runs that `compare.runs` names. False if that failed.
+
+    Raises:
+        UserError: `compare.runs` is missing or names none.
+    """
+    from morlaif.pipeline.compare import find
+
+    if not config.compare.runs:
+        raise UserError("compare.runs: name the runs to compare, as in compare.runs='runs/*' or compare.runs=[a,b]")
+    runs = config.paths.runs
+    folders = find(config.compare.runs, runs)
+    if config.dry_run:
+        console.print("\n".join(str(folder) for folder in folders), soft_wrap=True)
+        return True
+    out = runs / SWEEPS / f"comparison-{hash_json(sorted(map(str, folders)))[:8]}"
+    return _compare(folders, [_overrides(folder) for folder in folders], config, out, command, console)
+
+
+def _compare(folders: list[Path], told: list[str], config: Config, out: Path, command: str, console: Console) -> bool:
+    from morlaif.pipeline.compare import compare, read
+
+    store = Store(config.paths.store)
+    try:
+        runs = [read(folder, store) for folder in folders]
+        names = [folder.name for folder in folders]
+        compare(runs, names, told, config.compare, out, store, config.hardware, command, console)
+    except Exception as error:  # the runs stand, whatever happens to their page
+        console.print(f"[bold red]comparison failed:[/] {escape(describe(error))}", soft_wrap=True)
+        if not isinstance(error, UserError):
+            log = out / "comparison.traceback.txt"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(traceback.format_exc())
+            console.print(f"  traceback: {log}", soft_wrap=True)
+        return False
+    return True
+
+
+def _overrides(folder: Path) -> str:
+    return " ".join((read_run(folder) or {}).get("overrides", [])) or "defaults"
 
 
 def _win_rate(folder: Path) -> str:
@@ -76,4 +131,4 @@ def _win_rate(folder: Path) -> str:
         rate = json.loads((folder / "results.json").read_text())["win_rate"]["policy_vs_sft"]
     except (FileNotFoundError, KeyError):
         return ""
-    return f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
+    return "" if rate["value"] is None else f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"

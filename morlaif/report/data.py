@@ -66,12 +66,12 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
         config=config,
         results=json.loads((folder / "results.json").read_text()),
         details=details,
-        samples=_lines(folder / "samples.jsonl"),
-        curves={arm: _lines(inputs[f"ppo/{arm}"] / "curve.jsonl") for arm in details["arms"]},
+        samples=read_lines(folder / "samples.jsonl"),
+        curves={arm: read_lines(inputs[f"ppo/{arm}"] / "curve.jsonl") for arm in details["arms"]},
     )
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

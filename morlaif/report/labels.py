@@ -73,10 +73,10 @@ def dollars(value: float) -> str:
 def _quality(run: RunData) -> dict[str, Any]:
     """A row for each principle: quality on the training pairs, verdicts and cost on all."""
     qualities = run.details["label_quality"]
-    parts = {name: _train(quality) for name, quality in qualities.items()}
-    keys = [key for key in COLUMNS if any(_value(part.get(key)) is not None for part in parts.values())]
+    parts = {name: train_quality(quality) for name, quality in qualities.items()}
+    keys = [key for key in COLUMNS if any(value_of(part.get(key)) is not None for part in parts.values())]
     asked = {name: _asked(run, name) for name in qualities}
-    costs = {name: _cost(quality) for name, quality in qualities.items()}
+    costs = {name: quality_cost(quality) for name, quality in qualities.items()}
     paid = any(cost.total() for cost in costs.values())
 
     def row(name: str, shown: Mapping[str, str], verdicts: int, usd: float) -> Sequence[str]:
@@ -110,7 +110,7 @@ def _note(keys: Sequence[str]) -> str:
 
 
 def _sentences(run: RunData) -> list[str]:
-    parts = [_train(quality) for quality in run.details["label_quality"].values()]
+    parts = [train_quality(quality) for quality in run.details["label_quality"].values()]
     said = []
     if not any((part.get("agreement_human") or {}).get("n") for part in parts):
         said.append("No human labels: these pairs have none, so agreement with people and κ are unknown.")
@@ -145,7 +145,7 @@ def _halo(run: RunData) -> list[str]:
 def _spend(run: RunData) -> dict[str, Any]:
     """What was really paid: labels, the audit of joint labels, and the judge of the policies."""
     qualities, judge = run.details["label_quality"], run.details["judge"]
-    labels = {name: _cost(quality) for name, quality in qualities.items()}
+    labels = {name: quality_cost(quality) for name, quality in qualities.items()}
     audit = sum((quality.get("halo") or {}).get("usd", 0.0) for quality in qualities.values())
     parts = {
         "labels of the principles": sum((labels[name] for name in run.principles), Counter()),
@@ -172,13 +172,13 @@ def _amounts(cost: Counter[str]) -> Sequence[str]:
     return (dollars(cost["usd"]), *tokens)
 
 
-def _train(quality: Mapping[str, Any]) -> dict[str, Any]:
+def train_quality(quality: Mapping[str, Any]) -> dict[str, Any]:
     """Quality on the training pairs, with the parts of the length bias beside the rest."""
     part = quality.get("train", quality)
     return {**part, "prefers_longer": (part.get("length_bias") or {}).get("prefers_longer")}
 
 
-def _cost(quality: Mapping[str, Any]) -> Counter[str]:
+def quality_cost(quality: Mapping[str, Any]) -> Counter[str]:
     parts = [quality.get(split, {}).get("cost") or {} for split in SPLITS]
     return Counter({kind: sum(part.get(kind, 0.0) for part in parts) for kind in KINDS})
 
@@ -190,5 +190,5 @@ def _asked(run: RunData, name: str) -> int:
     return pairs * (run.config.get("principles", {}).get("verdicts_per_pair", 1) if name == SINGLE else 1)
 
 
-def _value(cell: Any) -> float | None:
+def value_of(cell: Any) -> float | None:
     return cell.get("value") if isinstance(cell, Mapping) else cell

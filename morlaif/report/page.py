@@ -16,7 +16,7 @@ from morlaif.report.data import RunData, words
 _RUN = re.compile(r"<!--run-->.*?<!--/run-->", re.DOTALL)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("morlaif.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -29,7 +29,7 @@ def render(run: RunData, svgs: Mapping[str, str]) -> str:
     """The page of `run` with its figures `svgs` by name; the run's own record is left open for `add_run`."""
     css = resources.files("morlaif.report").joinpath("page.css").read_text(encoding="utf-8")
     shown = tables.context(run) | labels.context(run)
-    return _environment().get_template("page.html.j2").render(css=css, svgs=svgs, **shown)
+    return environment().get_template("page.html.j2").render(css=css, svgs=svgs, **shown)
 
 
 def add_run(html: str, run: Mapping[str, Any]) -> str:
@@ -40,7 +40,7 @@ def add_run(html: str, run: Mapping[str, Any]) -> str:
     """
     units = [_unit(unit) for unit in run.get("units") or ()]
     filled = (
-        _environment()
+        environment()
         .get_template("run.html.j2")
         .render(
             run={"status": run.get("status")},

@@ -1,0 +1,224 @@
+"""Compare finished runs: find them, build their comparison in the store, and lay it down as a page with its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+
+from morlaif.errors import UserError, suggest
+from morlaif.evaluation.settings import JudgeSettings, OpenAIJudge
+from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.display import Display
+from morlaif.pipeline.execute import perform
+from morlaif.pipeline.plan import VERSIONS
+from morlaif.pipeline.record import RUN, failure, read_run, write_whole
+from morlaif.pipeline.store import MANIFEST, Store
+from morlaif.pipeline.unit import Unit
+from morlaif.report.comparison.labels import PRINCIPLES, flat
+from morlaif.report.comparison.settings import CompareSettings
+
+PAGE = "comparison.html"
+HUMAN = "human.json"  # what raters said of a run, if anybody asked them
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run folder, as far as it can be read."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    config: Mapping[str, Any]
+    folders: Mapping[str, Path]  # its finished units in whichever store holds them: <stage>/<digest> -> folder
+
+    @property
+    def units(self) -> dict[str, str]:
+        return {unit["name"]: unit["digest"] for unit in self.record["units"]}
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether a comparison can read it: it is evaluated, with what each policy said, and its curves are there."""
+        evaluate = self.folders.get(f"evaluate/{self.units.get('evaluate')}")
+        curves = [f"ppo/{digest}" in self.folders for name, digest in self.units.items() if name.startswith("ppo/")]
+        return evaluate is not None and all(curves)
+
+    @property
+    def status(self) -> str:
+        return self.record["status"]
+
+    @property
+    def why(self) -> str:
+        """Why a comparison leaves it out."""
+        if self.status != "succeeded":
+            return failure(self.record)
+        return "" if self.evaluated else "it has no evaluation in a store that can be reached"
+
+
+def find(patterns: Sequence[str], runs: Path) -> list[Path]:
+    """Run folders by glob or name, the name also without the folder of all runs.
+
+    Raises:
+        UserError: a pattern matches no run.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        tried = [Path(pattern).expanduser(), runs / pattern]
+        matches = [Path(match).absolute() for path in tried for match in sorted(glob(str(path)))]
+        folders = [match for match in matches if (match / RUN).is_file()]
+        if not folders:
+            names = [path.parent.name for path in runs.glob(f"*/{RUN}")]
+            hint = suggest(Path(pattern).name, names) or f" {runs} has {len(names)} runs."
+            raise UserError(f"compare.runs: no run folder matches '{pattern}'.{hint}")
+        found |= dict.fromkeys(folders)
+    return list(found)
+
+
+def read(folder: Path, store: Store) -> Found | None:
+    """None where there is no run, or one that an older version left without what is needed."""
+    record = read_run(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        return None
+    if record is None:
+        return None
+    roots = dict.fromkeys([Path(config["paths"]["store"]), store.root])
+    folders = {}
+    for unit in record["units"]:
+        name = f"{unit['stage']}/{unit['digest']}"
+        place = next((root / name for root in roots if (root / name / MANIFEST).is_file()), None)
+        if place is not None:
+            folders[name] = place
+    return Found(folder, record, config, folders)
+
+
+def unit_of(runs: Sequence[Found], settings: CompareSettings) -> Unit:
+    """The unit of work that compares `runs`: its digest follows from the units that it reads."""
+    judge, note, why_not = _judge(runs, settings)
+    principles: dict[str, list[str]] = {}
+    for run in sorted(runs, key=lambda run: -len(_principles(run))):
+        principles |= {name: covers for name, covers in _principles(run).items() if name not in principles}
+    evaluation = runs[0].config["eval"]
+    reads = {
+        "runs": [_reads(run) for run in runs],
+        "judge": judge,
+        "judge_note": note + _truth_note(judge, runs),
+        "why_not": why_not,
+        "principles": principles,
+        "prompts": settings.prompts,
+        "confidence": evaluation["confidence"],
+        "resamples": evaluation["resamples"],
+        "seed": runs[0].config["seed"],
+    }
+    return Unit("compare", "compare", VERSIONS["compare"], reads)
+
+
+def _reads(run: Found) -> dict[str, Any]:
+    human = run.folder / HUMAN
+    return {
+        "name": run.folder.name,
+        "config": {PRINCIPLES: len(_principles(run)), **flat(run.config)},
+        "units": run.units,
+        "human": json.loads(human.read_text()) if human.is_file() else None,
+    }
+
+
+def _principles(run: Found) -> dict[str, list[str]]:
+    """The principles that its evaluation read, and what each covers in a world of known truth."""
+    manifest = json.loads((run.folders[f"evaluate/{run.units['evaluate']}"] / MANIFEST).read_text())
+    return {p["name"]: p["covers"] for p in manifest["reads"]["principles"]}
+
+
+def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, str]:
+    """The judge of all policies, what is said of it, and why there is none."""
+    sources = [run.config["eval"]["judge"] for run in runs]
+    if any(source != sources[0] for source in sources):
+        return None, "", "The runs were judged by different judges: only what each run compared itself is shown."
+    if any(not _has_responses(run) for run in runs):
+        return None, "", "A run kept no responses to judge: only what each run compared itself is shown."
+    try:
+        judge = TypeAdapter(JudgeSettings).validate_python(sources[0])
+    except ValidationError:
+        return None, "", "The judge of these runs is not known to this version: only what each run compared is shown."
+    if isinstance(judge, OpenAIJudge) and _costs(judge) and not settings.spend:
+        told = "The judge costs money: only what the runs compared themselves is shown."
+        return None, "", told + " compare.spend=true asks for the rest."
+    if judge.source == "pm" and len({(run.units.get("pm/gold"), run.units["sft"]) for run in runs}) > 1:
+        return None, "", "Each run has a gold model of its own: only what each run compared itself is shown."
+    return judge, "Judged as in the runs, on the prompts that both have answered.", ""
+
+
+def _truth_note(judge: Any, runs: Sequence[Found]) -> str:
+    """Where runs have different principles, the truth is that of all."""
+    differ = len({tuple(sorted(_principles(run))) for run in runs}) > 1
+    known = judge is not None and judge.source == "rules"
+    return " The truth is the mean over the principles of all runs." if known and differ else ""
+
+
+def _costs(judge: OpenAIJudge) -> bool:
+    return any(value for value in judge.engine.price.model_dump().values() if isinstance(value, int | float))
+
+
+def _has_responses(run: Found) -> bool:
+    return (run.folders[f"evaluate/{run.units['evaluate']}"] / "responses.jsonl").is_file()
+
+
+def compare(
+    runs: Sequence[Found | None],
+    names: Sequence[str],
+    overrides: Sequence[str],
+    settings: CompareSettings,
+    out: Path,
+    store: Store,
+    hardware: HardwareSettings,
+    command: str,
+    console: Console,
+) -> Path | None:
+    """Compare those of `runs` that can be, and write the page with its files into `out`; None if none can be."""
+    usable = [run for run in runs if run is not None and run.evaluated]
+    if not usable:
+        console.print("no comparison: no run has been evaluated", soft_wrap=True)
+        return None
+    started = time.monotonic()
+    unit = unit_of(usable, settings)
+    inputs = {name: folder for run in usable for name, folder in run.folders.items()}
+    with Display(console) as display:
+
+        def make(made: Path, keep: Path) -> dict[str, Any]:
+            return perform(unit, inputs, store, hardware, made, keep, lambda *told: display.progress(unit, *told))
+
+        display.begin(unit)
+        state = store.build(unit, make, lambda: display.say("compare: another process builds it; waiting"))
+        display.end(unit, "cached", 0.0)
+    out.mkdir(parents=True, exist_ok=True)
+    stored = store.folder(unit)
+    for part in ("figures", "data"):
+        shutil.rmtree(out / part, ignore_errors=True)
+        shutil.copytree(stored / part, out / part)
+    from morlaif.report.comparison.page import add_jobs
+
+    jobs = [_job(run, name, told, out) for run, name, told in zip(runs, names, overrides, strict=True)]
+    write_whole(out / PAGE, add_jobs((stored / PAGE).read_text(encoding="utf-8"), jobs, command))
+    numbers = json.loads((stored / "comparison.json").read_text(encoding="utf-8"))
+    write_whole(out / "comparison.json", json.dumps({"jobs": jobs, **numbers}, indent=1, ensure_ascii=False))
+    console.print(f"comparison: {out / PAGE}  ({state}, {time.monotonic() - started:.1f} s)", soft_wrap=True)
+    return out / PAGE
+
+
+def _job(run: Found | None, name: str, overrides: str, out: Path) -> dict[str, Any]:
+    if run is None:
+        return {"run": name, "overrides": overrides, "status": "not run", "seconds": "", "why": "", "link": None}
+    report = run.folder / "report.html"
+    link = f"../../{name}/report.html" if report.is_file() and run.folder.parent == out.parent.parent else None
+    return {
+        "run": name, "overrides": overrides, "status": run.status, "seconds": f"{run.record['seconds']:.1f}",
+        "why": run.why, "link": link,
+    }  # fmt: skip

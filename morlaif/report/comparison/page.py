@@ -1,0 +1,146 @@
+"""The page of a comparison: one HTML file that draws its charts itself and asks the network for nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from morlaif.report.comparison import figures, more_figures, paper, tables
+from morlaif.report.comparison.charts import Chart
+from morlaif.report.comparison.data import Comparison
+from morlaif.report.comparison.labels import heading, shown
+from morlaif.report.page import environment
+from morlaif.report.tables import percent
+
+_JOBS = re.compile(r"<!--jobs-->.*?<!--/jobs-->", re.DOTALL)
+_SECTIONS: Sequence[tuple[str, str, tuple[Callable[[Comparison], Any], ...]]] = (
+    ("policies", "Policies", (figures.win_rates, figures.win_matrix, more_figures.strengths, figures.human_win_rates)),
+    ("models", "Preference models", (figures.objective_accuracy, figures.principle_accuracy)),
+    ("principles", "Principles", (more_figures.changes, more_figures.pareto, figures.ablation, figures.correlations)),
+    ("training", "Training", (more_figures.curves, more_figures.principle_curves)),
+)
+
+
+def sections(data: Comparison) -> list[tuple[str, str, list[Chart]]]:
+    """Identifier, name and charts of each section that has any."""
+    made = []
+    for id_, name, makers in _SECTIONS:
+        found = [make(data) for make in makers]
+        charts = [chart for one in found for chart in (one if isinstance(one, list) else [one]) if chart is not None]
+        if charts or id_ == "policies":
+            made.append((id_, name, charts))
+    return made
+
+
+def chart_json(chart: Chart) -> dict[str, Any]:
+    heads, rows = chart.table()
+    return rounded({**chart.as_dict(), "table": {"heads": heads, "rows": rows}})
+
+
+def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], seconds: Mapping[str, float]) -> str:
+    """The page; its list of jobs is left open for `add_jobs`."""
+    home = resources.files("morlaif.report")
+    css = home.joinpath("page.css").read_text("utf-8") + home.joinpath("comparison/page.css").read_text("utf-8")
+    charts = [chart for *_, charts in made for chart in charts]
+    text = json.dumps([chart_json(chart) for chart in charts], ensure_ascii=False, separators=(",", ":"))
+    run_heads, run_rows = tables.runs_table(data)
+    quality_heads, quality_rows = tables.quality_table(data)
+    budget_heads, budget_rows, budget_note = tables.budget_table(data, dict(seconds))
+    names = {chart.name for chart in charts}
+    return (
+        environment()
+        .get_template("comparison/page.html.j2")
+        .render(
+            title=title(data), lede=lede(data), css=css, sections=made,
+            js=home.joinpath("comparison/page.js").read_text("utf-8"),
+            charts_json=text.replace("<", "\\u003c"),
+            run_heads=run_heads, run_rows=run_rows, differ_note=_differ_note(data),
+            quality_heads=quality_heads, quality_rows=quality_rows,
+            budget_heads=budget_heads, budget_rows=budget_rows, budget_note=budget_note,
+            human="human_win_rates" in names, source=paper.SOURCE,
+            no_matrix="" if "win_matrix" in names else data.judged.get("note", ""),
+        )
+    )  # fmt: skip
+
+
+def add_jobs(html: str, jobs: Sequence[Mapping[str, Any]], command: str) -> str:
+    """The stored page with what became of each job: `{run, overrides, status, seconds, why, link}`."""
+    counts = Counter(job["status"] for job in jobs)
+    failed = counts.total() > counts["succeeded"]
+    summary = f"{len(jobs)} jobs: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + "."
+    if failed:
+        summary += " What failed or did not run has no row below; the same command runs what is missing."
+    template = environment().get_template("comparison/jobs.html.j2")
+    filled = template.render(jobs=jobs, failed=failed, summary=summary, command=command)
+    return _JOBS.sub(lambda _: f"<!--jobs-->{filled}<!--/jobs-->", html, count=1)
+
+
+def title(data: Comparison) -> str:
+    count = len(data.runs)
+    if count == 1:
+        return "One run, its policies side by side"
+    by = [key.split(".")[0] if key.endswith((".method", ".kind")) else heading(key) for key in data.labels.keys]
+    if not by:
+        return f"{count} runs compared"
+    if len(by) > 3:
+        return f"{count} runs compared, by {len(by)} settings"
+    return f"{count} runs compared by {', '.join(by[:-1]) + ' and ' + by[-1] if len(by) > 1 else by[0]}"
+
+
+def lede(data: Comparison) -> str:
+    """The strongest policy and how sure that is; else how many policies there are."""
+    models = ", ".join(sorted({str(run.config.get("model.name")).replace("_", "-") for run in data.runs}))
+    prompts = {run.details["prompts"] for run in data.runs}
+    said = f"{len(data.policies)} policies of {models} on {'/'.join(map(str, sorted(prompts)))} held-out prompts."
+    ranked = tables.strength_rows(data)
+    if len(ranked) > 1:
+        (first, best), (second, next_) = ranked[:2]
+        sure = best["low"] is not None and next_["high"] is not None and best["low"] > next_["high"]
+        doubt = f"; {second} is not clearly behind (their {percent(data.confidence, 0)} intervals overlap)"
+        said += f" Strongest: {first}{'' if sure else doubt}."
+    return said
+
+
+def _differ_note(data: Comparison) -> str:
+    if len(data.runs) == 1:
+        return "There is one run, so nothing differs."
+    same = len({key for run in data.runs for key in run.config}) - len(data.labels.keys)
+    intervals = f"small figures are {percent(data.confidence, 0)} intervals"
+    return f"Only the settings in which the runs differ; {same} others are the same in all. {intervals.capitalize()}."
+
+
+def rounded(value: Any) -> Any:
+    """Floats to six significant digits: a page need not carry more."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
+
+
+def numbers(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]]) -> dict[str, Any]:
+    """comparison.json: runs with what differs, policies, who won, and which files hold which figure."""
+    return {
+        "runs": [
+            {
+                "name": run.name,
+                "differs": {key: shown(run.config.get(key)) for key in data.labels.keys},
+                "units": dict(run.units),
+                "results": run.results,
+            }
+            for run in data.runs
+        ],
+        "policies": [
+            {"key": p.key, "label": p.label, "arm": p.arm, "runs": [run.name for run in p.runs]} for p in data.policies
+        ],
+        "judged": data.judged,
+        "figures": {chart.name: chart.title for *_, charts in made for chart in charts},
+    }
+
+

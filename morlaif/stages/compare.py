@@ -1,0 +1,172 @@
+"""Stage `compare`: judge the policies of finished runs against one another, and show the runs on one page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from morlaif.data.records import Message
+from morlaif.evaluation.bradley_terry import strengths
+from morlaif.evaluation.judges import EngineJudge, Judge, ScoreJudge, TruthJudge
+from morlaif.evaluation.matrix import WinMatrix, win_matrix
+from morlaif.evaluation.settings import OpenAIJudge, PMJudge, RulesJudge
+from morlaif.evaluation.statistics import Array
+from morlaif.report.comparison.charts import Chart
+from morlaif.report.comparison.data import Comparison, Policy, load
+from morlaif.report.comparison.page import chart_json, numbers, render, rounded, sections
+from morlaif.report.comparison.print import draw
+from morlaif.report.data import read_lines
+from morlaif.report.style import save_png, styled
+from morlaif.stages.job import Job
+
+Answers = Mapping[str, tuple[list[Message], str]]  # by prompt
+
+
+def build(job: Job) -> dict[str, Any]:
+    runs = load(job.config["runs"], job.inputs)
+    judged = _judge_all(job, Comparison(runs).policies)
+    data = Comparison(runs, judged)
+    made = sections(data)
+    charts = [chart for *_, charts in made for chart in charts]
+    for step, chart in enumerate(charts):
+        _write_figure(job.out, chart)
+        job.progress(step + 1, len(charts))
+    html = render(data, made, _seconds(job, data))
+    (job.out / "comparison.html").write_text(html, encoding="utf-8")
+    _write_json(job.out / "comparison.json", numbers(data, made))
+    return {"bytes": len(html.encode()), "policies": len(data.policies), "pairs": len(judged["rates"])}
+
+
+# --- who wins against whom ------------------------------------------------------------------------------------------
+
+
+def _judge_all(job: Job, policies: Sequence[Policy]) -> dict[str, Any]:
+    """Every two policies on the prompts that both have answered, by the judge that the runs share."""
+    resampling = {"resamples": job.config["resamples"], "confidence": job.config["confidence"], "seed": job.seed}
+    if job.config["judge"] is None:
+        return {"rates": _known(policies), "strengths": {}, "note": job.config["why_not"]}
+    answers = {policy.key: _answers(job, policy) for policy in policies}
+    judge = _judge(job, policies)
+    rates, ranked = [], []
+    for group in _groups(answers):
+        shared = [id_ for id_ in answers[group[0]] if all(id_ in answers[key] for key in group)]
+        shared = shared[: job.config["prompts"]]
+        prompts = [answers[group[0]][id_][0] for id_ in shared]
+        texts = {key: [answers[key][id_][1] for id_ in shared] for key in group}
+        matrix = win_matrix(texts, prompts, judge)
+        rates += _rates(matrix, resampling)
+        ranked.append(strengths(matrix, **resampling).as_dict())
+    found = dict(zip(ranked[0]["names"], ranked[0]["strength"], strict=True)) if len(ranked) == 1 else {}
+    note = job.config["judge_note"]
+    if len(ranked) > 1:
+        note += " Runs that answered different prompts are not compared with one another."
+    return {"rates": rates, "strengths": found, "tie": ranked[0]["tie"] if found else None, "note": note}
+
+
+def _groups(answers: Mapping[str, Answers]) -> list[list[str]]:
+    """Policies that can be compared: all of them if any prompt is answered by all, else those of the same prompts."""
+    if set.intersection(*(set(own) for own in answers.values())):
+        groups = [list(answers)]
+    else:
+        of: dict[frozenset[str], list[str]] = {}
+        for key, own in answers.items():
+            of.setdefault(frozenset(own), []).append(key)
+        groups = list(of.values())
+    return [group for group in groups if len(group) > 1]
+
+
+def _rates(matrix: WinMatrix, resampling: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each two policies: the win rate of the first over the second, and what became of the prompts."""
+    found = matrix.as_dict(**resampling)
+    return [
+        {"first": matrix.names[i], "second": matrix.names[j], **found["rate"][i][j]}
+        | {part: found[part][i][j] for part in ("win", "tie", "loss", "flip_rate", "invalid")}
+        for i, j in matrix.pairs
+    ]
+
+
+def _answers(job: Job, policy: Policy) -> Answers:
+    folder = job.inputs[f"evaluate/{policy.run.units['evaluate']}"]
+    rows = read_lines(folder / "responses.jsonl")
+    return {row["prompt_id"]: (row["messages"], row["responses"][policy.arm]["text"]) for row in rows}
+
+
+def _known(policies: Sequence[Policy]) -> list[dict[str, Any]]:
+    """The comparisons that the runs made themselves: each policy with the SFT policy and the baseline of its run."""
+    rates = []
+    for policy in policies:
+        for other in policies:
+            shared = [run for run in policy.runs if run in other.runs]
+            if shared and (rate := shared[0].win_rate(policy.arm, other.arm)):
+                rates.append({"first": policy.key, "second": other.key, **rate})
+    return rates
+
+
+def _judge(job: Job, policies: Sequence[Policy]) -> Judge:
+    match job.config["judge"]:
+        case RulesJudge():
+            return TruthJudge(job.config["principles"])
+        case OpenAIJudge() as settings:
+            return EngineJudge(settings, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
+        case PMJudge():
+            return ScoreJudge(_Remembered(_gold(job, policies[0].run.units)))
+
+
+def _gold(job: Job, units: Mapping[str, str]) -> Any:
+    from morlaif.models.load import resolve_model
+    from morlaif.preference.bank import PreferenceBank
+
+    base = resolve_model(job.inputs[f"sft/{units['sft']}"])[0]
+    models = {"gold": job.inputs[f"pm/{units['pm/gold']}"]}
+    bank = PreferenceBank.load(models, base, job.device, job.dtype)
+    return lambda prompts, responses: bank.score(prompts, responses).double().cpu().numpy()[:, 0]
+
+
+class _Remembered:
+    """A score that is taken once for each response, however many comparisons it stands in."""
+
+    def __init__(self, score: Any) -> None:
+        self._score, self._known = score, {}
+
+    def __call__(self, prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
+        keys = [(json.dumps(messages), text) for messages, text in zip(prompts, responses, strict=True)]
+        new = {key: k for k, key in enumerate(keys) if key not in self._known}
+        if new:
+            places = list(new.values())
+            found = self._score([prompts[k] for k in places], [responses[k] for k in places])
+            self._known |= dict(zip(new, found.tolist(), strict=True))
+        return np.array([self._known[key] for key in keys])
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _write_figure(out: Path, chart: Chart) -> None:
+    """figures/<name>.png, data/<name>.csv and data/<name>.json."""
+    for folder in ("figures", "data"):
+        (out / folder).mkdir(exist_ok=True)
+    with styled():
+        save_png(draw(chart), out / "figures" / f"{chart.name}.png")
+    heads, rows = chart.table()
+    with (out / "data" / f"{chart.name}.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([heads, *rounded(rows)])
+    _write_json(out / "data" / f"{chart.name}.json", chart_json(chart))
+
+
+def _seconds(job: Job, data: Comparison) -> dict[str, float]:
+    """How long each policy's PPO took to build, by its key."""
+    found = {}
+    for policy in data.aligned:
+        manifest = job.inputs[policy.key] / "manifest.json"
+        if manifest.is_file():
+            found[policy.key] = json.loads(manifest.read_text())["seconds"]
+    return found
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
