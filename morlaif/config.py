@@ -20,7 +20,7 @@ from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import Settings
-from morlaif.tracking_settings import TrackingSettings
+from morlaif.tracking.settings import TrackingSettings
 
 STAGES = ("data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report")
 COMPARE = "compare"  # reads finished runs and stands alone: no part of a run, nor of `all`

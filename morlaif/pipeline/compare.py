@@ -25,6 +25,8 @@ from morlaif.pipeline.store import MANIFEST, Store
 from morlaif.pipeline.unit import Unit
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
+from morlaif.tracking import open_tracker
+from morlaif.tracking.settings import TrackingSettings
 
 PAGE = "comparison.html"
 HUMAN = "human.json"  # what raters said of a run, if anybody asked them
@@ -211,6 +213,26 @@ def compare(
     write_whole(out / "comparison.json", json.dumps({"jobs": jobs, **numbers}, indent=1, ensure_ascii=False))
     console.print(f"comparison: {out / PAGE}  ({state}, {time.monotonic() - started:.1f} s)", soft_wrap=True)
     return out / PAGE
+
+
+def tell(settings: TrackingSettings, out: Path, count: int, console: Console) -> None:
+    """A tracker's run of its own, in the sweep's group: strengths as summary, who won as a table, the figures."""
+    found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    labels = {policy["key"]: policy["label"] for policy in found["policies"]}
+    tracker = open_tracker(
+        settings, out,
+        name=f"comparison of {count} runs", group=out.name, run_id=f"compare-{out.name}", tags=["comparison"],
+        config={"runs": {run["name"]: run["differs"] for run in found["runs"]}}, warn=console.print, job_type="compare",
+    )  # fmt: skip
+    tracker.summary({"strength": {labels[key]: theta for key, theta in found["judged"]["strengths"].items()}})
+    columns = ["first", "second", "value", "low", "high", "n"]
+    rates = [[labels[row["first"]], labels[row["second"]], *(row[name] for name in columns[2:])]
+             for row in found["judged"]["rates"]]  # fmt: skip
+    if rates:
+        tracker.table("win_rates", columns, rates)
+    tracker.images({path.stem: path for path in sorted((out / "figures").glob("*.png"))})
+    tracker.artifact(f"comparison-{out.name}", "comparison", out, {"runs": count})
+    tracker.close()
 
 
 def _job(run: Found | None, name: str, overrides: str, out: Path) -> dict[str, Any]:

@@ -22,6 +22,9 @@ from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan
 from morlaif.tracking import METRICS, Tracker, open_tracker
 
+# What a tracker is told of as an artifact, by stage: its type there.
+ARTIFACTS = {"data": "dataset", "sft": "model", "pm": "preference-model", "ppo": "model", "evaluate": "evaluation"}
+
 
 class RunFailed(Exception):
     """Some units could not be built; the run folder says which and why."""
@@ -51,8 +54,7 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
         record.close("succeeded" if built_all else "failed")
         results = gather_results(plan, store, folder)
         report = gather_report(plan, store, record)
-        samples = store.folder(plan.by_name["evaluate"]) / "samples.jsonl" if results else None
-        _tell(tracker, results, samples, folder)
+        _tell(tracker, plan, store, results, folder)
         tracker.close(failed=not built_all)
         closing(console, record, results, report)
     if not built_all:
@@ -107,20 +109,36 @@ def _tags(config: Config) -> list[str]:
     return [config.name, config.model.name, config.scalarizer.name, f"{len(config.principles.chosen)} principles"]
 
 
-def _tell(tracker: Tracker, results: Mapping[str, Any], samples: Path | None, folder: Path) -> None:
+def _tell(tracker: Tracker, plan: Plan, store: Store, results: Mapping[str, Any], folder: Path) -> None:
+    """What a run leaves besides its metrics: results, samples, figures, and its artifacts by reference."""
     if results:
         tracker.summary(results)
-    if samples:
-        tracker.samples("samples", *_sample_table(samples))
+        for name, (columns, rows) in _sample_tables(store.folder(plan.by_name["evaluate"]) / "samples.jsonl").items():
+            tracker.table(name, columns, rows)
     figures = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
     if figures:
         tracker.images(figures)
+    for unit in plan.units:
+        if unit.stage in ARTIFACTS and store.has(unit):
+            about = {"digest": unit.digest, **store.manifest(unit)["summary"]}
+            tracker.artifact(unit.name.replace("/", "-"), ARTIFACTS[unit.stage], store.folder(unit), about)
 
 
-def _sample_table(file: Path) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the sample responses: the prompt, then each policy's text."""
+def _sample_tables(file: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Columns and rows: `samples` with the policies side by side, `sample_scores` with a row for each response."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    policies = list(rows[0]["responses"]) if rows else []
-    return ["prompt", *policies], [
-        [row["messages"][-1]["content"], *(row["responses"][policy]["text"] for policy in policies)] for row in rows
-    ]
+    if not rows:
+        return {}
+    policies = list(rows[0]["responses"])
+    scored = list(rows[0]["responses"][policies[0]]["scores"])
+    side_by_side, single = [], []
+    for row in rows:
+        prompt, answers = row["messages"][-1]["content"], row["responses"]
+        side_by_side.append([prompt, *(answers[policy]["text"] for policy in policies)])
+        for policy, answer in answers.items():
+            scores = (answer["scores"][name] for name in scored)
+            single.append([prompt, policy, answer["text"], answer["tokens"], *scores])
+    return {
+        "samples": (["prompt", *policies], side_by_side),
+        "sample_scores": (["prompt", "policy", "response", "tokens", *scored], single),
+    }

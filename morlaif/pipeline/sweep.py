@@ -104,13 +104,15 @@ def compare_runs(config: Config, command: str, console: Console) -> bool:
 
 
 def _compare(folders: list[Path], told: list[str], config: Config, out: Path, command: str, console: Console) -> bool:
-    from morlaif.pipeline.compare import compare, read
+    from morlaif.pipeline.compare import compare, read, tell
 
     store = Store(config.paths.store)
     try:
         runs = [read(folder, store) for folder in folders]
         names = [folder.name for folder in folders]
-        compare(runs, names, told, config.compare, out, store, config.hardware, command, console)
+        page = compare(runs, names, told, config.compare, out, store, config.hardware, command, console)
+        if page is not None:
+            tell(config.tracking, out, len(runs), console)
     except Exception as error:  # the runs stand, whatever happens to their page
         console.print(f"[bold red]comparison failed:[/] {escape(describe(error))}", soft_wrap=True)
         if not isinstance(error, UserError):

@@ -55,7 +55,7 @@ def dispatch(tmp_path, *units: Unit) -> tuple[bool, Dispatcher, dict]:
     folder.mkdir(exist_ok=True)
     run = Run(folder, "test", "morlaif", [], 0)
     run.plan(plan := Plan(units))
-    tracker = LocalTracker(folder / "metrics.jsonl")
+    tracker = LocalTracker(folder)
     display = Display(Console(file=io.StringIO()))
     dispatcher = Dispatcher(plan, Store(tmp_path / "store"), HARDWARE, run, tracker, display)
     done = dispatcher.build()

@@ -1,0 +1,76 @@
+"""What trackers are told, made fit for them: no secret, no NaN, dicts that a table of runs can be filtered by."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+# Words in a metric's name that say which way is better.
+_MORE = ("reward", "score", "accuracy", "win_rate", "validity", "agreement", "kappa", "ended", "strength")
+_LESS = ("loss", "kl", "ece", "brier", "flip", "invalid", "usd")
+
+
+def redact(value: Any, secrets: Sequence[str] | None = None) -> Any:
+    """A copy of nested dicts and lists in which the value of every secret environment variable reads ***.
+
+    Secret by name: KEY, TOKEN, SECRET, PASSWORD, CREDENTIAL as a part of it.
+    """
+    if secrets is None:
+        secrets = [text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8]
+    if isinstance(value, Mapping):
+        return {str(key): redact(item, secrets) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(item, secrets) for item in value]
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+    return value
+
+
+def filterable(value: Any) -> Any:
+    """Lists as dicts, since wandb filters and groups runs by the keys of dicts alone.
+
+    Dicts that have names become a dict by name; words become {word: true}; anything else is numbered.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): filterable(item) for key, item in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    if value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return {str(item["name"]): filterable(item) for item in value}
+    if all(isinstance(item, str) for item in value) and len(set(value)) == len(value):
+        return dict.fromkeys(value, True)
+    return {str(place): filterable(item) for place, item in enumerate(value)}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; None is left out, since a summary is made of numbers."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            flat |= flatten(value, path)
+        elif value is not None:
+            flat[path] = value
+    return flat
+
+
+def goal(metric: str) -> Literal["maximize", "minimize"] | None:
+    """Which way a metric is better, by its name; None where that depends."""
+    words = re.split(r"[./_\s]+", metric.lower())
+    name = "_".join(words)
+    if any(word in words for word in _LESS):
+        return "minimize"
+    return "maximize" if any(word in words or word in name for word in _MORE) else None
+
+
+def number(value: Any) -> float | int | str | None:
+    """JSON has no NaN: null. Tensors and numpy scalars give their number."""
+    with suppress(AttributeError):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,141 @@
+"""Weights & Biases beside the local rows. Whatever goes wrong in it is said once and ends nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from morlaif.tracking.local import METRICS, Tracker
+from morlaif.tracking.settings import WandbTracking
+from morlaif.tracking.values import filterable, flatten, goal, number, redact
+
+SENT = "wandb-sent.json"  # {unit: last step sent}: a command that is given again sends nothing twice
+AGGREGATES = {"maximize": "max,last", "minimize": "min,last", None: "last"}
+
+
+class WandbTracker:
+    """One wandb run for one morlaif run: metrics as `<unit>/<metric>` against `<unit>/step`, results as summary.
+
+    A metric whose name says which way is better keeps its best value in the summary too (`.max`, `.min`), and the
+    config says which way (`goals`). Whatever goes wrong in wandb (package missing, no login, no network, a crash of its
+    service) is said once through `warn`; from then on the run goes on with the local rows alone.
+    """
+
+    def __init__(
+        self,
+        local: Tracker,
+        settings: WandbTracking,
+        folder: Path,
+        facts: Mapping[str, Any],
+        config: Mapping[str, Any],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._local, self._folder, self._warn, self._run = local, folder, warn, None
+        self._defined: set[str] = set()
+        self._goals: dict[str, str] = {}
+        self._sent: dict[str, int] = _read(folder / SENT)
+        self._try(lambda: setattr(self, "_run", _start(settings, folder, facts, config)), starting=True)
+
+    def log(self, stage: str, unit: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._local.log(stage, unit, step, metrics)
+        self._try(lambda: self._log(unit, step, metrics))
+
+    def _log(self, unit: str, step: int, metrics: Mapping[str, float]) -> None:
+        if step <= self._sent.get(unit, -1):
+            return
+        named = {f"{unit}/{name}": number(value) for name, value in metrics.items()}
+        for name in [name for name in named if name not in self._defined]:
+            self._define(unit, name)
+        self._run.log({f"{unit}/step": step} | named)
+        self._sent[unit] = step
+        (self._folder / SENT).write_text(json.dumps(self._sent))
+
+    def _define(self, unit: str, name: str) -> None:
+        if f"{unit}/step" not in self._defined:
+            self._run.define_metric(f"{unit}/step", hidden=True)
+            self._defined.add(f"{unit}/step")
+        better = goal(name.removeprefix(f"{unit}/"))
+        self._run.define_metric(name, step_metric=f"{unit}/step", summary=AGGREGATES[better])
+        if better:
+            self._goals[name] = better
+            self._run.config.update({"goals": dict(self._goals)}, allow_val_change=True)
+        self._defined.add(name)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._local.summary(values)
+        self._try(lambda: self._run.summary.update(flatten(redact(values))))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._local.table(name, columns, rows)
+
+        def send() -> None:
+            import wandb
+
+            data = [redact(list(row)) for row in rows]
+            self._run.log({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
+
+        self._try(send)
+
+    def images(self, files: Mapping[str, Path]) -> None:
+        self._local.images(files)
+
+        def send() -> None:
+            import wandb
+
+            self._run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in files.items()})
+
+        self._try(send)
+
+    def artifact(self, name: str, kind: str, folder: Path, about: Mapping[str, Any]) -> None:
+        self._local.artifact(name, kind, folder, about)
+
+        def send() -> None:
+            import wandb
+
+            made = wandb.Artifact(name, type=kind, metadata=redact(dict(about)))
+            made.add_reference(folder.absolute().as_uri(), name="folder", checksum=False)  # a model may be large
+            self._run.log_artifact(made)
+
+        self._try(send)
+
+    def close(self, failed: bool = False) -> None:
+        self._local.close(failed)
+        self._try(lambda: self._run.finish(exit_code=int(failed)))
+        self._run = None
+
+    def _try(self, action: Callable[[], None], *, starting: bool = False) -> None:
+        if self._run is None and not starting:
+            return
+        try:
+            action()
+        except (Exception, SystemExit) as error:  # whatever a tracker throws must not reach the run
+            self._run = None
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._warn(f"wandb stopped ({reason}); the run goes on, metrics stay in {METRICS}")
+
+
+def _start(settings: WandbTracking, folder: Path, facts: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise RuntimeError("not installed: pip install 'morlaif[wandb]', or tracking=local") from None
+    options = {"silent": True, "console": "off", "x_disable_stats": True, "disable_git": True, "disable_code": True}
+    return wandb.init(
+        mode=settings.mode,
+        dir=str(folder),
+        project=settings.project,
+        entity=settings.entity,
+        resume="allow",
+        config=filterable(redact(config)),
+        settings=wandb.Settings(**options),
+        **facts,
+    )
+
+
+def _read(path: Path) -> dict[str, int]:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
