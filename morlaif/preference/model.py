@@ -143,11 +143,15 @@ def score_batch(model: nn.Module, batch: Batch, how: Pooling) -> Tensor:
     return layer(pooled.to(layer.weight.dtype)).squeeze(-1).float()
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Short hash of the weights (the first 256 of each tensor): tells whether an adapter belongs to this base."""
+def fingerprint(model: PreTrainedModel, heads: bool = False) -> str:
+    """Short hash of the trunk's weights (the first 256 of each tensor): tells whether an adapter belongs to this base.
+
+    The same for a causal LM and the classifier made of it, adapters in its layers or not. `heads`: of all weights.
+    """
     digest = hashlib.sha256()
+    prefix = f"{model.base_model_prefix}."
     for name, weight in sorted(model.state_dict().items()):
-        if name.split(".")[0] == "score" or "lora_" in name:
+        if "lora_" in name or not (heads or name.startswith(prefix)):
             continue
         plain = name.replace(".base_layer.", ".")
         # rows alone may be added to an embedding (a pad token): the beginning stays

@@ -88,7 +88,7 @@ class PretrainedModel:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(self.model)
+        return fingerprint(self.model, heads=True)
 
     def encode(self, messages: Sequence[Message], response: str) -> Text:
         if self.decoder and self.tokenizer.chat_template == HH_TEMPLATE:
