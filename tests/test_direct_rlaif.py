@@ -108,6 +108,11 @@ def test_a_budget_stops_ppo_and_a_larger_one_resumes_without_paying_twice(folder
         assert units(folder)["weigh/multi"] == "cached" and units(folder)["ppo/multi"] == "built"
         assert server.received > before and max(server.answered.values()) == 1
         assert not kept.exists()
+        rows = [json.loads(x) for p in (folder / "store/ppo").glob("*/curve.jsonl") for x in p.read_text().splitlines()]
+        weights = [json.loads(p.read_text()) for p in (folder / "store/weigh").glob("*/weights.json")]
+        told = [row.get("reward/usd", 0) for row in rows] + [w.get("ratings", {}).get("usd", 0) for w in weights]
+        with Ledger(folder / "store/ledger.sqlite") as ledger:
+            assert sum(x > 0 for x in told) >= 4 and sum(told) == pytest.approx(ledger.spent())
 
 
 def test_kill_9_while_the_policy_trains_pays_for_nothing_twice(folder):

@@ -49,13 +49,13 @@ def context(run: RunData) -> dict[str, Any]:
     if not run.names:
         lists = ("quality_heads", "quality_rows", "quality_total", "agreement_names", "agreement_rows")
         empty: dict[str, list] = {name: [] for name in lists}
-        said = ["This run’s reward needs no preference models, so no pairs were labelled."]
+        said = ["This run’s reward needs no preference models, so no pairs were labelled.", *_rated(run)]
         return {**empty, **_spend(run), "quality_note": "", "label_sentences": said, "mean_correlation": ""}
     related = run.details["labels"]
     return {
         **_quality(run),
         **_spend(run),
-        "label_sentences": [*_sentences(run), *_halo(run)],
+        "label_sentences": [*_sentences(run), *_halo(run), *_rated(run)],
         "agreement_names": [words(name) for name in related["names"]],
         "agreement_rows": [
             (words(name), *(percent(x) if i != k else DASH for k, x in enumerate(row)))
@@ -142,8 +142,29 @@ def _halo(run: RunData) -> list[str]:
     return [said]
 
 
+def _ratings(run: RunData) -> Counter[str]:
+    """What the judges of the rewards counted, for the frozen statistics and in each step of PPO."""
+    total: Counter[str] = Counter()
+    for arm, weights in run.details["weights"].items():
+        total.update(weights.get("ratings") or {})
+        for row in run.curves[arm]:
+            total.update({k.removeprefix("reward/"): v for k, v in row.items() if k.startswith("reward/")})
+    return total
+
+
+def _rated(run: RunData) -> list[str]:
+    counted = _ratings(run)
+    if not counted["ratings"]:
+        return []
+    said = f"Policies learnt from {counted['ratings']:,.0f} ratings of single responses."
+    if counted["invalid"]:
+        share = percent(counted["invalid"] / counted["ratings"])
+        said += f" {counted['invalid']:,.0f} ({share}) had no usable number and count as the mean of those beside them."
+    return [said]
+
+
 def _spend(run: RunData) -> dict[str, Any]:
-    """What was really paid: labels, the audit of joint labels, and the judge of the policies."""
+    """What was really paid: labels, the audit of joint labels, ratings, and the judge of the policies."""
     qualities, judge = run.details["label_quality"], run.details["judge"]
     labels = {name: quality_cost(quality) for name, quality in qualities.items()}
     audit = sum((quality.get("halo") or {}).get("usd", 0.0) for quality in qualities.values())
@@ -151,6 +172,7 @@ def _spend(run: RunData) -> dict[str, Any]:
         "labels of the principles": sum((labels[name] for name in run.principles), Counter()),
         "labels of the baseline": labels.get(SINGLE, Counter()),
         "audit of joint labels": Counter(usd=audit),
+        "ratings that policies learnt from": Counter({kind: _ratings(run)[kind] for kind in KINDS}),
         "judge of the policies": Counter(judge.get("cost") or {}),
     }
     parts = {what: cost for what, cost in parts.items() if cost.total()}

@@ -18,18 +18,21 @@ from morlaif.feedback.rating import Rater, Rating, Single, open_rater
 from morlaif.feedback.settings import Criterion, FeedbackSettings
 from morlaif.reward.settings import FunctionReward, JudgeReward, Layout, PMReward, find_function, key_of
 
+COSTS = ("usd", "input_tokens", "output_tokens")
+
 Prompts, Responses = Sequence[list[Message]], Sequence[str]
 
 
 class Source(Protocol):
-    """Something that scores; `facts` are running counts for the log."""
+    """Something that scores, and counts what that takes."""
 
     names: tuple[str, ...]
 
     def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
         """(B, K), a column for each of `names`; higher is better."""
 
-    def facts(self) -> Mapping[str, float]: ...
+    def take_facts(self) -> Mapping[str, float]:
+        """What it has counted since it was last asked; empty where there is nothing to count."""
 
 
 def open_reward(
@@ -73,7 +76,7 @@ class ModelScores:
     def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
         return self._score(prompts, responses)
 
-    def facts(self) -> Mapping[str, float]:
+    def take_facts(self) -> Mapping[str, float]:
         return {}
 
 
@@ -88,7 +91,7 @@ class JudgeScores:
         """`asked`: the criterion of each column. `key`: where `settings` stand in the config, for messages."""
         self.names = tuple(asked)
         self._rater, self._asked, self._settings, self._key = rater, asked, settings, key
-        self._count = Counter(ratings=0, invalid=0)
+        self._count: Counter[str] = Counter()
 
     def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
         rows = [
@@ -99,9 +102,10 @@ class JudgeScores:
         columns = list(zip(*([found[_name(single)] for single in row] for row in rows), strict=True))
         return torch.tensor([self._column(*named) for named in zip(self.names, columns, strict=True)]).T
 
-    def facts(self) -> Mapping[str, float]:
-        usage = self._rater.usage
-        return {**self._count, "requests": usage.requests, "usd": usage.usd}
+    def take_facts(self) -> Mapping[str, float]:
+        """Ratings, unusable ones, and what the answers behind them cost, whether now or in an earlier run."""
+        counted, self._count = self._count, Counter()
+        return dict.fromkeys(("ratings", "invalid", *COSTS), 0.0) | counted
 
     def _ask(self, wanted: Mapping[tuple[str, str], Single]) -> dict[tuple[str, str], Rating]:
         found: dict[tuple[str, str], Rating] = {}
@@ -116,6 +120,7 @@ class JudgeScores:
             try:
                 for single, rating in self._rater.judge(missing):
                     found[_name(single)] = rating
+                    self._count.update({kind: getattr(rating, kind) for kind in COSTS})
             except UserError as error:
                 raise self._at_home(error) from None
         return found
@@ -164,7 +169,7 @@ class FunctionScores:
             )
         return scores.detach()
 
-    def facts(self) -> Mapping[str, float]:
+    def take_facts(self) -> Mapping[str, float]:
         return {}
 
 
@@ -178,10 +183,10 @@ class SideBySide:
     def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
         return torch.cat([source(prompts, responses).float().cpu() for source in self.sources], dim=1)
 
-    def facts(self) -> Mapping[str, float]:
+    def take_facts(self) -> Mapping[str, float]:
         facts: Counter[str] = Counter()
         for source in self.sources:
-            facts.update(source.facts())
+            facts.update(source.take_facts())
         return facts
 
 

@@ -131,6 +131,7 @@ class PPOTrainer:
             last = done == s.steps or stopped is not None
             if self.held_out and (last or (s.eval_every and done % s.eval_every == 0)):
                 row |= self._look(done)
+            row |= self._counted()
             if s.checkpoint_every and (last or done % s.checkpoint_every == 0):
                 self._save()
             if on_step is not None and ranks.is_first():
@@ -219,6 +220,11 @@ class PPOTrainer:
         if self.processes == 1:
             return scores.to(self.device)
         return torch.tensor(ranks.unshare(scores.tolist()), device=self.device)
+
+    def _counted(self) -> dict[str, float]:
+        """What the reward has counted since the last row, where it counts (a judge: ratings, and what they cost)."""
+        take = getattr(self.reward, "take_facts", dict)
+        return {f"reward/{name}": float(value) for name, value in ranks.added(dict(take())).items()}
 
     def _give_up(self, purpose: str) -> None:
         """A reward that cannot go on (its money is spent) loses no step: of the one at hand nothing is learnt yet."""

@@ -57,9 +57,7 @@ def build(job: Job) -> dict[str, Any]:
         models, tokenizer, prompts, scores, names, objective, settings,
         seed=job.seed, keep=job.keep, held_out=held_out, autocast=None if job.dtype == torch.float32 else job.dtype,
     )  # fmt: skip
-    result = trainer.run(
-        lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step"), **_facts(scores))
-    )
+    result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
 
     # 4. leave the policy, what its objective learnt, its curve and its samples
     if result.other is not None:
@@ -79,7 +77,6 @@ def build(job: Job) -> dict[str, Any]:
         "episodes": len(result.curve) * settings.rollouts,
         "stopped": result.stopped,
         "best_step": result.best,
-        **_facts(scores),
     }
 
 
@@ -129,11 +126,6 @@ def _critic(
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def _facts(scores: Source) -> dict[str, float]:
-    """What the reward counts, for the log: of this process, so that a resumed run counts anew."""
-    return {f"reward/{name}": float(value) for name, value in scores.facts().items()}
 
 
 def _without(row: Mapping[str, float], name: str) -> dict[str, float]:

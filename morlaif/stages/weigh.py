@@ -64,6 +64,8 @@ def build(job: Job) -> dict[str, Any]:
         tuple(names), *(torch.tensor(value, dtype=torch.float32) for value in (mean, scale, direction, weight)), linear,
         normalizer=settings.normalizer, responses=len(responses),
     )  # fmt: skip
+    if counted := score.take_facts():
+        details["ratings"] = dict(counted)
     objective.save(job.out / "weights.json", **details)
     job.progress(2, 2)
     return {f"weight/{name}": float(d * w) for name, d, w in zip(names, direction, weight, strict=True)}

@@ -96,7 +96,9 @@ def test_ratings_stand_in_their_row_and_column_and_equal_responses_share_one():
     found = scores([*PROMPTS, PROMPTS[0]], [*TEXTS, TEXTS[0]])
     expected = [[len(text) / 100, len(text) / 100 + 1] for text in [*TEXTS, TEXTS[0]]]
     assert torch.allclose(found, torch.tensor(expected)) and found.shape == (5, 2)
-    assert len(rater.asked) == 8 and scores.facts()["ratings"] == 10 and scores.facts()["invalid"] == 0
+    facts = scores.take_facts()
+    assert len(rater.asked) == 8 and facts["ratings"] == 10 and facts["invalid"] == 0
+    assert set(scores.take_facts().values()) == {0}  # counted once
 
 
 def test_an_unusable_rating_is_asked_again_and_then_neutral():
@@ -111,7 +113,7 @@ def test_an_unusable_rating_is_asked_again_and_then_neutral():
     assert found[0, 0].item() == pytest.approx((0.07 + 0.13 + 0.18) / 3)  # the mean of the others
     assert sorted(a for text, name, a in rater.asked if text == "one" and name == "toxicity") == [0, 1, 2]
     assert sorted(a for text, name, a in rater.asked if text == "one two" and name == "toxicity") == [0, 1]
-    assert scores.facts()["invalid"] == 2
+    assert scores.take_facts()["invalid"] == 2
 
 
 def test_too_many_unusable_ratings_stop_with_their_reasons():
@@ -168,7 +170,7 @@ def test_a_mixture_puts_its_columns_side_by_side(tmp_path):
     true = [score("toxicity", messages, text) / 2 for messages, text in zip(prompts, texts, strict=True)]
     assert scores[:, 2].tolist() == pytest.approx(true)
     assert scores[:, 3].tolist() == pytest.approx(length_near(prompts, texts, words=30))
-    assert source.facts()["ratings"] == 6
+    assert source.take_facts()["ratings"] == 6
 
 
 @pytest.mark.parametrize(
