@@ -183,9 +183,47 @@ def test_a_sweep_outlives_a_failing_job_and_resumes(first):
     assert unit["name"] == "ppo/multi" and unit["error"] == "ZeroDivisionError: one over nothing"
     assert "plugin.py" in (failed["folder"] / unit["log"]).read_text()
     assert {unit["name"] for unit in failed["units"] if unit["state"] == "not_run"} == {"evaluate", "report"}
+    (sweep_folder,) = [path.parent for path in (folder / "runs" / "sweeps").glob("sweep-*/sweep.json")]
+    page = (sweep_folder / "comparison.html").read_text()  # of the job that succeeded
+    assert "1 failed" in page and "ZeroDivisionError: one over nothing" in page
+    assert f"comparison: {sweep_folder / 'comparison.html'}" in done.stdout
+    assert len(json.loads((sweep_folder / "comparison.json").read_text())["runs"]) == 1
 
     (folder / "ready").touch()
     done = morlaif(folder, *sweep)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 succeeded" in done.stdout
     assert built(failed["folder"]) == {"ppo/multi", "evaluate", "report"}
+    compared = json.loads((sweep_folder / "comparison.json").read_text())
+    assert [job["status"] for job in compared["jobs"]] == ["succeeded", "succeeded"] and len(compared["runs"]) == 2
+    assert {path.stem for path in (sweep_folder / "figures").glob("*.png")} == set(compared["figures"])
+
+    again = morlaif(folder, *sweep)
+    assert again.returncode == 0 and "(cached," in again.stdout
+    assert built(failed["folder"]) == set()
+    assert max(len(line) for line in again.stdout.partition("job  overrides")[2].splitlines()[:4]) <= 80
+
+
+def test_any_finished_runs_can_be_compared(first):
+    folder, done = first
+    run = run_folder(folder, done).name
+    compared = morlaif(folder, "stages=[compare]", f"compare.runs=[{run}]", "paths.store=elsewhere")
+    assert compared.returncode == 0, compared.stdout + compared.stderr  # the runs' own store is found
+    (page,) = re.findall(r"comparison: (\S+)", compared.stdout)
+    found = json.loads(Path(page).with_name("comparison.json").read_text())
+    assert [one["name"] for one in found["runs"]] == [run] and "SFT" in {p["label"] for p in found["policies"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["stages=[compare]"], "compare.runs: name the runs to compare"),
+        (["stages=[compare]", "compare.runs=nothing"], "compare.runs: no run folder matches 'nothing'."),
+        (["stages=[compare,report]"], "compare reads finished runs and stands alone"),
+        (["-m", "stages=[compare]", "seed=0,1"], "is one job, not a sweep"),
+    ],
+)
+def test_a_mistake_in_a_comparison_costs_one_line(arguments, line, tmp_path):
+    done = morlaif(tmp_path, *arguments)
+    assert done.returncode == 2 and line in done.stderr and len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

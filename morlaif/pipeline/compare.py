@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from morlaif.errors import UserError, suggest
-from morlaif.evaluation.settings import JudgeSettings, OpenAIJudge
+from morlaif.evaluation.settings import JudgeSettings
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.display import Display
-from morlaif.pipeline.execute import perform
+from morlaif.pipeline.execute import execute
 from morlaif.pipeline.plan import VERSIONS
 from morlaif.pipeline.record import RUN, failure, read_run, write_whole
 from morlaif.pipeline.store import MANIFEST, Store
@@ -150,7 +150,7 @@ def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, 
         judge = TypeAdapter(JudgeSettings).validate_python(sources[0])
     except ValidationError:
         return None, "", "The judge of these runs is not known to this version: only what each run compared is shown."
-    if isinstance(judge, OpenAIJudge) and _costs(judge) and not settings.spend:
+    if _costs(judge) and not settings.spend:
         told = "The judge costs money: only what the runs compared themselves is shown."
         return None, "", told + " compare.spend=true asks for the rest."
     if judge.source == "pm" and len({(run.units.get("pm/gold"), run.units["sft"]) for run in runs}) > 1:
@@ -165,8 +165,9 @@ def _truth_note(judge: Any, runs: Sequence[Found]) -> str:
     return " The truth is the mean over the principles of all runs." if known and differ else ""
 
 
-def _costs(judge: OpenAIJudge) -> bool:
-    return any(value for value in judge.engine.price.model_dump().values() if isinstance(value, int | float))
+def _costs(judge: Any) -> bool:
+    price = getattr(getattr(judge, "engine", None), "price", None)
+    return price is not None and any(value for value in price.model_dump().values() if isinstance(value, int | float))
 
 
 def _has_responses(run: Found) -> bool:
@@ -189,16 +190,19 @@ def compare(
     if not usable:
         console.print("no comparison: no run has been evaluated", soft_wrap=True)
         return None
+    from morlaif.stages import compare as stage
+
     started = time.monotonic()
     unit = unit_of(usable, settings)
     inputs = {name: folder for run in usable for name, folder in run.folders.items()}
     with Display(console) as display:
-
-        def make(made: Path, keep: Path) -> dict[str, Any]:
-            return perform(unit, inputs, store, hardware, made, keep, lambda *told: display.progress(unit, *told))
-
         display.begin(unit)
-        state = store.build(unit, make, lambda: display.say("compare: another process builds it; waiting"))
+        state = execute(
+            unit, store, hardware,
+            on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
+            on_wait=lambda: display.say("compare: another process builds it; waiting"),
+            build=lambda _, job: stage.build(replace(job, inputs=inputs)),
+        )  # fmt: skip
         display.end(unit, "cached", 0.0)
     out.mkdir(parents=True, exist_ok=True)
     stored = store.folder(unit)

@@ -14,7 +14,7 @@ from morlaif.data.records import Message
 from morlaif.evaluation.bradley_terry import strengths
 from morlaif.evaluation.judges import EngineJudge, Judge, ScoreJudge, TruthJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
-from morlaif.evaluation.settings import OpenAIJudge, PMJudge, RulesJudge
+from morlaif.evaluation.settings import PMJudge, RulesJudge
 from morlaif.evaluation.statistics import Array
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import Comparison, Policy, load
@@ -29,7 +29,7 @@ Answers = Mapping[str, tuple[list[Message], str]]  # by prompt
 
 def build(job: Job) -> dict[str, Any]:
     runs = load(job.config["runs"], job.inputs)
-    judged = _judge_all(job, Comparison(runs).policies)
+    judged = _judge_all(job, Comparison(runs).policies) | {"hypervolume": _hypervolumes(Comparison(runs))}
     data = Comparison(runs, judged)
     made = sections(data)
     charts = [chart for *_, charts in made for chart in charts]
@@ -90,6 +90,17 @@ def _rates(matrix: WinMatrix, resampling: Mapping[str, Any]) -> list[dict[str, A
     ]
 
 
+def _hypervolumes(data: Comparison) -> dict[str, float]:
+    """The relative hypervolume of each policy, by its key, as the run that has it found it."""
+    found = {}
+    for policy in data.policies:
+        view = policy.run.details.get("pareto") or {}
+        relative = (view.get("truth") or view).get("relative") or {}
+        if relative.get(policy.arm) is not None:
+            found[policy.key] = relative[policy.arm]
+    return found
+
+
 def _answers(job: Job, policy: Policy) -> Answers:
     folder = job.inputs[f"evaluate/{policy.run.units['evaluate']}"]
     rows = read_lines(folder / "responses.jsonl")
@@ -111,10 +122,10 @@ def _judge(job: Job, policies: Sequence[Policy]) -> Judge:
     match job.config["judge"]:
         case RulesJudge():
             return TruthJudge(job.config["principles"])
-        case OpenAIJudge() as settings:
-            return EngineJudge(settings, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
         case PMJudge():
             return ScoreJudge(_Remembered(_gold(job, policies[0].run.units)))
+        case engine:  # a language model, here or behind a server
+            return EngineJudge(engine, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
 def _gold(job: Job, units: Mapping[str, str]) -> Any:

@@ -57,6 +57,12 @@ def objective_accuracy(data: Comparison) -> Chart | None:
             rows.append((policy.label, found, paper.OBJECTIVES.get(objective)))
         elif found:
             rows.append((policy.label, found, None))
+    trained = {str(policy.run.config.get("scalarizer.name")) for policy in data.aligned if policy.arm == "multi"}
+    if len(data.models) == 1:  # what the same models would have said under the other scalarizers
+        for name, found in (data.runs[0].details.get("scalarizer_accuracy") or {}).items():
+            if name not in trained:
+                published = paper.OBJECTIVES.get(name) if len(data.principles) == 12 else None
+                rows.append((f"{name.replace('_', '-')}, no policy", found, published))
     if ceiling := next((run.results["objective_accuracy"].get("ceiling") for run in data.runs), None):
         rows.append(("ceiling: true principles", ceiling, (paper.CEILING,)))
     if not rows:
@@ -194,13 +200,16 @@ def ablation(data: Comparison) -> Chart | None:
 
 
 def _accuracy_lines(data: Comparison) -> list[Line]:
-    made = []
-    for k, models in enumerate(data.models):
+    made: list[Line] = []
+    for models in data.models:
         found = models.run.details.get("ablation") or {}
         several = f" · {models.label}" if len(data.models) > 1 else ""
-        for shift, (key, name) in enumerate((("nested", "listed order"), ("random", "random subsets"))):
-            if (line := _ablation_line(found.get(key), name + several, 2 * k + shift)) is not None:
-                made.append(line)
+        kinds = (("nested", "accuracy", "listed order"), ("random", "accuracy", "random subsets"),
+                 ("random", "ceiling", "ceiling, random subsets"))  # fmt: skip
+        for key, what, name in kinds:
+            rows = [(row["count"], Point.of(_measured(row.get(what) or {}))) for row in found.get(key) or ()]
+            known = [(count, p) for count, p in rows if p]
+            made += _points_line(name + several, known, len(made)) if known else []
     counted = {len(run.principles): run for run in data.runs if "multi" in run.arms}
     if len(counted) > 1 and not made:  # runs of different counts tell it themselves
         points = [(count, _best_accuracy(run)) for count, run in sorted(counted.items())]
@@ -210,17 +219,9 @@ def _accuracy_lines(data: Comparison) -> list[Line]:
     return made
 
 
-def _ablation_line(rows: Sequence[Mapping[str, Any]] | None, name: str, colour: int) -> Line | None:
-    known = [row for row in rows or () if _measured(row) is not None]
-    if not known:
-        return None
-    points = [Point.of(_measured(row)) for row in known]
-    return _points_line(name, [(row["count"], p) for row, p in zip(known, points, strict=True)], colour)[0]
-
-
-def _measured(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _measured(kinds: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """On human labels where there are any, else on the known truth."""
-    return next((row[kind] for kind in ("human", "truth") if (row.get(kind) or {}).get("value") is not None), None)
+    return next((kinds[kind] for kind in ("human", "truth") if (kinds.get(kind) or {}).get("value") is not None), None)
 
 
 def _best_accuracy(run: Run) -> Point | None:

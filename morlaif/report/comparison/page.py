@@ -50,6 +50,7 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
     run_heads, run_rows = tables.runs_table(data)
     quality_heads, quality_rows = tables.quality_table(data)
     budget_heads, budget_rows, budget_note = tables.budget_table(data, dict(seconds))
+    tradeoff_heads, tradeoff_rows = tables.tradeoff_table(data)
     names = {chart.name for chart in charts}
     return (
         environment()
@@ -61,6 +62,7 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
             run_heads=run_heads, run_rows=run_rows, differ_note=_differ_note(data),
             quality_heads=quality_heads, quality_rows=quality_rows,
             budget_heads=budget_heads, budget_rows=budget_rows, budget_note=budget_note,
+            tradeoff_heads=tradeoff_heads, tradeoff_rows=tradeoff_rows,
             human="human_win_rates" in names, source=paper.SOURCE,
             no_matrix="" if "win_matrix" in names else data.judged.get("note", ""),
         )

@@ -85,6 +85,26 @@ def _models(policy: Policy) -> int:
     return 1 if policy.arm == SINGLE else len(policy.run.principles)
 
 
+def tradeoff_table(data: Comparison) -> tuple[list[str], list[Row]]:
+    """What each policy gave up, how much of the space of principles it covers, and signs of reward hacking."""
+    rows = []
+    for policy in data.aligned:
+        details, arm = policy.run.details, policy.arm
+        lost = details.get("sacrificed") or {}
+        worst = ((lost.get("truth") or lost.get("pm") or {}).get(arm)) or {}
+        signs = (details.get("hacking") or {}).get(arm) or {}
+        volume = data.judged.get("hypervolume", {}).get(policy.key)
+        drift = (signs.get("length") or {}).get("change") or {}
+        moved = f"{words(worst['principle'])} {number(worst['value'], sign=True)}" if worst else DASH
+        told = [f"{words(name)} hacked" for name in signs.get("hacked") or ()]
+        told += [f"{words(name)} hollow" for name in signs.get("hollow") or ()]
+        told += ["judged worse than SFT"] if signs.get("judged_worse") else []
+        cells = (moved, "yes" if worst.get("lost") else "no", number(volume), number(drift.get("value"), 1, sign=True))
+        rows.append((policy.label, *cells, ", ".join(told) or ("none" if signs else DASH)))
+    heads = ["policy", "moved least", "clearly lost", "hypervolume", "tokens more than SFT", "signs of hacking"]
+    return heads, rows if any(set(row[1:]) - {DASH, "no"} for row in rows) else []
+
+
 def strength_rows(data: Comparison) -> list[tuple[str, Any]]:
     """Policies by strength, strongest first: for the terminal and the page's first sentence."""
     found = data.judged.get("strengths") or {}

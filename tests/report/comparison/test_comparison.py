@@ -1,0 +1,256 @@
+"""The page of several runs: policies once each, judged against one another; figures with their data; no network."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from morlaif.evaluation.settings import RulesJudge
+from morlaif.launch.settings import HardwareSettings
+from morlaif.report.comparison.charts import front
+from morlaif.report.comparison.data import Comparison, load
+from morlaif.report.comparison.page import add_jobs
+from morlaif.stages import compare
+from morlaif.stages.job import Job
+
+PAPER = {"principle_accuracy", "objective_accuracy", "win_matrix", "win_rates", "correlations"}
+HUMAN = {"comparisons": {"policy_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3, "n": 60}}}
+
+
+def build(made: tuple[list[dict], dict[str, Path]], out: Path, **reads) -> tuple[dict, str]:
+    runs, inputs = made
+    out.mkdir()
+    principles = {"helpfulness": ["helpfulness"], "empathy": ["empathy"]}
+    config = {
+        "runs": runs, "judge": RulesJudge(source="rules"), "judge_note": "Judged.", "why_not": "", "prompts": None,
+        "principles": principles, "confidence": 0.95, "resamples": 200, **reads,
+    }  # fmt: skip
+    hardware = HardwareSettings.model_construct(device="cpu", dtype="float32", threads=1)
+    job = Job("compare", "compare", "0" * 16, config, inputs, out, out, out, 0, hardware, lambda *_: None)
+    compare.build(job)
+    return json.loads((out / "comparison.json").read_text()), (out / "comparison.html").read_text()
+
+
+def charts_of(html: str) -> dict[str, dict]:
+    (text,) = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', html, re.DOTALL)
+    return {chart["name"]: chart for chart in json.loads(text)}
+
+
+@pytest.fixture(scope="module")
+def built(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    return *build(runs(), out), out
+
+
+@pytest.fixture
+def unprinted(monkeypatch):
+    """Drawing for print takes most of the time, and one comparison shows it."""
+    monkeypatch.setattr(compare, "_write_figure", lambda out, chart: chart.table())
+
+
+def test_each_policy_stands_once_under_a_name_that_tells_it_apart(built):
+    found, _, _ = built
+    labels = {policy["label"]: policy for policy in found["policies"]}
+    assert list(labels) == ["linear", "max-min", "soft-max-min", "single PM", "SFT"]
+    assert labels["single PM"]["runs"] == ["run-0", "run-1", "run-2"] and labels["linear"]["runs"] == ["run-0"]
+
+
+def test_every_two_policies_are_judged_once(built):
+    found, html, _ = built
+    rates = {(row["first"], row["second"]): row for row in found["judged"]["rates"]}
+    assert len(rates) == 5 * 4 // 2
+    assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rates.values())
+    assert rates["ppo/a0", "sft/5f7"]["value"] > 0.9
+    cells = charts_of(html)["win_matrix"]["cells"]
+    for i, row in enumerate(cells):
+        assert row[i] is None
+        for j, cell in enumerate(row):
+            if i != j:
+                assert cell["value"] + cells[j][i]["value"] == pytest.approx(1, abs=1e-5)
+                assert cell["low"] == pytest.approx(1 - cells[j][i]["high"], abs=1e-5)
+    theta = found["judged"]["strengths"]
+    assert set(theta) == {policy["key"] for policy in found["policies"]}
+    assert sum(one["value"] for one in theta.values()) == pytest.approx(0, abs=1e-6)
+    assert min(theta, key=lambda key: theta[key]["value"]) == "sft/5f7"
+
+
+def test_every_figure_is_there_in_print_as_data_and_on_the_page(built):
+    found, html, out = built
+    charts = charts_of(html)
+    assert set(found["figures"]) == set(charts) >= PAPER | {"strengths", "changes", "pareto", "curves"}
+    for name, chart in charts.items():
+        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        with (out / "data" / f"{name}.csv").open() as stream:
+            heads, *rows = csv.reader(stream)
+        stored = json.loads((out / "data" / f"{name}.json").read_text())
+        assert heads == chart["table"]["heads"] and len(rows) == len(chart["table"]["rows"]) > 0
+        assert stored["table"] == chart["table"] and f'id="fig-{name}"' in html
+    assert len(html.encode()) < 2_000_000
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_published_values_stand_beside_ours_where_they_apply(built, runs, tmp_path):
+    _, html, _ = built
+    charts = charts_of(html)
+    assert charts["objective_accuracy"]["references"][0]["spans"][0] == [0.716, 0.739]  # linear
+    assert charts["win_rates"]["references"][0]["spans"] == [[0.623, 0.84], None, None, None]
+    assert "arXiv 2406.07295" in charts["objective_accuracy"]["caption"]
+    _, html = build(runs(principles=("helpfulness", "ethicality")), tmp_path / "few")
+    charts = charts_of(html)
+    assert charts["principle_accuracy"]["references"] == [] and charts["win_rates"]["references"] == []
+    chart = charts["objective_accuracy"]
+    spans = dict(zip(chart["rows"], chart["references"][0]["spans"], strict=True))
+    assert spans["linear"] is None and spans["single PM"] == [0.678, 0.716]
+
+
+def test_runs_are_told_apart_by_what_differs_alone(built):
+    _, html, _ = built
+    (table,) = re.findall(r'aria-label="Runs">.*?</table>', html, re.DOTALL)
+    heads = re.findall(r"<th scope=\"col\">(.*?)</th>", table)
+    assert heads[:2] == ["run", "scalarizer"] and "seed" not in heads
+    assert "3 runs compared by scalarizer" in html
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_people_are_shown_once_they_have_rated(runs, tmp_path):
+    made, inputs = runs()
+    _, html = build((made, inputs), tmp_path / "before")
+    assert "human_win_rates" not in charts_of(html) and "No run has been rated by people yet" in html
+    made[1]["human"] = HUMAN
+    _, html = build((made, inputs), tmp_path / "after")
+    rows = charts_of(html)["human_win_rates"]["rows"]
+    assert [row["label"] for row in rows] == [
+        "max-min over the single PM", "paper: linear over the single PM, Llama-2-7b",
+    ]  # fmt: skip
+    assert (rows[0]["win"], rows[0]["n"], rows[1]["published"]) == (0.5, 60, True)
+    assert "No run has been rated" not in html
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_fewer_principles_are_drawn_with_the_ends_of_the_paper(runs, tmp_path):
+    rows = [{"count": n, "accuracy": {"human": interval(0.6 + n / 100)}, "ceiling": {}} for n in range(1, 13)]
+
+    def ablated(number, details, results):
+        details["ablation"] = {"nested": rows, "random": rows[:3], "leave_one_out": []}
+
+    _, html = build(runs(change=ablated), tmp_path / "out")
+    lines = {line["name"]: line for line in charts_of(html)["ablation"]["panels"][0]["lines"]}
+    assert lines["listed order"]["y"][-1] == pytest.approx(0.72) and lines["random subsets"]["x"] == [1, 2, 3]
+    assert lines["paper, GPT-2-medium"]["y"] == [0.567, 0.715]
+
+
+def interval(value: float) -> dict:
+    return {"value": value, "low": value - 0.03, "high": value + 0.03, "n": 300}
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_without_a_judge_only_what_the_runs_know_is_shown(runs, tmp_path):
+    found, html = build(runs(), tmp_path / "out", judge=None, why_not="The judge costs money.")
+    pairs = {(row["first"], row["second"]) for row in found["judged"]["rates"]}
+    assert pairs == {*((f"ppo/a{k}", other) for k in range(3) for other in ("sft/5f7", "ppo/b")), ("ppo/b", "sft/5f7")}
+    assert found["judged"]["strengths"] == {} and "The judge costs money." in html
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_runs_that_answered_different_prompts_are_judged_apart(runs, tmp_path):
+    made, inputs = runs(2)
+    made[1]["units"] |= {"sft": "5f8", "ppo/single": "b1"}
+    for old, new in (("sft/5f7", "sft/5f8"), ("ppo/b", "ppo/b1")):
+        inputs[new] = inputs.get(old, inputs["ppo/b"])
+    file = inputs["evaluate/e1"] / "responses.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"prompt_id": f"other{k}"}) + "\n" for k, row in enumerate(rows)))
+    found, _ = build((made, inputs), tmp_path / "out")
+    assert len(found["judged"]["rates"]) == 6 and found["judged"]["strengths"] == {}
+    assert "different prompts are not compared" in found["judged"]["note"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"arms": ("multi",)}, {"principles": ("preference",), "truth": False}, {"arms": ("single", "multi")}],
+    ids=["no baseline", "one principle", "baseline first"],
+)
+def test_small_runs_have_a_page_too(runs, tmp_path, options):
+    _, html = build(runs(2, **options), tmp_path / "out")
+    assert "nan" not in html.lower().split() and charts_of(html)
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_one_run_is_a_comparison_of_its_policies(runs, tmp_path):
+    found, html = build(runs(1), tmp_path / "out")
+    assert [policy["label"] for policy in found["policies"]] == ["linear", "single PM", "SFT"]
+    assert "One run, its policies side by side" in html
+
+
+def test_the_jobs_are_filled_in_with_why_they_failed(built, hostile):
+    _, html, _ = built
+    jobs = [
+        {"run": "run-0", "overrides": "a=1", "status": "succeeded", "seconds": "3", "why": "", "link": "../r.html"},
+        {"run": "run-1", "overrides": "a=2", "status": "failed", "seconds": "1", "why": hostile, "link": None},
+    ]
+    page = add_jobs(html, jobs, "morlaif sweep=x")
+    assert "2 jobs: 1 succeeded, 1 failed." in page and 'href="../r.html"' in page and "morlaif sweep=x" in page
+    assert "<img" not in page and add_jobs(page, jobs, "morlaif sweep=x") == page
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_hostile_names_stay_text(runs, tmp_path, hostile):
+    made, inputs = runs(2)
+    for run in made:
+        run["config"]["scalarizer.name"] += hostile
+    _, html = build((made, inputs), tmp_path / "out")
+    assert "<img" not in html and html.count("<script") == 2 and "</script><" not in html.split('id="charts"')[0]
+    assert len(charts_of(html)) > 5
+
+
+def test_the_page_asks_the_network_for_nothing(built):
+    _, html, _ = built
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|<link rel=.(?!icon)", html)
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_in_a_browser_every_figure_is_drawn_without_a_word_on_the_console(built, tmp_path, width):
+    _, html, out = built
+    page = out / "page.html"
+    # what the page is made of once its script has run; a <details> opened by hand builds its table
+    opened = "addEventListener('load', () => document.querySelectorAll('details').forEach((d) => { d.open = true; }))"
+    page.write_text(html.replace("</body>", f"<script>{opened}</script></body>"))
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         "--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1000", "--dump-dom",
+         page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    drawn = re.findall(r'<svg[^>]*role="img"', done.stdout)
+    assert len(drawn) == len(charts_of(html)) and "NaN" not in done.stdout
+    assert done.stdout.count("<table>") >= len(drawn)
+
+
+def test_a_front_against_brute_force():
+    import random
+
+    rng = random.Random(0)
+    for _ in range(50):
+        points = [(rng.randint(0, 6), rng.randint(0, 6)) for _ in range(8)]
+        kept = {points[k] for k in front(*zip(*points, strict=True))}
+        beaten = {p for p in points if any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
+        assert kept == set(points) - beaten
+
+
+def test_models_that_runs_share_are_one_set(runs):
+    made, inputs = runs()
+    data = Comparison(load(made, inputs))
+    assert len(data.models) == 1 and len(data.models[0].runs) == 3
+    made[2]["units"]["pm/detail"] = "another"
+    made[2]["config"]["model.name"] = "larger"
+    sets = Comparison(load(made, inputs)).models
+    assert [(len(models.runs), models.label) for models in sets] == [(2, "toy"), (1, "larger")] or len(sets) == 2
