@@ -6,7 +6,7 @@ one path. On several ranks each function must be called by every rank. Nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -109,10 +109,10 @@ def _plain(name: str) -> str:
 def training_state(model: nn.Module, optimizer: Any) -> dict[str, Any] | None:
     """Whole values and Adam moments of what learns, on the host, by name; None but on rank 0.
 
-    `optimizer` is a torch one, or what `deepspeed.initialize` made of it at stage 3. The state does not depend on how
+    `optimizer` is a torch one, or what `deepspeed.initialize` made of it. The state does not depend on how
     many ranks there are, one included.
     """
-    read = _ShardedState(optimizer) if ranks.count() > 1 else _WholeState(optimizer)
+    read = _state_of(optimizer)
     step = read.step()
     values: dict[str, dict[str, Tensor]] = {}
     for name, parameter in _learning(model):
@@ -134,7 +134,7 @@ def load_training_state(model: nn.Module, optimizer: Any, state: dict[str, Any])
     if names != state["parameters"].keys():
         odd = sorted(names ^ state["parameters"].keys())[:3]
         raise ValueError(f"the checkpoint holds other weights than those that learn: {odd} …")
-    write = _ShardedState(optimizer) if ranks.count() > 1 else _WholeState(optimizer)
+    write = _state_of(optimizer)
     if state["step"]:
         write.begin(state["step"])
     for name, parameter in _learning(model):
@@ -146,6 +146,12 @@ def load_training_state(model: nn.Module, optimizer: Any, state: dict[str, Any])
 
 def _learning(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _state_of(optimizer: Any) -> _WholeState | _ZeroState:
+    if ranks.count() == 1:
+        return _WholeState(optimizer)
+    return _Stage3State(optimizer) if hasattr(optimizer, "fp32_partitioned_groups_flat") else _Stage2State(optimizer)
 
 
 class _WholeState:
@@ -180,11 +186,16 @@ class _WholeState:
         self.optimizer.state[parameter][moment].copy_(value)
 
 
-class _ShardedState:
-    """The same under DeepSpeed's stage 3, where the optimizer sees flat float32 parts of many weights."""
+class _ZeroState:
+    """The same under DeepSpeed, where the inner optimizer sees flat float32 parts of many weights."""
 
     def __init__(self, optimizer: Any):
-        self.flat, self.inner = optimizer.fp32_partitioned_groups_flat, optimizer.optimizer
+        self.optimizer, self.inner = optimizer, optimizer.optimizer
+
+    @property
+    def flat(self) -> Sequence[Tensor]:
+        """This rank's float32 parts, one for each group of weights."""
+        raise NotImplementedError
 
     def step(self) -> float:
         return next((float(self.inner.state[part]["step"]) for part in self.flat if part in self.inner.state), 0.0)
@@ -205,6 +216,48 @@ class _ShardedState:
                 "step": torch.tensor(step, dtype=torch.float32),
                 **{moment: torch.zeros_like(part) for moment in MOMENTS},
             }
+
+
+class _Stage2State(_ZeroState):
+    """Whole weights on each rank, their float32 originals in parts."""
+
+    @property
+    def flat(self) -> Sequence[Tensor]:
+        return self.optimizer.single_partition_of_fp32_groups
+
+    def step(self) -> float:
+        step = super().step()
+        if step:
+            self._link()
+        return step
+
+    def begin(self, step: float) -> None:
+        super().begin(step)
+        self._link()
+
+    def _link(self) -> None:
+        """Let each weight find its moments. DeepSpeed does so when the first group has stepped, too early for others."""
+        self.optimizer._hp_optimizer_states_linked = False
+        self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def set_value(self, parameter: Tensor, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        parameter.copy_(value)
+        safe_set_full_fp32_param(parameter, value)
+
+    def set_moment(self, parameter: Tensor, moment: str, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        safe_set_full_optimizer_state(parameter, value, moment)
+
+
+class _Stage3State(_ZeroState):
+    """Everything in parts."""
+
+    @property
+    def flat(self) -> Sequence[Tensor]:
+        return self.optimizer.fp32_partitioned_groups_flat
 
     def set_value(self, parameter: Tensor, value: Tensor) -> None:
         from deepspeed.utils import safe_set_local_fp32_param

@@ -15,7 +15,7 @@ Positive = Annotated[float, Field(gt=0)]
 class ZeroSettings(Settings):
     """How DeepSpeed splits a model over the ranks of a unit (ZeRO, arXiv 1910.02054). One rank splits nothing."""
 
-    stage: Literal[1, 2, 3]
+    stage: Literal[2, 3]
     offload_optimizer: bool
     offload_parameters: bool
     persistence_threshold: Annotated[int, Field(ge=0)]
