@@ -15,7 +15,6 @@ from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
 from morlaif.models.load import ADAPTER, load_policy, point_to_adapter, resolve_model, save_policy
 from morlaif.preference.report import read_report
-from morlaif.reward.sources import Source
 from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.policy import ActorCritic, merged_state
 from morlaif.rl.schedule import hold_out
