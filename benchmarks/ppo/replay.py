@@ -38,8 +38,8 @@ def replay(made: trainer.PPOTrainer, reward: Any, reference: Any, theirs: dict[s
     updated, optimise = optimize.Tally.updated, trainer.optimize
 
     def record(tally, tokens, norms):
-        updates.append({n: (tally.sums[n] - seen.get(n, 0.0)) / tokens for n in ("policy_loss", "value_loss")})
-        seen.update(tally.sums)
+        updates.append({n: (tally.sums[n].item() - seen.get(n, 0.0)) / tokens for n in ("policy_loss", "value_loss")})
+        seen.update({name: value.item() for name, value in tally.sums.items()})
         updated(tally, tokens, norms)
 
     def keep(engine, experience, *args, **kwargs):

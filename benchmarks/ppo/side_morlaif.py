@@ -23,7 +23,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from transformers import AutoModelForSequenceClassification  # noqa: E402
 
-from morlaif.data.chat import dialogue_ids  # noqa: E402
+from morlaif.data.chat import response_ids  # noqa: E402
 from morlaif.models.load import load_causal_lm, load_tokenizer  # noqa: E402
 from morlaif.preference.scoring import length_buckets  # noqa: E402
 from morlaif.rl.policy import ActorCritic  # noqa: E402
@@ -53,15 +53,22 @@ def settings(case: Case, critic: str) -> PPOSettings:
 
 
 class ClassifierReward:
-    """A classifier's score of the last token, EOS; responses are tokenized anew, as any reward model's are."""
+    """A classifier's score of the last token, EOS; responses are tokenized anew, prompts come as ids, as for TRL."""
 
-    def __init__(self, model, tokenizer) -> None:
+    def __init__(self, model, tokenizer, prompts: list[dict]) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.ids: list[list[int]] | None = None  # given ids in place of those of the texts
+        self.prompts = {json.dumps(row["messages"]): row["ids"] for row in prompts}
+        self.ids: list[list[int]] | None = None  # given ids in place of all others
+
+    def tokenize(self, prompts, responses) -> list[list[int]]:
+        return [
+            self.prompts[json.dumps(prompt)] + response_ids(self.tokenizer, response)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
 
     @torch.no_grad()
     def __call__(self, prompts, responses) -> torch.Tensor:
-        rows = self.ids or [dialogue_ids(self.tokenizer, p, r, 512) for p, r in zip(prompts, responses, strict=True)]
+        rows = self.ids or self.tokenize(prompts, responses)
         scores = torch.zeros(len(rows), 1)
         for bucket in length_buckets([len(row) for row in rows], 4096):
             batch = [rows[i] for i in bucket]
@@ -84,7 +91,7 @@ def main() -> None:
     def classifier():
         return AutoModelForSequenceClassification.from_pretrained(folder / "scorer", num_labels=1)
 
-    reward = ClassifierReward(classifier(), tokenizer)
+    reward = ClassifierReward(classifier(), tokenizer, rows)
     torch.manual_seed(0)
     policy = load_causal_lm(folder / "policy", tokenizer=tokenizer)
     models = ActorCritic(policy, config, classifier() if critic == "separate" else None)

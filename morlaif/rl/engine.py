@@ -66,14 +66,14 @@ class Engine:
         """Add the gradients of `loss`, this rank's part of a sum over ranks. `last`: `step` follows."""
         loss.backward()
 
-    def step(self, critic_only: bool = False) -> dict[str, float]:
+    def step(self, critic_only: bool = False) -> dict[str, Tensor | float]:
         """Clip, update, forget the gradients; the norms before the clip. `critic_only`: the policy had none.
 
         A separate critic is clipped by itself, a shared one with the trunk.
         """
         groups = self.clipped_groups()
         ranks.sum_gradients([p for params in groups.values() for p in params])
-        norms = {name: nn.utils.clip_grad_norm_(params, self.max_norm).item() for name, params in groups.items()}
+        norms = {name: nn.utils.clip_grad_norm_(params, self.max_norm) for name, params in groups.items()}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norms

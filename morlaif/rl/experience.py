@@ -10,7 +10,8 @@ from torch import Tensor
 
 from morlaif import ranks
 
-BUCKET = 8  # batch widths are multiples of this: fewer shapes, and what tensor cores like
+# Batch widths are multiples of this: on a GPU fewer shapes, and what tensor cores like; a CPU computes what is there.
+BUCKET = {"cpu": 1}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Batch:
     """
 
     ids: Tensor  # (m, W)
-    positions: Tensor  # (m, W) 0 … W - 1
+    positions: Tensor  # (1, W) 0 … W - 1
     states: Tensor  # (N,) place, in the flattened (m, W), of the state before each response token
     targets: Tensor  # (N,) the response tokens, row after row
     mask: Tensor  # (m, T) bool: where those N stand in a padded response
@@ -100,7 +101,8 @@ def collate(
 ) -> Batch:
     """Prompt and response of each row, contiguous, then padding up to a multiple of `BUCKET`."""
     longest = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
-    width = -(-longest // BUCKET) * BUCKET
+    bucket = BUCKET.get(device.type, 8)
+    width = -(-longest // bucket) * bucket
     ids, states = [], []
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         length = len(prompt) + len(response)
@@ -108,7 +110,7 @@ def collate(
         states.extend(range(row * width + len(prompt) - 1, row * width + length - 1))
     return Batch(
         ids=torch.tensor(ids, device=device),
-        positions=torch.arange(width, device=device).expand(len(ids), width),
+        positions=torch.arange(width, device=device)[None],
         states=torch.tensor(states, device=device),
         targets=torch.tensor([token for response in responses for token in response], device=device),
         mask=response_mask(responses).to(device),

@@ -17,31 +17,35 @@ from morlaif.rl.settings import PPOSettings
 
 
 class Tally:
-    """Sums of what the updates showed: over the tokens of this rank, or over updates."""
+    """Sums of what the updates showed: over the tokens of this rank, or over updates.
+
+    They stay tensors until `means`: a number read at each micro-batch would make a GPU wait for the CPU.
+    """
 
     def __init__(self) -> None:
         self.tokens = self.updates = 0  # tokens of all ranks
-        self.sums: dict[str, float] = {}
-        self.norms: dict[str, float] = {}
-        self.first_ratio: float | None = None  # largest |ratio - 1| before the first update: 0, or something is wrong
+        self.sums: dict[str, Tensor] = {}
+        self.norms: dict[str, Tensor | float] = {}
+        self.ratios: list[Tensor] = []  # largest |ratio - 1| before the first update: 0, or something is wrong
 
-    def add(self, **sums: float) -> None:
-        _add(self.sums, sums)
+    def add(self, **sums: Tensor) -> None:
+        _add(self.sums, {name: value.detach().double() for name, value in sums.items()})
 
-    def updated(self, tokens: int, norms: dict[str, float]) -> None:
+    def updated(self, tokens: int, norms: dict[str, Tensor | float]) -> None:
         self.tokens += tokens
         self.updates += 1
         _add(self.norms, norms)
 
     def means(self) -> dict[str, float]:
         """The same on all ranks."""
-        rows = {name: value / max(1, self.tokens) for name, value in ranks.added(self.sums).items()}
-        rows |= {name: value / self.updates for name, value in self.norms.items()}
-        ratios = [ratio for ratio in ranks.gather(self.first_ratio) if ratio is not None]
+        sums = ranks.added({name: value.item() for name, value in self.sums.items()})
+        rows = {name: value / max(1, self.tokens) for name, value in sums.items()}
+        rows |= {name: float(value) / self.updates for name, value in self.norms.items()}
+        ratios = ranks.concatenate([ratio.item() for ratio in self.ratios])
         return rows | ({"first_ratio_error": max(ratios)} if ratios else {})
 
 
-def _add(sums: dict[str, float], more: dict[str, float]) -> None:
+def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
     for name, value in more.items():
         sums[name] = sums.get(name, 0.0) + value
 
@@ -111,13 +115,13 @@ def _loss(
         with torch.no_grad():
             clip = losses.clipped(logprobs, old, advantages, settings.clip_range).sum()
             moved = (logprobs - old).detach()
-            tally.add(policy_loss=policy.item(), clip_fraction=clip.item(), step_kl=0.5 * moved.square().sum().item())
+            tally.add(policy_loss=policy, clip_fraction=clip, step_kl=0.5 * moved.square().sum())
             if tally.updates == 0:
-                tally.first_ratio = max(tally.first_ratio or 0.0, moved.exp().sub(1).abs().max().item())
+                tally.ratios.append(moved.exp().sub(1).abs().max())
         if kl_coef:
             estimate = ESTIMATORS[settings.kl.estimator](logprobs, ref).sum()
             loss = loss + kl_coef * estimate
-            tally.add(kl_loss=estimate.item())
+            tally.add(kl_loss=estimate)
         if settings.entropy_coef:
             loss = loss - settings.entropy_coef * entropy.sum()
     if values is not None:
@@ -125,5 +129,5 @@ def _loss(
         value = losses.value_loss(values, before, returns, settings.clip_range_value).sum()
         value = value * (minibatch.tokens / minibatch.valued)  # a mean of its own
         loss = loss + settings.value_coef * value
-        tally.add(value_loss=value.item())
+        tally.add(value_loss=value)
     return loss

@@ -175,7 +175,7 @@ def _trunk(model: PreTrainedModel) -> nn.Module:
 def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Last hidden states before each response token: (N, H). Prompt and padding go no further than here."""
     hidden = _trunk(model)(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1)[batch.states]
+    return hidden.flatten(0, 1).index_select(0, batch.states)
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:

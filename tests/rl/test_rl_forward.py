@@ -9,7 +9,7 @@ import torch
 
 from morlaif.models.generate import generate
 from morlaif.rl import logprobs
-from morlaif.rl.experience import BUCKET, collate, partition, response_mask
+from morlaif.rl.experience import collate, partition, response_mask
 from morlaif.rl.logprobs import token_logprobs
 
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11, 12]]
@@ -57,7 +57,7 @@ def test_left_padding_with_explicit_positions_agrees(small, family):
 def test_extra_padding_and_pad_id_change_nothing(small, family, monkeypatch):
     models = small.models(small.settings(), getattr(small, family)())
     batch = collate(PROMPTS, RESPONSES, 0, CPU)
-    monkeypatch.setattr("morlaif.rl.experience.BUCKET", 32)
+    monkeypatch.setattr("morlaif.rl.experience.BUCKET", {"cpu": 32})
     wide = collate(PROMPTS, RESPONSES, 7, CPU)
     assert wide.ids.shape[1] == 32 > batch.ids.shape[1]
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_entropy_with_gradient():
 
 def test_collate_points_at_the_state_before_each_token():
     batch = collate(PROMPTS, RESPONSES, 0, CPU)
-    assert batch.ids.shape == (3, BUCKET)
+    assert batch.ids.shape == (3, 7)
     assert batch.targets.tolist() == [20, 21, 1, 22, 23, 24, 25, 1, 26]
     following = batch.ids.flatten()[batch.states + 1]
     assert torch.equal(following, batch.targets)

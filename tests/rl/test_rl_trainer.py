@@ -64,7 +64,7 @@ def test_micro_batches_and_padding_do_not_change_the_update(small, critic, monke
     """One minibatch of 12, or 12 rows accumulated in parts of 12, 5 or 1, or padded wider: one trajectory."""
     found = []
     for micro, bucket in ((12, 8), (5, 8), (1, 8), (12, 24)):
-        monkeypatch.setattr("morlaif.rl.experience.BUCKET", bucket)
+        monkeypatch.setattr("morlaif.rl.experience.BUCKET", {"cpu": bucket})
         config = small.settings(
             steps=2, minibatches=1, micro_batch_size=micro, **{"critic.kind": critic, "optimizer.learning_rate": 1e-3}
         )

@@ -1,0 +1,90 @@
+"""Build the ppo unit of a toy run in this process, timed; its policy and its rollouts judged by the toy world's truth.
+
+    python toy_unit.py RESULT.json [key=value …]
+
+The units that it needs must be in the store (morlaif stages=[weigh] …). Runs under any checkout of morlaif.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from morlaif import cli
+from morlaif.data.records import load_split, prompt_id
+from morlaif.evaluation.judges import true_scores
+from morlaif.evaluation.policies import respond
+from morlaif.pipeline.plan import plan
+from morlaif.pipeline.store import Store
+from morlaif.preference.bank import PreferenceBank
+from morlaif.stages.job import Job
+
+
+def main() -> None:
+    result, overrides = Path(sys.argv[1]), sys.argv[2:]
+    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: cli.run_name(_root_), replace=True)
+    flags = Namespace(overrides=[*overrides, "arms=[multi]"], config_dir=None, multirun=False)
+    config = cli.look_ahead(flags)[0][0].config
+    unit, store = plan(config).by_name["ppo/multi"], Store(config.paths.store)
+    truth = {p.name: p.covers for p in config.principles.chosen}
+    inputs = {need.name: store.folder(need) for need in unit.needs}
+    torch.set_num_threads(1)
+
+    seen = []  # what the preference models were asked to score, and when
+    score = PreferenceBank.score
+
+    def recorded(bank, prompts, responses):
+        seen.append((list(prompts), list(responses)))
+        return score(bank, prompts, responses)
+
+    PreferenceBank.score = recorded
+    rows = []
+
+    def progress(step, total, metrics):
+        if step > len(rows) and "reward" in metrics:
+            rows.append({"cpu": time.process_time() - cpu, "kl": metrics["kl"], "asked": len(seen) - 1})
+
+    build = importlib.import_module("morlaif.stages.ppo").build
+    with tempfile.TemporaryDirectory() as folder:
+        out, keep = Path(folder, "out"), Path(folder, "keep")
+        out.mkdir()
+        keep.mkdir()
+        job = Job(
+            unit.stage, unit.name, unit.digest, unit.reads, inputs, out, keep, store.ledger, unit.seed, config.hardware,
+            progress,
+        )  # fmt: skip
+        wall, cpu = time.perf_counter(), time.process_time()
+        build(job)
+        wall, cpu_all = time.perf_counter() - wall, time.process_time() - cpu
+        held_out = {prompt_id(e.messages): e.messages for e in load_split(inputs["data"], "eval")}
+        prompts = list(held_out.values())[: config.eval.prompts]
+        finals = {}
+        for name, policy in (("sft", inputs["sft"]), ("policy", out)):
+            how = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float32}
+            finals[name] = true_scores(prompts, respond(policy, prompts, config.eval, **how).texts, truth)
+    rollouts = config.ppo.rollouts
+    steps = [call for call in seen if len(call[1]) == rollouts]
+    curve = [
+        {"cpu": row["cpu"], "kl": row["kl"], "true": float(true_scores(*call, truth).mean())}
+        for row, call in zip(rows, steps, strict=False)
+    ]
+    result.write_text(
+        json.dumps(
+            {
+                "overrides": overrides, "wall": wall, "cpu": cpu_all, "curve": curve, "kl": rows[-1]["kl"],
+                "sft": float(finals["sft"].mean()), "true": float(finals["policy"].mean()),
+                "standard_error": float(finals["policy"].mean(1).std() / len(prompts) ** 0.5),
+            }
+        )
+    )  # fmt: skip
+
+
+main()
