@@ -57,7 +57,7 @@ def compare(shape: str, base: Path, device: torch.device, repeats: int) -> None:
     one = [Adapter(dict(adapters[0].layers), adapter.head) for adapter in adapters]
     switched = with_peft(load(), adapters)
     scorers = {
-        kind: AdapterScorer(names, load(), [Adapter(dict(a.layers), a.head) for a in given], "last", tokens)
+        kind: AdapterScorer(names, load(), [lambda a=a: a for a in given], "last", tokens)
         for kind, given in (("lora", adapters), ("trunk", upper), ("heads", one))
     }
 

@@ -73,10 +73,8 @@ def measure(sides, corpus, verdicts, seeds, rounds, scratch: Path) -> None:
             statistics.median(a / b for a, b in zip(own[APART], own[side], strict=True)) for own in (busy, wall)
         )
         values = np.array(list(accuracy[side].values()))
-        print(
-            f"{side:<20} {statistics.median(busy[side]):7.2f} {cpu:7.2f} {statistics.median(wall[side]):7.2f} {clock:7.2f} "
-            f"{values.mean():9.4f} {values.min(1).mean():6.3f} {len(values):6}"
-        )
+        times = f"{statistics.median(busy[side]):7.2f} {cpu:7.2f} {statistics.median(wall[side]):7.2f} {clock:7.2f}"
+        print(f"{side:<20} {times} {values.mean():9.4f} {values.min(1).mean():6.3f} {len(values):6}")
 
 
 def train(settings, corpus: Corpus, verdicts, seed: int, out: Path, apart: bool):

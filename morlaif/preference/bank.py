@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -193,17 +194,11 @@ class _Loader:
         path, revision = self._base_of(report)
         tokenizer = load_tokenizer(path, revision=revision)
         model = self._base_model(names[0], report, tokenizer)
-        adapters: list[Adapter] = []
+        adapters = []
         for name in names:
             for member in self.reports[name].members or [{"folder": MODEL, "adapter": self.reports[name].adapter}]:
-                adapter = read_adapter(self.folders[name] / member["folder"], name)
-                _check_fits(name, adapter, model)
-                if adapter_hash(adapter) != member["adapter"]:
-                    raise UserError(
-                        f"preference model '{name}': the adapter in {self.folders[name] / member['folder']} is not the "
-                        "one that was trained for it"
-                    )
-                adapters.append(adapter)
+                folder = self.folders[name] / member["folder"]
+                adapters.append(partial(_read_checked, folder, name, member["adapter"], model))
         questions = None
         if report.kind == "conditioned":
             questions = [question_ids(tokenizer, self.reports[name].question) for name in names]
@@ -257,12 +252,20 @@ class _Loader:
         return _OtherReader(name, model)
 
 
+def _read_checked(folder: Path, name: str, wanted: str, model: PreTrainedModel) -> Adapter:
+    adapter = read_adapter(folder, name)
+    _check_fits(name, adapter, model)
+    if adapter_hash(adapter) != wanted:
+        raise UserError(f"preference model '{name}': the adapter in {folder} is not the one that was trained for it")
+    return adapter
+
+
 def _check_fits(name: str, adapter: Adapter, model: PreTrainedModel) -> None:
-    sizes = dict(model.named_modules())
+    modules = dict(model.named_modules())
     for layer, (down, up) in adapter.layers.items():
-        if layer not in sizes:
+        if layer not in modules:
             raise UserError(f"preference model '{name}': its adapter changes '{layer}', which the base does not have")
-        inputs, outputs = size(getattr(sizes[layer], "base_layer", sizes[layer]))
+        inputs, outputs = size(getattr(modules[layer], "base_layer", modules[layer]))
         if (down.shape[1], up.shape[0]) != (inputs, outputs):
             raise UserError(
                 f"preference model '{name}': its adapter of '{layer}' is {up.shape[0]} by {down.shape[1]}, the base's "

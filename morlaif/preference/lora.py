@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from morlaif.errors import UserError
 from morlaif.preference.settings import LoraSettings
 
-Pair = tuple[Tensor, Tensor]  # down (r, in), up (out, r)
+Layers = Mapping[str, tuple[Tensor, Tensor]]  # layer name: down (r, in), up (out, r) with the scale in it
 NARROW = 128  # inputs of a layer up to which its update is added to its weight, for each adapter, on the fly
 
 
@@ -138,24 +138,23 @@ def fresh(
     return stack
 
 
-def stack_adapters(model: nn.Module, adapters: Sequence[Mapping[str, Pair]], consume: bool = False) -> Stack:
-    """Put trained adapters into the layers they touch. `adapters[k][layer]` = (down (r, in), scaled up (out, r)).
+def stack_adapters(model: nn.Module, ranks: Mapping[str, int], count: int, adapters: Iterable[Layers]) -> Stack:
+    """Put `count` trained adapters into the layers they touch: `ranks` has these, with the highest rank in each.
 
-    Ranks may differ: smaller ones are filled with zeros, which change nothing. `consume` empties the mappings on the
-    way, so that the adapters are never held twice.
+    `adapters` may read one after another, so that no more than one is held twice. Ranks may differ: smaller ones are
+    filled with zeros, which change nothing.
     """
     stack = Stack(model)
     like = next(model.parameters())
-    for name in sorted({layer for adapter in adapters for layer in adapter}):
+    for name, rank in sorted(ranks.items()):
         base = model.get_submodule(name)
         inputs, outputs = size(base)
-        rank = max(adapter[name][0].shape[0] for adapter in adapters if name in adapter)
-        down = torch.zeros(len(adapters), rank, inputs, dtype=like.dtype, device=like.device)
-        up = torch.zeros(len(adapters), outputs, rank, dtype=like.dtype, device=like.device)
-        for k, adapter in enumerate(adapters):
-            if name in adapter:
-                part_down, part_up = adapter.pop(name) if consume else adapter[name]
-                down[k, : part_down.shape[0]] = part_down.to(like)
-                up[k, :, : part_up.shape[1]] = part_up.to(like)
+        down = torch.zeros(count, rank, inputs, dtype=like.dtype, device=like.device)
+        up = torch.zeros(count, outputs, rank, dtype=like.dtype, device=like.device)
         stack.put(name, StackedLora(base, down, up))
+    with torch.no_grad():
+        for k, layers in enumerate(adapters):
+            for name, (down, up) in layers.items():
+                stack.layers[name].lora_down[k, : down.shape[0]] = down.to(like)
+                stack.layers[name].lora_up[k, :, : up.shape[1]] = up.to(like)
     return stack

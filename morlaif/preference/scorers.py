@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -43,22 +43,33 @@ class AdapterScorer:
         self,
         names: Sequence[str],
         model: PreTrainedModel,
-        adapters: Sequence[Adapter],
+        adapters: Sequence[Callable[[], Adapter]],
         pooling: Pooling,
         tokens: int,
         questions: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Empties `adapters`. `questions`: what each model reads behind the dialogue (kind conditioned)."""
+        """`adapters`: what reads each; they are read one after another, and never held beside the stack.
+
+        `questions`: what each model reads behind the dialogue (kind conditioned).
+        """
         self.names = tuple(names)
         self.model, self.pooling, self.tokens, self.questions = model, pooling, tokens, questions
         device = next(model.parameters()).device
-        self.heads = torch.cat([adapter.head for adapter in adapters]).float().to(device)  # (K, H)
         trunks: dict[str, int] = {}
-        self.trunk = [trunks.setdefault(adapter_hash(adapter), len(trunks)) for adapter in adapters]  # of each model
-        different = [adapters[self.trunk.index(g)] for g in range(len(trunks))]
-        first = _lowest(model, different)
-        self.stack = stack_adapters(model, [adapter.layers for adapter in different], consume=True)
-        self.count = len(different)
+        self.trunk: list[int] = []  # of each model
+        ranks: dict[str, int] = {}
+        heads = []
+        for read in adapters:
+            adapter = read()
+            self.trunk.append(trunks.setdefault(adapter_hash(adapter), len(trunks)))
+            heads.append(adapter.head)
+            for name, (down, _) in adapter.layers.items():
+                ranks[name] = max(ranks.get(name, 0), down.shape[0])
+        self.heads = torch.cat(heads).float().to(device)  # (K, H)
+        self.count = len(trunks)
+        first = _lowest(model, ranks)
+        different = (adapters[self.trunk.index(g)]().layers for g in range(self.count))
+        self.stack = stack_adapters(model, ranks, self.count, different)
         self.split = SplitTrunk(model, first) if first > 0 and questions is None else None
 
     def score(self, batch: Batch) -> Tensor:
@@ -144,10 +155,9 @@ def aggregate(members: Tensor, rule: str, penalty: float) -> Tensor:
     return mean if rule == "mean" else mean - penalty * members.var(-1, correction=0)
 
 
-def _lowest(model: PreTrainedModel, adapters: Sequence[Adapter]) -> int:
-    """The lowest layer that an adapter touches; 0 where one touches anything outside the layers."""
+def _lowest(model: PreTrainedModel, names: Iterable[str]) -> int:
+    """The lowest layer that has an adapted part; 0 where anything outside the layers is adapted."""
     pattern = layer_list(model)[0] + "."
-    names = {name for adapter in adapters for name in adapter.layers}
     if not all(name.startswith(pattern) for name in names):
         return 0
     return min(int(name.removeprefix(pattern).split(".")[0]) for name in names)

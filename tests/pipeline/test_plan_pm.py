@@ -1,0 +1,57 @@
+"""What a thirteenth principle, another kind or another file of weights makes new."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+import morlaif.cli  # noqa: F401
+from morlaif.cli import run_name
+from morlaif.config import validate
+from morlaif.errors import UserError
+from morlaif.pipeline.plan import plan
+
+
+def digests(*overrides: str) -> dict[str, str]:
+    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+    with initialize_config_module("morlaif.conf", version_base="1.3"):
+        tree = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return {unit.name: unit.digest for unit in plan(validate(tree)).units}
+
+
+@pytest.mark.parametrize("kind", ["toy", "toy_trunk", "toy_ensemble", "toy_full"])
+def test_one_principle_more_trains_only_itself(kind: str) -> None:
+    few, more = (digests(f"pm={kind}", f"principles.count={n}") for n in (11, 12))
+    models = {name: digest for name, digest in few.items() if name.startswith("pm/")}
+    assert len(models) == 12 and all(more[name] == digest for name, digest in models.items())
+    assert not any(name.startswith("backbone/") for name in more)
+
+
+@pytest.mark.parametrize("kind", ["toy_heads", "toy_conditioned"])
+def test_what_is_shared_is_trained_anew(kind: str) -> None:
+    few, more = (digests(f"pm={kind}", f"principles.count={n}") for n in (11, 12))
+    assert few["backbone/multi"] != more["backbone/multi"] and few["pm/helpfulness"] != more["pm/helpfulness"]
+    assert few["backbone/single"] == more["backbone/single"] and few["pm/single"] == more["pm/single"]
+    assert few["feedback/helpfulness"] == more["feedback/helpfulness"]
+
+
+def test_how_it_is_trained_together_changes_no_digest() -> None:
+    plain = digests("pm=toy_trunk")
+    assert digests("pm=toy_trunk", "pm.joint=false", "pm.joint_tokens=99", "pm.cache_gb=0") == plain | {
+        "report": digests("pm=toy_trunk", "pm.joint=false", "pm.joint_tokens=99", "pm.cache_gb=0")["report"]
+    }
+    assert digests("pm=toy_trunk", "pm.top=1.0")["pm/empathy"] != plain["pm/empathy"]
+
+
+def test_pretrained_models_must_be_named_and_are_pinned(tmp_path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    given = ["pm=pretrained", "principles.count=1", "arms=[multi]", f"+pm.paths.helpfulness={tmp_path}"]
+    first = digests(*given)
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert digests(*given)["pm/helpfulness"] != first["pm/helpfulness"]
+    assert digests(*given)["feedback/helpfulness"] == first["feedback/helpfulness"]
+    with pytest.raises(UserError, match=r"pm\.paths: no reward model for 'ethicality'; give pm\.paths\.ethicality="):
+        digests("pm=pretrained", "principles.count=2", "arms=[multi]", f"+pm.paths.helpfulness={tmp_path}")
+    with pytest.raises(UserError, match=r"'single'; .* or leave the baseline out: arms=\[multi\]"):
+        digests("pm=pretrained", "principles.count=1", f"+pm.paths.helpfulness={tmp_path}")
