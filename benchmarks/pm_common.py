@@ -49,16 +49,15 @@ def random_adapter(model: torch.nn.Module, rank: int, seed: int, among: list[str
 
 
 def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each side, one after another in each round; the first round is not counted."""
+    """Seconds of each side, one after another in each round; they come warmed up."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for round_ in range(repeats + 1):
+    for _ in range(repeats):
         for name, run in sides.items():
             began = time.perf_counter()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if round_:
-                seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - began)
     return seconds
 
 

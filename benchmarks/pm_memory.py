@@ -1,7 +1,7 @@
 """Peak memory: twelve `lora` preference models against one base model, and PPO on one base against separate models.
 
     python benchmarks/pm_memory.py bank        GPT-2-small shape, random weights
-    python benchmarks/pm_memory.py ppo         the toy pipeline, its model widened (--hidden 64 --layers 2: the toy's own)
+    python benchmarks/pm_memory.py ppo         the toy pipeline, its model widened (--hidden 64 --layers 2: as it is)
 
 Each side is a process of its own. `weights` counts the parameters' storages, each once; `peak` is the highest resident
 memory above what the same process held after its imports.

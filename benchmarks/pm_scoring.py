@@ -1,18 +1,19 @@
-"""Scoring 64 dialogues of 128 tokens under twelve principles: stacked adapters against peft's `set_adapter`, in turn.
+"""Scoring dialogues (64, unless told) of 128 tokens under twelve principles: stacked adapters against peft's `set_adapter`, in turn.
 
     python benchmarks/pm_scoring.py            both shapes
-    python benchmarks/pm_scoring.py gpt2 3     one shape, three rounds
+    python benchmarks/pm_scoring.py gpt2 --rounds 2 --rows 16      what a CPU can bear
 
 The other side is peft as one would write it: twelve adapters on one base, one made active at a time, each scoring all
 rows, with a head per adapter; it gets the better of two batch sizes (all 64 rows, or as many tokens at once as the bank
-takes). `peft mixed batch` gives each row its adapter by name. Both sides end in the same scores, which is checked.
+takes). Both sides end in the same scores, which is checked.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,25 +27,27 @@ from morlaif.preference.scorers import AdapterScorer
 from morlaif.preference.scoring import BUCKET_TOKENS
 from morlaif.preference.split import layer_list, top_layers
 
-PRINCIPLES, ROWS, TOKENS, RANK = 12, 64, 128, 8
+PRINCIPLES, TOKENS, RANK = 12, 128, 8
 
 
-def main(shapes: list[str], repeats: int) -> None:
+def main(shapes: list[str], repeats: int, rows: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {repeats} rounds")
+    print(
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {rows} × {TOKENS} tokens, {repeats} rounds"
+    )
     for shape in shapes:
         with tempfile.TemporaryDirectory() as folder:
             save_base(shape, Path(folder))
-            compare(shape, Path(folder), device, repeats)
+            compare(shape, Path(folder), device, repeats, rows)
 
 
 @torch.no_grad()
-def compare(shape: str, base: Path, device: torch.device, repeats: int) -> None:
+def compare(shape: str, base: Path, device: torch.device, repeats: int, count: int) -> None:
     tokenizer = load_tokenizer(base)
     load = lambda: load_classifier(base, tokenizer, device=device)  # noqa: E731
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(5, 250, (ROWS, TOKENS), generator=generator).to(device)
-    full = torch.full((ROWS,), TOKENS, device=device)
+    ids = torch.randint(5, 250, (count, TOKENS), generator=generator).to(device)
+    full = torch.full((count,), TOKENS, device=device)
     batch = Batch(ids, torch.full_like(full, TOKENS // 2), full)
     tokens = BUCKET_TOKENS[device.type]
 
@@ -61,27 +64,26 @@ def compare(shape: str, base: Path, device: torch.device, repeats: int) -> None:
         for kind, given in (("lora", adapters), ("trunk", upper), ("heads", one))
     }
 
-    def bank(kind: str) -> torch.Tensor:
+    def bank(kind: str, batch: Batch = batch) -> torch.Tensor:
         return in_parts(scorers[kind].score, batch, max(1, tokens // TOKENS))
 
-    def switching(rows: int) -> torch.Tensor:
+    def switching(rows: int, batch: Batch = batch) -> torch.Tensor:
         columns = []
         for name in names:
             switched.set_adapter(name)
             columns.append(in_parts(lambda part: switched(input_ids=part.ids).logits, batch, rows))
         return torch.cat(columns, dim=1)
 
-    want = switching(ROWS)
-    torch.testing.assert_close(bank("lora"), want, atol=1e-4, rtol=1e-4)
-    seconds = interleaved(
-        {
-            "switching, all rows": lambda: switching(ROWS),
-            "switching, parts": lambda: switching(max(1, tokens // TOKENS)),
-            **{kind: lambda kind=kind: bank(kind) for kind in scorers},
-        },
-        repeats,
-    )
-    slow = min(("switching, all rows", "switching, parts"), key=lambda side: statistics.median(seconds[side]))
+    one_row = Batch(*(field[:1] for field in batch))
+    torch.testing.assert_close(bank("lora", one_row), switching(1, one_row), atol=1e-4, rtol=1e-4)
+    for kind in scorers:  # warm
+        bank(kind, one_row)
+    part = max(1, tokens // TOKENS)
+    sides = {"switching, all rows": lambda: switching(count)}
+    if part < count:
+        sides["switching, parts"] = lambda: switching(part)
+    seconds = interleaved(sides | {kind: partial(bank, kind) for kind in scorers}, repeats)
+    slow = min(sides, key=lambda side: statistics.median(seconds[side]))
     print(f"\n{shape}: {len(layers)} layers, the trunk's top {len(top)}; against {slow}")
     for side, values in seconds.items():
         print(f"  {side:<22} {statistics.median(values) * 1e3:9.1f} ms   {ratio(seconds, slow, side):6.2f} x")
@@ -111,6 +113,9 @@ def in_parts(score, batch: Batch, rows: int) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    chosen = [argument for argument in sys.argv[1:] if argument in SHAPES]
-    rounds = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
-    main(chosen or list(SHAPES), rounds[0] if rounds else 5)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shapes", nargs="*", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=64)
+    given = parser.parse_args()
+    main(given.shapes, given.rounds, given.rows)

@@ -1,0 +1,89 @@
+"""Real dialogues under human labels: every kind trains and scores, and long ones lose no response."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from pydantic import TypeAdapter
+
+from morlaif.data.load import load
+from morlaif.data.records import Pair
+from morlaif.data.settings import DataSettings
+from morlaif.feedback.records import Verdict
+from morlaif.models.scratch import build_causal_lm, train_tokenizer
+from morlaif.models.settings import ScratchSettings
+from morlaif.preference.bank import PreferenceBank
+from morlaif.preference.model import tokenize
+from morlaif.preference.train import Corpus, Task, train_pms
+
+ROOT = Path(__file__).parents[2]
+FILE = Path(os.environ.get("MORLAIF_HH_RLHF", ROOT.parent / "shared/data/hh-rlhf")) / "helpful.jsonl.gz"
+LONGEST = 128
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE} is not there")
+
+
+def conf(path: str):
+    return yaml.safe_load((ROOT / "conf" / f"{path}.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A base, its tokenizer, 60 labelled pairs and 30 held-out ones."""
+    values = conf("data/hh_rlhf") | {"path": str(FILE), "limit": 90, "eval_size": 30, "eval_fraction": None}
+    splits = load(TypeAdapter(DataSettings).validate_python(values), seed=0).splits
+    pairs = {}
+    for split in ("train", "eval"):
+        turned = [i % 2 for i in range(len(splits[split]))]
+        pairs[split] = [
+            Pair.of(e.messages, *((e.rejected, e.chosen) if t else (e.chosen, e.rejected)), float(not t))
+            for e, t in zip(splits[split], turned, strict=True)
+        ]
+    texts = [text for pair in pairs["train"] for text in (pair.first, pair.messages[-1]["content"])]
+    tokenizer = train_tokenizer(texts, 600)
+    scratch = conf("model/toy")["scratch"] | {"hidden_size": 32, "heads": 2, "intermediate_size": 64}
+    base = tmp_path_factory.mktemp("base")
+    build_causal_lm(ScratchSettings(**scratch), tokenizer, seed=0).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    return base, tokenizer, pairs
+
+
+def test_a_long_dialogue_keeps_its_response_whole(world) -> None:
+    _, tokenizer, pairs = world
+    cut = 0
+    for pair in pairs["train"]:
+        for response in (pair.first, pair.second):
+            whole, short = (tokenize(tokenizer, pair.messages, response, n) for n in (100_000, LONGEST))
+            answer = whole.ids[whole.start :]
+            if len(answer) < LONGEST < len(whole.ids):
+                cut += 1
+                assert len(short.ids) == LONGEST and short.ids[short.start :] == answer
+                head = tokenizer.bos_token_id is not None and whole.ids[0] == tokenizer.bos_token_id
+                assert short.ids[head : short.start] == whole.ids[: whole.start][-(short.start - head) :]
+    assert cut > 20
+
+
+@pytest.mark.parametrize("kind", ["toy", "toy_trunk", "toy_heads", "toy_conditioned", "toy_ensemble", "toy_full"])
+def test_every_kind_trains_and_scores(kind: str, world, tmp_path) -> None:
+    from morlaif.preference.settings import PMSettings
+
+    base, _, pairs = world
+    settings = TypeAdapter(PMSettings).validate_python(conf(f"pm/{kind}") | {"epochs": 1, "max_length": LONGEST})
+    verdicts = {s: [Verdict(pair.id, pair.human, 0.0, True, "human") for pair in pairs[s]] for s in pairs}
+    task = Task("human", verdicts["train"], verdicts["eval"], tmp_path)
+    report = train_pms([task], Corpus(pairs["train"], pairs["eval"], base), settings, seed=0)["human"]
+    assert report.accuracy["n"] == 30 and 0 <= report.accuracy["value"] <= 1
+    assert (
+        report.length_baseline["value"] is not None
+        and f"{report.length_baseline['value']:.3f}" in (tmp_path / "model" / "README.md").read_text()
+    )
+    bank = PreferenceBank.load({"human": tmp_path})
+    first, second = (
+        bank.score([p.messages for p in pairs["eval"]], [getattr(p, side) for p in pairs["eval"]])
+        for side in ("first", "second")
+    )
+    right = ((first > second).flatten().float() == torch.tensor([p.human for p in pairs["eval"]])).float().mean()
+    assert right == pytest.approx(report.accuracy["value"], abs=0.04)
