@@ -1,4 +1,4 @@
-"""Scoring dialogues (64, unless told) of 128 tokens under twelve principles: stacked adapters against peft's `set_adapter`, in turn.
+"""Scoring dialogues of 128 tokens under twelve principles: stacked adapters against peft's `set_adapter`, in turn.
 
     python benchmarks/pm_scoring.py            both shapes
     python benchmarks/pm_scoring.py gpt2 --rounds 2 --rows 16      what a CPU can bear
@@ -32,9 +32,8 @@ PRINCIPLES, TOKENS, RANK = 12, 128, 8
 
 def main(shapes: list[str], repeats: int, rows: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {rows} × {TOKENS} tokens, {repeats} rounds"
-    )
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {device}, {threads} threads, {rows} × {TOKENS} tokens, {repeats} rounds")
     for shape in shapes:
         with tempfile.TemporaryDirectory() as folder:
             save_base(shape, Path(folder))
