@@ -3,6 +3,7 @@
 <folder>/step-00000020.pt    the state           written first
 <folder>/step-00000020.json  its size and hash   written last: without it the state does not exist
 <folder>/best-00000010.pt    weights of the best policy so far, named by the states that need them
+<folder>/samples.jsonl       responses to held-out prompts at each evaluation, to read along
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ from morlaif.errors import UserError
 
 log = logging.getLogger("morlaif.rl")
 KEPT = 2
+SAMPLES = "samples.jsonl"
 
 
 class Checkpoints:
@@ -81,6 +83,11 @@ class Checkpoints:
 
     def load(self, step: int) -> dict[str, Any]:
         return torch.load(self._path(step), map_location="cpu", weights_only=True)
+
+    def save_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The table of responses so far, for whoever wants to read along."""
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        _write(self.folder / SAMPLES, lambda file: file.write(lines.encode()))
 
     def save_best(self, step: int, weights: dict[str, Tensor]) -> None:
         _write(self._best(step), lambda file: torch.save(weights, file))

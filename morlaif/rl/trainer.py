@@ -305,6 +305,7 @@ class PPOTrainer:
         """Evaluate on the held-out prompts; the best policy so far is kept."""
         answers = answer(self, step)
         self.samples += table(self.held_out, self.before, answers, self.names, step, self.settings.samples)
+        ranks.on_first(lambda: self.checkpoints.save_samples(self.samples))
         if self.best is None or answers.mean_reward > self.best[1]:
             self.best = step, answers.mean_reward
             weights = self.engine.weights()

@@ -124,9 +124,9 @@ def train(keep: str) -> tuple[list, torch.Tensor, list]:
     return timeless(result.curve), weights(made), result.samples
 
 
-@pytest.mark.parametrize("write", range(1, 8))
+@pytest.mark.parametrize("write", range(1, 9))
 def test_killed_while_it_writes(tmp_path, write, unbroken):
-    """Files are written in this order: state and manifest of step 2, best of 3, state and manifest of 4 …"""
+    """In this order: state and manifest of step 2, samples and best of step 3, state and manifest of step 4 …"""
     with pytest.raises(processes.Died, match=str(-signal.SIGKILL)):
         processes.run(train_until_killed, str(tmp_path / "keep"), write, folder=tmp_path / "a")
     assert list((tmp_path / "keep").glob("*.partial"))
@@ -186,7 +186,8 @@ def test_two_states_are_kept_and_the_best(small, tmp_path):
     held_out_rewards(small, tmp_path, rewards, steps=6, checkpoint_every=1)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
-        "best-00000002.pt", "step-00000005.json", "step-00000005.pt", "step-00000006.json", "step-00000006.pt",
+        "best-00000002.pt", "samples.jsonl",
+        "step-00000005.json", "step-00000005.pt", "step-00000006.json", "step-00000006.pt",
     ]  # fmt: skip
 
 
@@ -281,15 +282,16 @@ def test_evaluation_does_not_change_the_run(small):
     ]
 
 
-def test_samples_are_a_table_of_each_evaluation(small):
+def test_samples_are_a_table_of_each_evaluation(small, tmp_path):
     config = small.settings(steps=4, eval_every=2, eval_prompts=4, samples=3, **{"optimizer.learning_rate": 5e-2})
-    rows = small.trainer(config, held_out=HELD_OUT).run().samples
+    rows = small.trainer(config, held_out=HELD_OUT, keep=tmp_path).run().samples
     assert [row["step"] for row in rows] == [2, 2, 2, 4, 4, 4]
     assert [row["before"] for row in rows[:3]] == [row["before"] for row in rows[3:]]
     assert set(rows[0]) == {
         "step", "prompt", "before", "after", "scores_before", "scores_after", "reward_before", "reward_after",
     }  # fmt: skip
-    json.dumps(rows)
+    lines = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == rows  # and while the run goes on, they can be read
 
 
 def test_held_out_prompts_are_never_trained_on():
