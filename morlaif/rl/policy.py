@@ -26,10 +26,17 @@ class ActorCritic(nn.Module):
     `policy` is what to generate from. Dropout is off for good: with it, the ratio of a token to itself would not be 1.
     """
 
-    def __init__(self, model: PreTrainedModel, settings: PPOSettings, critic: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: PPOSettings,
+        critic: PreTrainedModel | None = None,
+        reference: PreTrainedModel | None = None,
+    ) -> None:
         """`model` is trained in place. `critic`: any model whose trunk gives hidden states, what may learn marked so.
 
-        For the kind `adapter` that is what `adapter_critic` made of `model` (None: it is made here).
+        For the kind `adapter` that is what `adapter_critic` made of `model` (None: it is made here). `reference`: a
+        twin of a full policy, where `model` cannot be copied because its weights lie in parts on several ranks.
 
         Raises:
             UserError: LoRA finds none of its target modules.
@@ -44,7 +51,8 @@ class ActorCritic(nn.Module):
             self.policy: PreTrainedModel | PeftModel = _with_lora(model, settings)
         else:
             self.policy = model.requires_grad_(True)
-            self.reference = copy.deepcopy(model).requires_grad_(False).eval()
+            disable_dropout(twin := copy.deepcopy(model) if reference is None else reference)
+            self.reference = twin.requires_grad_(False).eval()
         if settings.policy.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.checkpointing = settings.policy.gradient_checkpointing

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from morlaif import ranks
+from morlaif import ranks, sharded
 from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
 from morlaif.models.load import ADAPTER, load_policy, point_to_adapter, resolve_model, save_policy
@@ -38,9 +38,12 @@ def build(job: Job) -> dict[str, Any]:
     # 1. the models: weights that learn stay in float32, whatever the computation's number format
     kept = torch.float32 if settings.policy.kind == "full" else job.dtype
     model, tokenizer = load_policy(job.inputs["sft"], dtype=kept, device=job.device)
+    reference = None
+    if settings.policy.kind == "full" and sharded.is_sharded(next(model.parameters())):
+        reference = load_policy(job.inputs["sft"], dtype=kept, device=job.device)[0]
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)  # for the value head and the adapter
-        models = ActorCritic(model, settings, _critic(job, settings, pms, model, tokenizer))
+        models = ActorCritic(model, settings, _critic(job, settings, pms, model, tokenizer), reference)
 
     # 2. the reward: scores, and the objective that makes one number of them. Preference models that are adapters on the
     # SFT model score on the policy's own frozen base, which a whole policy does not keep

@@ -11,7 +11,8 @@ import pytest
 import small_ppo
 import torch
 
-from morlaif.rl.policy import merged_state
+from morlaif.models.load import load_causal_lm
+from morlaif.rl.policy import ActorCritic, merged_state
 
 pytest.importorskip("deepspeed")
 
@@ -48,10 +49,21 @@ def settings(changes: dict):
     return small_ppo.settings(**(usual | {"checkpoint_every": 1} | changes))
 
 
-def train(changes: dict, keep: str, sharded: bool = False):
+def train(changes: dict, keep: str, sharded: bool = False, loaded: str | None = None):
+    """`loaded`: a folder from which the ranks load the model in parts; whole weights are never on one of them."""
     config = settings(changes)
-    made = small_ppo.models(config)
     how = {"accelerator": accelerator(config.micro_batch_size)} if sharded else {}
+    if loaded is None:
+        made = small_ppo.models(config)
+    else:
+        from transformers.integrations import HfDeepSpeedConfig
+
+        kept = HfDeepSpeedConfig(how["accelerator"].state.deepspeed_plugin.deepspeed_config)
+        twins = [load_causal_lm(loaded, tokenizer=small_ppo.tokenizer()) for _ in range(2)]
+        assert all(p.numel() == 0 for twin in twins for p in twin.parameters())
+        torch.manual_seed(0)  # for the value head, as `small_ppo.models` does
+        made = ActorCritic(twins[0], config, reference=twins[1])
+        del kept
     run = small_ppo.trainer(config, Path(keep), made, held_out=small_ppo.PROMPTS[:3], **how)
     if sharded:
         assert how["accelerator"].distributed_type.value == "DEEPSPEED"
@@ -91,4 +103,18 @@ def test_sharded_run_resumes(tmp_path):
     for path in (tmp_path / "keep").glob("step-00000002.*"):
         path.unlink()
     found = processes.run(train, changes, str(tmp_path / "keep"), True, folder=tmp_path, ranks=2, timeout=100)
+    assert torch.allclose(found[0][1], weights, atol=2e-5)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["full", "lora, adapter critic"])
+def test_a_model_loaded_in_parts(tmp_path, name):
+    """As a large one must be: the same trajectory as from whole weights."""
+    small_ppo.llama().save_pretrained(tmp_path / "model")
+    small_ppo.tokenizer().save_pretrained(tmp_path / "model")
+    changes = CASES[name] | {"steps": 1}
+    curve, weights, _, _ = train(changes, str(tmp_path / "one"))
+    given = (changes, str(tmp_path / "two"), True, str(tmp_path / "model"))
+    found = processes.run(train, *given, folder=tmp_path, ranks=2, timeout=100)
+    assert math.isclose(found[0][0][0]["grad_norm"], curve[0]["grad_norm"], rel_tol=1e-3)
     assert torch.allclose(found[0][1], weights, atol=2e-5)
