@@ -226,6 +226,25 @@ def test_log_has_everything(small):
     assert all(math.isfinite(value) for value in row.values())
 
 
+def test_each_principle_has_its_mean_deviation_and_clipped_share(small):
+    """Of the normalised scores: the share at or beyond the clip of the reward."""
+    seen = []
+
+    def reward(prompts, responses):
+        seen.append(small.reward(prompts, responses))
+        return seen[-1]
+
+    row = small.trainer(small.settings(steps=1, **{"shaping.clip": 2.0}), reward=reward).run().curve[0]
+    for column, name in enumerate(("early", "different")):
+        scores = seen[0][:, column]
+        assert math.isclose(row[f"score/{name}"], scores.mean(), rel_tol=1e-6)
+        assert math.isclose(row[f"deviation/{name}"], scores.std(correction=0), rel_tol=1e-5)
+        assert math.isclose(row[f"clipped/{name}"], (scores.abs() >= 2).float().mean(), rel_tol=1e-6)
+    assert 0 < row["clipped/different"] < 1 or 0 < row["clipped/early"] < 1
+    unclipped = small.trainer(small.settings(steps=1, **{"shaping.clip": None})).run().curve[0]
+    assert not any(name.startswith("clipped/") for name in unclipped)
+
+
 def test_logged_reward_is_before_kl_and_shaping(small):
     seen = []
 
@@ -288,6 +307,12 @@ def test_constant_score_names_the_principle(small):
     with pytest.raises(UserError, match=r"step 0: the score of 'early' is 1.5 for all 12 responses"):
         small.trainer(small.settings(), reward=reward).run()
     small.trainer(small.settings(steps=1, **{"shaping.constant_score": "allow"}), reward=reward).run()
+
+
+def test_a_run_that_diverges_is_told(small):
+    config = small.settings(steps=9, **{"optimizer.learning_rate": 1e30, "optimizer.max_grad_norm": 1e9})
+    with pytest.raises(UserError, match=r"step \d: .* is (nan|inf) after the updates: the run has diverged; lower"):
+        small.trainer(config).run()
 
 
 def test_wrong_shape_and_overflow(small):
