@@ -33,7 +33,9 @@ class VLLMRollout:
                 vocabulary than the policy.
         """
         if importlib.util.find_spec("vllm") is None:
-            raise UserError("ppo.rollout: vllm is not installed (pip install 'trl[vllm]'), or use rollout=transformers")
+            raise UserError(
+                "ppo.rollout: vllm is not installed; pip install 'trl[vllm]', or use ppo.rollout=transformers"
+            )
         s, group = settings.vllm, settings.samples_per_prompt
         for key, rows in (("rollouts", settings.rollouts // group), ("eval_prompts", settings.eval_prompts)):
             if rows % ranks.count():

@@ -204,5 +204,5 @@ def test_what_cannot_work_is_said(small, vllm, monkeypatch, tmp_path):
 def test_without_vllm_one_line_says_what_to_install(small):
     if importlib.util.find_spec("vllm"):
         pytest.skip("vllm is installed")
-    with pytest.raises(UserError, match=r"vllm is not installed \(pip install 'trl\[vllm\]'\)"):
+    with pytest.raises(UserError, match=r"vllm is not installed; pip install 'trl\[vllm\]'"):
         small.trainer(small.settings(rollout="vllm"))
