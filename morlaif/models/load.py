@@ -159,7 +159,12 @@ def _origin(folder: Path) -> dict[str, Any]:
         "path": str(folder / MODEL), "revision": None, "trust_remote_code": False, "attention": None, "adapter": None,
     }  # fmt: skip
     if (folder / POINTER).is_file():
-        return own | json.loads((folder / POINTER).read_text())
+        origin = own | json.loads((folder / POINTER).read_text())
+        # A base in the same store lies where it did relative to this artifact, even if the store has moved.
+        beside = folder.resolve().parent.parent.joinpath(*Path(origin["path"]).parts[-3:])
+        if origin["adapter"] and not Path(origin["path"]).exists() and beside.is_dir():
+            origin["path"] = str(beside)
+        return origin
     if (folder / MODEL / "config.json").is_file():
         return own
     raise UserError(f"{folder}: no model here, neither a folder '{MODEL}' nor a file '{POINTER}'")

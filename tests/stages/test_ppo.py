@@ -262,7 +262,7 @@ def test_what_cannot_work_is_said(run):
         run("overflow", hardware={"dtype": "float16"})
 
 
-def test_adapter_alone(run, inputs):
+def test_adapter_alone(run, inputs, tmp_path):
     """Nothing of the base is written, and the next stages load the aligned policy all the same."""
     changes = {"policy.kind": "lora", "optimizer.learning_rate": 1e-2}
     whole, _ = run("whole", **changes)
@@ -273,6 +273,14 @@ def test_adapter_alone(run, inputs):
         merged, found = (load_policy(folder)[0](ids).logits for folder in (whole, alone))
         plain = load_policy(inputs["sft"])[0](ids).logits
     assert torch.allclose(found, merged, atol=1e-5) and not torch.allclose(found, plain, atol=1e-4)
+
+    # … even when the store, base and adapter, has been moved
+    moved, pointer = tmp_path / "moved", json.loads((alone / "model.json").read_text())
+    shutil.copytree(inputs["sft"], moved / "sft" / "d1")
+    shutil.copytree(alone, moved / "ppo" / "d2")
+    (moved / "ppo" / "d2" / "model.json").write_text(json.dumps(pointer | {"path": "/gone/sft/d1/model"}))
+    with torch.no_grad():
+        assert torch.equal(load_policy(moved / "ppo" / "d2")[0](ids).logits, found)
 
 
 def test_the_other_policy_is_left_beside(run):
