@@ -35,7 +35,7 @@ VERSIONS = {
     "weigh": 2,
     "ppo": 3,
     "evaluate": 1,
-    "report": 1,
+    "report": 2,
     "compare": 1,
 }
 

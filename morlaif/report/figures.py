@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from morlaif.report.analysis import measured
 from morlaif.report.data import SINGLE, RunData, comparison, objective_name, words
 from morlaif.report.style import PALETTE
 
@@ -138,13 +139,52 @@ def label_agreement(run: RunData) -> Figure | None:
     return heatmap(names, cell)
 
 
-def heatmap(names: Sequence[str], cell: Callable[[int, int], tuple[str, float] | None]) -> Figure:
+def cross_accuracy(run: RunData) -> Figure | None:
+    """Each model (row) on the labels of each principle (column), in per cent."""
+    found = run.details.get("cross_accuracy")
+    if not found or len(found["models"]) < 2:
+        return None
+
+    def cell(i: int, j: int) -> tuple[str, float] | None:
+        value = found["value"][i][j]
+        return None if value is None else (f"{100 * value:.0f}", 2 * value - 1)
+
+    return heatmap(found["labels"], cell, diagonal=True)
+
+
+def ablation(run: RunData) -> Figure | None:
+    """Accuracy of the objective against how many of its principles it has."""
+    table = run.details.get("ablation") or {}
+    lines = (("nested", "accuracy", "listed order", PALETTE.blue, "-"),
+             ("random", "accuracy", "random subsets", PALETTE.orange, (0, (4, 1.5))),
+             ("random", "ceiling", "ceiling", PALETTE.muted, (0, (1.5, 1.2))))  # fmt: skip
+    made, ((axes,),) = figure(2.6)
+    for key, part, label, colour, dashes in lines:
+        rows = [(row["count"], measured(row.get(part) or {})) for row in table.get(key) or ()]
+        points = [(count, one["value"], one["low"], one["high"]) for count, one in rows if one]
+        if points:
+            x, y, low, high = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=3, label=label)
+            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    if not axes.lines:
+        return None
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_xlabel("principles")
+    axes.tick_params(axis="y", labelcolor=PALETTE.muted)
+    made.legend(loc="outside upper left", ncols=3)
+    return made
+
+
+def heatmap(
+    names: Sequence[str], cell: Callable[[int, int], tuple[str, float] | None], diagonal: bool = False
+) -> Figure:
     """A square for each two of `names`: what it says, and from −1 (orange) to 1 (blue) how it is coloured."""
     count = len(names)
     made, ((axes,),) = figure(WIDTH * 0.98)
     for i in range(count):
         for j in range(count):
-            if i == j or (shown := cell(i, j)) is None:
+            if (i == j and not diagonal) or (shown := cell(i, j)) is None:
                 continue
             text, value = shown
             colour = PALETTE.blue if value > 0 else PALETTE.orange
@@ -245,4 +285,6 @@ FIGURES: Mapping[str, Callable[[RunData], Figure | None]] = {  # None: the run h
     "training": training,
     "training_principles": training_principles,
     "label_agreement": label_agreement,
+    "cross_accuracy": cross_accuracy,
+    "ablation": ablation,
 }

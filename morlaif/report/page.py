@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from morlaif.report import labels, tables
+from morlaif.report import analysis, labels, tables
 from morlaif.report.data import RunData, words
 
 _RUN = re.compile(r"<!--run-->.*?<!--/run-->", re.DOTALL)
@@ -28,7 +28,7 @@ def environment() -> Environment:
 def render(run: RunData, svgs: Mapping[str, str]) -> str:
     """The page of `run` with its figures `svgs` by name; the run's own record is left open for `add_run`."""
     css = resources.files("morlaif.report").joinpath("page.css").read_text(encoding="utf-8")
-    shown = tables.context(run) | labels.context(run)
+    shown = tables.context(run) | labels.context(run) | analysis.context(run)
     return environment().get_template("page.html.j2").render(css=css, svgs=svgs, **shown)
 
 

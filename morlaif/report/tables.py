@@ -165,11 +165,11 @@ def _changes(run: RunData) -> dict[str, Any]:
     kinds = [(kind, moved) for kind, moved in (("true", true), ("by PM", score)) if moved and any(moved.values())]
     columns = [(f"{run.label(arm)}, {kind}", moved[arm]) for kind, moved in kinds for arm in run.arms]
     names = run.names or list(next(iter((true or {}).values()), ()))
-    rows = [(words(name), *(_moved(column.get(name)) for _, column in columns)) for name in names]
+    rows = [(words(name), *(change_cell(column.get(name)) for _, column in columns)) for name in names]
     return {"change_heads": [head for head, _ in columns], "change_rows": rows}
 
 
-def _moved(i: Mapping[str, Any] | None) -> str:
+def change_cell(i: Mapping[str, Any] | None) -> str:
     if not i or i.get("value") is None:
         return DASH
     bounds = (number(i["low"], sign=True), number(i["high"], sign=True))
@@ -273,6 +273,8 @@ def spoken(run: RunData, figure: str) -> str:
         "correlations": "Correlations between principles: labels below the diagonal, scores above it",
         "training": "Objective, KL and response length over PPO steps",
         "training_principles": "Score of each preference model over PPO steps",
+        "cross_accuracy": "Accuracy of each preference model on the labels of each principle",
+        "ablation": "Accuracy of the objective against the number of its principles",
         "label_agreement": "How often the labels of two principles prefer the same response",
     }
     return texts[figure]

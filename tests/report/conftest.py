@@ -36,6 +36,37 @@ def win(value: float, n: int = 300) -> dict:
     return share(value, n) | rest
 
 
+def beyond(names: list[str], principles: list[str], arms: tuple[str, ...], truth: bool) -> dict:
+    """What an evaluation finds besides accuracies and win rates; of ablations nothing for one principle alone."""
+    kinds = ["human", "truth"] if truth else ["human"]
+
+    def each(value: float) -> dict:
+        return {kind: share(value, 300) for kind in kinds}
+
+    several = "multi" in arms and len(principles) > 1
+    counts = range(1, len(principles) + 1)
+    rows = [{"count": n, "accuracy": each(0.6 + n / 100), "ceiling": each(0.7 + n / 100)} for n in counts]
+    left = [{"without": name, "accuracy": each(0.7 - k / 100), "change": {kind: interval(-0.01 * k, 0.02, 300)
+             for kind in kinds}} for k, name in enumerate(principles)]  # fmt: skip
+    signs = {"hacked": ["detail"], "hollow": [], "judged_worse": False, "agreement": share(0.8, 60),
+             "length": {"change": interval(12.5, 2.0, 300)}}  # fmt: skip
+    worst = {"principle": names[0], **interval(-0.1, 0.05, 300), "lost": True}
+    budget = {"pms": 12, "pm_pairs": 7200, "verdicts": 7200, "rank": 8, "ppo_steps": 25, "ppo_episodes": 1600}
+    controlled = share(0.8, 300) | {"coef_length": interval(0.4, 0.2, 300), "longer": 0.7}
+    return {
+        "cross_accuracy": {"models": names, "labels": names, "value": [[0.6] * len(names) for _ in names]},
+        "scalarizer_accuracy": {"linear": each(0.72), "max_min": each(0.65)} if several else {},
+        "length_baseline": each(0.55),
+        "ablation": {"nested": rows, "random": rows, "leave_one_out": left} if several else None,
+        "length_controlled": {"policy_vs_sft": controlled},
+        "sacrificed": {"pm": dict.fromkeys(arms, worst), "truth": dict.fromkeys(arms, worst) if truth else None},
+        "hacking": dict.fromkeys(arms, signs),
+        "pareto": {"relative": dict.fromkeys(arms, 1.2)},
+        "budget": {**dict.fromkeys(arms, budget), "equal": True, "differs": []},
+        "regression": {"sentences": ["People prefer responses that score higher on detail."]},
+    }
+
+
 def write_artifacts(
     root: Path,
     principles: tuple[str, ...] = PRINCIPLES,
@@ -107,6 +138,7 @@ def write_artifacts(
         "label_quality": {name: {"train": quality, "eval": quality, "judge": "openai:m", "usage": {"usd": 0.1}}
                           for name in names},
         "labels": related,
+        **beyond(names, [name for name in names if name in principles], arms, truth),
     }  # fmt: skip
 
     def answer(text: str, lift: float) -> dict:

@@ -137,6 +137,29 @@ def test_the_labels_with_what_they_cost(built):
     assert "1.30 USD were spent on labels while the units" in text and "in one request" not in text
 
 
+def test_trade_offs_budgets_and_fewer_principles(built):
+    html, page = built
+    text = " ".join(page.text.split())
+    assert rows_of(html, "Trade-offs")["max-min"] == ["helpfulness −0.10", "1.20", "80.0 %", "+12.5", "detail hacked"]
+    assert rows_of(html, "Budgets")["verdicts"] == ["7,200", "7,200"]
+    assert "The arms had the same labels, settings and episodes" in text
+    assert rows_of(html, "Fewer principles")["12"][0].startswith("72.0 %")
+    assert rows_of(html, "One principle left out")["conciseness"][1].startswith("−0.11")
+    assert list(rows_of(html, "Other scalarizers of the same models")) == ["linear", "max-min", "the longer response"]
+    assert rows_of(html, "Win rates if all answers were as long")["max-min vs SFT"][1:] == ["+0.40", "70 %"]
+    assert "People prefer responses that score higher on detail." in text
+
+
+def test_an_evaluation_without_them_has_a_page_too(artifacts, config, tmp_path):
+    def bare(details):
+        for key in ("cross_accuracy", "scalarizer_accuracy", "ablation", "length_controlled", "sacrificed", "hacking",
+                    "pareto", "budget", "regression", "length_baseline"):  # fmt: skip
+            details.pop(key, None)
+
+    _, page = build(changed(artifacts(), bare), config, tmp_path / "out")
+    assert page.misnested == [] and "Trade-offs" not in page.text and "Fewer principles" not in page.text
+
+
 def rows_of(html: str, name: str) -> dict[str, list[str]]:
     """The cells of the table `name` by the head of their row."""
     (table,) = re.findall(rf'aria-label="{name}">.*?</table>', html, re.DOTALL)
@@ -226,7 +249,7 @@ def test_the_record_of_the_run_is_filled_in_and_replaced(built, run_record, host
 def test_small_runs_have_a_page_too(artifacts, config, tmp_path, options):
     html, page = build(artifacts(**options), config, tmp_path / "out")
     alone = len(options.get("principles", "many")) == 1 or options.get("arms") == ("single",)
-    assert page.misnested == [] and len(page.all("figure")) == len(FIGURES) - alone  # nothing to agree with
+    assert page.misnested == [] and len(page.all("figure")) == len(FIGURES) - 3 * alone  # nothing to compare
     assert "nan" not in page.text.lower().split() and "None" not in html.split('id="config"')[0]
 
 

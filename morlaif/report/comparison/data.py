@@ -95,7 +95,8 @@ class Comparison:
         told = self.labels.tell(*([[run.config for run in own] for own in (runs, *peers)]))
         if arm == "multi":
             return told or _scalarizer(runs[0])
-        plain = "SFT" if arm == SFT else "single PM"
+        rated = runs[0].config.get("reward.kind") == "judge"
+        plain = "SFT" if arm == SFT else "single rating" if rated else "single PM"
         return f"{plain} · {told}" if told else plain
 
     @cached_property

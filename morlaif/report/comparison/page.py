@@ -30,7 +30,8 @@ def sections(data: Comparison) -> list[tuple[str, str, list[Chart]]]:
     made = []
     for id_, name, makers in _SECTIONS:
         found = [make(data) for make in makers]
-        charts = [chart for one in found for chart in (one if isinstance(one, list) else [one]) if chart is not None]
+        charts = [chart for one in found for chart in (one if isinstance(one, list) else [one])]
+        charts = [chart for chart in charts if chart is not None and chart.table()[1]]
         if charts or id_ == "policies":
             made.append((id_, name, charts))
     return made

@@ -225,8 +225,8 @@ def test_in_a_browser_every_figure_is_drawn_without_a_word_on_the_console(built,
     page.write_text(html.replace("</body>", f"<script>{opened}</script></body>"))
     done = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         "--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1000", "--dump-dom",
-         page.as_uri()],
+         "--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'profile'}",
+         f"--window-size={width},1000", "--dump-dom", page.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
