@@ -215,6 +215,7 @@ def compare(
     write_whole(out / PAGE, add_jobs((stored / PAGE).read_text(encoding="utf-8"), jobs, command))
     numbers = json.loads((stored / "comparison.json").read_text(encoding="utf-8"))
     write_whole(out / "comparison.json", json.dumps({"jobs": jobs, **numbers}, indent=1, ensure_ascii=False))
+    console.print(numbers["summary"])
     console.print(f"comparison: {out / PAGE}  ({state}, {time.monotonic() - started:.1f} s)", soft_wrap=True)
     return out / PAGE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from morlaif.report.analysis import measured
 from morlaif.report.comparison import paper
 from morlaif.report.comparison.charts import (
     Bars,
@@ -207,7 +208,7 @@ def _accuracy_lines(data: Comparison) -> list[Line]:
         kinds = (("nested", "accuracy", "listed order"), ("random", "accuracy", "random subsets"),
                  ("random", "ceiling", "ceiling, random subsets"))  # fmt: skip
         for key, what, name in kinds:
-            rows = [(row["count"], Point.of(_measured(row.get(what) or {}))) for row in found.get(key) or ()]
+            rows = [(row["count"], Point.of(measured(row.get(what) or {}))) for row in found.get(key) or ()]
             known = [(count, p) for count, p in rows if p]
             made += _points_line(name + several, known, len(made)) if known else []
     counted = {len(run.principles): run for run in data.runs if "multi" in run.arms}
@@ -219,13 +220,8 @@ def _accuracy_lines(data: Comparison) -> list[Line]:
     return made
 
 
-def _measured(kinds: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """On human labels where there are any, else on the known truth."""
-    return next((kinds[kind] for kind in ("human", "truth") if (kinds.get(kind) or {}).get("value") is not None), None)
-
-
 def _best_accuracy(run: Run) -> Point | None:
-    return Point.of(_measured(run.results["objective_accuracy"].get("multi") or {}))
+    return Point.of(measured(run.results["objective_accuracy"].get("multi") or {}))
 
 
 def _win_lines(data: Comparison) -> list[Line]:

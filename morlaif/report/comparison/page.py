@@ -51,6 +51,7 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
     run_heads, run_rows = tables.runs_table(data)
     quality_heads, quality_rows = tables.quality_table(data)
     budget_heads, budget_rows, budget_note = tables.budget_table(data, dict(seconds))
+    seed_heads, seed_rows = tables.seeds_table(data)
     tradeoff_heads, tradeoff_rows = tables.tradeoff_table(data)
     names = {chart.name for chart in charts}
     return (
@@ -63,6 +64,7 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
             run_heads=run_heads, run_rows=run_rows, differ_note=_differ_note(data),
             quality_heads=quality_heads, quality_rows=quality_rows,
             budget_heads=budget_heads, budget_rows=budget_rows, budget_note=budget_note,
+            seed_heads=seed_heads, seed_rows=seed_rows,
             tradeoff_heads=tradeoff_heads, tradeoff_rows=tradeoff_rows,
             human="human_win_rates" in names, source=paper.SOURCE,
             no_matrix="" if "win_matrix" in names else data.judged.get("note", ""),
@@ -142,6 +144,7 @@ def numbers(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]]) -> d
         "policies": [
             {"key": p.key, "label": p.label, "arm": p.arm, "runs": [run.name for run in p.runs]} for p in data.policies
         ],
+        "summary": lede(data),
         "judged": data.judged,
         "figures": {chart.name: chart.title for *_, charts in made for chart in charts},
     }

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
+from statistics import fmean, stdev
 from typing import Any
 
+from scipy import stats
+
+from morlaif.report.analysis import hacked, measured
 from morlaif.report.comparison.data import SFT, Comparison, Policy, Run
 from morlaif.report.comparison.labels import heading
 from morlaif.report.data import SINGLE, words
@@ -31,10 +36,43 @@ def runs_table(data: Comparison) -> tuple[list[str], list[Row]]:
     return heads, [(*row[:first], *(row[first + k] for k in filled)) for row in rows]
 
 
+def seeds_table(data: Comparison) -> tuple[list[str], list[Row]]:
+    """Means over runs that differ in their seed alone, with the t interval of the mean: the seeds are the sample."""
+    keys = [key for key in data.labels.keys if key != "seed"]
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in data.runs:
+        row = data.labels.row(run.config)
+        groups.setdefault(tuple(row[key] for key in keys), []).append(run)
+    columns = [
+        ("win rate vs SFT", lambda run: (run.win_rate(run.arms[0], SFT) or {}).get("value")),
+        ("vs single PM", lambda run: (run.win_rate(run.arms[0], SINGLE) or {}).get("value")),
+        ("objective accuracy", lambda run: (_measured(run) or {}).get("value")),
+    ]
+    rows = []
+    for values, runs in groups.items():
+        if len({run.config.get("seed") for run in runs}) == len(runs) > 1:
+            own = [interval(mean_over([read(run) for run in runs], data.confidence)) for _, read in columns]
+            rows.append((", ".join(values) or "all runs", str(len(runs)), *own))
+    return [" · ".join(map(heading, keys)) or "runs", "seeds", *(name for name, _ in columns)], rows
+
+
+def mean_over(values: Sequence[float | None], confidence: float) -> dict[str, Any] | None:
+    """Mean of independent runs with Student's t interval, kept within 0 and 1; None unless two or more are known."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return None
+    half = stats.t.ppf((1 + confidence) / 2, len(known) - 1) * stdev(known) / sqrt(len(known))
+    middle = fmean(known)
+    return {"value": middle, "low": max(0.0, middle - half), "high": min(1.0, middle + half), "n": len(known)}
+
+
 def _objective(run: Run) -> str:
-    found = run.results["objective_accuracy"].get(run.arms[0]) or {}
-    known = next((found[kind] for kind in ("human", "truth") if (found.get(kind) or {}).get("value") is not None), None)
-    return interval(known)
+    return interval(_measured(run))
+
+
+def _measured(run: Run) -> Any:
+    """Accuracy of the run's objective: on human labels where there are any, else on the known truth."""
+    return measured(run.results["objective_accuracy"].get(run.arms[0]) or {})
 
 
 def quality_table(data: Comparison) -> tuple[list[str], list[Row]]:
@@ -96,11 +134,9 @@ def tradeoff_table(data: Comparison) -> tuple[list[str], list[Row]]:
         volume = data.judged.get("hypervolume", {}).get(policy.key)
         drift = (signs.get("length") or {}).get("change") or {}
         moved = f"{words(worst['principle'])} {number(worst['value'], sign=True)}" if worst else DASH
-        told = [f"{words(name)} hacked" for name in signs.get("hacked") or ()]
-        told += [f"{words(name)} hollow" for name in signs.get("hollow") or ()]
-        told += ["judged worse than SFT"] if signs.get("judged_worse") else []
-        cells = (moved, "yes" if worst.get("lost") else "no", number(volume), number(drift.get("value"), 1, sign=True))
-        rows.append((policy.label, *cells, ", ".join(told) or ("none" if signs else DASH)))
+        lost_surely = "yes" if worst.get("lost") else "no"
+        cells = (moved, lost_surely, number(volume), number(drift.get("value"), 1, sign=True))
+        rows.append((policy.label, *cells, hacked(signs or None)))
     heads = ["policy", "moved least", "clearly lost", "hypervolume", "tokens more than SFT", "signs of hacking"]
     return heads, rows if any(set(row[1:]) - {DASH, "no"} for row in rows) else []
 

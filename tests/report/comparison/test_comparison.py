@@ -188,6 +188,22 @@ def test_one_run_is_a_comparison_of_its_policies(runs, tmp_path):
     assert "One run, its policies side by side" in html
 
 
+@pytest.mark.usefixtures("unprinted")
+def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
+    def moved(number, details, results):
+        results["win_rate"]["policy_vs_sft"]["value"] = 0.7 + number / 10
+
+    made, inputs = runs(3, change=moved)
+    for number, run in enumerate(made):
+        run["config"] |= {"seed": number, "scalarizer.name": "linear"}
+    _, html = build((made, inputs), tmp_path / "out")
+    (table,) = re.findall(r'aria-label="Over seeds">.*?</table>', html, re.DOTALL)
+    half = 4.3027 * 0.1 / 3**0.5  # Student's t at 2 degrees of freedom, by the tables
+    assert "80.0 %" in table and f"{100 * (0.8 - half):.1f}–100.0" in table and ">3<" in table
+    _, html = build(runs(), tmp_path / "other")
+    assert "Over seeds" not in html
+
+
 def test_the_jobs_are_filled_in_with_why_they_failed(built, hostile):
     _, html, _ = built
     jobs = [
