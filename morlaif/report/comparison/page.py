@@ -98,7 +98,8 @@ def title(data: Comparison) -> str:
 
 def lede(data: Comparison) -> str:
     """The strongest policy and how sure that is; else how many policies there are."""
-    models = ", ".join(sorted({str(run.config.get("model.name")).replace("_", "-") for run in data.runs}))
+    names = sorted({str(run.config.get("model.name")).replace("_", "-") for run in data.runs})
+    models = f"the {names[0]} model" if len(names) == 1 else ", ".join(names)
     prompts = {run.details["prompts"] for run in data.runs}
     said = f"{len(data.policies)} policies of {models} on {'/'.join(map(str, sorted(prompts)))} held-out prompts."
     ranked = tables.strength_rows(data)
