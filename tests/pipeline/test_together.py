@@ -66,7 +66,7 @@ def dispatch(tmp_path, units) -> tuple[dict[str, str], dict]:
     folder.mkdir(exist_ok=True)
     run = Run(folder, "test", "morlaif", [], 0)
     run.plan(made := Plan(tuple(units)))
-    tracker = LocalTracker(folder / "metrics.jsonl")
+    tracker = LocalTracker(folder)
     store = Store(tmp_path / "store")
     Dispatcher(made, store, HARDWARE, run, tracker, Display(Console(file=io.StringIO()))).build()
     tracker.close()
