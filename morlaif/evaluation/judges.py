@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit
 
 from morlaif.data.records import Message, Pair
-from morlaif.evaluation.settings import OpenAIJudge
+from morlaif.evaluation.settings import HfJudge, OpenAIJudge
 from morlaif.evaluation.statistics import Array
 from morlaif.feedback.label import Progress, label
 from morlaif.feedback.settings import Principle
@@ -74,8 +74,9 @@ class ScoreJudge:
 class EngineJudge:
     """A language model asked through the feedback engine, in both orders. Equal responses tie without a question."""
 
-    def __init__(self, settings: OpenAIJudge, *, ledger: Path, seed: int, on_progress: Progress) -> None:
-        self.name = f"{settings.engine.source}:{settings.engine.model}"
+    def __init__(self, settings: OpenAIJudge | HfJudge, *, ledger: Path, seed: int, on_progress: Progress) -> None:
+        model = settings.engine.model if isinstance(settings, OpenAIJudge) else settings.engine.path
+        self.name = f"{settings.engine.source}:{model}"
         self.cost: Counter[str] = Counter()
         self._engine, self._ledger, self._seed, self._on_progress = settings.engine, ledger, seed, on_progress
         self._question = Principle(

@@ -10,10 +10,11 @@ import numpy as np
 
 from morlaif.data.records import Pair
 from morlaif.evaluation.judges import Score, side, true_scores
-from morlaif.evaluation.preferences import calibration, pair_accuracy
-from morlaif.evaluation.statistics import Array, correlation
+from morlaif.evaluation.preferences import calibration, pair_accuracy, with_ties
+from morlaif.evaluation.statistics import Array, accuracy, correlation
 
 SINGLE = "single"
+Gap = Callable[["ScoredPairs"], Array]  # score of the first minus that of the second, (N,)
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,18 @@ class ScoredPairs:
     second: Array  # (N, K)
     labels: Array  # (N, K) each model's own kind of label: probability that the first is better; NaN without one
     human: Array  # (N,) human probability that the first is better; NaN where unknown
+    longer: Array  # (N,) characters of the first minus those of the second
     principles: tuple[str, ...] | None  # those of the known truth, where there is one
-    true_gap: Array | None  # (N, P) true score of the first minus that of the second
+    true_first: Array | None  # (N, P) true scores of the first response
+    true_second: Array | None
 
     @property
     def gap(self) -> Array:
         return self.first - self.second
+
+    @property
+    def true_gap(self) -> Array | None:
+        return None if self.true_first is None else self.true_first - self.true_second
 
 
 def score_pairs(
@@ -42,12 +49,82 @@ def score_pairs(
 ) -> ScoredPairs:
     """`score` gives (N, K) for the models `names`; `truth` names the toy principles that each principle covers."""
     messages, first, second = ([getattr(p, side) for p in pairs] for side in ("messages", "first", "second"))
-    true_gap = true_scores(messages, first, truth) - true_scores(messages, second, truth) if truth else None
-    human = np.array([np.nan if pair.human is None else pair.human for pair in pairs], dtype=float)
-    principles = tuple(truth) if truth else None
     return ScoredPairs(
-        tuple(names), score(messages, first), score(messages, second), labels, human, principles, true_gap
+        tuple(names),
+        score(messages, first),
+        score(messages, second),
+        labels,
+        human=np.array([np.nan if pair.human is None else pair.human for pair in pairs], dtype=float),
+        longer=np.array([len(pair.first) - len(pair.second) for pair in pairs], dtype=float),
+        principles=tuple(truth) if truth else None,
+        true_first=true_scores(messages, first, truth) if truth else None,
+        true_second=true_scores(messages, second, truth) if truth else None,
     )
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Which response of each pair is the better one, all in all."""
+
+    pairs: ScoredPairs
+    target: Array  # (N,) probability that the first is better; ½ undecided, NaN unknown
+
+
+def standards(pairs: ScoredPairs, human: ScoredPairs) -> dict[str, Standard]:
+    """By kind, those that there are: `human` (labels of people, on the pairs `human`), `truth` (the mean true score)
+    and `label` (the mean of the AI labels over the principles)."""
+    found = {}
+    if not np.isnan(human.human).all():
+        found["human"] = Standard(human, human.human)
+    if pairs.true_gap is not None:
+        found["truth"] = Standard(pairs, side(pairs.true_gap.mean(axis=1)))
+    own = [k for k, name in enumerate(pairs.names) if name != SINGLE] or list(range(len(pairs.names)))
+    labels = pairs.labels[:, own]
+    known = ~np.isnan(labels)
+    if known.any():
+        mean = np.where(known, labels - 0.5, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        found["label"] = Standard(pairs, np.where(known.any(axis=1), 0.5 + mean, np.nan))
+    return found
+
+
+def accuracies(gap: Gap, kinds: Mapping[str, Standard], confidence: float) -> dict[str, Any]:
+    """Accuracy of one way to order a pair, by each standard."""
+    return {
+        kind: pair_accuracy(gap(standard.pairs), standard.target, confidence).as_dict()
+        for kind, standard in kinds.items()
+    }
+
+
+def objective_gap(objective: Callable[[Array], Array]) -> Gap:
+    """The difference that an objective, (N, K) raw scores -> (N,), makes between the two responses."""
+    return lambda pairs: objective(pairs.first) - objective(pairs.second)
+
+
+def objective_accuracy(
+    objectives: Mapping[str, Callable[[Array], Array]], kinds: Mapping[str, Standard], confidence: float
+) -> dict[str, Any]:
+    """Accuracy of each objective. "ceiling" is what the mean of the true scores itself reaches: on human labels, what
+    knowing the principles, equally weighed, gives."""
+    made = {name: accuracies(objective_gap(f), kinds, confidence) for name, f in objectives.items()}
+    if any(standard.pairs.true_gap is not None for standard in kinds.values()):
+        made["ceiling"] = accuracies(lambda pairs: pairs.true_gap.mean(axis=1), kinds, confidence)
+    return made
+
+
+def single_principle(
+    names: Sequence[str], directions: Mapping[str, float], kinds: Mapping[str, Standard], confidence: float
+) -> dict[str, Any]:
+    """Accuracy of each model alone; where a weight has turned a principle round, so is its model."""
+    signs = [directions.get(name, 1.0) for name in names]
+    return {
+        name: accuracies(lambda pairs, k=k: signs[k] * pairs.gap[:, k], kinds, confidence)
+        for k, name in enumerate(names)
+    }
+
+
+def length_baseline(kinds: Mapping[str, Standard], confidence: float) -> dict[str, Any]:
+    """Accuracy of preferring the longer response; below ½, the shorter is the better guess."""
+    return accuracies(lambda pairs: pairs.longer, kinds, confidence)
 
 
 def truth_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Any]:
@@ -63,31 +140,29 @@ def truth_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Any]:
     }
 
 
-def objective_accuracy(
-    pairs: ScoredPairs, human: ScoredPairs, objectives: Mapping[str, Callable[[Array], Array]], confidence: float
-) -> dict[str, Any]:
-    """Accuracy of each objective, (N, K) scores -> (N,): on the human labels of `human`, and on the truth of `pairs`.
-
-    The truth of a pair is the mean over principles. "ceiling" is what that mean itself reaches: on human labels, what
-    knowing the principles, equally weighed, gives.
-    """
-    standards = {"human": (human, human.human)}
-    if pairs.true_gap is not None:
-        standards["truth"] = (pairs, side(pairs.true_gap.mean(axis=1)))
-        objectives = {**objectives, "ceiling": None}
-
-    def gap(scored: ScoredPairs, objective: Callable[[Array], Array] | None) -> Array:
-        if objective is None:
-            return scored.true_gap.mean(axis=1)
-        return objective(scored.first) - objective(scored.second)
-
-    return {
-        name: {
-            kind: pair_accuracy(gap(scored, objective), target, confidence).as_dict()
-            for kind, (scored, target) in standards.items()
+def tie_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Any]:
+    """Each model on its own labels: without the pairs that the label leaves undecided, with them as ½, and their
+    share."""
+    made = {}
+    for k, name in enumerate(pairs.names):
+        every = accuracy(with_ties(pairs.gap[:, k], pairs.labels[:, k]), confidence)
+        decided = pair_accuracy(pairs.gap[:, k], pairs.labels[:, k], confidence)
+        made[name] = {
+            "without": decided.as_dict(),
+            "with": every.as_dict(),
+            "tied": (every.n - decided.n) / every.n if every.n else None,
         }
-        for name, objective in objectives.items()
-    }
+    return made
+
+
+def cross_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Any]:
+    """Accuracy of model i (row) on the labels of principle j (column)."""
+    cells = [
+        [pair_accuracy(pairs.gap[:, i], pairs.labels[:, j], confidence).as_dict() for j in range(len(pairs.names))]
+        for i in range(len(pairs.names))
+    ]
+    parts = {key: [[cell[key] for cell in row] for row in cells] for key in ("value", "low", "high", "n")}
+    return {"models": list(pairs.names), "labels": list(pairs.names)} | parts
 
 
 def correlations(pairs: ScoredPairs) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from morlaif.data.chat import decode_response, prompt_ids
-from morlaif.data.records import Message
+from morlaif.data.records import Message, prompt_id
+from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.settings import EvalSettings
+from morlaif.evaluation.statistics import Array
 from morlaif.models.generate import generate
 from morlaif.models.load import load_policy
 
@@ -34,8 +37,54 @@ class Responses:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one policy said to N prompts, and what is thought of it."""
+
+    responses: Responses
+    scores: Array  # (n, K) raw scores of the preference models on the first n ≤ N
+    true: Array | None  # (N, P) by the known truth
+
+
+def response_rows(
+    prompts: Sequence[list[Message]], answers: Mapping[str, Answers], names: Sequence[str], principles: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each prompt: every policy's text, its tokens, raw scores by model (None where not scored) and true
+    scores by principle (None where unknown)."""
+
+    def one(answer: Answers, i: int) -> dict[str, Any]:
+        scored, true = i < len(answer.scores) and bool(names), answer.true
+        return {
+            "text": answer.responses.texts[i],
+            "tokens": answer.responses.lengths[i],
+            "scores": dict(zip(names, answer.scores[i].tolist(), strict=True)) if scored else None,
+            "truth": None if true is None else dict(zip(principles, true[i].tolist(), strict=True)),
+        }
+
+    return [
+        {
+            "prompt_id": prompt_id(messages),
+            "messages": messages,
+            "responses": {policy: one(answer, i) for policy, answer in answers.items()},
+        }
+        for i, messages in enumerate(prompts)
+    ]
+
+
+def relative_rows(rows: Sequence[dict[str, Any]], base: Array, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`response_rows` with scores in deviations of `base` (n, K), those of SFT's answers."""
+    spread = base.std(axis=0)
+    mean, unit = base.mean(axis=0), np.where(spread > 0, spread, 1.0)
+
+    def relative(answer: dict[str, Any]) -> dict[str, Any]:
+        raw = np.array([answer["scores"][name] for name in names]) if names else np.zeros(0)
+        return answer | {"scores": dict(zip(names, ((raw - mean) / unit).round(3).tolist(), strict=True))}
+
+    return [row | {"responses": {p: relative(answer) for p, answer in row["responses"].items()}} for row in rows]
+
+
 def respond(
-    folder: Path,
+    folder: Path | str,
     prompts: Sequence[list[Message]],
     settings: EvalSettings,
     *,
@@ -43,11 +92,12 @@ def respond(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Responses:
-    """Answers of the policy in the artifact `folder` to each prompt.
+    """Answers of the policy in the artifact `folder` (or, a text, of an outside one) to each prompt.
 
     Policies given one seed share their random numbers, which narrows what chance adds to their comparison.
     """
-    model, tokenizer = load_policy(folder, dtype=dtype, device=device)
+    load = load_outside if isinstance(folder, str) else load_policy
+    model, tokenizer = load(folder, dtype=dtype, device=device)
     rows = generate(
         model,
         tokenizer,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from morlaif.feedback.settings import OpenAISettings
+from morlaif.feedback.settings import HfSettings, OpenAISettings
+from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import Settings
 
 Count = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]  # no _, since keys read "first_vs_second"
+TAKEN = ("sft", "multi", "single", "policy", "gold")
 
 
 class RulesJudge(Settings):
@@ -18,13 +21,25 @@ class RulesJudge(Settings):
     source: Literal["rules"]
 
 
-class OpenAIJudge(Settings):
+class _EngineJudge(Settings):
     """A language model, asked by the feedback engine in both orders; its verdicts are kept in the ledger."""
+
+    question: Annotated[str, Field(min_length=1)]
+    description: str
+
+
+class OpenAIJudge(_EngineJudge):
+    """One behind a server."""
 
     source: Literal["openai"]
     engine: OpenAISettings
-    question: Annotated[str, Field(min_length=1)]
-    description: str
+
+
+class HfJudge(_EngineJudge):
+    """One that runs here."""
+
+    source: Literal["hf"]
+    engine: HfSettings
 
 
 class PMJudge(Settings):
@@ -33,10 +48,12 @@ class PMJudge(Settings):
     source: Literal["pm"]
 
 
-JudgeSettings = Annotated[RulesJudge | OpenAIJudge | PMJudge, Field(discriminator="source")]
+JudgeSettings = Annotated[RulesJudge | OpenAIJudge | HfJudge | PMJudge, Field(discriminator="source")]
 
 
 class EvalSettings(Settings):
+    outside_digest = frozenset({"policies", "rewardbench"})  # what the files hold counts, not where they lie
+
     prompts: Count  # held-out prompts on which policies are compared
     scored: Count  # of them, those whose responses the preference models score
     pairs: Count | None  # held-out pairs on which preference models and objectives are compared; null: all
@@ -47,9 +64,22 @@ class EvalSettings(Settings):
     stop: tuple[str, ...]
     batch_size: Count
     judge: JudgeSettings
+    policies: dict[Name, str]  # further ones to compare with: a folder or a hub id
+    scalarizers: dict[str, ScalarizerSettings]  # whose accuracy over the same preference models is told as well
+    ablation_subsets: Count  # random subsets of the principles of each size
+    reference: Annotated[float, Field(lt=0)]  # of the hypervolume, in deviations of SFT's scores
+    rewardbench: str | None  # a JSONL of prompt, chosen, rejected (and subset)
     confidence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Annotated[int, Field(ge=100)]
     samples: Annotated[int, Field(ge=0)]  # prompts whose responses are kept for the report
+
+    @field_validator("policies")
+    @classmethod
+    def _free_names(cls, policies: dict[str, str]) -> dict[str, str]:
+        for name in policies:
+            if name in TAKEN:
+                raise ValueError(f"'{name}' names a policy of the run itself; call the other one something else")
+        return policies
 
     @model_validator(mode="after")
     def _samples_are_scored(self) -> EvalSettings:

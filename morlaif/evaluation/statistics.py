@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -59,19 +60,21 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, resamples: int = 2000, confi
     x = x[~np.isnan(x)]
     if x.size == 0:
         return NOTHING
-    rng = np.random.default_rng(seed)
-    means = x[rng.integers(0, x.size, size=(resamples, x.size))].mean(axis=1)
+    means = resample_counts(x.size, seed=seed, resamples=resamples) @ x / x.size
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(x.mean()), float(low), float(high), x.size)
 
 
+@lru_cache(maxsize=4)
 def resample_counts(n: int, *, seed: int, resamples: int) -> Array:
-    """How often each of `n` units is drawn in each bootstrap resample: (resamples, n), rows sum to n.
+    """How often each of `n` units is drawn in each bootstrap resample: (resamples, n), rows sum to n; read-only.
 
     Sums over resampled units are then matrix products; whatever shares these counts is resampled together.
     """
     drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
+    counts = np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
+    counts.setflags(write=False)
+    return counts
 
 
 def percentiles(value: float, draws: ArrayLike, n: int, confidence: float = 0.95) -> Interval:

@@ -127,7 +127,7 @@ def between(labels: dict[str, NDArray[np.float64]], human: Array) -> dict[str, A
     JSON.
     """
     names = list(labels)
-    p = np.stack([labels[name] for name in names], axis=1)
+    p = np.stack([labels[name] for name in names], axis=1) if names else np.zeros((len(human), 0))
     same = [[_number(_same_side(p[:, i], p[:, j])) for j in range(len(names))] for i in range(len(names))]
     rows = {
         name: {"agreement": _agreement(labels[name], human - 0.5), "kappa": kappa(labels[name], human).as_dict()}

@@ -37,7 +37,7 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
             made += _ratings(unit, store, config)
     judge = getattr(config.eval.judge, "engine", None)
     evaluate = plan.by_name.get("evaluate")
-    if judge is not None and respond is not None and evaluate is not None and not store.has(evaluate):
+    if isinstance(judge, OpenAISettings) and respond is not None and evaluate is not None and not store.has(evaluate):
         made.append(_evaluation(config, judge, store))
     return made
 
@@ -104,14 +104,14 @@ def _lengths(config: Config) -> tuple[int, int, int]:
 
 
 def _evaluation(config: Config, judge: OpenAISettings, store: Store) -> Estimate:
-    """Every arm against SFT, and the others against the baseline."""
-    against_single = sum(arm != "single" for arm in config.arms) if "single" in config.arms else 0
+    from morlaif.evaluation.wins import comparisons
+
     prompts = min(config.eval.prompts, config.data.eval) if isinstance(config.data, ToyData) else config.eval.prompts
     question = config.eval.judge
     overall = Principle(
         name="overall", question=question.question, description=question.description or "-", covers=("overall",)
     )
-    count = prompts * (len(config.arms) + against_single)
+    count = prompts * len(comparisons(config.arms, list(config.eval.policies)))
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
     return estimate("evaluate", judge, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 

@@ -11,11 +11,14 @@ A unit reads only what is given to it here, so its digest covers all that can ch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from morlaif.config import STAGES, Config
 from morlaif.data.load import input_files
 from morlaif.errors import UserError, suggest
+from morlaif.evaluation.outside import identities
+from morlaif.evaluation.settings import EvalSettings, HfJudge
 from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
 from morlaif.feedback.settings import input_files as feedback_files
 from morlaif.pipeline.unit import Plan, Unit
@@ -34,7 +37,7 @@ VERSIONS = {
     "pm": 2,
     "weigh": 2,
     "ppo": 3,
-    "evaluate": 1,
+    "evaluate": 2,
     "report": 2,
     "compare": 1,
 }
@@ -49,6 +52,7 @@ def plan(config: Config) -> Plan:
     principles = config.principles.chosen
     rewards = _rewards(config)
     _check_objective(config, rewards["multi"])
+    outside, bench = _outside(config.eval)
     seed = {"seed": config.seed}
     units: list[Unit] = []
 
@@ -129,8 +133,10 @@ def plan(config: Config) -> Plan:
             "scalarizer": config.scalarizer,
             "principles": principles,
             "arms": config.arms,
+            **outside,
         },
         [data, sft, respond, *(u for pair in chain for u in pair), *weighed.values(), *aligned.values(), *gold],
+        files=bench,
     )  # fmt: skip
     shown = config.model_dump(mode="json", exclude={"paths", "dry_run", "hardware", "tracking", "stages", "compare"})
     unit("report", {"config": shown}, [*units])
@@ -188,6 +194,24 @@ def _criteria(principles: PrinciplesSettings, reward: Any) -> list[Criterion]:
             raise UserError(f"reward.overall: no principle '{name}' in the constitution.{hint} Known: {known}.")
         made.append(principles.criterion(constitution[name], SINGLE))
     return made
+
+
+def _outside(settings: EvalSettings) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """What the evaluation reads from outside the run: the identity of each further policy, and the benchmark's file.
+
+    Raises:
+        UserError: one is not there, or a row of the file is not as it should be; said before hours of training.
+    """
+    if isinstance(settings.judge, HfJudge) and settings.judge.engine.path is None:
+        raise UserError("eval.judge.engine.path: give the judge's folder in Hugging Face format, or a hub id")
+    reads = {"policies": identities(settings.policies)} if settings.policies else {}
+    if settings.rewardbench is None:
+        return reads, ()
+    from morlaif.evaluation.rewardbench import read_bench
+
+    path = Path(settings.rewardbench).expanduser().absolute()
+    read_bench(path)
+    return reads, (path,)
 
 
 def _check_objective(config: Config, reward: Layout) -> None:

@@ -3,115 +3,114 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from morlaif.data.records import Message, Pair, load_pairs, load_split, prompt_id
 from morlaif.errors import UserError
+from morlaif.evaluation import budget, overview, regression, wins
 from morlaif.evaluation import pairs as held_out
 from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge, true_scores
-from morlaif.evaluation.policies import Responses, respond
-from morlaif.evaluation.preferences import change
-from morlaif.evaluation.settings import EvalSettings, OpenAIJudge, PMJudge, RulesJudge
-from morlaif.evaluation.statistics import Array, win_rate
+from morlaif.evaluation.objectives import as_function
+from morlaif.evaluation.policies import Answers, relative_rows, respond, response_rows
+from morlaif.evaluation.rewardbench import read_bench
+from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJudge, RulesJudge
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.models.load import resolve_model
 from morlaif.models.respond import source_pairs
 from morlaif.preference.bank import PreferenceBank
+from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.job import Job
 
-SINGLE, GOLD, SFT = "single", "gold", "sft"
+MULTI, SINGLE, GOLD, SFT = "multi", "single", "gold", "sft"
 
 
 def build(job: Job) -> dict[str, Any]:
     settings: EvalSettings = job.config["eval"]
-    arms = list(job.config["arms"])
+    arms, others = list(job.config["arms"]), dict(settings.policies)
     principles = {getattr(p, "name", p): tuple(getattr(p, "covers", (p,))) for p in job.config["principles"]}
     truth = principles if isinstance(settings.judge, RulesJudge) else None
-    resampling = {"seed": job.seed, "resamples": settings.resamples, "confidence": settings.confidence}
+    how = {"seed": job.seed, "resamples": settings.resamples, "confidence": settings.confidence}
 
-    # 1. the preference models (none, where a judge or a function is the reward), and the objectives over them
+    # 1. the preference models, and the objectives that are made of them alone
     names = [name for name in (*principles, SINGLE) if f"pm/{name}" in job.inputs]
     score = _scorer(job, names)
-    objectives = {arm: objective for arm in arms if (objective := _objective(job, arm, names)) is not None}
+    objectives = {arm: made for arm in arms if (made := _objective(job, arm, names)) is not None}
 
     # 2. what each policy answers; what the preference models and the world think of it
     prompts = _prompts(job, settings.prompts)
-    folders = {SFT: job.inputs["sft"]} | {arm: job.inputs[f"ppo/{arm}"] for arm in arms}
-    steps = len(folders) + 2
-    responses: dict[str, Responses] = {}
-    scores: dict[str, Array] = {}
-    true: dict[str, Array] = {}
-    for step, (policy, folder) in enumerate(folders.items()):
-        answers = respond(folder, prompts, settings, seed=job.seed, device=job.device, dtype=job.dtype)
-        responses[policy] = answers
-        scores[policy] = score(prompts[: settings.scored], answers.texts[: settings.scored])
-        if truth:
-            true[policy] = true_scores(prompts, answers.texts, truth)
-        job.progress(step + 1, steps, tokens=answers.facts()["tokens"])
+    policies = {SFT: job.inputs["sft"]} | {arm: job.inputs[f"ppo/{arm}"] for arm in arms} | others
+    steps = len(policies) + 2
+    answers: dict[str, Answers] = {}
+    for step, (policy, where) in enumerate(policies.items()):
+        made = respond(where, prompts, settings, seed=job.seed, device=job.device, dtype=job.dtype)
+        scored = score(prompts[: settings.scored], made.texts[: settings.scored])
+        true = true_scores(prompts, made.texts, truth) if truth else None
+        answers[policy] = Answers(made, scored, true)
+        job.progress(step + 1, steps, tokens=made.facts()["tokens"])
 
     # 3. who wins
     judge = _judge(job, settings, truth)
-    win_rates = {}
-    for first, second in _comparisons(arms):
-        verdict = judge.compare(prompts, responses[first].texts, responses[second].texts)
-        rate = win_rate(verdict.forward, verdict.backward, verdict.valid, **resampling)
-        win_rates[f"{_role(first, arms)}_vs_{_role(second, arms)}"] = rate.as_dict()
-    job.progress(steps - 1, steps, win_rate=win_rates["policy_vs_sft"]["value"] or 0.0)
+    texts = {policy: one.responses.texts for policy, one in answers.items()}
+    compared = wins.compare(judge, prompts, texts, wins.comparisons(arms, list(others)), **how)
+    rates = {f"{_role(a, arms)}_vs_{_role(b, arms)}": one for (a, b), one in compared.items()}
+    job.progress(steps - 1, steps, win_rate=rates["policy_vs_sft"].rate.rate.as_dict()["value"] or 0.0)
 
-    # 4. preference models and objectives on the held-out pairs
-    rows = load_pairs(job.inputs["respond"], "eval")[: settings.pairs]
-    labels = np.array([_labels(job.inputs[f"feedback/{name}"], rows) for name in names])
-    labels = labels.reshape(len(names), len(rows)).T
-    pairs = human = held_out.score_pairs(rows, names, score, labels, truth)
-    judged = _human_pairs(job)[: settings.pairs]
-    if np.isnan(pairs.human).all() and judged:  # sampled responses: the human labels are on the data's own pairs
-        human = held_out.score_pairs(judged, names, score, np.full((len(judged), len(names)), np.nan), truth)
+    # 4. preference models and objectives on the held-out pairs, and on a benchmark
+    pairs, human = _held_out(job, settings, names, score, truth)
+    kinds = held_out.standards(pairs, human)
+    as_functions = {arm: as_function(objective, names) for arm, objective in objectives.items()}
     trained = {name: _read(job.inputs[f"pm/{name}"] / "pm.json") for name in names}
     job.progress(steps, steps)
 
-    curve = [json.loads(line) for line in (job.inputs[f"ppo/{arms[0]}"] / "curve.jsonl").read_text().splitlines()]
     results = {
         "pm_accuracy": {name: trained[name]["accuracy"] for name in names if name in principles or len(names) == 1},
         "single_pm_accuracy": trained[SINGLE]["accuracy"] if SINGLE in names else None,
         "pm_truth_accuracy": held_out.truth_accuracy(pairs, settings.confidence),
-        "objective_accuracy": held_out.objective_accuracy(pairs, human, objectives, settings.confidence),
-        "win_rate": win_rates,
-        "reward": {"first": curve[0]["reward"], "last": curve[-1]["reward"]},
-        "kl": curve[-1]["kl"],
-        "length": {_role(policy, arms): answers.facts()["tokens"] for policy, answers in responses.items()},
+        "objective_accuracy": held_out.objective_accuracy(as_functions, kinds, settings.confidence),
+        "win_rate": {key: one.rate.as_dict() for key, one in rates.items()},
+        **_training(job, arms[0]),
+        "length": {_role(policy, arms): one.responses.facts()["tokens"] for policy, one in answers.items()},
     }
-    compared = {name: job.inputs[f"feedback/{name}"] for name in [n for n in names if n != SINGLE] or names}
     details = {
         "prompts": len(prompts),
-        "pairs": len(rows),
+        "pairs": len(pairs.human),
         "confidence": settings.confidence,
         "judge": {"source": settings.judge.source, "name": judge.name, "cost": dict(judge.cost)} | _gold(job),
         "principles": list(principles),
         "names": names,
         "arms": arms,
-        "responses": {policy: answers.facts() for policy, answers in responses.items()},
-        "score_change": {arm: _changes(names, scores, arm, resampling) for arm in arms},
-        "true_change": {arm: _changes(truth, true, arm, resampling) for arm in arms} if truth else None,
+        "policies": {name: str(where) for name, where in others.items()},
+        "responses": {policy: one.responses.facts() for policy, one in answers.items()},
+        "length_controlled": {key: one.controlled.as_dict() for key, one in rates.items()},
+        "paired": wins.paired(compared, **how),
         "correlation": held_out.correlations(pairs),
+        "cross_accuracy": held_out.cross_accuracy(pairs, settings.confidence),
+        "tie_accuracy": held_out.tie_accuracy(pairs, settings.confidence),
+        "length_baseline": held_out.length_baseline(kinds, settings.confidence),
         "calibration": held_out.calibrations(pairs),
+        **overview.of_models(names, kinds, objectives, list(principles), job.config["scalarizer"], settings, job.seed),
+        **overview.of_policies(
+            answers, names, list(principles), objectives, compared, _kl(job, arms), settings.reference, **how
+        ),
+        "rewardbench": _bench(settings, names, score, objectives),
+        "regression": _regression(job, human, 1 - settings.confidence),
+        "budget": budget.compared({arm: _budget(job, arm, names) for arm in arms}),
         "weights": {arm: _read(job.inputs[f"weigh/{arm}"] / "weights.json") for arm in arms},
-        "label_quality": {name: _read(job.inputs[f"feedback/{name}"] / "quality.json") for name in names},
-        "labels": label_report(compared, job.inputs["respond"], "train") if compared else None,
+        **_labels_of(job, names),
     }
     _write(job.out / "results.json", results)
     _write(job.out / "details.json", details)
-    with (job.out / "samples.jsonl").open("w", encoding="utf-8") as stream:
-        for row in _samples(prompts[: settings.samples], responses, scores, true, names, truth):
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return {name: rate["value"] for name, rate in win_rates.items()}
+    rows = response_rows(prompts, answers, names, list(principles))
+    _write_lines(job.out / "responses.jsonl", rows)
+    _write_lines(job.out / "samples.jsonl", relative_rows(rows[: settings.samples], answers[SFT].scores, names))
+    return {key: one.rate.rate.as_dict()["value"] for key, one in rates.items()}
 
 
 def _prompts(job: Job, count: int) -> list[list[Message]]:
@@ -123,31 +122,26 @@ def _prompts(job: Job, count: int) -> list[list[Message]]:
 
 
 def _scorer(job: Job, names: Sequence[str]) -> Score:
-    """prompts, responses -> raw scores (N, K) of the preference models `names`; K may be 0."""
+    """prompts, responses -> raw scores (N, K) of the preference models `names`; of none where a run has none."""
     if not names:
-        return lambda prompts, responses: np.empty((len(responses), 0))
+        return lambda prompts, responses: np.zeros((len(responses), 0))
     base = resolve_model(job.inputs["sft"])[0]
     bank = PreferenceBank.load({name: job.inputs[f"pm/{name}"] for name in names}, base, job.device, job.dtype)
     return lambda prompts, responses: bank.score(prompts, responses).double().cpu().numpy()
 
 
-def _objective(job: Job, arm: str, names: Sequence[str]) -> Callable[[Array], Array] | None:
-    """The objective that the policy of `arm` was trained on, as a function of all models' scores: (N, K) -> (N,).
-
-    None where it has columns that are not preference models'.
-    """
+def _objective(job: Job, arm: str, names: Sequence[str]) -> Objective | None:
+    """What the policy of `arm` was trained on; None where that is more than the preference models `names` can tell: a
+    judge's ratings, a function's values."""
     weights = job.inputs[f"weigh/{arm}"] / "weights.json"
-    if not set(_read(weights)["names"]) <= set(names):
+    own = _read(weights)["names"]
+    if not set(own) <= set(names):
         return None
-    if arm == SINGLE:  # one score: its sum is itself
-        objective = Objective.load(weights, lambda weighted: weighted.sum(-1))
-    else:
-        own = _read(weights)["names"]
-        objective = Objective.load(weights, resolve(job.config["scalarizer"], own))
+    # the baseline has one score: its sum is itself
+    objective = Objective.load(weights, linear if arm == SINGLE else resolve(job.config["scalarizer"], own))
     if objective.stateful:  # judged as it stood when training ended
         objective.load_state_dict(_read(job.inputs[f"ppo/{arm}"] / "objective.json"))
-    columns = [names.index(name) for name in objective.names]
-    return lambda scores: objective(torch.from_numpy(scores[:, columns])).double().numpy()
+    return objective
 
 
 def _judge(job: Job, settings: EvalSettings, truth: Mapping[str, Sequence[str]] | None) -> Judge:
@@ -157,18 +151,22 @@ def _judge(job: Job, settings: EvalSettings, truth: Mapping[str, Sequence[str]] 
         case PMJudge():
             gold = _scorer(job, [GOLD])
             return ScoreJudge(lambda prompts, responses: gold(prompts, responses)[:, 0])
-        case OpenAIJudge():
+        case OpenAIJudge() | HfJudge():
             return EngineJudge(settings.judge, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
-def _comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Every arm against SFT, and every other arm against the baseline."""
-    return [(arm, SFT) for arm in arms] + [(arm, SINGLE) for arm in arms if SINGLE in arms and arm != SINGLE]
-
-
-def _role(policy: str, arms: Sequence[str]) -> str:
-    """Results call the first arm `policy`, so that runs of different arms have the same keys."""
-    return "policy" if policy == arms[0] else policy
+def _held_out(
+    job: Job, settings: EvalSettings, names: Sequence[str], score: Score, truth: Mapping[str, Sequence[str]] | None
+) -> tuple[held_out.ScoredPairs, held_out.ScoredPairs]:
+    """The held-out pairs with their AI labels; and those with human labels, the same where these have them."""
+    rows = load_pairs(job.inputs["respond"], "eval")[: settings.pairs]
+    columns = [_labels(job.inputs[f"feedback/{name}"], rows) for name in names]
+    pairs = held_out.score_pairs(rows, names, score, np.array(columns).reshape(len(names), len(rows)).T, truth)
+    judged = _human_pairs(job)[: settings.pairs]
+    if not np.isnan(pairs.human).all() or not judged:
+        return pairs, pairs
+    # sampled responses: the human labels are on the data's own pairs
+    return pairs, held_out.score_pairs(judged, names, score, np.full((len(judged), len(names)), np.nan), truth)
 
 
 def _labels(folder: Path, pairs: Sequence[Pair]) -> list[float]:
@@ -183,9 +181,60 @@ def _human_pairs(job: Job) -> list[Pair]:
     return source_pairs([e for e in examples if e.chosen is not None and e.rejected is not None]).pairs
 
 
-def _changes(names: Sequence[str], scores: Mapping[str, Array], arm: str, how: Mapping[str, Any]) -> dict[str, Any]:
-    moved = change(scores[SFT], scores[arm], **how)
-    return {name: interval.as_dict() for name, interval in zip(names, moved, strict=True)}
+def _role(policy: str, arms: Sequence[str]) -> str:
+    """Results call the first arm `policy`, so that runs of different arms have the same keys."""
+    return "policy" if policy == arms[0] else policy
+
+
+def _curve(job: Job, arm: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (job.inputs[f"ppo/{arm}"] / "curve.jsonl").read_text().splitlines()]
+
+
+def _training(job: Job, arm: str) -> dict[str, Any]:
+    curve = _curve(job, arm)
+    return {"reward": {"first": curve[0]["reward"], "last": curve[-1]["reward"]}, "kl": curve[-1]["kl"]}
+
+
+def _kl(job: Job, arms: Sequence[str]) -> dict[str, float | None]:
+    return {arm: _curve(job, arm)[-1].get("kl") for arm in arms}
+
+
+def _bench(
+    settings: EvalSettings, names: Sequence[str], score: Score, objectives: Mapping[str, Objective]
+) -> dict[str, Any] | None:
+    if settings.rewardbench is None or not names:
+        return None
+    return overview.of_bench(read_bench(Path(settings.rewardbench).expanduser()), names, score, objectives, settings)
+
+
+def _regression(job: Job, human: held_out.ScoredPairs, significance: float) -> dict[str, Any] | None:
+    """Of the human label on the models' scores: as the run's weights came from it, else on the held-out pairs."""
+    if f"weigh/{MULTI}" in job.inputs:
+        weighed = _read(job.inputs[f"weigh/{MULTI}"] / "weights.json")
+        if "regression" in weighed:
+            return regression.discussed(weighed["regression"], "weights", significance)
+    fit = regression.on_held_out(human, significance)
+    return fit and regression.discussed(fit, "held-out pairs", significance)
+
+
+def _budget(job: Job, arm: str, names: Sequence[str]) -> dict[str, Any]:
+    own = [name for name in names if (name == SINGLE) == (arm == SINGLE)]
+    return budget.arm_budget(
+        {name: _read(job.inputs[f"pm/{name}"] / "pm.json") for name in own},
+        {name: _manifest(job.inputs[f"pm/{name}"]) for name in own},
+        {name: _read(job.inputs[f"feedback/{name}"] / "quality.json") for name in own},
+        {name: _manifest(job.inputs[f"feedback/{name}"]) for name in own},
+        _manifest(job.inputs[f"ppo/{arm}"]),
+    )
+
+
+def _labels_of(job: Job, names: Sequence[str]) -> dict[str, Any]:
+    """How good the AI labels are, and how those of the principles relate."""
+    together = {name: job.inputs[f"feedback/{name}"] for name in [n for n in names if n != SINGLE] or names}
+    return {
+        "label_quality": {name: _read(job.inputs[f"feedback/{name}"] / "quality.json") for name in names},
+        "labels": label_report(together, job.inputs["respond"], "train"),
+    }
 
 
 def _gold(job: Job) -> dict[str, Any]:
@@ -193,30 +242,9 @@ def _gold(job: Job) -> dict[str, Any]:
     return {"accuracy": _read(job.inputs[f"pm/{GOLD}"] / "pm.json")["accuracy"]} if f"pm/{GOLD}" in job.inputs else {}
 
 
-def _samples(
-    prompts: Sequence[list[Message]],
-    responses: Mapping[str, Responses],
-    scores: Mapping[str, Array],
-    true: Mapping[str, Array],
-    names: Sequence[str],
-    truth: Mapping[str, Sequence[str]] | None,
-) -> list[dict[str, Any]]:
-    """One row for each prompt, with every policy's response. Scores are in deviations of the SFT policy's responses."""
-    spread = scores[SFT].std(axis=0)
-    unit = np.where(spread > 0, spread, 1.0)
-    rows = []
-    for i, messages in enumerate(prompts):
-        answers = {}
-        for policy, response in responses.items():
-            relative = ((scores[policy][i] - scores[SFT].mean(axis=0)) / unit).round(3).tolist()
-            answers[policy] = {
-                "text": response.texts[i],
-                "tokens": response.lengths[i],
-                "scores": dict(zip(names, relative, strict=True)),
-                "truth": dict(zip(truth, true[policy][i].tolist(), strict=True)) if truth else None,
-            }
-        rows.append({"prompt_id": prompt_id(messages), "messages": messages, "responses": answers})
-    return rows
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What the store wrote down about a unit; empty for a folder that is none of its."""
+    return _read(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
 
 
 def _read(path: Path) -> Any:
@@ -225,3 +253,8 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from morlaif.data.records import Pair
 from morlaif.evaluation import pairs as held_out
-from morlaif.evaluation.preferences import agreement, calibration, change, pair_accuracy
+from morlaif.evaluation.preferences import agreement, calibration, pair_accuracy
+from morlaif.evaluation.tradeoffs import change
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
 
@@ -73,7 +74,7 @@ def test_perfect_models_agree_with_the_truth_and_the_ceiling_is_theirs(world):
     assert accuracy["detail"]["n"] == 60 - ties > 0
 
     objective = {"multi": lambda scores: scores.sum(1), "wrong": lambda scores: -scores.sum(1)}
-    result = held_out.objective_accuracy(scored, scored, objective, 0.95)
+    result = held_out.objective_accuracy(objective, held_out.standards(scored, scored), 0.95)
     assert result["multi"] == result["ceiling"] and result["multi"]["truth"]["value"] == 1
     assert result["wrong"]["truth"]["value"] == 0
     assert result["multi"]["human"]["value"] + result["wrong"]["human"]["value"] == pytest.approx(1)
@@ -88,4 +89,6 @@ def test_correlations_keep_signs_and_leave_out_what_was_not_judged(world):
     result = held_out.correlations(scored)
     assert result["labels"][0] == [1.0, -1.0, None] and result["scores"][1] == [-1.0, 1.0, -1.0]
     assert result["truth"] is None and held_out.truth_accuracy(scored, 0.95) == {}
-    assert set(held_out.objective_accuracy(scored, scored, {"multi": lambda s: s[:, 0]}, 0.95)["multi"]) == {"human"}
+    kinds = held_out.standards(scored, scored)
+    accuracy = held_out.objective_accuracy({"multi": lambda s: s[:, 0]}, kinds, 0.95)
+    assert set(accuracy) == {"multi"} and set(accuracy["multi"]) == {"human", "label"}

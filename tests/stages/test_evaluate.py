@@ -112,7 +112,9 @@ def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judg
         "samples": 10,
         "batch_size": 4,
     }
-    settings = EvalSettings(**tree | {"judge": {"source": judge}} | changes)
+    tree.pop("defaults")
+    scalarizers = {name: preset("scalarizer", name) for name in ("linear", "max_min", "bernoulli_nash")}
+    settings = EvalSettings(**tree | {"scalarizers": scalarizers, "judge": {"source": judge}} | changes)
     job = Job(
         stage="evaluate", name="evaluate", digest="0" * 16,
         config={
@@ -228,7 +230,7 @@ def test_a_gold_preference_model_judges_where_the_truth_is_unknown(inputs, tmp_p
     made = run(inputs, tmp_path / "out", judge="pm")
     assert made["details"]["judge"]["accuracy"]["n"] > 0
     assert made["details"]["true_change"] is None and made["results"]["pm_truth_accuracy"] == {}
-    assert set(made["results"]["objective_accuracy"]["multi"]) == {"human"}
+    assert set(made["results"]["objective_accuracy"]["multi"]) == {"human", "label"}
     assert made["samples"][0]["responses"]["sft"]["truth"] is None
     assert "gold" not in made["details"]["names"]
 

@@ -1,0 +1,71 @@
+"""A benchmark file: its rows, its mistakes, and accuracies counted by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from morlaif.errors import UserError
+from morlaif.evaluation.rewardbench import bench_accuracy, evaluate_bench, read_bench
+
+ROWS = [
+    {"prompt": "Which bus?", "chosen": "Line 4, from the harbour.", "rejected": "No.", "subset": "chat"},
+    {"prompt": [{"role": "user", "content": "Hello"}], "chosen": "Hi.", "rejected": "Go away now.", "subset": "chat"},
+    {"prompt": "Sum of 2 and 2?", "chosen": "It is 4 of course.", "rejected": "5", "subset": "sums"},
+]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    def write(rows):
+        path = tmp_path / "bench.jsonl"
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+def length(prompts, texts):
+    return np.array([[len(text), -len(text)] for text in texts], dtype=float)
+
+
+def test_every_model_and_objective_by_subset(bench):
+    rows = read_bench(bench(ROWS))
+    made = evaluate_bench(rows, ["long", "short"], length, {"both": lambda scores: scores.sum(axis=1)})
+    assert made["rows"] == 3
+    long, short = made["models"]["long"], made["models"]["short"]
+    assert long["all"]["value"] == pytest.approx(2 / 3) and long["subsets"]["chat"]["value"] == 0.5
+    assert long["subsets"]["sums"] | {"low": 0, "high": 0} == {"value": 1, "low": 0, "high": 0, "n": 1}
+    assert long["mean"] == 0.75 and short["mean"] == 0.25
+    assert made["objectives"]["both"]["all"]["value"] == 0.5, "equal scores count half"
+
+
+def test_a_file_without_subsets_has_one_number(bench):
+    rows = read_bench(bench([{k: v for k, v in row.items() if k != "subset"} for row in ROWS]))
+    made = bench_accuracy(rows, np.array([1.0, 1.0, -1.0]))
+    assert made["subsets"] == {} and made["mean"] == made["all"]["value"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    "bad, told",
+    [
+        ({"prompt": "a", "chosen": "b"}, "line 2: no 'rejected' among 'prompt', 'chosen'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "line 2: 'chosen' and 'rejected' are the same"),
+        ({"prompt": "a", "chosen": 3, "rejected": "b"}, "line 2: 'chosen' is a number"),
+        ({**ROWS[0], "subset": 7}, "line 2: 'subset' is 7; it must be a text"),
+        ("{not json", "line 2: not JSON"),
+    ],
+)
+def test_a_bad_row_is_told_by_its_line(bench, bad, told):
+    with pytest.raises(UserError, match=told) as error:
+        read_bench(bench([ROWS[0], bad]))
+    assert "data." not in str(error.value), "the file has no columns to rename"
+
+
+def test_no_file_and_no_rows(tmp_path, bench):
+    with pytest.raises(UserError, match="no such file"):
+        read_bench(tmp_path / "nowhere.jsonl")
+    with pytest.raises(UserError, match="no rows"):
+        read_bench(bench([]))
