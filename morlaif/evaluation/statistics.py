@@ -65,6 +65,16 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, resamples: int = 2000, confi
     return Interval(float(x.mean()), float(low), float(high), x.size)
 
 
+def bootstrap_share(values: ArrayLike, *, seed: int, resamples: int = 2000, confidence: float = 0.95) -> Interval:
+    """As `bootstrap_mean`, of `values` in [0, 1]. When all are the same, every resample agrees and the bootstrap would
+    claim certainty: then Wilson."""
+    x = np.asarray(values, dtype=float)
+    x = x[~np.isnan(x)]
+    if x.size and np.ptp(x) == 0:
+        return wilson(float(x[0]), x.size, confidence)
+    return bootstrap_mean(x, seed=seed, resamples=resamples, confidence=confidence)
+
+
 @lru_cache(maxsize=4)
 def resample_counts(n: int, *, seed: int, resamples: int) -> Array:
     """How often each of `n` units is drawn in each bootstrap resample: (resamples, n), rows sum to n; read-only.
@@ -155,21 +165,14 @@ def win_rate(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> WinRate:
-    """Win rate of the first candidate; arguments as for `outcomes`, prompts are the units of the bootstrap.
-
-    When every prompt has the same outcome all resamples agree and the bootstrap would claim certainty: then Wilson.
-    """
+    """Win rate of the first candidate; arguments as for `outcomes`, prompts are the units of `bootstrap_share`."""
     per_prompt = outcomes(forward, backward, valid)
     seen = ~np.isnan(per_prompt)
     kept = per_prompt[seen]
     if kept.size == 0:
         return WinRate(NOTHING, math.nan, math.nan, math.nan, math.nan, int(per_prompt.size))
-    if np.ptp(kept) == 0:
-        rate = wilson(float(kept[0]), kept.size, confidence)
-    else:
-        rate = bootstrap_mean(kept, seed=seed, resamples=resamples, confidence=confidence)
     return WinRate(
-        rate,
+        bootstrap_share(kept, seed=seed, resamples=resamples, confidence=confidence),
         win=float((kept > 0.5).mean()),
         tie=float((kept == 0.5).mean()),
         loss=float((kept < 0.5).mean()),

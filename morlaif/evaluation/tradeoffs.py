@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from morlaif.evaluation.statistics import Array, Interval, bootstrap_mean
+from morlaif.evaluation.statistics import Array, Interval, bootstrap_mean, bootstrap_share
 
 
 def change(before: Array, after: Array, *, seed: int, resamples: int, confidence: float) -> list[Interval]:
@@ -51,9 +51,7 @@ def hacking(
     true_gap: Array | None,
     lengths: tuple[Sequence[float], Sequence[float]],
     kl: float | None,
-    seed: int,
-    resamples: int,
-    confidence: float,
+    **how: Any,
 ) -> dict[str, Any]:
     """Signs for one policy against SFT.
 
@@ -69,15 +67,13 @@ def hacking(
         really = (truth or {}).get(name)
         principles[name] = {"pm": by_model, "truth": really, "sign": really and _sign(by_model, really)}
     before, after = (np.asarray(x, dtype=float) for x in lengths)
-    drift = bootstrap_mean(after - before, seed=seed, resamples=resamples, confidence=confidence)
+    drift = bootstrap_mean(after - before, **how)
     agree = None
     if model_gap is not None and true_gap is not None:
-        moved = np.abs(true_gap) > 1e-9
-        right = np.where(moved, (1 + np.sign(model_gap) * np.sign(true_gap)) / 2, np.nan)
-        agree = bootstrap_mean(
-            [row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else np.nan for row in right],
-            seed=seed, resamples=resamples, confidence=confidence,
-        ).as_dict()  # fmt: skip
+        right = np.where(np.abs(true_gap) > 1e-9, (1 + np.sign(model_gap) * np.sign(true_gap)) / 2, np.nan)
+        known = ~np.isnan(right)
+        share = np.where(known, right, 0.0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+        agree = bootstrap_share(share, **how).as_dict()
     return {
         "principles": principles,
         "hacked": [name for name, one in principles.items() if one["sign"] == "hacked"],
