@@ -92,6 +92,7 @@ class DeepSpeedEngine(Engine):
     def state(self) -> dict[str, Any]:
         weights, moments = {}, {}
         steps = self._steps()
+        self._link()
         for name, p in self._learning():
             value = safe_get_full_fp32_param(p).view(sharded.shape(p))
             found = {}
@@ -115,13 +116,14 @@ class DeepSpeedEngine(Engine):
             # As Adam itself makes them at its first step.
             self._inner().state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
             self._inner().state[flat]["step"] = step.to(flat.device, copy=True)
-            for p in params:
-                for key in MOMENTS:
-                    value = found[id(p)][key].to(p.device)
-                    if self.sharded:
-                        safe_set_local_optimizer_state(p, self._piece(value), key)
-                    else:
-                        safe_set_full_optimizer_state(p, value, key)
+        self._link()
+        for name, p in self._learning():
+            for key in MOMENTS if name in state["moments"] else ():
+                value = state["moments"][name][key].to(p.device)
+                if self.sharded:
+                    safe_set_local_optimizer_state(p, self._piece(value), key)
+                else:
+                    safe_set_full_optimizer_state(p, value, key)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: safe_get_full_fp32_param(p).view(sharded.shape(p)).cpu().clone() for name, p in self._learning()}
@@ -156,6 +158,12 @@ class DeepSpeedEngine(Engine):
         if self.sharded:
             return list(zip(ds.fp16_groups, ds.fp32_partitioned_groups_flat, strict=True))
         return list(zip(ds.bit16_groups, ds.single_partition_of_fp32_groups, strict=True))
+
+    def _link(self) -> None:
+        """Stages 1 and 2: let each weight find its moments; DeepSpeed does so too early for all but the first group."""
+        if not self.sharded and all(flat in self._inner().state for _, flat in self._flats()):
+            self.ds.optimizer._hp_optimizer_states_linked = False
+            self.ds.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _steps(self) -> dict[int, Tensor]:
         """Updates so far, as Adam counts them, by the `id` of each weight that had any."""

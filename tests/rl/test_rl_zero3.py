@@ -25,7 +25,7 @@ CASES = {
 }  # fmt: skip
 
 
-def accelerator(micro_batch_size: int):
+def accelerator(micro_batch_size: int, stage: int):
     os.environ |= {
         "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
@@ -38,7 +38,7 @@ def accelerator(micro_batch_size: int):
     config = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": 1,
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
         "zero_allow_untested_optimizer": True,
     }
     return Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
@@ -49,10 +49,10 @@ def settings(changes: dict):
     return small_ppo.settings(**(usual | {"checkpoint_every": 1} | changes))
 
 
-def train(changes: dict, keep: str, sharded: bool = False, loaded: str | None = None):
+def train(changes: dict, keep: str, stage: int = 0, loaded: str | None = None):
     """`loaded`: a folder from which the ranks load the model in parts; whole weights are never on one of them."""
     config = settings(changes)
-    how = {"accelerator": accelerator(config.micro_batch_size)} if sharded else {}
+    how = {"accelerator": accelerator(config.micro_batch_size, stage)} if stage else {}
     if loaded is None:
         made = small_ppo.models(config)
     else:
@@ -65,8 +65,9 @@ def train(changes: dict, keep: str, sharded: bool = False, loaded: str | None = 
         made = ActorCritic(twins[0], config, reference=twins[1])
         del kept
     run = small_ppo.trainer(config, Path(keep), made, held_out=small_ppo.PROMPTS[:3], **how)
-    if sharded:
+    if stage:
         assert how["accelerator"].distributed_type.value == "DEEPSPEED"
+    if stage == 3:
         assert all(hasattr(p, "ds_id") and p.numel() == 0 for p in made.parameters())  # in pieces, all of them
     result = run.run()
     weights = torch.cat([value.flatten() for value in run.engine.weights().values()])
@@ -75,11 +76,11 @@ def train(changes: dict, keep: str, sharded: bool = False, loaded: str | None = 
     return small_ppo.timeless(result.curve), weights, result.samples, exported
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("name", CASES)
 def test_sharded_run_is_the_one_process_run(name, tmp_path):
     curve, weights, samples, exported = train(CASES[name], str(tmp_path / "one"))
-    found = processes.run(train, CASES[name], str(tmp_path / "two"), True, folder=tmp_path, ranks=2, timeout=100)
+    found = processes.run(train, CASES[name], str(tmp_path / "two"), 3, folder=tmp_path, ranks=2, timeout=200)
     assert torch.equal(found[0][1], found[1][1])
     for row, expected in zip(found[0][0], curve, strict=True):
         assert row.keys() == expected.keys()
@@ -96,17 +97,17 @@ def test_sharded_run_is_the_one_process_run(name, tmp_path):
     assert torch.allclose(resumed[1], weights, atol=2e-5)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(450)
 def test_sharded_run_resumes(tmp_path):
     changes = {"policy.kind": "lora", "critic.kind": "adapter"}
     _, weights, _, _ = train(changes, str(tmp_path / "keep"))  # one process wrote it
     for path in (tmp_path / "keep").glob("step-00000002.*"):
         path.unlink()
-    found = processes.run(train, changes, str(tmp_path / "keep"), True, folder=tmp_path, ranks=2, timeout=100)
+    found = processes.run(train, changes, str(tmp_path / "keep"), 3, folder=tmp_path, ranks=2, timeout=200)
     assert torch.allclose(found[0][1], weights, atol=2e-5)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("name", ["full", "lora, adapter critic"])
 def test_a_model_loaded_in_parts(tmp_path, name):
     """As a large one must be: the same trajectory as from whole weights."""
@@ -114,7 +115,22 @@ def test_a_model_loaded_in_parts(tmp_path, name):
     small_ppo.tokenizer().save_pretrained(tmp_path / "model")
     changes = CASES[name] | {"steps": 1}
     curve, weights, _, _ = train(changes, str(tmp_path / "one"))
-    given = (changes, str(tmp_path / "two"), True, str(tmp_path / "model"))
-    found = processes.run(train, *given, folder=tmp_path, ranks=2, timeout=100)
+    given = (changes, str(tmp_path / "two"), 3, str(tmp_path / "model"))
+    found = processes.run(train, *given, folder=tmp_path, ranks=2, timeout=200)
     assert math.isclose(found[0][0][0]["grad_norm"], curve[0]["grad_norm"], rel_tol=1e-3)
     assert torch.allclose(found[0][1], weights, atol=2e-5)
+
+
+@pytest.mark.timeout(450)
+def test_stage_2_is_the_one_process_run_and_resumes(tmp_path):
+    """Weights whole on each rank, moments in parts; a whole run, and one from a checkpoint of one process."""
+    curve, weights, _, _ = train(CASES["full"], str(tmp_path / "one"))
+    for path in (tmp_path / "one").glob("step-00000002.*"):
+        path.unlink()
+    for keep in ("two", "one"):
+        found = processes.run(
+            train, CASES["full"], str(tmp_path / keep), 2, folder=tmp_path / f"run {keep}", ranks=2, timeout=200
+        )
+        assert torch.allclose(found[0][1], weights, atol=2e-5)
+        assert math.isclose(found[0][0][1]["policy_loss"], curve[1]["policy_loss"], rel_tol=1e-3, abs_tol=1e-4)
+    train(CASES["full"], str(tmp_path / "two"))  # and its last checkpoint is one that one process reads
