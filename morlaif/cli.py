@@ -143,6 +143,7 @@ def _job(tree: DictConfig) -> None:
     from rich.console import Console
 
     from morlaif.config import validate
+    from morlaif.launch.devices import own_gpu
     from morlaif.pipeline.run import run
 
     hydra = HydraConfig.get()
@@ -156,7 +157,8 @@ def _job(tree: DictConfig) -> None:
         console.rule(f"job {hydra.job.num + 1}: {' '.join(overrides) or 'defaults'}", align="left")
     _outcome.clear()
     try:
-        run(config, folder, command=command, overrides=overrides, group=sweep or config.name, console=console)
+        with own_gpu(hydra.launcher["_target_"], config.hardware):
+            run(config, folder, command=command, overrides=overrides, group=sweep or config.name, console=console)
     except Exception as error:
         _outcome.append(error)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,11 +36,21 @@ def slot_environment(hardware: HardwareSettings, slot: int) -> dict[str, str]:
     return {VISIBLE: have[slot % len(have)], "MORLAIF_ALL_DEVICES": ",".join(have)}
 
 
+def own_gpu(launcher: str, hardware: HardwareSettings) -> AbstractContextManager[str | None]:
+    """A GPU of its own for a job of a sweep whose Hydra launcher runs jobs side by side on this machine.
+
+    Slurm gives its jobs theirs; jobs one after another need none, and a run on ranks takes all there are.
+    """
+    if "joblib" not in launcher.lower() or hardware.device == "cpu" or hardware.ranks > 1:
+        return nullcontext()
+    return one_gpu(Path(tempfile.gettempdir()) / f"morlaif-gpus-{os.getuid()}")
+
+
 @contextmanager
 def one_gpu(folder: Path) -> Iterator[str | None]:
-    """Take a GPU that no other job of this machine has taken by the locks in `folder`, waiting where all are taken.
+    """Take a GPU that no other job has taken by the locks in `folder`, waiting where all are taken.
 
-    For jobs of a sweep that run side by side. Yields its name, None where there are no GPUs.
+    Yields its name, None where there are no GPUs.
     """
     have = gpus()
     if not have:
@@ -64,7 +75,7 @@ def _take(names: list[str], folder: Path, held: ExitStack) -> str:
         for wait in (0.0, 1.0):
             for name in names:
                 try:
-                    held.enter_context(FileLock(folder / f".gpu-{name}.lock").acquire(timeout=wait))
+                    held.enter_context(FileLock(folder / f"{name}.lock", is_singleton=False).acquire(timeout=wait))
                 except Timeout:
                     continue
                 return name
