@@ -51,20 +51,35 @@ class Case:
 LORA = {"r": 8, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.0}
 
 
-def toy(folder: Path, width: int, case: Case) -> None:
+def toy(folder: Path, width: int, vocabulary: int | None, case: Case) -> None:
     """The toy world's fine-tuned policy: a Llama of two layers whose responses end at lengths of their own."""
     store = folder / "store"
     command = ["-m", "morlaif", "stages=[sft]", f"paths.store={store}", f"paths.runs={folder / 'runs'}"]
     if not list(store.glob("sft/*/model")):
         subprocess.run([sys.executable, *command, f"model.scratch.hidden_size={width}"], check=True, cwd=ROOT)
     (source,) = store.glob("sft/*/model")
+    from morlaif.data.chat import prompt_ids
     from morlaif.data.records import load_split, prompt_id
     from morlaif.models.load import load_causal_lm, load_tokenizer
 
     model, tokenizer = load_causal_lm(source), load_tokenizer(source)
     (data,) = (path.parent for path in store.glob("data/*/manifest.json"))
     messages = list({prompt_id(e.messages): e.messages for e in load_split(data, "train")}.values())
+    if vocabulary is not None:
+        _widen(model, vocabulary, [prompt_ids(tokenizer, m) for m in messages[:32]])
     _write(folder, model, tokenizer, messages, case)
+
+
+def _widen(model: Any, vocabulary: int, prompts: list[list[int]]) -> None:
+    """Grow the vocabulary by ids that cost as much as any and are never sampled: their logits are some -20."""
+    import torch
+
+    with torch.no_grad():
+        states = [model.base_model(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in prompts]
+        mean = torch.stack(states).mean(0)
+        old = model.config.vocab_size
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        model.get_output_embeddings().weight[old:] = -20 * mean / mean.square().sum()
 
 
 def gpt2_small(folder: Path, case: Case) -> None:

@@ -93,7 +93,7 @@ def speed(args: argparse.Namespace, folder: Path) -> None:
 
 def memory(args: argparse.Namespace, folder: Path) -> None:
     sides = []
-    for critic in (None, "separate", "shared"):
+    for critic in (None, "separate", "adapter", "shared"):
         side = ours(args, folder, critic) if critic else trl(args, folder)
         for _ in range(args.steps):
             row = side.step()
@@ -128,7 +128,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
     if args.what == "memory":
         cases.gpt2_small(folder, Case(rollouts=16, new_tokens=32, epochs=1, lora=True))
     else:
-        cases.toy(folder, args.width, Case())
+        cases.toy(folder, args.width, args.vocabulary, Case())
 
 
 def main() -> None:
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--trl", required=True, help="the interpreter of the environment with TRL 1.12")
     parser.add_argument("--work", type=Path, help="where to keep weights; default: a temporary folder")
     parser.add_argument("--width", type=int, default=64, help="of the toy model")
+    parser.add_argument("--vocabulary", type=int, help="more ids than the toy tokenizer's 828")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--verbose", action="store_true", help="show what the two sides print")

@@ -1,0 +1,181 @@
+"""Where a PPO step's time goes, and how far each part is from its floor.
+
+    morlaif "arms=[multi]" "stages=[weigh]"                       # the units that ppo needs, in the store
+    python benchmarks/ppo/profile_step.py [--steps 6] [key=value …]
+
+Time is CPU time of one thread, so that other work on the machine disturbs it least. Operations are those of matrix
+products and attention, two for each multiplication with its addition; the floor of a part is its operations over the
+machine's measured matrix rate. The last table tells the kinds of kernels apart, as torch's profiler sees them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from morlaif import cli
+from morlaif.pipeline.plan import plan
+from morlaif.pipeline.store import Store
+from morlaif.rl import trainer
+from morlaif.rl.rollout import TransformersRollout
+from morlaif.stages.job import Job
+
+aten = torch.ops.aten
+ATTENTION = {
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(
+        g, q, k, v
+    ),
+}
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
+    "optimizer": ("Optimizer", "aten::_fused_adamw"),
+    "softmax of the vocabulary": ("aten::_log_softmax", "aten::exp", "aten::cumsum", "aten::_softmax"),
+    "copies and gathers": ("aten::cat", "aten::copy_", "aten::index", "aten::fill_", "aten::clone", "aten::gather"),
+}
+
+
+def matrix_rate(size: int = 2048, times: int = 5) -> float:
+    """Operations a second of one thread in a float32 product of squares; the best of some."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = 0.0
+    for _ in range(times):
+        start = time.process_time()
+        a @ b
+        best = max(best, 2 * size**3 / (time.process_time() - start))
+    return best
+
+
+class Parts:
+    """CPU seconds and operations of each part of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.operations: dict[str, float] = {}
+        self.kernels: dict[str, float] = {}
+        self.facts: dict[str, float] = {}
+        self.counting = False
+
+    @contextlib.contextmanager
+    def part(self, name: str):
+        with (
+            FlopCounterMode(display=False, custom_mapping=ATTENTION) if self.counting else contextlib.nullcontext() as c
+        ):
+            start = time.process_time()
+            yield
+            row = self.steps[-1]
+            row[name] = row.get(name, 0.0) + time.process_time() - start
+        if self.counting:
+            self.operations[name] = self.operations.get(name, 0.0) + c.get_total_flops()
+
+    def around(self, owner: object, attribute: str, name: str) -> None:
+        inner = getattr(owner, attribute)
+
+        def timed(*args, **kwargs):
+            if not self.steps:
+                return inner(*args, **kwargs)
+            with self.part(name):
+                return inner(*args, **kwargs)
+
+        setattr(owner, attribute, timed)
+
+    def install(self, timed: int) -> None:
+        """`timed` steps, then one whose operations are counted, then one whose kernels are."""
+        self.around(TransformersRollout, "sample", "sample")
+        self.around(trainer.PPOTrainer, "score", "score")
+        self.around(trainer.PPOTrainer, "evaluate", "evaluate")
+        self.around(trainer, "optimize", "optimise")
+        step = trainer.PPOTrainer.step
+
+        def counted(made, number):
+            self.counting = number == timed
+            self.steps.append({})
+            start = time.process_time()
+            if number > timed:
+                with profile(activities=[ProfilerActivity.CPU]) as profiler:
+                    row = step(made, number)
+                self._sort(profiler.key_averages(), time.process_time() - start)
+            else:
+                row = step(made, number)
+            self.steps[-1]["whole"] = time.process_time() - start
+            self.facts = {"tokens": row["length"] * made.settings.rollouts, "rollouts": made.settings.rollouts}
+            return row
+
+        trainer.PPOTrainer.step = counted
+
+    def _sort(self, events, _: float) -> None:
+        found: dict[str, float] = defaultdict(float)
+        for event in events:
+            kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), "element by element, other")
+            found[kind] += event.self_cpu_time_total / 1e6
+        self.kernels = dict(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("overrides", nargs="*", help="of the run, such as ppo.rollouts=128")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: cli.run_name(_root_), replace=True)
+    overrides = [*args.overrides, "arms=[multi]", f"ppo.steps={args.steps + 2}", "ppo.eval_every=0"]
+    config = cli.look_ahead(Namespace(overrides=overrides, config_dir=None, multirun=False))[0][0].config
+    unit, store = plan(config).by_name["ppo/multi"], Store(config.paths.store)
+    inputs = {need.name: store.folder(need) for need in unit.needs}
+    parts = Parts()
+    parts.install(args.steps)
+    build = importlib.import_module("morlaif.stages.ppo").build
+    with tempfile.TemporaryDirectory() as folder:
+        out, keep = Path(folder, "out"), Path(folder, "keep")
+        out.mkdir()
+        keep.mkdir()
+        build(
+            Job(
+                unit.stage, unit.name, unit.digest, unit.reads, inputs, out, keep, store.ledger, unit.seed,
+                config.hardware, lambda *_: None,
+            )
+        )  # fmt: skip
+    report(parts, args.steps, len(config.principles.chosen))
+
+
+def report(parts: Parts, steps: int, principles: int) -> None:
+    rate = matrix_rate()
+    timed = parts.steps[1:steps]  # the first warms up
+    whole = statistics.median(row["whole"] for row in timed)
+    print(f"{principles} preference models, {parts.facts['rollouts']} rollouts, {parts.facts['tokens']:.0f} tokens")
+    print(f"one thread, float32: {rate / 1e9:.0f} GFLOP/s in a product of 2048 x 2048\n")
+    print("| part | CPU s | share | GFLOP | floor, s | times the floor |\n|---|--:|--:|--:|--:|--:|")
+    rest = whole
+    for name in ("sample", "score", "evaluate", "optimise"):
+        seconds = statistics.median(row[name] for row in timed)
+        rest -= seconds
+        operations = parts.operations[name]
+        floor = operations / rate
+        print(
+            f"| {name} | {seconds:.3f} | {seconds / whole:.0%} | {operations / 1e9:.2f} | {floor:.3f} | "
+            f"{seconds / floor:.1f} |"
+        )
+    print(f"| collate, shape, log | {rest:.3f} | {rest / whole:.0%} | | | |")
+    total = sum(parts.operations.values())
+    print(f"| whole step | {whole:.3f} | | {total / 1e9:.2f} | {total / rate:.3f} | {whole / (total / rate):.1f} |\n")
+    kernels = sum(parts.kernels.values())
+    print("| kernels | share |\n|---|--:|")
+    for name, seconds in sorted(parts.kernels.items(), key=lambda item: -item[1]):
+        print(f"| {name} | {seconds / kernels:.0%} |")
+
+
+if __name__ == "__main__":
+    main()
