@@ -31,12 +31,15 @@ from morlaif.rl.settings import PPOSettings  # noqa: E402
 from morlaif.rl.trainer import PPOTrainer  # noqa: E402
 
 
+MICRO_BATCH = 16  # rows at once: of like length, and few enough that their activations stay in the cache
+
+
 def settings(case: Case, critic: str) -> PPOSettings:
     """The toy preset with the case's numbers and TRL's conventions."""
     tree = yaml.safe_load((ROOT / "conf" / "ppo" / "toy.yaml").read_text())
     tree |= {
         "steps": case.steps, "rollouts": case.rollouts, "max_new_tokens": case.new_tokens, "samples": 0,
-        "generation_batch_size": case.rollouts, "micro_batch_size": int(os.environ.get("MICRO", 8)),
+        "generation_batch_size": case.rollouts, "micro_batch_size": MICRO_BATCH,
         "epochs": case.epochs, "minibatches": case.minibatches, "lam": case.lam, "checkpoint_every": 0,
         "clip_range": case.clip, "clip_range_value": case.clip, "value_coef": case.value_coef,
     }  # fmt: skip
