@@ -152,10 +152,11 @@ def _weights_of(pm: PMSettings, name: str) -> dict[str, Any]:
     """
     if not isinstance(pm, PretrainedPM):
         return {}
-    if name not in pm.paths:
+    paths = pm.paths or {}
+    if name not in paths:
         only = " or leave the baseline out: arms=[multi]" if name == SINGLE else ""
-        raise UserError(f"pm.paths: no reward model for '{name}'; give pm.paths.{name}=<folder or hub id>{only}")
-    return {"weights": file_marks(pm.paths[name])}
+        raise UserError(f"pm.paths: no reward model for '{name}'; give 'pm.paths={{{name}: <folder or hub id>}}'{only}")
+    return {"weights": file_marks(paths[name])}
 
 
 def _rewards(config: Config) -> dict[str, Layout]:

@@ -166,7 +166,7 @@ def measure_pretrained(
     dtype: torch.dtype = torch.float32,
 ) -> PMReport:
     """Test a reward model on the verdicts of a principle, and leave `pm.json` and a card; no weights are copied."""
-    path, revision = settings.paths[principle], settings.revisions.get(principle)
+    path, revision = (settings.paths or {})[principle], (settings.revisions or {}).get(principle)
     model = PretrainedModel.load(
         principle, path, revision, settings.max_length,
         dtype=dtype, device=device, trust_remote_code=settings.trust_remote_code,

@@ -131,8 +131,8 @@ class PretrainedPM(Settings):
     """Reward models that exist already: any sequence classifier with one score, by principle."""
 
     kind: Literal["pretrained"]
-    paths: dict[str, str]  # folder or hub id, for each principle
-    revisions: dict[str, str]  # of hub ids, where not the main branch
+    paths: dict[str, str] | None  # folder or hub id, for each principle
+    revisions: dict[str, str] | None  # of hub ids, where not the main branch
     max_length: Annotated[int, Field(ge=8)]
     trust_remote_code: bool
 

@@ -46,12 +46,12 @@ def test_how_it_is_trained_together_changes_no_digest() -> None:
 
 def test_pretrained_models_must_be_named_and_are_pinned(tmp_path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"one")
-    given = ["pm=pretrained", "principles.count=1", "arms=[multi]", f"+pm.paths.helpfulness={tmp_path}"]
+    given = ["pm=pretrained", "principles.count=1", "arms=[multi]", f"pm.paths={{helpfulness: {tmp_path}}}"]
     first = digests(*given)
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert digests(*given)["pm/helpfulness"] != first["pm/helpfulness"]
     assert digests(*given)["feedback/helpfulness"] == first["feedback/helpfulness"]
-    with pytest.raises(UserError, match=r"pm\.paths: no reward model for 'ethicality'; give pm\.paths\.ethicality="):
-        digests("pm=pretrained", "principles.count=2", "arms=[multi]", f"+pm.paths.helpfulness={tmp_path}")
+    with pytest.raises(UserError, match=r"pm\.paths: no reward model for 'ethicality'; give 'pm\.paths=\{ethicality: "):
+        digests("pm=pretrained", "principles.count=2", "arms=[multi]", f"pm.paths={{helpfulness: {tmp_path}}}")
     with pytest.raises(UserError, match=r"'single'; .* or leave the baseline out: arms=\[multi\]"):
-        digests("pm=pretrained", "principles.count=1", f"+pm.paths.helpfulness={tmp_path}")
+        digests("pm=pretrained", "principles.count=1", f"pm.paths={{helpfulness: {tmp_path}}}")
