@@ -34,7 +34,7 @@ def _identity(name: str, where: str) -> str:
         raise UserError(
             f"eval.policies.{name}={where!r}: no model in this folder (no config.json, model/ or model.json)"
         )
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"eval.policies.{name}={where!r}: no such folder; give one, or a hub id such as owner/model")
     return identity(path, revision)
 

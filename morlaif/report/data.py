@@ -53,6 +53,8 @@ class RunData:
             return "SFT"
         if policy == SINGLE:
             return "single rating" if self.reward == "judge" else "single PM"
+        if policy in (self.details.get("policies") or {}):  # one that the run did not train
+            return policy
         return str(self.config.get("scalarizer", {}).get("name", policy)).replace("_", "-")
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
 from morlaif.errors import UserError
+from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.quality import quality
 from morlaif.feedback.records import Verdict, save_verdicts
@@ -114,7 +115,9 @@ def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judg
     }
     tree.pop("defaults")
     scalarizers = {name: preset("scalarizer", name) for name in ("linear", "max_min", "bernoulli_nash")}
-    settings = EvalSettings(**tree | {"scalarizers": scalarizers, "judge": {"source": judge}} | changes)
+    settings = EvalSettings(
+        **tree | {"scalarizers": scalarizers, "judge": {"source": judge} if isinstance(judge, str) else judge} | changes
+    )
     job = Job(
         stage="evaluate", name="evaluate", digest="0" * 16,
         config={
@@ -125,7 +128,9 @@ def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judg
     )  # fmt: skip
     evaluate.build(job)
     read = {name: json.loads((out / f"{name}.json").read_text()) for name in ("results", "details")}
-    return read | {"samples": [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]}
+    for name in ("samples", "responses"):
+        read[name] = [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
+    return read
 
 
 @pytest.fixture(scope="module")
@@ -258,5 +263,104 @@ def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_
     with pytest.raises(FileNotFoundError):  # never the untrained multipliers in silence
         evaluate._objective(job, "multi", names)
     (folders["ppo/multi"] / "objective.json").write_text(json.dumps(trained.state_dict()))
-    found = evaluate._objective(job, "multi", ("helpfulness", "toxicity"))(scores.flip(1).numpy())
+    turned = ("helpfulness", "toxicity")
+    found = as_function(evaluate._objective(job, "multi", turned), turned)(scores.flip(1).numpy())
     assert np.array_equal(found, trained(scores).numpy()) and not np.allclose(found, before.numpy())
+
+
+def test_every_prompt_has_a_row_with_raw_scores_where_it_was_scored(inputs, made, tmp_path):
+    assert [row["prompt_id"] for row in made["responses"]] == [row["prompt_id"] for row in made["samples"]]
+    raw = np.array([[row["responses"]["sft"]["scores"][name] for name in NAMES] for row in made["responses"]])
+    shown = np.array([[row["responses"]["multi"]["scores"][name] for name in NAMES] for row in made["samples"]])
+    multi = np.array([[row["responses"]["multi"]["scores"][name] for name in NAMES] for row in made["responses"]])
+    assert shown == pytest.approx((multi - raw.mean(axis=0)) / raw.std(axis=0), abs=1e-3)
+    fewer = run(inputs, tmp_path / "out", scored=4, samples=4)["responses"]
+    assert (
+        len(fewer) == 10 and fewer[3]["responses"]["sft"]["scores"]
+    assert fewer[4]["responses"]["sft"]["scores"] is None
+    )
+    assert fewer[9]["responses"]["sft"]["truth"] == made["responses"][9]["responses"]["sft"]["truth"]
+
+
+def test_details_take_the_comparison_apart(made):
+    details, results = made["details"], made["results"]
+    cross = details["cross_accuracy"]
+    assert cross["models"] == cross["labels"] == list(NAMES) and np.shape(cross["value"]) == (3, 3)
+    assert set(details["scalarizer_accuracy"]) == {"linear", "max_min", "bernoulli_nash"}
+    own = results["objective_accuracy"]["multi"]
+    assert details["scalarizer_accuracy"]["linear"] == own and set(own) == {"human", "truth", "label"}
+    assert details["ablation"]["nested"][-1]["accuracy"] == own, "all principles are the objective itself"
+    assert details["ablation"]["nested"][0]["accuracy"] == details["single_principle"]["helpfulness"]
+    assert set(details["length_controlled"]) == set(results["win_rate"])
+    (pair,) = details["paired"]
+    rates = results["win_rate"]
+    difference = rates["policy_vs_sft"]["value"] - rates["single_vs_sft"]["value"]
+    assert (pair["first"], pair["second"], pair["against"]) == ("multi", "single", "sft")
+    assert pair["value"] == pytest.approx(difference)
+    assert details["pareto"]["names"] == list(PRINCIPLES) and set(details["pareto"]["points"]) == {
+        "sft",
+        "multi",
+        "single",
+    }
+    assert set(details["hacking"]) == {"multi", "single"} == set(details["sacrificed"]["truth"])
+    assert details["hacking"]["multi"]["kl"] == 0.6
+    assert details["budget"]["multi"]["pms"] == 2 and "equal" in details["budget"]
+
+
+def test_an_arm_that_no_preference_model_rewards(inputs, tmp_path):
+    """A judge is the reward: nothing was labelled, no model trained; win rates and the truth remain."""
+    bare = {name: folder for name, folder in inputs.items() if not name.startswith(("pm/", "feedback/"))}
+    made = run(bare, tmp_path / "out")
+    results, details = made["results"], made["details"]
+    assert set(results["win_rate"]) == {"policy_vs_sft", "single_vs_sft", "policy_vs_single"}
+    assert results["pm_accuracy"] == {} and details["names"] == [] and details["ablation"] is None
+    assert set(results["objective_accuracy"]) == {"ceiling"} and set(details["pareto"]) == {"truth"}
+    assert details["sacrificed"]["pm"]["multi"] is None and details["sacrificed"]["truth"]["multi"]["principle"]
+    assert made["responses"][0]["responses"]["multi"]["scores"] is None
+    assert details["hacking"]["multi"]["length"]["sft"] <= 8 and details["budget"]["multi"]["pms"] == 0
+
+
+def test_nothing_but_two_policies_and_prompts(inputs, tmp_path):
+    """Neither truth nor human labels nor a baseline; and the judge is a language model that runs here."""
+    rows = [replace(e, chosen=None, rejected=None) for e in load_split(inputs["data"], "eval")]
+    save_examples(tmp_path / "data", {"sft": [], "train": [], "eval": rows})
+    sampled = {s: [replace(p, human=None) for p in load_pairs(inputs["respond"], s)] for s in ("train", "eval")}
+    save_pairs(tmp_path / "respond", sampled)
+    own = {name: folder for name, folder in inputs.items() if not name.endswith("single")}
+    engine = preset("feedback", "hf") | {"path": str(inputs["sft"] / "model"), "device": "cpu"}
+    asked = {"source": "hf", "engine": engine, "question": "Which one is better?", "description": "Weigh everything."}
+    judged = run(
+        own | {"data": tmp_path / "data", "respond": tmp_path / "respond"},
+        tmp_path / "out",
+        arms=("multi",),
+        judge=asked,
+    )
+    rate = judged["results"]["win_rate"]["policy_vs_sft"]
+    assert rate["n"] + rate["invalid"] == 10 and judged["details"]["judge"]["name"].startswith("hf:")
+    assert set(judged["results"]["objective_accuracy"]["multi"]) == {"label"}
+    assert judged["details"]["regression"] is None and judged["details"]["ablation"]["ceiling_of"] == "labels"
+    assert judged["details"]["true_change"] is None and judged["details"]["hacking"]["multi"]["hacked"] == []
+
+
+def test_policies_from_outside_and_a_benchmark_are_told_beside_the_runs_own(inputs, tmp_path):
+    rows = [
+        {"prompt": e.messages, "chosen": e.chosen, "rejected": e.rejected, "subset": "ab"[i % 2]}
+        for i, e in enumerate(load_split(inputs["data"], "eval"))
+    ]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outside = {"base": str(inputs["sft"] / "model"), "older": str(inputs["ppo/single"])}
+    made = run(inputs, tmp_path / "out", policies=outside, rewardbench=str(tmp_path / "bench.jsonl"))
+    rates, answers = made["results"]["win_rate"], made["responses"]
+    assert {"policy_vs_base", "base_vs_sft", "policy_vs_older", "older_vs_sft"} < set(rates)
+    assert rates["base_vs_sft"]["value"] == 0.5 and rates["base_vs_sft"]["tie"] == 1, "it is the SFT model"
+    assert all(row["responses"]["older"]["text"] == row["responses"]["single"]["text"] for row in answers)
+    assert rates["policy_vs_older"]["value"] == rates["policy_vs_single"]["value"]
+    bench = made["details"]["rewardbench"]
+    assert (
+        bench["rows"] == 16
+        and set(bench["models"]) == set(NAMES)
+        and set(bench["models"]["detail"]["subsets"]) == {"a", "b"}
+    )
+    assert {"multi", "single", "max_min"} <= set(bench["objectives"])
+    human = made["results"]["objective_accuracy"]["multi"]["human"]
+    assert bench["objectives"]["multi"]["all"]["value"] == pytest.approx(human["value"]), "the same pairs"

@@ -1,0 +1,57 @@
+"""What the plan says of policies, judges and files from outside, before anything is built."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from morlaif.errors import UserError
+from morlaif.evaluation.outside import identities
+
+
+def test_a_folder_is_told_by_its_files_and_a_hub_id_by_its_revision(tmp_path):
+    for name in ("a", "b", "artifact/model"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    a, b, artifact = (str(tmp_path / name) for name in ("a", "b", "artifact"))
+    made = identities(
+        {"a": a, "b": b, "artifact": artifact, "hub": "owner/model", "old": "owner/model@v1", "plain": "gpt2"}
+    )
+    assert made["a"] == made["b"] == made["artifact"], "where it lies does not count"
+    assert made["hub"] == "owner/model@main" and made["old"] == "owner/model@v1"
+    assert made["plain"] == "gpt2@main"
+    (tmp_path / "b" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    assert identities({"b": b})["b"] != made["a"]
+
+
+@pytest.mark.parametrize("where, told", [("./nowhere", "no such folder"), ("a/b/c", "no such folder")])
+def test_a_path_that_is_not_there_is_told_by_its_key(where, told):
+    with pytest.raises(UserError, match=rf"eval\.policies\.base='{where}': {told}"):
+        identities({"base": where})
+
+
+def test_a_folder_without_a_model_is_none(tmp_path):
+    with pytest.raises(UserError, match="no model in this folder"):
+        identities({"base": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["+eval.policies.sft=gpt2/x"], "'sft' names a policy of the run itself"),
+        (["+eval.policies.a_b=gpt2/x"], "eval.policies.a_b"),
+        (["+eval.policies.old=./nowhere"], "eval.policies.old='./nowhere': no such folder"),
+        (["eval=hf"], "eval.judge.engine.path: give the judge's folder"),
+        (["eval.rewardbench=nowhere.jsonl"], "no such file"),
+        (["eval.rewardbench=bad.jsonl"], "bad.jsonl, line 1: no 'rejected'"),
+    ],
+)
+def test_the_command_line_tells_a_mistake_in_one_line_before_anything_is_built(arguments, told, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
+    command = [sys.executable, "-m", "morlaif", *arguments, "dry_run=true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2 and told in done.stderr.replace("\n", " "), done.stderr
+    assert "Traceback" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
