@@ -67,6 +67,8 @@ def build(job: Job) -> dict[str, Any]:
     kinds = held_out.standards(pairs, human)
     as_functions = {arm: as_function(objective, names) for arm, objective in objectives.items()}
     trained = {name: _read(job.inputs[f"pm/{name}"] / "pm.json") for name in names}
+    curves = {arm: _curve(job, arm) for arm in arms}
+    kl = {arm: curve[-1].get("kl") for arm, curve in curves.items()}
     job.progress(steps, steps)
 
     results = {
@@ -75,7 +77,8 @@ def build(job: Job) -> dict[str, Any]:
         "pm_truth_accuracy": held_out.truth_accuracy(pairs, settings.confidence),
         "objective_accuracy": held_out.objective_accuracy(as_functions, kinds, settings.confidence),
         "win_rate": {key: one.rate.as_dict() for key, one in rates.items()},
-        **_training(job, arms[0]),
+        "reward": {"first": curves[arms[0]][0]["reward"], "last": curves[arms[0]][-1]["reward"]},
+        "kl": kl[arms[0]],
         "length": {_role(policy, arms): one.responses.facts()["tokens"] for policy, one in answers.items()},
     }
     details = {
@@ -96,9 +99,7 @@ def build(job: Job) -> dict[str, Any]:
         "length_baseline": held_out.length_baseline(kinds, settings.confidence),
         "calibration": held_out.calibrations(pairs),
         **overview.of_models(names, kinds, objectives, list(principles), job.config["scalarizer"], settings, job.seed),
-        **overview.of_policies(
-            answers, names, list(principles), objectives, compared, _kl(job, arms), settings.reference, **how
-        ),
+        **overview.of_policies(answers, names, list(principles), objectives, compared, kl, settings.reference, **how),
         "rewardbench": _bench(settings, names, score, objectives),
         "regression": _regression(job, human, 1 - settings.confidence),
         "budget": budget.compared({arm: _budget(job, arm, names) for arm in arms}),
@@ -188,15 +189,6 @@ def _role(policy: str, arms: Sequence[str]) -> str:
 
 def _curve(job: Job, arm: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (job.inputs[f"ppo/{arm}"] / "curve.jsonl").read_text().splitlines()]
-
-
-def _training(job: Job, arm: str) -> dict[str, Any]:
-    curve = _curve(job, arm)
-    return {"reward": {"first": curve[0]["reward"], "last": curve[-1]["reward"]}, "kl": curve[-1]["kl"]}
-
-
-def _kl(job: Job, arms: Sequence[str]) -> dict[str, float | None]:
-    return {arm: _curve(job, arm)[-1].get("kl") for arm in arms}
 
 
 def _bench(
