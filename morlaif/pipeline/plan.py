@@ -39,7 +39,7 @@ VERSIONS = {
     "ppo": 3,
     "evaluate": 2,
     "report": 2,
-    "compare": 1,
+    "compare": 2,
 }
 
 SINGLE = "single"  # the baseline: one preference model for a constitution of principles

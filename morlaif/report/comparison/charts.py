@@ -123,6 +123,10 @@ class Heatmap(Chart):
     span: float  # so far from the centre the colour is full
     format: Format
 
+    @property
+    def wide(self) -> bool:
+        return len(self.columns) > 9
+
     def table(self) -> tuple[list[str], list[list[Cell]]]:
         heads, rows = ["row", "column", "value", "low", "high", "n"], []
         for name, cells in zip(self.rows, self.cells, strict=True):
