@@ -51,6 +51,8 @@ class RunData:
         """What a policy is called on the page."""
         if policy == "sft":
             return "SFT"
+        if policy in (self.details.get("policies") or {}):
+            return policy  # from outside: the config names it
         if policy == SINGLE:
             return "single rating" if self.reward == "judge" else "single PM"
         if policy in (self.details.get("policies") or {}):  # one that the run did not train

@@ -14,8 +14,6 @@ DASH = "–"
 JUDGES = {
     "rules": "The toy world’s own rules decide: the higher mean true score over the run’s principles wins.",
     "pm": "A gold preference model, trained on the held-out human labels that no policy has seen, decides.",
-    "openai": "A language model decides.",
-    "hf": "A language model decides.",
 }
 
 
@@ -148,9 +146,9 @@ def _win_card(run: RunData, key: str, rate: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _judge(judge: Mapping[str, Any]) -> str:
+    if judge["source"] not in JUDGES:
+        return f"{judge['name']} decides."  # a language model
     sentence = JUDGES[judge["source"]]
-    if judge["source"] in ("openai", "hf"):
-        return f"{judge['name']} decides."
     if judge.get("accuracy", {}).get("value") is not None:
         sentence += f" On human labels it was not trained on it is right in {percent(judge['accuracy']['value'])}."
     return sentence

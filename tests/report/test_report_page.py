@@ -150,6 +150,17 @@ def test_trade_offs_budgets_and_fewer_principles(built):
     assert "People prefer responses that score higher on detail." in text
 
 
+def test_a_language_model_that_judges_here_and_a_policy_from_outside(artifacts, config, tmp_path):
+    def elsewhere(details):
+        details["judge"] = {"source": "hf", "name": "hf:judge-1b", "cost": {}}
+        details["policies"] = {"base": "hub/base"}
+        details["length_controlled"]["policy_vs_base"] = details["length_controlled"]["policy_vs_sft"]
+
+    html, page = build(changed(artifacts(), elsewhere), config, tmp_path / "out")
+    assert "hf:judge-1b decides." in page.text
+    assert "max-min vs base" in rows_of(html, "Win rates if all answers were as long")
+
+
 def test_an_evaluation_without_them_has_a_page_too(artifacts, config, tmp_path):
     def bare(details):
         for key in ("cross_accuracy", "scalarizer_accuracy", "ablation", "length_controlled", "sacrificed", "hacking",

@@ -47,8 +47,8 @@ class Run:
 class Policy:
     """A policy, found in one run or in several that share it."""
 
-    key: str  # "ppo/<digest>" or "sft/<digest>"
-    arm: str  # "sft", "multi" or "single"
+    key: str  # "ppo/<digest>", "sft/<digest>" or "outside/<path or hub id>"
+    arm: str  # "sft", "multi", "single", or the name of one from outside
     runs: tuple[Run, ...]
     label: str = ""
 
@@ -85,6 +85,9 @@ class Comparison:
                 if arm == SFT or arm in run.arms:
                     digest = run.units["sft"] if arm == SFT else run.units[f"ppo/{arm}"]
                     found.setdefault(f"{'sft' if arm == SFT else 'ppo'}/{digest}", (arm, []))[1].append(run)
+        for run in self.runs:  # others, which the runs were only compared with
+            for name, where in (run.details.get("policies") or {}).items():
+                found.setdefault(f"outside/{where}", (name, []))[1].append(run)
         made = []
         for key, (arm, runs) in found.items():
             peers = [own for other, own in found.values() if other == arm]
@@ -93,6 +96,8 @@ class Comparison:
 
     def _policy_label(self, arm: str, runs: Sequence[Run], peers: Sequence[Sequence[Run]]) -> str:
         told = self.labels.tell(*([[run.config for run in own] for own in (runs, *peers)]))
+        if arm not in (SFT, "multi", SINGLE):
+            return arm
         if arm == "multi":
             return told or _scalarizer(runs[0])
         rated = runs[0].config.get("reward.kind") == "judge"
@@ -101,7 +106,8 @@ class Comparison:
 
     @cached_property
     def aligned(self) -> list[Policy]:
-        return [policy for policy in self.policies if policy.arm != SFT]
+        """Those that the runs trained by PPO."""
+        return [policy for policy in self.policies if policy.arm in ("multi", SINGLE)]
 
     @cached_property
     def models(self) -> list[Models]:

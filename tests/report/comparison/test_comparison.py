@@ -189,6 +189,21 @@ def test_one_run_is_a_comparison_of_its_policies(runs, tmp_path):
 
 
 @pytest.mark.usefixtures("unprinted")
+def test_a_policy_from_outside_is_judged_with_the_others(runs, tmp_path):
+    made, inputs = runs(2, change=lambda number, details, results: details.update(policies={"base": "hub/base"}))
+    for number in (0, 1):
+        file = inputs[f"evaluate/e{number}"] / "responses.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            row["responses"]["base"] = row["responses"]["sft"]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, html = build((made, inputs), tmp_path / "out")
+    assert [policy["label"] for policy in found["policies"]] == ["linear", "max-min", "single PM", "SFT", "base"]
+    (rate,) = [row for row in found["judged"]["rates"] if row["second"] == "outside/hub/base" and "sft" in row["first"]]
+    assert rate["tie"] == 1 and "base" in charts_of(html)["win_matrix"]["rows"]
+
+
+@pytest.mark.usefixtures("unprinted")
 def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
     def moved(number, details, results):
         results["win_rate"]["policy_vs_sft"]["value"] = 0.7 + number / 10
