@@ -275,10 +275,8 @@ def test_every_prompt_has_a_row_with_raw_scores_where_it_was_scored(inputs, made
     multi = np.array([[row["responses"]["multi"]["scores"][name] for name in NAMES] for row in made["responses"]])
     assert shown == pytest.approx((multi - raw.mean(axis=0)) / raw.std(axis=0), abs=1e-3)
     fewer = run(inputs, tmp_path / "out", scored=4, samples=4)["responses"]
-    assert (
-        len(fewer) == 10 and fewer[3]["responses"]["sft"]["scores"]
+    assert len(fewer) == 10 and fewer[3]["responses"]["sft"]["scores"]
     assert fewer[4]["responses"]["sft"]["scores"] is None
-    )
     assert fewer[9]["responses"]["sft"]["truth"] == made["responses"][9]["responses"]["sft"]["truth"]
 
 
