@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
 # What does not change a run's numbers is no part of its folder's name.
-OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "compare")
+OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "compare", "human")
+HUMAN_SPELLINGS = re.compile(r"^(eval|evaluate)\.human=")  # people's ratings are part of no unit, so of no group `eval`
 SWEEP_VARIABLE = "MORLAIF_SWEEP"  # tells the jobs of a sweep, in whatever process they run, which sweep it is
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -67,6 +69,7 @@ def _say(message: str) -> int:
 def _main() -> int:
     from hydra._internal.utils import get_args_parser
 
+    sys.argv[1:] = [HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]]
     flags = get_args_parser().parse_intermixed_args()
     # Hydra's own parser does not take overrides on both sides of a flag.
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in flags.overrides] + flags.overrides
@@ -77,6 +80,8 @@ def _main() -> int:
     jobs, multirun, preset = look_ahead(flags)
     if jobs[0].config.stages == ("compare",):
         return _compare(jobs)
+    if jobs[0].config.human.action is not None:
+        return _human(jobs)
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
     return _sweep(hydra_run, jobs, preset) if multirun else _single(hydra_run)
@@ -201,6 +206,18 @@ def _compare(jobs: list[Composed]) -> int:
         raise UserError("stages=[compare] is one job, not a sweep: name the runs in compare.runs")
     console, command = Console(highlight=False), shlex.join(["morlaif", *sys.argv[1:]])
     return SUCCESS if compare_runs(jobs[0].config, command, console) else FAILURE
+
+
+def _human(jobs: list[Composed]) -> int:
+    """`human=export` and `human=import`: of each finished run that the command names."""
+    from rich.console import Console
+
+    from morlaif.pipeline.human import rate
+
+    console = Console(highlight=False)
+    for job in jobs:
+        rate(job.config, job.run_name, console)
+    return SUCCESS
 
 
 def _dry_run(jobs: list[Composed]) -> int:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, fi
 
 from morlaif.data.settings import DataSettings
 from morlaif.errors import UserError, suggest
+from morlaif.evaluation.human.settings import HumanStudySettings
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import FeedbackSettings, PrinciplesSettings
 from morlaif.launch.settings import HardwareSettings
@@ -70,6 +71,7 @@ class Config(Settings):
     eval: EvalSettings
     tracking: TrackingSettings
     compare: CompareSettings
+    human: HumanStudySettings
 
     @field_validator("arms")
     @classmethod

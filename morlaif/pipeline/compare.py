@@ -20,7 +20,7 @@ from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.execute import execute
 from morlaif.pipeline.plan import VERSIONS
-from morlaif.pipeline.record import RUN, failure, read_run, write_whole
+from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
 from morlaif.pipeline.store import MANIFEST, Store
 from morlaif.pipeline.unit import Unit
 from morlaif.report.comparison.labels import PRINCIPLES, flat
@@ -29,7 +29,6 @@ from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
 
 PAGE = "comparison.html"
-HUMAN = "human.json"  # what raters said of a run, if anybody asked them
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class Found:
         return "" if self.evaluated else "it has no evaluation in a store that can be reached"
 
 
-def find(patterns: Sequence[str], runs: Path) -> list[Path]:
-    """Run folders by glob or name, the name also without the folder of all runs.
+def find(patterns: Sequence[str], runs: Path, key: str = "compare.runs") -> list[Path]:
+    """Run folders by glob or name, the name also without the folder of all runs; `key` is what gave the patterns.
 
     Raises:
         UserError: a pattern matches no run.
@@ -78,7 +77,7 @@ def find(patterns: Sequence[str], runs: Path) -> list[Path]:
         if not folders:
             names = [path.parent.name for path in runs.glob(f"*/{RUN}")]
             hint = suggest(Path(pattern).name, names) or f" {runs} has {len(names)} runs."
-            raise UserError(f"compare.runs: no run folder matches '{pattern}'.{hint}")
+            raise UserError(f"{key}: no run folder matches '{pattern}'.{hint}")
         found |= dict.fromkeys(folders)
     return list(found)
 

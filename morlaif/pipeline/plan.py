@@ -138,7 +138,8 @@ def plan(config: Config) -> Plan:
         [data, sft, respond, *(u for pair in chain for u in pair), *weighed.values(), *aligned.values(), *gold],
         files=bench,
     )  # fmt: skip
-    shown = config.model_dump(mode="json", exclude={"paths", "dry_run", "hardware", "tracking", "stages", "compare"})
+    outside = {"paths", "dry_run", "hardware", "tracking", "stages", "compare", "human"}
+    shown = config.model_dump(mode="json", exclude=outside)
     unit("report", {"config": shown}, [*units])
     units.sort(key=lambda unit: STAGES.index(unit.stage))  # each still stands after its needs
     return Plan(tuple(units)).restricted_to(config.stages)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from morlaif.config import Config
 
 RUN = "run.json"
+HUMAN = "human.json"  # what raters said of a run, if anybody asked them
 PACKAGES = (
     "morlaif", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers",
     "hydra-core", "openai", "numpy",

@@ -19,7 +19,7 @@ from morlaif.launch.launcher import ON_RANKS
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
 from morlaif.pipeline.plan import plan as make_plan
-from morlaif.pipeline.record import Run, write_whole
+from morlaif.pipeline.record import HUMAN, Run, write_whole
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan
 from morlaif.tracking import METRICS, Tracker, open_tracker
@@ -56,7 +56,7 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
             built_all = dispatcher.build()
         record.close("succeeded" if built_all else "failed")
         results = gather_results(plan, store, folder)
-        report = gather_report(plan, store, record)
+        report = gather_report(plan, store, record, config.model_dump(mode="json"))
         _tell(tracker, plan, store, results, folder)
         tracker.close(failed=not built_all)
         closing(console, record, results, report)
@@ -93,16 +93,21 @@ def gather_results(plan: Plan, store: Store, folder: Path) -> dict[str, Any]:
     return results
 
 
-def gather_report(plan: Plan, store: Store, record: Run) -> Path | None:
-    """Write report.html, the stored page completed with how this run came by it, and its figures beside it."""
+def gather_report(plan: Plan, store: Store, record: Run, config: Mapping[str, Any]) -> Path | None:
+    """Write report.html, the stored page completed with how this run came by it and with what raters said of it, and
+    its figures beside it."""
     unit = plan.by_name.get("report")
     if unit is None or not store.has(unit):
         return None
     from morlaif.report.page import add_run
 
     stored = store.folder(unit)
-    page = record.folder / "report.html"
-    write_whole(page, add_run((stored / "report.html").read_text(), record.as_dict()))
+    page, html = record.folder / "report.html", add_run((stored / "report.html").read_text(), record.as_dict())
+    if (record.folder / HUMAN).is_file():
+        from morlaif.report.people import add_people
+
+        html = add_people(html, json.loads((record.folder / HUMAN).read_text()), config)
+    write_whole(page, html)
     if (stored / "figures").is_dir():
         shutil.copytree(stored / "figures", record.folder / "figures", dirs_exist_ok=True)
     return page

@@ -149,10 +149,10 @@ def human_win_rates(data: Comparison) -> Chart | None:
         for run in policy.runs:
             for name, found in ((run.human or {}).get("comparisons") or {}).items():
                 first, _, second = name.partition("_vs_")
-                if first == run.role(policy.arm) and not any(row.label.startswith(policy.label) for row in rows):
-                    other = {"sft": "SFT", SINGLE: "the single PM"}.get(second, second)
-                    shares = (found[key] for key in ("win", "tie", "loss"))
-                    rows.append(Shares(f"{policy.label} over {other}", *shares, found.get("n")))
+                other = {"sft": "SFT", SINGLE: "the single PM"}.get(second, second)
+                label = f"{policy.label} over {other}"
+                if first == run.role(policy.arm) and label not in [row.label for row in rows]:
+                    rows.append(Shares(label, *(found[key] for key in ("win", "tie", "loss")), found.get("n")))
     if not rows:
         return None
     name, shares = f"paper: linear over the single PM, {paper.HUMANS_MODEL}", paper.HUMANS.values()

@@ -1,0 +1,206 @@
+"""Ratings by people of a finished run: write the form and its key, read the answers, show them on the run's page.
+
+    <run>/human/form.html    what raters get            <run>/human.json          what they said, as pages show it
+    <run>/human/key.json     which policy is which      <run>/human/ratings.csv   each answer, unblinded
+    <run>/human/answers/     what raters returned
+
+No part of any unit: nothing is built anew, whatever people say.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from morlaif.config import Config
+from morlaif.errors import UserError, suggest
+from morlaif.evaluation.human.answers import read as read_answers
+from morlaif.evaluation.human.form import render
+from morlaif.evaluation.human.items import Comparison, make_study
+from morlaif.evaluation.human.settings import HumanStudySettings
+from morlaif.pipeline import compare
+from morlaif.pipeline.record import HUMAN, RUN, write_whole
+from morlaif.pipeline.store import Store
+from morlaif.report.data import read_lines
+
+FORM, KEY, ANSWERS, RATINGS = "form.html", "key.json", "answers", "ratings.csv"
+
+
+def rate(config: Config, run_name: str, console: Console) -> None:
+    """Export the form of a run, or import what its raters returned.
+
+    Raises:
+        UserError: there is no such run, it was not evaluated, or something of what was given is wrong.
+    """
+    settings = config.human
+    run = _find(config, run_name)
+    folder = settings.folder or run.folder / "human"
+    if settings.action == "export":
+        _export(run, folder, settings, console, config.dry_run)
+    else:
+        _import(run, folder, settings, console, config.dry_run)
+
+
+def _find(config: Config, run_name: str) -> compare.Found:
+    wanted = config.human.run
+    if wanted is None and not (config.paths.runs / run_name / RUN).is_file():
+        raise UserError(
+            f"human.run: the run of this command, {run_name}, does not exist; name a finished one: human.run=<run>"
+        )
+    folders = compare.find([wanted or run_name], config.paths.runs, "human.run")
+    if len(folders) > 1:
+        raise UserError(f"human.run: '{wanted}' matches {len(folders)} runs; a form is about one")
+    run = compare.read(folders[0], Store(config.paths.store))
+    if run is None or f"evaluate/{run.units.get('evaluate')}" not in run.folders:
+        raise UserError(f"human.run: {folders[0].name} has no evaluation in a store that can be reached")
+    return run
+
+
+# --- export ---------------------------------------------------------------------------------------------------------
+
+
+def _export(
+    run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool
+) -> None:  # fmt: skip
+    file = run.folders[f"evaluate/{run.units['evaluate']}"] / "responses.jsonl"
+    if not file.is_file():
+        raise UserError(f"human=export: {run.folder.name} kept no responses; evaluate it anew with this version")
+    rows = read_lines(file)
+    compared = _comparisons(settings.pairs, run.config["arms"], list(rows[0]["responses"]))
+    study = make_study(
+        rows, compared, prompts=settings.prompts, repeats=settings.repeats, checks=settings.checks, seed=settings.seed
+    )
+    if not study.items:
+        raise UserError(f"human=export: in {run.folder.name} both policies gave the same response to every prompt")
+    kinds = [item.kind for item in study.items]
+    console.print(
+        f"{len(kinds)} items: {kinds.count('pair')} pairs, {kinds.count('repeat')} of them again with their sides "
+        f"swapped, {kinds.count('check')} whose answer is known", soft_wrap=True,
+    )  # fmt: skip
+    shown = min(settings.prompts, len(rows))
+    if shown < settings.prompts:
+        console.print(f"human.prompts={settings.prompts}: the run evaluated {shown}; all are used", soft_wrap=True)
+    for name, count in study.identical.items():
+        console.print(f"{name}: {shown - count} pairs" + (f"; {count} prompts got the same text twice: ties unrated"
+                                                          if count else ""), soft_wrap=True)  # fmt: skip
+    if dry:
+        return
+    key = {"run": run.folder.name, **study.key()}
+    before = json.loads((folder / KEY).read_text()) if (folder / KEY).is_file() else None
+    if before is not None and before["form"] != key["form"]:
+        raise UserError(
+            f"human=export: {folder / KEY} is the key of another form, which raters may have; without it their answers "
+            "say nothing. Write this one elsewhere, human.folder=<folder>, or remove that key"
+        )
+    (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
+    write_whole(folder / KEY, json.dumps(key, indent=1) + "\n")
+    write_whole(folder / FORM, render(study, settings.question, settings.instructions))
+    console.print(f"for raters: {folder / FORM}", soft_wrap=True)
+    console.print(f"keep to yourself: {folder / KEY}", soft_wrap=True)
+    console.print(f"put what they return into {folder / ANSWERS}, then: human=import", soft_wrap=True)
+
+
+def _comparisons(pairs: Sequence[str] | None, arms: Sequence[str], policies: Sequence[str]) -> list[Comparison]:
+    """The comparisons to rate; results call the first arm `policy`.
+
+    Raises:
+        UserError: a pair names no two policies of the run.
+    """
+    roles = {("policy" if policy == arms[0] else policy): policy for policy in policies}
+    others = sorted((role for role in roles if role != "policy"), key=lambda role: role == "sft")
+    names = dict.fromkeys(pairs) if pairs else [f"policy_vs_{role}" for role in others]
+    made = []
+    for name in names:
+        parts = ["policy" if part == arms[0] else part for part in name.split("_vs_")]
+        known = f" The run has {', '.join(roles)}."
+        if len(parts) != 2 or parts[0] == parts[1]:
+            raise UserError(f"human.pairs: '{name}' is no pair of policies, such as policy_vs_sft.{known}")
+        if unknown := [part for part in parts if part not in roles]:
+            raise UserError(f"human.pairs: '{name}': no policy '{unknown[0]}'.{suggest(unknown[0], roles)}{known}")
+        made.append(Comparison("_vs_".join(parts), roles[parts[0]], roles[parts[1]]))
+    return made
+
+
+# --- import ---------------------------------------------------------------------------------------------------------
+
+
+def _import(
+    run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool
+) -> None:  # fmt: skip
+    from morlaif.evaluation.human.summary import raters_of, summarise, unblinded
+
+    if not (folder / KEY).is_file():
+        raise UserError(f"human=import: no {folder / KEY}; export a form first, or give human.folder where its key lies")
+    key = json.loads((folder / KEY).read_text())
+    if key["run"] != run.folder.name:
+        raise UserError(f"human.run: {folder / KEY} is of the run {key['run']}, not of {run.folder.name}")
+    files = _answer_files(settings.answers, folder / ANSWERS)
+    ratings = read_answers({file.name: _text(file) for file in files}, key)
+    if not ratings:
+        raise UserError(f"human=import: the {len(files)} files hold no answer")
+    raters = raters_of(ratings, key, settings.max_failed)
+    for rater in raters:
+        console.print(
+            f"{escape(rater.name)}: {rater.answers} of {len(key['items'])} answered, {rater.failed} of {rater.checks} "
+            f"known pairs failed, {rater.seconds:.0f} s a pair" + ("" if rater.kept else "  [bold]left out[/]"),
+            soft_wrap=True,
+        )
+    if not any(rater.kept for rater in raters):
+        raise UserError(f"human=import: every rater failed more than human.max_failed={settings.max_failed} of the "
+                        "known pairs; nothing was imported")  # fmt: skip
+    evaluation = run.config["eval"]
+    found = summarise(
+        ratings, raters, key, resamples=evaluation["resamples"], confidence=evaluation["confidence"]
+    )  # fmt: skip
+    if not found["comparisons"]:
+        raise UserError("human=import: no pair was answered by a rater who is kept; nothing was imported")
+    from morlaif.report.people import add_people, lines
+
+    for line in lines(found, run.config):
+        console.print(line, soft_wrap=True)
+    if dry:
+        return
+    write_whole(folder / RATINGS, _csv(unblinded(ratings, raters, key)))
+    write_whole(run.folder / HUMAN, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    console.print(f"written: {run.folder / HUMAN}; each answer: {folder / RATINGS}", soft_wrap=True)
+    page = run.folder / "report.html"
+    if page.is_file():
+        write_whole(page, add_people(page.read_text(encoding="utf-8"), found, run.config))
+        console.print(f"shown on {page}", soft_wrap=True)
+
+
+def _answer_files(patterns: Sequence[str] | None, folder: Path) -> list[Path]:
+    """Raises UserError where a pattern, or the folder, has none."""
+    found: dict[Path, None] = {}
+    for pattern in patterns or [str(folder)]:
+        given = Path(pattern).expanduser()
+        paths = [given / "*"] if given.is_dir() else [given]
+        matches = [Path(match) for path in paths for match in sorted(glob(str(path)))]
+        matches = [match for match in matches if match.suffix.lower() in (".json", ".csv")]
+        if not matches:
+            raise UserError(f"human.answers: no .json or .csv file of a rater in '{pattern}'")
+        found |= dict.fromkeys(matches)
+    return list(found)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{file.name}: not UTF-8 text; save it as the form did") from None
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
