@@ -67,9 +67,7 @@ def _find(config: Config, run_name: str) -> compare.Found:
 # --- export ---------------------------------------------------------------------------------------------------------
 
 
-def _export(
-    run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool
-) -> None:  # fmt: skip
+def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
     file = run.folders[f"evaluate/{run.units['evaluate']}"] / "responses.jsonl"
     if not file.is_file():
         raise UserError(f"human=export: {run.folder.name} kept no responses; evaluate it anew with this version")
@@ -132,13 +130,11 @@ def _comparisons(pairs: Sequence[str] | None, arms: Sequence[str], policies: Seq
 # --- import ---------------------------------------------------------------------------------------------------------
 
 
-def _import(
-    run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool
-) -> None:  # fmt: skip
+def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
     from morlaif.evaluation.human.summary import raters_of, summarise, unblinded
 
     if not (folder / KEY).is_file():
-        raise UserError(f"human=import: no {folder / KEY}; export a form first, or give human.folder where its key lies")
+        raise UserError(f"human=import: no {folder / KEY}; export a form first, or say where its key is: human.folder")
     key = json.loads((folder / KEY).read_text())
     if key["run"] != run.folder.name:
         raise UserError(f"human.run: {folder / KEY} is of the run {key['run']}, not of {run.folder.name}")
@@ -157,9 +153,8 @@ def _import(
         raise UserError(f"human=import: every rater failed more than human.max_failed={settings.max_failed} of the "
                         "known pairs; nothing was imported")  # fmt: skip
     evaluation = run.config["eval"]
-    found = summarise(
-        ratings, raters, key, resamples=evaluation["resamples"], confidence=evaluation["confidence"]
-    )  # fmt: skip
+    how = {name: evaluation[name] for name in ("resamples", "confidence")}
+    found = summarise(ratings, raters, key, **how)
     if not found["comparisons"]:
         raise UserError("human=import: no pair was answered by a rater who is kept; nothing was imported")
     from morlaif.report.people import add_people, lines

@@ -40,7 +40,8 @@ def lines(human: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     for name, found in human["comparisons"].items():
         shares = ", ".join(f"{part} {percent(found[part])}" for part in ("win", "tie", "loss"))
         rate = _interval(found["intervals"]["rate"])
-        told.append(f"{_name(name, config)}: {shares}; win rate {rate}, {found['n']} prompts, {found['ratings']} ratings")
+        counted = f"{found['n']} prompts, {found['ratings']} ratings"
+        told.append(f"{_name(name, config)}: {shares}; win rate {rate}, {counted}")
     return [*told, *care(human)]
 
 

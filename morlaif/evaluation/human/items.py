@@ -69,7 +69,8 @@ class Study:
             for i in self.items
         }
         comparisons = {
-            c.name: {"first": c.first, "second": c.second, "identical": self.identical[c.name]} for c in self.comparisons
+            c.name: {"first": c.first, "second": c.second, "identical": self.identical[c.name]}
+            for c in self.comparisons
         }
         return {"form": self.form, "seed": self.seed, "comparisons": comparisons, "items": items}
 
