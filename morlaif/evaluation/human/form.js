@@ -67,6 +67,7 @@
   function show(view) {
     for (const id of ["start", "rate", "end"]) byId(id).hidden = id !== view;
     byId("foot").hidden = view === "start";
+    byId("json").classList.toggle("main", view === "end");
     window.scrollTo(0, 0);
     shownAt = performance.now();
   }
