@@ -39,7 +39,7 @@ CASES = {
     ],
     "gpt2": [
         "model=gpt2", "sft=full", "sft.batch_size=4", "sft.micro_batch_size=4", "sft.max_length=128",
-        "sft.gradient_checkpointing=false", "pm=lora", "pm.joint=false", "pm.batch_size=4", "pm.micro_batch_size=4",
+        "sft.gradient_checkpointing=false", "pm=lora", "pm.joint=1", "pm.batch_size=4", "pm.micro_batch_size=4",
         "pm.max_length=128", "ppo.max_prompt_length=96", "ppo.max_new_tokens=32", "ppo.micro_batch_size=8",
         "ppo.policy.kind=full",
     ],

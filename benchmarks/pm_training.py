@@ -3,7 +3,7 @@
     python benchmarks/pm_training.py [--store DIR] [--rounds 3] [--seeds 0 1 2] [--kinds toy_trunk toy_heads …]
 
 The quickstart's dialogues, fine-tuned toy model, pairs and verdicts are built first (or found in the store). The other
-side is this project's own `lora` with `joint: false`, one principle after another, each tokenizing, training, testing
+side is this project's own `lora` with `joint: 1`, one principle after another, each tokenizing, training, testing
 and saving for itself in one process: imports and start-up of twelve processes would only make it slower. Rounds go in
 turn; times are medians of the processor seconds and the wall seconds of whole trainings, accuracies means over the
 twelve principles' held-out verdicts and over seeds.
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store = given.store or Path(scratch) / "store"
         corpus, verdicts = world(store.absolute(), Path(scratch))
-        sides = {APART: settings_of("toy", ["toy.joint=false"])}
+        sides = {APART: settings_of("toy", ["toy.joint=1"])}
         sides |= {kind: settings_of(kind, given.set) for kind in given.kinds}
         measure(sides, corpus, verdicts, given.seeds, given.rounds, Path(scratch))
 

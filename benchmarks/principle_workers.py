@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 RUN = [
-    "experiment=quickstart", "arms=[multi]", "principles.count=8", "pm.joint=false", "respond=pairs", "data.sft=300",
+    "experiment=quickstart", "arms=[multi]", "principles.count=8", "pm.joint=1", "respond=pairs", "data.sft=300",
     "sft.max_steps=30", "data.train=400", "data.eval=40",
 ]  # fmt: skip
 

@@ -65,8 +65,8 @@ def _same_method(config: Config, stage: str) -> Iterator[str]:
         size = _get(config, key) or _get(config, key.replace("micro_", ""))
         while (size := size // 2) >= 1:
             yield f"{key}={size}"
-    if stage == "pm" and getattr(config.pm, "joint", False):
-        yield "pm.joint=false"
+    if stage == "pm" and getattr(config.pm, "joint", 1) > 1:
+        yield "pm.joint=1"
     hardware = config.hardware
     if hardware.device == "cpu":
         return

@@ -80,9 +80,9 @@ class Needs:
         """Members that learn in one unit: an ensemble's, a worker's part of the principles; and of them at once."""
         s = self.config.pm
         members = getattr(s, "members", 1)
-        if not getattr(s, "joint", False) or self.layout.ranks > 1:
+        if getattr(s, "joint", 1) == 1 or self.layout.ranks > 1:
             return members, members
-        share = -(-max(1, self.models) // self.hardware.workers)  # each worker takes its part of the principles
+        share = min(max(1, self.models), s.joint)
         return members * share, min(members * share, max(1, s.joint_tokens // (rows.rows * rows.tokens)))
 
     def _adapter(self) -> int:

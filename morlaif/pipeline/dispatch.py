@@ -63,9 +63,9 @@ class Dispatcher:
                 self.backend.start(units)
 
     def _batches(self) -> list[list[Unit]]:
-        """Ready units, those that may be built together in as many parts as there are workers.
+        """Ready units, those that may be built together side by side.
 
-        Such units wait for one another, except for those that will never be ready, since something they need failed.
+        They wait for one another, except for those that will never be ready, since something they need failed.
         """
         batches: dict[str, list[Unit]] = {}
         ready = self._ready()
@@ -74,12 +74,7 @@ class Dispatcher:
             batches.setdefault(unit.name if apart else unit.together, []).append(unit)
         names = {unit.name for unit in ready}
         held = {u.together for u in self.waiting.values() if u.name not in names and not self._doomed(u)}
-        parts = []
-        for key, units in batches.items():
-            if key not in held:
-                count = min(len(units), self.hardware.workers)
-                parts += [units[part::count] for part in range(count)]
-        return parts
+        return [units for key, units in batches.items() if key not in held]
 
     def _doomed(self, unit: Unit) -> bool:
         return unit.name in self.failed or any(self._doomed(need) for need in unit.needs)

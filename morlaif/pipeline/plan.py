@@ -80,16 +80,16 @@ def plan(config: Config) -> Plan:
             texts = {"principles": {name: own.get("principle") for name, own in labels.items()}}
             needs = [respond, *base, *judged.values()]
             shared = [unit("backbone", {**reads, **texts}, needs, f"backbone/{arm}", paired=True)]
-        joint = f"pm/{split}" if getattr(pm, "joint", False) else None
+        most = getattr(pm, "joint", 1)  # parts of a fixed size, so that the number of workers changes no bit of a result
         return [
             (
                 feedback,
                 unit(
                     "pm", {**reads, "principle": labels[name].get("principle"), **_weights_of(pm, name)},
-                    [respond, *base, feedback, *shared], f"pm/{name}", paired=True, together=joint,
+                    [respond, *base, feedback, *shared], f"pm/{name}", paired=True, together=f"{arm}/{place // most}" if most > 1 else None,
                 ),
             )
-            for name, feedback in judged.items()
+            for place, (name, feedback) in enumerate(judged.items())
         ]  # fmt: skip
 
     modelled = tuple(principle for principle in principles if principle.name in rewards["multi"].models)

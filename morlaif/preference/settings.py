@@ -70,7 +70,7 @@ class AdapterEach(TrainedPM):
     outside_digest: ClassVar[frozenset[str]] = TrainedPM.outside_digest | {"joint", "joint_tokens"}
 
     lora: LoraSettings
-    joint: bool  # principles that are ready together are trained in one pass over the pairs
+    joint: Count  # so many principles are trained in one pass over the pairs; 1: each by itself
     joint_tokens: Count  # padded tokens of one training forward over all its principles
 
 

@@ -280,10 +280,9 @@ class _Training:
 
     def _at_once(self) -> int:
         """How many principles go through one training forward."""
-        if not self.settings.joint:
-            return 1
         micro = self.settings.micro_batch_size or self.settings.batch_size
-        return max(1, self.settings.joint_tokens // (2 * micro * max(self.texts.lengths)))
+        most = self.settings.joint_tokens // (2 * micro * max(self.texts.lengths))
+        return max(1, min(self.settings.joint, most))
 
     def _keep_lower(self, split: SplitTrunk, model: PreTrainedModel) -> None:
         """Run the frozen layers once and for all where their states are read again and fit the memory given to them."""

@@ -38,8 +38,8 @@ def test_what_is_shared_is_trained_anew(kind: str) -> None:
 
 def test_how_it_is_trained_together_changes_no_digest() -> None:
     plain = digests("pm=toy_trunk")
-    assert digests("pm=toy_trunk", "pm.joint=false", "pm.joint_tokens=99", "pm.cache_gb=0") == plain | {
-        "report": digests("pm=toy_trunk", "pm.joint=false", "pm.joint_tokens=99", "pm.cache_gb=0")["report"]
+    assert digests("pm=toy_trunk", "pm.joint=1", "pm.joint_tokens=99", "pm.cache_gb=0") == plain | {
+        "report": digests("pm=toy_trunk", "pm.joint=1", "pm.joint_tokens=99", "pm.cache_gb=0")["report"]
     }
     assert digests("pm=toy_trunk", "pm.top=1.0")["pm/empathy"] != plain["pm/empathy"]
 

@@ -87,7 +87,7 @@ def test_together_is_as_apart(case: str, data, llama, gpt2, pm_settings, tmp_pat
 
 def test_in_parts_is_as_at_once(data, llama, pm_settings, tmp_path) -> None:
     """`joint_tokens` and `joint` change memory and time, never a weight."""
-    for name, change in (("once", {}), ("parts", {"joint_tokens": 1}), ("apart", {"joint": False})):
+    for name, change in (("once", {}), ("parts", {"joint_tokens": 1}), ("apart", {"joint": 1})):
         train(data, llama, pm_settings("toy", **QUICK | change), tmp_path / name, "ab")
     once = weights(tmp_path / "once" / "b")
     torch.testing.assert_close(weights(tmp_path / "parts" / "b"), once, atol=1e-4, rtol=0)
