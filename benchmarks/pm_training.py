@@ -62,6 +62,8 @@ def measure(sides, corpus, verdicts, seeds, rounds, scratch: Path) -> None:
             wall[side].append(time.perf_counter() - began[0])
             busy[side].append(time.process_time() - began[1])
             accuracy[side][seed] = [report.accuracy["value"] for report in reports.values()]
+            mean = statistics.mean(accuracy[side][seed])
+            print(f"  round {round_}: {side:<18} {busy[side][-1]:7.2f} CPU s, accuracy {mean:.4f}", flush=True)
     for seed in seeds[rounds:]:
         for side, settings in sides.items():
             reports = train(settings, corpus, verdicts, seed, scratch / f"{seed}-{side}", apart=side == APART)
