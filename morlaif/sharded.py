@@ -42,6 +42,18 @@ def assert_sharded(model: nn.Module) -> None:
         )
 
 
+def accelerator() -> Any | None:
+    """On several ranks, accelerate's, with the DeepSpeed settings that the ranks were started with; else None."""
+    if ranks.count() == 1:
+        return None
+    from accelerate import Accelerator
+
+    made = Accelerator()
+    if made.distributed_type.value != "DEEPSPEED":
+        raise RuntimeError(f"ranks train under DEEPSPEED, not {made.distributed_type.value}")
+    return made
+
+
 @contextmanager
 def gathered(parameters: Iterable[Tensor], change: bool = False) -> Iterator[None]:
     """The parameters whole inside, on each rank. With `change`, what the first rank writes into them counts for all."""
@@ -271,6 +283,51 @@ class _Stage3State(_ZeroState):
         from deepspeed.utils import safe_set_local_optimizer_state
 
         safe_set_local_optimizer_state(parameter, _part(value, parameter), moment)
+
+
+@contextmanager
+def unsharded() -> Iterator[None]:
+    """transformers loads models whole inside, on each rank: those that each rank uses by itself."""
+    if ranks.count() == 1:
+        yield
+        return
+    from transformers.integrations import deepspeed as within
+
+    kept = within._hf_deepspeed_config_weak_ref
+    within.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        within._hf_deepspeed_config_weak_ref = kept
+
+
+def gather_in_forward(model: nn.Module) -> bool:
+    """Let each module of a frozen model gather its own weights for its forward; whether any lie in parts.
+
+    For networks that are not DeepSpeed's to run, such as one that scores on the tensors of a policy. A forward is then
+    an exchange: every rank must make as many. No gradients go through.
+    """
+    found = False
+    for module in model.modules():
+        own = [parameter for parameter in module.parameters(recurse=False) if is_sharded(parameter)]
+        if own:
+            found = True
+            _gather_around(module, own)
+    return found
+
+
+def _gather_around(module: nn.Module, own: list[Tensor]) -> None:
+    inside: list[Any] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        inside.append(gathered(own))
+        inside[-1].__enter__()
+
+    def leave(module: nn.Module, args: Any, result: Any) -> None:
+        inside.pop().__exit__(None, None, None)
+
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(leave, always_call=True)
 
 
 def _part(value: Tensor, parameter: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from morlaif.pipeline.unit import Unit
 from morlaif.stages.job import Job
 
 # Stages whose `build` knows ranks: every rank has its part, and only the first writes. The others run in one process.
-ON_RANKS = ("sft",)
+ON_RANKS = ("sft", "ppo")
 
 
 def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:

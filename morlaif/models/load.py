@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,11 @@ def load_policy(
     origin = _origin(folder)
     path, options = origin["path"], {key: origin[key] for key in ("revision", "trust_remote_code")}
     tokenizer = load_tokenizer(path, **options)
-    model = load_causal_lm(
-        path, **options, dtype=dtype, device=device, attention=origin["attention"], tokenizer=tokenizer
-    )
+    # an adapter is merged into whole weights
+    with nullcontext() if origin["adapter"] is None else sharded.unsharded():
+        model = load_causal_lm(
+            path, **options, dtype=dtype, device=device, attention=origin["attention"], tokenizer=tokenizer
+        )
     if origin["adapter"] is not None:
         model = PeftModel.from_pretrained(model, str(Path(folder) / origin["adapter"])).merge_and_unload().eval()
     return model, tokenizer

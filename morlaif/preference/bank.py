@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from morlaif import ranks, sharded
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
@@ -25,6 +26,9 @@ from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
 from morlaif.preference.share import classifier_on
 
 ADAPTED = ("lora", "trunk", "heads", "conditioned", "ensemble")
+
+
+_NOTHING = Dialogue([0], 0)  # what a rank without rows passes through a network that all ranks hold in parts
 
 
 class _Reader(Protocol):
@@ -87,6 +91,7 @@ class PreferenceBank:
     def __init__(self, names: Sequence[str], readers: Sequence[_Reader], device: torch.device, tokens: int) -> None:
         self.names = tuple(names)
         self._readers, self._device, self._tokens = tuple(readers), device, tokens
+        self._sharded = [any([sharded.gather_in_forward(module) for module in r.modules()]) for r in self._readers]
 
     @classmethod
     def load(
@@ -130,12 +135,17 @@ class PreferenceBank:
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
         result = torch.zeros(len(responses), len(self.names), device=self._device)
-        for reader in self._readers:
+        for reader, split in zip(self._readers, self._sharded, strict=True):
             columns = torch.tensor([self.names.index(name) for name in reader.names], device=self._device)
             rows = [reader.encode(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-            for bucket in length_buckets([len(row.ids) for row in rows], self._tokens):
+            buckets = list(length_buckets([len(row.ids) for row in rows], self._tokens))
+            for bucket in buckets:
                 where = torch.tensor(bucket, device=self._device)
                 result[where.unsqueeze(1), columns] = read(reader, [rows[i] for i in bucket])
+            if split:  # a forward is an exchange: this rank makes as many as that with the most
+                shortest = min(rows, key=lambda row: len(row.ids), default=_NOTHING)
+                for _ in range(max(ranks.gather(len(buckets))) - len(buckets)):
+                    read(reader, [shortest])
         return result
 
     def modules(self) -> Iterator[nn.Module]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from morlaif import sharded
 from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Message
 from morlaif.errors import UserError
@@ -55,15 +56,17 @@ def load_classifier(
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"preference model base '{path}': cannot load it as a sequence classifier: {reason}") from error
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = sharded.shape(model.get_input_embeddings().weight)[0]
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        with torch.no_grad():
-            weight = model.get_input_embeddings().weight
+        weight = model.get_input_embeddings().weight
+        with sharded.gathered([weight], change=True), torch.no_grad():
             weight[rows:] = weight[:rows].mean(0)
     model.config.pad_token_id = tokenizer.pad_token_id
     head(model)  # an architecture without a linear score is found out now
-    return model.to(device).eval()
+    if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
+        model.to(device)
+    return model.eval()
 
 
 def head(model: nn.Module) -> nn.Linear:
@@ -150,12 +153,13 @@ def fingerprint(model: PreTrainedModel, heads: bool = False) -> str:
     """
     digest = hashlib.sha256()
     prefix = f"{model.base_model_prefix}."
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in sorted(model.state_dict(keep_vars=True).items()):
         if "lora_" in name or not (heads or name.startswith(prefix)):
             continue
         plain = name.replace(".base_layer.", ".")
         # rows alone may be added to an embedding (a pad token): the beginning stays
         # in bfloat16, so that the dtype it is loaded in does not matter
-        head_of = weight.flatten()[:256].to(torch.bfloat16).float()
+        with sharded.gathered([weight]):
+            head_of = weight.detach().flatten()[:256].to(torch.bfloat16).float()
         digest.update(plain.encode() + head_of.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

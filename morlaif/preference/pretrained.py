@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from morlaif import sharded
 from morlaif.data.chat import HH_TEMPLATE, dialogue_ids, keep_end, prepare_tokenizer
 from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
@@ -65,7 +66,7 @@ class PretrainedModel:
         if _is_local(path) and not (Path(where) / "config.json").is_file():
             raise UserError(f"pm.paths.{name}: '{path}' is no folder with a config.json")
         try:
-            with quiet(), torch.random.fork_rng(devices=[]):
+            with quiet(), torch.random.fork_rng(devices=[]), sharded.unsharded():
                 given = {"revision": revision, "trust_remote_code": trust_remote_code}
                 model, facts = AutoModelForSequenceClassification.from_pretrained(
                     where, dtype=dtype, output_loading_info=True, **given

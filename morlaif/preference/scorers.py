@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from morlaif import ranks, sharded
 from morlaif.preference.adapters import Adapter, adapter_hash
 from morlaif.preference.lora import stack_adapters
 from morlaif.preference.model import Batch, Pooling, pool, score_batch, trunk_states
@@ -57,23 +58,27 @@ class AdapterScorer:
         device = next(model.parameters()).device
         trunks: dict[str, int] = {}
         self.trunk: list[int] = []  # of each model
-        ranks: dict[str, int] = {}
+        widths: dict[str, int] = {}
         heads = []
         for read in adapters:
             adapter = read()
             self.trunk.append(trunks.setdefault(adapter_hash(adapter), len(trunks)))
             heads.append(adapter.head)
             for name, (down, _) in adapter.layers.items():
-                ranks[name] = max(ranks.get(name, 0), down.shape[0])
+                widths[name] = max(widths.get(name, 0), down.shape[0])
         self.heads = torch.cat(heads).float().to(device)  # (K, H)
         self.count = len(trunks)
-        first = _lowest(model, ranks)
+        first = _lowest(model, widths)
         different = (adapters[self.trunk.index(g)]().layers for g in range(self.count))
-        self.stack = stack_adapters(model, ranks, self.count, different)
+        self.stack = stack_adapters(model, widths, self.count, different)
         self.split = SplitTrunk(model, first) if first > 0 and questions is None else None
+        self.sharded = any(map(sharded.is_sharded, model.parameters()))
 
     def score(self, batch: Batch) -> Tensor:
-        together = max(1, min(self.count, self.tokens // batch.ids.numel()))
+        size = batch.ids.numel()
+        if self.sharded:  # every rank makes as many forwards
+            size = max(ranks.gather(size))
+        together = max(1, min(self.count, self.tokens // size))
         below = None if self.split is None else self.split.lower(batch.ids)
         scores = torch.empty(len(batch.ids), len(self.trunk), device=batch.ids.device)
         for start in range(0, self.count, together):

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from morlaif import sharded
 from morlaif.errors import UserError
 from morlaif.preference.adapters import Adapter, read_adapter
 from morlaif.rl.settings import PPOSettings
@@ -114,7 +115,8 @@ def load_critic(
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # that the base has no score head is meant: the adapter brings it
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32)
+        with sharded.unsharded():  # an adapter is merged into whole weights; DeepSpeed splits them afterwards
+            model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32)
     finally:
         logging.set_verbosity(level)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:

@@ -47,8 +47,7 @@ def build(job: Job) -> dict[str, Any]:
 
     # 2. the reward: scores, and the objective that makes one number of them. Preference models that are adapters on the
     # SFT model score on the policy's own frozen base, which a whole policy does not keep
-    alone = settings.policy.kind == "lora" and ranks.count() == 1
-    scores = open_scores(job, shared=models.model if alone else None)
+    scores = open_scores(job, shared=models.model if settings.policy.kind == "lora" else None)
     weights = next(folder for name, folder in job.inputs.items() if name.startswith("weigh/"))
     objective = Objective.load(weights / "weights.json", resolve(job.config["scalarizer"], names), names)
 
@@ -58,6 +57,7 @@ def build(job: Job) -> dict[str, Any]:
     trainer = PPOTrainer(
         models, tokenizer, prompts, scores, names, objective, settings,
         seed=job.seed, keep=job.keep, held_out=held_out, autocast=None if job.dtype == torch.float32 else job.dtype,
+        accelerator=sharded.accelerator(),
     )  # fmt: skip
     result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
 
@@ -66,10 +66,11 @@ def build(job: Job) -> dict[str, Any]:
         other = "best" if settings.keep == "last" else "last"
         _leave(trainer, job.inputs["sft"], job.out / other, result.other)
     _leave(trainer, job.inputs["sft"], job.out)
-    if objective.stateful:
-        (job.out / OBJECTIVE).write_text(json.dumps(objective.state_dict(), indent=2) + "\n")
-    _write_lines(job.out / "curve.jsonl", result.curve)
-    _write_lines(job.out / "samples.jsonl", result.samples)
+    if ranks.is_first():
+        if objective.stateful:
+            (job.out / OBJECTIVE).write_text(json.dumps(objective.state_dict(), indent=2) + "\n")
+        _write_lines(job.out / "curve.jsonl", result.curve)
+        _write_lines(job.out / "samples.jsonl", result.samples)
     first, last = result.curve[0], result.curve[-1]
     return {
         "reward": {"first": first["reward"], "last": last["reward"]},

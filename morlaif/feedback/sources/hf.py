@@ -212,13 +212,15 @@ class Engine:
     def load(cls, settings: HfSettings, **answers: Any) -> Engine:
         import torch
 
+        from morlaif import sharded
         from morlaif.models.load import load_causal_lm, load_tokenizer
 
         device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         tokenizer = load_tokenizer(settings.path, **source)
         dtype = getattr(torch, settings.dtype)
-        model = load_causal_lm(settings.path, **source, dtype=dtype, device=device, tokenizer=tokenizer)
+        with sharded.unsharded():  # ranks ask it different numbers of questions
+            model = load_causal_lm(settings.path, **source, dtype=dtype, device=device, tokenizer=tokenizer)
         return cls(model, tokenizer, settings.batch_size, **answers)
 
     def stem(self, prompts: Sequence[list[dict[str, str]]]) -> Stem:
