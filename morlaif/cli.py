@@ -225,7 +225,7 @@ def _dry_run(jobs: list[Composed]) -> int:
     from rich.markup import escape
 
     from morlaif.launch.batches import check_batches
-    from morlaif.launch.launcher import ON_RANKS
+    from morlaif.launch.launcher import on_ranks
     from morlaif.pipeline.cost import cost_table, feedback_costs
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.plan import plan
@@ -236,7 +236,7 @@ def _dry_run(jobs: list[Composed]) -> int:
     for job in jobs:
         console.print(f"[bold]{job.run_name}[/]  {escape(' '.join(job.overrides))}", soft_wrap=True)
         planned, store = plan(job.config), Store(job.config.paths.store)
-        check_batches(planned, job.config.hardware, ON_RANKS)
+        check_batches(planned, job.config.hardware, on_ranks)
         console.print(plan_table(planned, store))
         if costs := feedback_costs(planned, store, job.config):
             console.print()

@@ -6,6 +6,7 @@ one path. On several ranks each function must be called by every rank. Nothing i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -299,6 +300,23 @@ def unsharded() -> Iterator[None]:
         yield
     finally:
         within._hf_deepspeed_config_weak_ref = kept
+
+
+def run_frozen(trunk: nn.Module) -> Any | None:
+    """Let DeepSpeed gather a frozen network's weights for forward and backward; what it returns must be kept.
+
+    What is put into the network afterwards (adapters) stays whole on each rank, and its gradients are the caller's to
+    sum. None, and nothing done, where the weights lie whole.
+    """
+    if not any(map(is_sharded, trunk.parameters())):
+        return None
+    assert_sharded(trunk)
+    import deepspeed
+    from transformers.integrations.deepspeed import deepspeed_config
+
+    config = copy.deepcopy(deepspeed_config())
+    config["zero_optimization"].pop("offload_optimizer", None)  # there is none
+    return deepspeed.initialize(model=trunk, config=config)[0]
 
 
 def gather_in_forward(model: nn.Module) -> bool:

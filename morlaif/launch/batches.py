@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from morlaif.batches import Cut, cut
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.unit import Plan, Unit
@@ -20,12 +22,12 @@ def unit_cut(unit: Unit, ranks: int) -> Cut:
     return Cut(1, 1)
 
 
-def check_batches(plan: Plan, hardware: HardwareSettings, stages: tuple[str, ...]) -> None:
-    """Say a batch that cannot be cut before anything is built.
+def check_batches(plan: Plan, hardware: HardwareSettings, on_ranks: Callable[[Unit, HardwareSettings], bool]) -> None:
+    """Say a batch that cannot be cut before anything is built; `on_ranks`: which units are.
 
     Raises:
         UserError: the first one.
     """
     for unit in plan.units:
-        if unit.stage in stages:
+        if on_ranks(unit, hardware):
             unit_cut(unit, hardware.ranks)

@@ -15,7 +15,7 @@ from rich.console import Console
 from morlaif.config import Config
 from morlaif.errors import UserError, describe
 from morlaif.launch.batches import check_batches
-from morlaif.launch.launcher import ON_RANKS
+from morlaif.launch.launcher import on_ranks
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
 from morlaif.pipeline.plan import plan as make_plan
@@ -42,7 +42,7 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
     record = Run.open(folder, config, command, overrides)
     with _closing_on_error(record):
         plan = make_plan(config)
-        check_batches(plan, config.hardware, ON_RANKS)
+        check_batches(plan, config.hardware, on_ranks)
         record.plan(plan)
         store = Store(config.paths.store)
         (folder / METRICS).unlink(missing_ok=True)  # the store keeps those of finished units; they are read again

@@ -91,7 +91,8 @@ class PreferenceBank:
     def __init__(self, names: Sequence[str], readers: Sequence[_Reader], device: torch.device, tokens: int) -> None:
         self.names = tuple(names)
         self._readers, self._device, self._tokens = tuple(readers), device, tokens
-        self._sharded = [any([sharded.gather_in_forward(module) for module in r.modules()]) for r in self._readers]
+        parts = [list(map(sharded.gather_in_forward, reader.modules())) for reader in self._readers]
+        self._sharded = list(map(any, parts))
 
     @classmethod
     def load(

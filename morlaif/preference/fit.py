@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import get_scheduler
 
+from morlaif import ranks
 from morlaif.errors import UserError
 from morlaif.preference.learners import Learner, Texts
 from morlaif.preference.loss import centring, margin_bradley_terry, soft_bradley_terry
@@ -52,7 +53,7 @@ def fit(
     dtype: torch.dtype,
     on_step: OnStep = lambda step, steps, losses: None,
 ) -> Fitted:
-    """Train `learner` in place.
+    """Train `learner` in place. Several ranks share each batch; all make the same update.
 
     texts: the 2N dialogues, pair i as rows i and N + i. labels: (N, K) probability that the first is better, NaN where
     a principle learns nothing. pairs: those that batches are made of. chosen_by: those that early stopping looks at.
@@ -80,17 +81,22 @@ def fit(
         here = [pairs[i] for i in batch]
         counted = (~labels[here].isnan()).sum(0)  # (K,)
         loss = torch.zeros(len(learner.names), dtype=torch.float64)
-        for start in range(0, len(here), micro):
-            part = here[start : start + micro]
+        own = ranks.share(here)
+        for start in range(0, -(-len(here) // ranks.count()), micro):
+            part = own[start : start + micro]
             given = labels[part].to(device=device, dtype=torch.float32)
-            if given.isnan().all():
+            if ranks.count() == 1 and given.isnan().all():
                 continue
+            if not part:  # a forward may be an exchange: this rank makes as many as the others, and learns nothing
+                part, given = here[:1], torch.full_like(labels[:1], torch.nan, device=device, dtype=torch.float32)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 scores = learner.score(texts, [*part, *(count + i for i in part)])
                 each = pair_losses(scores, given, settings).sum(0) / counted.clamp(min=1).to(device)  # (K,)
             finite = each.detach().isfinite()
             (each[finite].sum() if learner.apart else each.mean()).backward()
             loss += each.detach().double().cpu()
+        ranks.sum_gradients([*trunk, *heads])
+        loss = ranks.total(loss.to(device)).cpu()
         _check(learner, fitted, loss, labels, len(losses) + 1)
         learner.clip(settings.max_grad_norm)
         optimizer.step()
@@ -128,17 +134,22 @@ def pair_losses(scores: Tensor, probability: Tensor, settings: TrainedPM) -> Ten
 def score_texts(
     learner: Learner, texts: Texts, which: Sequence[int], dtype: torch.dtype, tokens: int | None = None
 ) -> Tensor:
-    """(len(which), K) float32 on the CPU, by buckets of like length."""
+    """(len(which), K) float32 on the CPU, by buckets of like length; each rank scores its share of them."""
     device = texts.device
     tokens = tokens or BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])
     training = learner.model.training
     learner.model.eval()
     scores = torch.zeros(len(which), len(learner.names))
-    for bucket in length_buckets([texts.lengths[i] for i in which], tokens):
+    buckets = list(length_buckets([texts.lengths[i] for i in which], tokens))
+    own = ranks.share(buckets)
+    for turn in range(-(-len(buckets) // ranks.count())):
+        bucket = own[turn] if turn < len(own) else buckets[0]  # the same number of forwards on each rank
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            scores[bucket] = learner.score(texts, [which[i] for i in bucket]).cpu()
+            found = learner.score(texts, [which[i] for i in bucket]).cpu()
+        if turn < len(own):
+            scores[bucket] = found
     learner.model.train(training)
-    return scores
+    return ranks.total(scores.to(device)).cpu()
 
 
 def _batches(lengths: Sequence[int], settings: TrainedPM, generator: torch.Generator) -> Iterable[list[int]]:

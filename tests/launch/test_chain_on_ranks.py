@@ -1,0 +1,120 @@
+"""`hardware=cpu2_zero3` from fine-tuning to the exported policy: on two gloo processes under ZeRO-3, as in one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranked
+
+TIMEOUT = 180  # seconds of wall time of one run, on a machine that may be busy; alone it takes some 50
+CHAIN = [
+    "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[sft,pm,ppo]", "data.sft=90", "data.train=24",
+    "sft.max_steps=4", "sft.batch_size=8", "sft.micro_batch_size=4", "sft.log_every=1", "pm.epochs=1",
+    "pm.batch_size=8", "ppo.steps=2", "ppo.policy.kind=lora", "ppo.checkpoint_every=1",
+]  # fmt: skip
+TIMES = {"seconds", "tokens_per_second"}
+
+
+def built(folder: Path, *arguments: str) -> None:
+    done = ranked.morlaif(folder, [*CHAIN, *arguments], TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Steps and metrics of each unit that learns."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("store/*/*/metrics.jsonl")):
+        artifact = json.loads((file.parent / "manifest.json").read_text())
+        found[artifact["name"]] = [json.loads(line) for line in file.read_text().splitlines()]
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = rows(one), rows(other)
+    assert first.keys() == second.keys()
+    assert len([name for name in first if name.startswith("pm/")]) == 3 and {"sft", "ppo/multi"} <= first.keys()
+    for unit, lines in first.items():
+        assert [line["step"] for line in lines] == [line["step"] for line in second[unit]], unit
+        for line, like in zip(lines, second[unit], strict=True):
+            assert timeless(line["metrics"]) == pytest.approx(timeless(like["metrics"]), rel=1e-4, abs=1e-4), unit
+
+
+def timeless(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("seconds") and name not in TIMES}
+
+
+LOADS = """
+import sys
+sys.modules["deepspeed"] = None  # an import of it fails
+import torch
+from transformers import AutoModelForCausalLM
+weights = [AutoModelForCausalLM.from_pretrained(path).state_dict() for path in sys.argv[1:]]
+assert weights[0].keys() == weights[1].keys()
+for name in weights[0]:
+    torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-4)
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    built(folder, "hardware.workers=1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    built(folder, "hardware=cpu2_zero3")
+    return folder
+
+
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_every_loss_is_that_of_one_process(alone, two):
+    (run,) = two.glob("runs/*")
+    started = {folder.name for folder in (run / "ranks").iterdir()}
+    assert started >= {"sft", "ppo-multi"} and len([name for name in started if name.startswith("pm-")]) == 3
+    for folder in (run / "ranks").iterdir():
+        assert json.loads((folder / "ds.json").read_text())["zero_optimization"]["stage"] == 3
+    assert_same(alone, two)
+
+
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_the_export_loads_where_deepspeed_cannot_be_imported(alone, two):
+    paths = [str(next(folder.glob("store/ppo/*/model"))) for folder in (alone, two)]
+    subprocess.run([sys.executable, "-c", LOADS, *paths], check=True, timeout=TIMEOUT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.timeout(3 * TIMEOUT)
+def test_a_rank_killed_in_ppo_is_named_and_the_same_command_goes_on(alone, tmp_path):
+    arguments = [*CHAIN, "hardware=cpu2_zero3", f"paths.store={tmp_path / 'store'}"]
+    copy_all_but_ppo(alone / "store", tmp_path / "store")
+    process = ranked.start_until(tmp_path, arguments, "store/ppo/.*/keep/step-00000001.*", TIMEOUT)
+    pids = ranked.rank_pids(tmp_path)
+    os.kill(pids[1], signal.SIGKILL)
+    killed = time.monotonic()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and time.monotonic() - killed < 30
+    flat = " ".join(said.split())
+    assert "rank 1 was killed by SIGKILL" in flat and "ppo-multi.rank-1.log" in flat.replace(" ", ""), said
+    ranked.assert_gone(list(pids.values()))
+    done = ranked.morlaif(tmp_path, arguments, TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(alone, tmp_path)
+    told = [json.loads(line) for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
+    assert [row["step"] for row in told if row["unit"] == "ppo/multi"][0] == 2  # it did not begin anew
+
+
+def copy_all_but_ppo(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target, ignore=lambda folder, names: ["ppo"] if Path(folder) == source else [])
