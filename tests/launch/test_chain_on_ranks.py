@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,10 +112,8 @@ def test_a_rank_killed_in_ppo_is_named_and_the_same_command_goes_on(alone, tmp_p
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same(alone, tmp_path)
     told = [json.loads(line) for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
-    assert [row["step"] for row in told if row["unit"] == "ppo/multi"][0] == 2  # it did not begin anew
+    assert next(row["step"] for row in told if row["unit"] == "ppo/multi") == 2  # it did not begin anew
 
 
 def copy_all_but_ppo(source: Path, target: Path) -> None:
-    import shutil
-
     shutil.copytree(source, target, ignore=lambda folder, names: ["ppo"] if Path(folder) == source else [])
