@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
+from morlaif import sharded
+
 
 def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
     """A sequence classifier whose trunk holds the very tensors of `model`'s: no weight is copied.
@@ -19,8 +21,8 @@ def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
     """
     config = copy.deepcopy(model.config)
     config.num_labels = 1
-    build = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]  # by itself: `from_config` would shard it (ZeRO-3)
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    build = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), sharded.unsharded():  # the tensors come from `model`
         made = build(config)
     given = dict(_bare(model))
     for name, module in made.named_modules():
