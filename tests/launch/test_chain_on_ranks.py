@@ -99,7 +99,7 @@ def test_the_export_loads_where_deepspeed_cannot_be_imported(alone, two):
 def test_a_rank_killed_in_ppo_is_named_and_the_same_command_goes_on(alone, tmp_path):
     arguments = [*CHAIN, "hardware=cpu2_zero3", f"paths.store={tmp_path / 'store'}"]
     copy_all_but_ppo(alone / "store", tmp_path / "store")
-    process = ranked.start_until(tmp_path, arguments, "store/ppo/.*/keep/step-00000001.*", TIMEOUT)
+    process = ranked.start_until(tmp_path, arguments, "store/ppo/.*/keep/step-00000001.json", TIMEOUT)
     pids = ranked.rank_pids(tmp_path)
     os.kill(pids[1], signal.SIGKILL)
     killed = time.monotonic()
