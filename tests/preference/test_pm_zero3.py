@@ -20,7 +20,7 @@ pytest.importorskip("deepspeed")
 
 QUICK = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "head_learning_rate": 0.05, "max_grad_norm": 0.3}
 KINDS = {
-    "lora": ("toy", {"micro_batch_size": 3, "gradient_checkpointing": True}),
+    "lora": ("toy", {"micro_batch_size": 2, "gradient_checkpointing": True}),
     "trunk": ("toy_trunk", {}),
     "trunk, not kept": ("toy_trunk", {"cache_gb": 0.0}),
     "ensemble": ("toy_ensemble", {"members": 2}),
