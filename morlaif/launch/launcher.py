@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,17 @@ def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:
 
 
 def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:
-    """Run the stage of `unit` on `job.hardware.ranks` ranks; its headline numbers.
+    """Run the stage of `unit` on `job.hardware.ranks` ranks; its headline numbers. Otherwise as below."""
+    end = build_together_on_ranks([unit], [job], run=run)[unit.name]
+    if isinstance(end, Exception):
+        raise end
+    return end
+
+
+def build_together_on_ranks(
+    units: Sequence[Unit], jobs: Sequence[Job], *, run: Path
+) -> dict[str, dict[str, Any] | Exception]:
+    """Run the stage of `units` once for all of them; the headline numbers of each, or its own failure.
 
     Args:
         run: the run's folder, with its config.json.
@@ -58,13 +68,14 @@ def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:
         UserError: a rank met a mistake of the user's.
         ProcessFailed: a rank failed or died; says which, how, and where its log is.
     """
+    unit, job = units[0], jobs[0]
     folder = run / "ranks" / log_name(unit.name)
     folder.mkdir(parents=True, exist_ok=True)
     logs = run / "logs" / log_name(unit.name)
     files = write_files(unit, job.hardware, folder)
-    arguments = [
-        str(run / "config.json"), unit.name, str(files.ds), str(job.out), str(job.keep), str(logs)
-    ]  # fmt: skip
+    places = {job.name: [str(job.out), str(job.keep)] for job in jobs}
+    (folder / "units.json").write_text(json.dumps(places, indent=2) + "\n")
+    arguments = [str(run / "config.json"), str(folder / "units.json"), str(files.ds), str(logs)]
     (folder / "command.sh").write_text(_by_hand(files.accelerate[0], arguments))
     for log in logs.parent.glob(f"{logs.name}.rank-*.log"):
         log.unlink()  # of an earlier try
@@ -73,7 +84,7 @@ def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:
         files.accelerate[0], arguments, rank_environment(job.hardware), logs.with_name(f"{logs.name}.launch.log")
     )
     try:
-        return _follow(node, job, logs, announced)
+        return _follow(node, {job.name: job for job in jobs}, logs, announced)
     finally:
         node.end()
         if announced is not None:
@@ -154,11 +165,12 @@ class Node:
         self.process.wait()
 
 
-def _follow(node: Node, job: Job, logs: Path, announced: rendezvous.Announcement | None) -> dict[str, Any] | None:
+def _follow(
+    node: Node, jobs: Mapping[str, Job], logs: Path, announced: rendezvous.Announcement | None
+) -> dict[str, dict[str, Any] | Exception]:
     failures: list[dict[str, Any]] = []
     deaths: list[dict[str, Any]] = []
-    summary: dict[str, Any] | None = None
-    built = False
+    ends: dict[str, dict[str, Any] | Exception] | None = None
     while True:
         event = node.next(timeout=1.0)
         if event is None:
@@ -168,18 +180,25 @@ def _follow(node: Node, job: Job, logs: Path, announced: rendezvous.Announcement
             continue
         match event["kind"]:
             case "progress":
-                job.on_progress(event["step"], event["total"], event["metrics"])
+                jobs[event["unit"]].on_progress(event["step"], event["total"], event["metrics"])
             case "built":
-                built, summary = True, event["summary"]
+                ends = {name: _end(told, logs) for name, told in event["ends"].items()}
             case "failed":
                 failures.append(event)
             case "died":
                 deaths = event["failures"]
             case "end":
                 break
-    if built and not failures and not deaths:
-        return summary
+    if ends is not None and not failures and not deaths:
+        return ends
     raise failure(failures, deaths, logs, node.log)
+
+
+def _end(told: dict[str, Any], logs: Path) -> dict[str, Any] | Exception:
+    """What became of one of several units."""
+    if "error" not in told:
+        return told["summary"]
+    return UserError(told["error"]) if told["user_error"] else _failed(0, f"failed: {told['error']}", logs)
 
 
 def failure(

@@ -80,7 +80,7 @@ class Needs:
         """Members that learn in one unit: an ensemble's, a worker's part of the principles; and of them at once."""
         s = self.config.pm
         members = getattr(s, "members", 1)
-        if getattr(s, "joint", 1) == 1 or self.layout.ranks > 1:
+        if getattr(s, "joint", 1) == 1:
             return members, members
         share = min(max(1, self.models), s.joint)
         return members * share, min(members * share, max(1, s.joint_tokens // (rows.rows * rows.tokens)))

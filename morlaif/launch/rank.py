@@ -1,9 +1,10 @@
-"""One rank: builds its part of one unit beside the others, under DeepSpeed.
+"""One rank: builds its part of a unit beside the others, under DeepSpeed.
 
-    … -m morlaif.launch.rank <config.json> <unit> <ds.json> <out> <keep> <log prefix>
+    … -m morlaif.launch.rank <config.json> <units.json> <ds.json> <log prefix>
 
-Every rank calls the same `build(job)`. `morlaif.ranks` tells a stage which rank it is; only the first writes into
-`job.out`. What a rank prints goes to `<log prefix>.rank-<n>.log`; events go out as JSON lines.
+`units.json` has the folders `out` and `keep` of each unit; several are built in one go. Every rank makes the same call
+of `build` or `build_together`. `morlaif.ranks` tells a stage which rank it is; only the first writes into `job.out`.
+What a rank prints goes to `<log prefix>.rank-<n>.log`; events go out as JSON lines.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 import traceback
 import warnings
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,12 @@ from morlaif.config import Config
 from morlaif.errors import UserError, describe
 from morlaif.launch.processes import die_with_parent, redirect_output, take_events
 from morlaif.launch.settings import HardwareSettings
-from morlaif.pipeline.execute import build_here, make_job
+from morlaif.pipeline.execute import build_here, build_together_here, make_job
 from morlaif.pipeline.plan import plan
 from morlaif.pipeline.store import Store
 
 
-def main(config_file: str, name: str, ds_file: str, out: str, keep: str, log_prefix: str) -> None:
+def main(config_file: str, units_file: str, ds_file: str, log_prefix: str) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed's use of torch, at each exchange
@@ -37,20 +39,29 @@ def main(config_file: str, name: str, ds_file: str, out: str, keep: str, log_pre
     redirect_output(Path(f"{log_prefix}.rank-{rank}.log"))
     try:
         config = Config.model_validate_json(Path(config_file).read_text())
-        unit = plan(config).by_name[name]
+        places = json.loads(Path(units_file).read_text())
+        planned = plan(config).by_name
+        units = [planned[name] for name in places]
         _zero = join(config.hardware, json.loads(Path(ds_file).read_text()))  # kept: transformers asks for it weakly
 
-        def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
+        def progress(unit: str, step: int, total: int | None, metrics: dict[str, float]) -> None:
             if rank == 0:
-                emit({"kind": "progress", "step": step, "total": total, "metrics": metrics})
+                emit({"kind": "progress", "unit": unit, "step": step, "total": total, "metrics": metrics})
 
-        job = make_job(unit, Store(config.paths.store), config.hardware, Path(out), Path(keep), progress)
-        summary = build_here(unit, job)
+        jobs = [
+            make_job(
+                unit, Store(config.paths.store), config.hardware, *map(Path, places[unit.name]),
+                partial(progress, unit.name),
+            )
+            for unit in units
+        ]  # fmt: skip
+        alone = len(units) == 1
+        ends = {units[0].name: build_here(units[0], jobs[0])} if alone else build_together_here(units, jobs)
         from morlaif.ranks import barrier
 
         barrier()
         if rank == 0:
-            emit({"kind": "built", "summary": summary})
+            emit({"kind": "built", "ends": {name: _told(end) for name, end in ends.items()}})
     except BaseException as error:
         traceback.print_exc()
         mistake = isinstance(error, UserError)
@@ -60,6 +71,12 @@ def main(config_file: str, name: str, ds_file: str, out: str, keep: str, log_pre
         code = 0
     sys.stderr.flush()
     os._exit(code)  # the process group's threads would hold up an interpreter that ends in order
+
+
+def _told(end: Any) -> dict[str, Any]:
+    if isinstance(end, Exception):
+        return {"error": describe(end), "user_error": isinstance(end, UserError)}
+    return {"summary": end or {}}
 
 
 def join(hardware: HardwareSettings, ds: dict[str, Any]) -> Any:

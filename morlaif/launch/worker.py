@@ -17,9 +17,14 @@ from functools import partial
 from pathlib import Path
 
 from morlaif.config import Config
-from morlaif.launch.launcher import build_on_ranks, on_ranks
+from morlaif.launch.launcher import build_on_ranks, build_together_on_ranks, on_ranks
 from morlaif.launch.processes import die_with_parent, log_name, redirect_output, take_events
-from morlaif.pipeline.execute import build_here, execute_and_tell, execute_together_and_tell
+from morlaif.pipeline.execute import (
+    build_here,
+    build_together_here,
+    execute_and_tell,
+    execute_together_and_tell,
+)
 from morlaif.pipeline.plan import plan
 from morlaif.pipeline.store import Store
 
@@ -34,14 +39,16 @@ def main(config_file: str, logs: str) -> None:
     config = Config.model_validate_json(Path(config_file).read_text())
     units = plan(config).by_name
     store = Store(config.paths.store)
-    ranked = partial(build_on_ranks, run=Path(config_file).parent)
+    run = Path(config_file).parent
     while True:
         wanted = [units[name] for name in names.get()]
         redirect_output(Path(logs) / f"{log_name(wanted[0].name)}.log")
+        ranked = on_ranks(wanted[0], config.hardware)
         if len(wanted) > 1:
-            execute_together_and_tell(wanted, store, config.hardware, emit)
+            together = partial(build_together_on_ranks, run=run) if ranked else build_together_here
+            execute_together_and_tell(wanted, store, config.hardware, emit, together)
             continue
-        build = ranked if on_ranks(wanted[0], config.hardware) else build_here
+        build = partial(build_on_ranks, run=run) if ranked else build_here
         execute_and_tell(wanted[0], store, config.hardware, emit, build)
 
 

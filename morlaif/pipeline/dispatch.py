@@ -70,8 +70,7 @@ class Dispatcher:
         batches: dict[str, list[Unit]] = {}
         ready = self._ready()
         for unit in ready:
-            apart = unit.together is None or on_ranks(unit, self.hardware)
-            batches.setdefault(unit.name if apart else unit.together, []).append(unit)
+            batches.setdefault(unit.together or unit.name, []).append(unit)
         names = {unit.name for unit in ready}
         held = {u.together for u in self.waiting.values() if u.name not in names and not self._doomed(u)}
         return [units for key, units in batches.items() if key not in held]

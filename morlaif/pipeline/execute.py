@@ -21,12 +21,20 @@ from morlaif.stages.job import Job
 METRICS = "metrics.jsonl"
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
 Build = Callable[[Unit, Job], dict[str, Any] | None]  # writes a unit's artifact; returns its headline numbers
+Ends = Mapping[str, dict[str, Any] | Exception]  # unit name -> headline numbers, or why there are none
+BuildTogether = Callable[[Sequence[Unit], Sequence[Job]], Ends]
 
 
 def build_here(unit: Unit, job: Job) -> dict[str, Any] | None:
     """Run the stage in this process."""
     _prepare(job.hardware)
     return importlib.import_module(f"morlaif.stages.{unit.stage}").build(job)
+
+
+def build_together_here(units: Sequence[Unit], jobs: Sequence[Job]) -> Ends:
+    """Run the stage once for all of them, in this process."""
+    _prepare(jobs[0].hardware)
+    return importlib.import_module(f"morlaif.stages.{units[0].stage}").build_together(jobs)
 
 
 def execute(
@@ -95,7 +103,11 @@ def execute_and_tell(
 
 
 def execute_together_and_tell(
-    units: Sequence[Unit], store: Store, hardware: HardwareSettings, emit: Callable[[dict[str, Any]], None]
+    units: Sequence[Unit],
+    store: Store,
+    hardware: HardwareSettings,
+    emit: Callable[[dict[str, Any]], None],
+    build_together: BuildTogether = build_together_here,
 ) -> None:
     """Have `units` of one stage in the store, those that are missing built in one call of its `build_together`."""
 
@@ -105,15 +117,13 @@ def execute_together_and_tell(
     def report(unit: Unit, step: int, total: int | None, metrics: dict[str, float]) -> None:
         tell(unit, "progress", step=step, total=total, metrics=metrics)
 
-    def make(missing: Sequence[Unit], places: Places) -> Mapping[str, dict[str, Any] | Exception]:
-        _prepare(hardware)
-        stage = importlib.import_module(f"morlaif.stages.{missing[0].stage}")
+    def make(missing: Sequence[Unit], places: Places) -> Ends:
         with ExitStack() as files:
             jobs = []
             for unit in missing:
                 progress = files.enter_context(_recorded(places[unit.name][1], partial(report, unit)))
                 jobs.append(make_job(unit, store, hardware, *places[unit.name], progress))
-            made = stage.build_together(jobs)
+            made = build_together(missing, jobs)
         for unit in missing:
             out, keep = places[unit.name]
             write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))

@@ -284,7 +284,8 @@ class _Training:
 
     def _at_once(self) -> int:
         """How many principles go through one training forward."""
-        micro = self.settings.micro_batch_size or self.settings.batch_size
+        share = -(-self.settings.batch_size // ranks.count())
+        micro = min(self.settings.micro_batch_size or share, share)
         most = self.settings.joint_tokens // (2 * micro * max(self.texts.lengths))
         return max(1, min(self.settings.joint, most))
 

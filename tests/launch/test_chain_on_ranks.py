@@ -82,7 +82,7 @@ def two(tmp_path_factory) -> Path:
 def test_every_loss_is_that_of_one_process(alone, two):
     (run,) = two.glob("runs/*")
     started = {folder.name for folder in (run / "ranks").iterdir()}
-    assert started >= {"sft", "ppo-multi"} and len([name for name in started if name.startswith("pm-")]) == 3
+    assert started >= {"sft", "ppo-multi"} and len([name for name in started if name.startswith("pm-")]) == 1
     for folder in (run / "ranks").iterdir():
         assert json.loads((folder / "ds.json").read_text())["zero_optimization"]["stage"] == 3
     assert_same(alone, two)
