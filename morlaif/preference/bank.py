@@ -140,13 +140,13 @@ class PreferenceBank:
             columns = torch.tensor([self.names.index(name) for name in reader.names], device=self._device)
             rows = [reader.encode(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
             buckets = list(length_buckets([len(row.ids) for row in rows], self._tokens))
+            most = max(ranks.gather(len(buckets))) if split else len(buckets)
             for bucket in buckets:
                 where = torch.tensor(bucket, device=self._device)
                 result[where.unsqueeze(1), columns] = read(reader, [rows[i] for i in bucket])
-            if split:  # a forward is an exchange: this rank makes as many as that with the most
-                shortest = min(rows, key=lambda row: len(row.ids), default=_NOTHING)
-                for _ in range(max(ranks.gather(len(buckets))) - len(buckets)):
-                    read(reader, [shortest])
+            shortest = min(rows, key=lambda row: len(row.ids), default=_NOTHING)
+            for _ in range(most - len(buckets)):  # a forward is an exchange: as many as the rank with the most makes
+                read(reader, [shortest])
         return result
 
     def modules(self) -> Iterator[nn.Module]:
