@@ -55,7 +55,7 @@ def care(human: Mapping[str, Any]) -> list[str]:
         f"{sum(r['checks'] for r in kept)} pairs whose answer is known."
     ]
     if alpha["nominal"]["value"] is None:
-        told.append("Agreement cannot be told: it takes two raters on the same pairs, and answers that are not all one.")
+        told.append("Agreement cannot be told: it takes two raters on the same pairs, and answers that differ.")
     else:
         told.append(f"Agreement, Krippendorff’s α: {_interval(alpha['nominal'], number)} nominal, "
                     f"{_interval(alpha['ordinal'], number)} ordinal, on {alpha['nominal']['n']} pairs.")  # fmt: skip

@@ -20,7 +20,8 @@ from morlaif.stages import compare
 from morlaif.stages.job import Job
 
 PAPER = {"principle_accuracy", "objective_accuracy", "win_matrix", "win_rates", "correlations"}
-HUMAN = {"comparisons": {"policy_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3, "n": 60}}}
+HUMAN = {"comparisons": {"policy_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3, "n": 60},
+                         "policy_vs_sft": {"win": 0.7, "tie": 0.1, "loss": 0.2, "n": 60}}}  # fmt: skip
 
 
 def build(made: tuple[list[dict], dict[str, Path]], out: Path, **reads) -> tuple[dict, str]:
@@ -126,9 +127,9 @@ def test_people_are_shown_once_they_have_rated(runs, tmp_path):
     _, html = build((made, inputs), tmp_path / "after")
     rows = charts_of(html)["human_win_rates"]["rows"]
     assert [row["label"] for row in rows] == [
-        "max-min over the single PM", "paper: linear over the single PM, Llama-2-7b",
+        "max-min over the single PM", "max-min over SFT", "paper: linear over the single PM, Llama-2-7b",
     ]  # fmt: skip
-    assert (rows[0]["win"], rows[0]["n"], rows[1]["published"]) == (0.5, 60, True)
+    assert (rows[0]["win"], rows[0]["n"], rows[2]["published"]) == (0.5, 60, True)
     assert "No run has been rated" not in html
 
 
