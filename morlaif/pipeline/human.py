@@ -103,7 +103,9 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     write_whole(folder / FORM, render(study, settings.question, settings.instructions))
     console.print(f"for raters: {folder / FORM}", soft_wrap=True)
     console.print(f"keep to yourself: {folder / KEY}", soft_wrap=True)
-    console.print(f"put what they return into {folder / ANSWERS}, then: human=import", soft_wrap=True)
+    console.print(f"for what they return: {folder / ANSWERS}", soft_wrap=True)
+    elsewhere = f" human.folder={settings.folder}" if settings.folder else ""
+    console.print(f"then: morlaif human=import human.run={run.folder.name}{elsewhere}", soft_wrap=True)
 
 
 def _comparisons(pairs: Sequence[str] | None, arms: Sequence[str], policies: Sequence[str]) -> list[Comparison]:
