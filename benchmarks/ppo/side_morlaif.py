@@ -30,7 +30,7 @@ from morlaif.rl.policy import ActorCritic  # noqa: E402
 from morlaif.rl.settings import PPOSettings  # noqa: E402
 from morlaif.rl.trainer import PPOTrainer  # noqa: E402
 
-MICRO_BATCH = 16  # rows at once: of like length, and few enough that their activations stay in the cache
+MICRO_BATCH = 8  # rows at once: of like length, and few enough that their activations stay in the cache
 
 
 def settings(case: Case, critic: str) -> PPOSettings:

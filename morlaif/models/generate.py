@@ -7,15 +7,17 @@ one row draws does not depend on when the others end, so two policies under one 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif.errors import UserError
-from morlaif.models.cache import reserved_cache
+from morlaif.models.cache import ReservedLayer, reserved_cache
+from morlaif.models.kernels import ROTARY
 
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
@@ -164,15 +166,17 @@ def _generate_batch(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * (room - width + len(p)) for p in prompts], device=device)
     positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
     cache = reserved_cache(model.config, room)
+    ready = _takes_ready_masks(model, cache)
     noise = noise.to(device)
 
     results: list[list[int]] = [[] for _ in prompts]
     seats = list(range(len(prompts)))  # which row sits at each place of the batch
     open_rows = set(seats)
     for step in range(max_new_tokens):
+        seen = mask[:, : width + step]
         logits = model(
             input_ids=ids,
-            attention_mask=mask[:, : width + step],
+            attention_mask=seen[:, None, None].bool() if ready and step else seen,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -197,6 +201,16 @@ def _generate_batch(
             ids, positions, mask, noise = ids[kept], positions[kept], mask[kept], noise[kept]
             seats = [seats[place] for place in places]
     return results
+
+
+def _takes_ready_masks(model: PreTrainedModel, cache: DynamicCache) -> bool:
+    """Whether a token's mask (B, 1, 1, T) may be given as attention uses it, which spares its making at each step.
+
+    Not where layers see through windows, or positions are not rotations and may come of the mask itself (ALiBi).
+    """
+    rotary = hasattr(sys.modules[type(model).__module__], ROTARY)
+    plain = all(isinstance(layer, ReservedLayer) for layer in cache.layers)
+    return rotary and plain and model.config._attn_implementation == "sdpa"
 
 
 @contextmanager

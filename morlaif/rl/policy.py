@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from morlaif.errors import UserError
+from morlaif.models.kernels import quicken
 from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
 from morlaif.rl.logprobs import token_logprobs
@@ -43,6 +44,7 @@ class ActorCritic(nn.Module):
         """
         super().__init__()
         disable_dropout(model)
+        quicken(model)
         model.config.use_cache = True
         if settings.critic.kind == "adapter" and critic is None:
             critic = adapter_critic(model, settings)
@@ -65,6 +67,7 @@ class ActorCritic(nn.Module):
             if critic is None:
                 raise ValueError("critic.kind is separate, but no critic was given")
             disable_dropout(critic)
+            quicken(critic)
             if self.checkpointing:
                 critic.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.critic = _trunk(critic)  # without the head that it was trained under
