@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.launch.backends import Backend, InProcess, Workers
-from morlaif.launch.launcher import on_ranks
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.execute import read_metrics
