@@ -21,7 +21,6 @@ class Dispatcher:
         self, plan: Plan, store: Store, hardware: HardwareSettings, run: Run, tracker: Tracker, display: Display
     ):
         self.plan, self.store, self.run, self.tracker, self.display = plan, store, run, tracker, display
-        self.hardware = hardware
         self.waiting = {unit.name: unit for unit in plan.units}
         self.started: dict[str, tuple[float, int]] = {}  # units at work: when they began, how many in one go
         self.there: set[str] = set()

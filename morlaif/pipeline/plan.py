@@ -80,13 +80,14 @@ def plan(config: Config) -> Plan:
             texts = {"principles": {name: own.get("principle") for name, own in labels.items()}}
             needs = [respond, *base, *judged.values()]
             shared = [unit("backbone", {**reads, **texts}, needs, f"backbone/{arm}", paired=True)]
-        most = getattr(pm, "joint", 1)  # parts of a fixed size, so that the number of workers changes no bit of a result
+        most = getattr(pm, "joint", 1)  # parts of a fixed size: the number of workers must not change a bit of a result
         return [
             (
                 feedback,
                 unit(
                     "pm", {**reads, "principle": labels[name].get("principle"), **_weights_of(pm, name)},
-                    [respond, *base, feedback, *shared], f"pm/{name}", paired=True, together=f"{arm}/{place // most}" if most > 1 else None,
+                    [respond, *base, feedback, *shared], f"pm/{name}", paired=True,
+                    together=f"{arm}/{place // most}" if most > 1 else None,
                 ),
             )
             for place, (name, feedback) in enumerate(judged.items())
