@@ -12,6 +12,7 @@ from morlaif.report.tables import number, percent
 
 _PEOPLE = re.compile(r"<!--people-->.*?<!--/people-->\n*", re.DOTALL)
 _BEFORE = '<section id="run"'
+_LINK, _OWN = '<a href="#run">', '<a href="#people">People</a>'
 
 
 def add_people(html: str, human: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -31,6 +32,7 @@ def add_people(html: str, human: Mapping[str, Any], config: Mapping[str, Any]) -
     html = _PEOPLE.sub("", html)
     if _BEFORE not in html:
         raise ValueError("not a morlaif report: it has no section for the run's record")
+    html = html.replace(_OWN, "").replace(_LINK, _OWN + _LINK, 1)
     return html.replace(_BEFORE, f"<!--people-->{section}<!--/people-->\n\n{_BEFORE}", 1)
 
 

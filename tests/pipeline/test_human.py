@@ -28,7 +28,7 @@ from morlaif.pipeline.record import Run
 from morlaif.pipeline.run import gather_report
 from morlaif.pipeline.store import MANIFEST, Store
 
-PAGE = '<main><section id="run"><!--run-->old<!--/run--></section></main>'
+PAGE = '<nav><a href="#run">Run</a></nav><main><section id="run"><!--run-->old<!--/run--></section></main>'
 
 
 @cache
@@ -108,6 +108,7 @@ def test_from_the_form_to_the_page(finished, tmp_path):
     return_answers(finished, "Bob", prefers="single")
     human(tmp_path, "import")  # takes the place of what was there
     page = (finished / "report.html").read_text()
+    assert page.count('<a href="#people">') == 1
     assert page.count("What people preferred") == 1 and "win 50.0 %" in page and "2 of 2 raters kept" in page
     with (finished / "human" / "ratings.csv").open() as stream:
         rows = list(csv.DictReader(stream))
