@@ -158,10 +158,10 @@ def report(parts: Parts, steps: int, principles: int) -> None:
     print(f"{principles} preference models, {parts.facts['rollouts']} rollouts, {parts.facts['tokens']:.0f} tokens")
     print(f"one thread, float32: {rate / 1e9:.0f} GFLOP/s in a product of 2048 x 2048\n")
     print("| part | CPU s | share | GFLOP | floor, s | times the floor |\n|---|--:|--:|--:|--:|--:|")
-    rest = whole
-    for name in ("sample", "score", "evaluate", "optimise"):
+    names = ("sample", "score", "evaluate", "optimise")
+    rest = statistics.median(row["whole"] - sum(row[name] for name in names) for row in timed)
+    for name in names:
         seconds = statistics.median(row[name] for row in timed)
-        rest -= seconds
         operations = parts.operations[name]
         floor = operations / rate
         print(
