@@ -36,7 +36,7 @@ CONFIG = {
 
 
 def train_and_score(cases: dict, texts: tuple, counts: tuple[int, ...]) -> dict:
-    """Losses, scores of the first `counts[rank]` texts, and parts of the base that lie whole, for each case."""
+    """Losses, scores of the first `counts[rank]` texts, and of the base what is in parts, and what of it is not, for each case."""
     if ranks.count() > 1:
         import deepspeed.ops
         from transformers.integrations import HfDeepSpeedConfig
@@ -58,8 +58,8 @@ def train_and_score(cases: dict, texts: tuple, counts: tuple[int, ...]) -> dict:
                 tasks, corpus, settings, seed=5, on_step=lambda step, steps, loss, to=losses: to.append(loss)
             )
         trunk = bases[-1].model
-        whole = [key for key, p in trunk.named_parameters() if "lora_" not in key and p.numel()]
-        split = [key for key, p in trunk.named_parameters() if sharded.is_sharded(p)]
+        split = [p for p in trunk.parameters() if sharded.is_sharded(p)]
+        whole = [p.ds_summary() for p in split if p.ds_tensor.numel() > -(-p.ds_numel // 2)]  # kept by one rank
         bank = PreferenceBank.load({task.principle: task.out for task in tasks}, corpus.base, tokens=64)
         some = counts[ranks.rank()]
         scores = bank.score(texts[0][:some], texts[1][:some])
@@ -69,7 +69,7 @@ def train_and_score(cases: dict, texts: tuple, counts: tuple[int, ...]) -> dict:
     return found
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_every_kind_learns_and_scores_in_parts_as_whole(llama, make_pairs, pm_settings, texts_of, tmp_path):
     """The last batch is odd, verdicts are missing, and one rank has no response to score."""
     pairs, verdicts = make_pairs(21, 0)
@@ -90,11 +90,11 @@ def test_every_kind_learns_and_scores_in_parts_as_whole(llama, make_pairs, pm_se
     texts = texts_of(held)
     one = train_and_score(cases(tmp_path / "one"), texts, (11,))
     two = processes.run(
-        train_and_score, cases(tmp_path / "two"), texts, (11, 0), folder=tmp_path / "run", ranks=2, timeout=120
+        train_and_score, cases(tmp_path / "two"), texts, (11, 0), folder=tmp_path / "run", ranks=2, timeout=200
     )
     for name in KINDS:
         losses, accuracy, scores, split, _ = one[name]
-        assert split == 0 and two[0][name][3] > 10 and two[0][name][4] == [], name
+        assert split == 0 and two[0][name][3] >= 20 and two[0][name][4] == [], name
         assert len(losses) == len(two[0][name][0]) > 2
         for first, second in zip(losses, two[0][name][0], strict=True):
             assert first == pytest.approx(second, rel=1e-4, abs=1e-5), name
