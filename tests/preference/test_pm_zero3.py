@@ -36,7 +36,7 @@ CONFIG = {
 
 
 def train_and_score(cases: dict, texts: tuple, counts: tuple[int, ...]) -> dict:
-    """Losses, scores of the first `counts[rank]` texts, and of the base what is in parts, and what of it is not, for each case."""
+    """Losses, accuracy, scores of the first `counts[rank]` texts, parts of the base, and those kept by one rank."""
     if ranks.count() > 1:
         import deepspeed.ops
         from transformers.integrations import HfDeepSpeedConfig
