@@ -32,7 +32,8 @@ def built(folder: Path, *arguments: str) -> None:
 def rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Steps and metrics of each unit that learns."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for file in sorted(file for stage in ("sft", "pm", "ppo") for file in folder.glob(f"store/{stage}/*/metrics.jsonl")):
+    files = [file for stage in ("sft", "pm", "ppo") for file in folder.glob(f"store/{stage}/*/metrics.jsonl")]
+    for file in files:
         artifact = json.loads((file.parent / "manifest.json").read_text())
         found[artifact["name"]] = [json.loads(line) for line in file.read_text().splitlines()]
     return found
