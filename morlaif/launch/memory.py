@@ -216,7 +216,7 @@ def _kept(shape: Shape, lora: tuple[int, float] | None) -> tuple[float, float]:
         rank, dropout = lora
         numbers += 2 * rank * len(shape.linears)
         if dropout:
-            numbers += 1.25 * sum(a for a, _ in shape.linears)  # each input once more, and its mask
+            numbers += 2 * sum(a for a, _ in shape.linears)  # each input once more, and its mask
     return numbers, norms
 
 
