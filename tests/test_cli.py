@@ -112,18 +112,22 @@ def test_a_sweep_preset_means_several_runs(preset, tmp_path):
     assert len(set(names)) >= 3
 
 
+def planned(cwd, *arguments: str) -> list[list[str]]:
+    """Stage, name and digest of each unit of a plan."""
+    lines = morlaif("dry_run=true", *arguments, cwd=cwd).stdout.splitlines()
+    return [line.split()[:3] for line in lines if line.endswith("to do")]
+
+
 def test_fewer_principles_are_a_subset_of_the_same_units(tmp_path):
     def models(*arguments: str) -> set[tuple[str, ...]]:
-        rows = [line.split() for line in morlaif("dry_run=true", *arguments, cwd=tmp_path).stdout.splitlines()]
-        return {tuple(row[1:3]) for row in rows if row and row[0] in ("feedback", "pm")}
+        return {(name, digest) for stage, name, digest in planned(tmp_path, *arguments) if stage in ("feedback", "pm")}
 
     assert models("principles.count=4") < models()
 
 
 def test_a_changed_scalarizer_changes_only_what_comes_after_it(tmp_path):
     def units(*arguments: str) -> dict[str, str]:
-        rows = [line.split() for line in morlaif("dry_run=true", *arguments, cwd=tmp_path).stdout.splitlines()[2:]]
-        return {row[1]: row[2] for row in rows}
+        return {name: digest for _, name, digest in planned(tmp_path, *arguments)}
 
     before, after = units(), units("scalarizer=max_min")
     assert {name for name in before if before[name] != after[name]} == {"ppo/multi", "evaluate", "report"}
