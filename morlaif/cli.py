@@ -75,6 +75,7 @@ def _main() -> int:
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in flags.overrides] + flags.overrides
     hydra_run = hydra_main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_job)
     if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
+        _copy_repository_once()
         hydra_run()
         return SUCCESS
     jobs, multirun, preset = look_ahead(flags)
@@ -85,6 +86,26 @@ def _main() -> int:
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
     return _sweep(hydra_run, jobs, preset) if multirun else _single(hydra_run)
+
+
+def _copy_repository_once() -> None:
+    """Hydra copies its whole repository of configs for each group that its help lists: most of the help's time."""
+    from functools import cache
+
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import IConfigRepository
+    from hydra.core.object_type import ObjectType
+
+    @cache
+    def repository(loader: ConfigLoaderImpl) -> IConfigRepository:
+        return loader._parse_overrides_and_create_caching_repo(None, [])[1]
+
+    def get_group_options(
+        self: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG
+    ) -> list[str]:
+        return repository(self).get_group_options(group_name, results_filter)
+
+    ConfigLoaderImpl.get_group_options = get_group_options
 
 
 def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
