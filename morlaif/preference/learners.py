@@ -21,6 +21,7 @@ from morlaif.preference.model import (
     draw_head,
     head,
     pad_batch,
+    places,
     pool,
     score_batch,
     trunk_states,
@@ -107,7 +108,8 @@ class StackedLearner:
         if self.split is None:
             states = trunk_states(self.model, rows.ids)
         else:
-            states = self.split.upper(texts.lower(self.split, which, batch).repeat(count, 1, 1))
+            below = texts.lower(self.split, which, batch).repeat(count, 1, 1)
+            states = self.split.upper(below, places(batch, self.pooling))
         pooled = pool(states, rows, self.pooling).to(self.heads.dtype).view(count, len(which), -1)
         return torch.einsum("kbh,kh->bk", pooled, self.heads).float()
 

@@ -48,10 +48,12 @@ class StackedLora(nn.Module):
         if self.dropout and self.training:
             # one mask for all adapters: each then drops what it would drop if it were trained alone
             grouped = grouped * F.dropout(torch.ones_like(grouped[0]), self.dropout)
-        update = torch.baddbmm(
-            result.reshape(down.shape[0], -1, result.shape[-1]),
-            grouped @ down.transpose(1, 2), up.transpose(1, 2), alpha=self.scale,
-        )  # fmt: skip
+        low = grouped @ down.transpose(1, 2)
+        flat = result.view(down.shape[0], -1, result.shape[-1])
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            update = torch.baddbmm(flat, low, up.transpose(1, 2), alpha=self.scale)
+        else:  # nobody else holds the base's result: no second one is made of it
+            update = flat.baddbmm_(low, up.transpose(1, 2), alpha=self.scale)
         return update.view_as(result)
 
     def _narrow(self) -> bool:

@@ -134,9 +134,15 @@ def pool(states: Tensor, batch: Batch, how: Pooling) -> Tensor:
     """
     if how == "last":
         return states[torch.arange(len(states), device=states.device), batch.lengths - 1]
-    place = torch.arange(states.shape[1], device=states.device)
-    inside = (place >= batch.starts.unsqueeze(-1)) & (place < batch.lengths.unsqueeze(-1))
-    return (states * inside.unsqueeze(-1)).sum(1) / (batch.lengths - batch.starts).unsqueeze(-1)
+    share = places(batch, how) / (batch.lengths - batch.starts).unsqueeze(-1)  # (B, T)
+    return torch.bmm(share.to(states.dtype).unsqueeze(1), states).squeeze(1)
+
+
+def places(batch: Batch, how: Pooling) -> Tensor:
+    """(B, T) bool: the states that `pool` reads."""
+    place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    ends = batch.lengths.unsqueeze(-1)
+    return (place < ends) & (place >= (batch.starts.unsqueeze(-1) if how == "mean" else ends - 1))
 
 
 def score_batch(model: nn.Module, batch: Batch, how: Pooling) -> Tensor:

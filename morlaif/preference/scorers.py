@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from morlaif import ranks, sharded
 from morlaif.preference.adapters import Adapter, adapter_hash
 from morlaif.preference.lora import stack_adapters
-from morlaif.preference.model import Batch, Pooling, pool, score_batch, trunk_states
+from morlaif.preference.model import Batch, Pooling, places, pool, score_batch, trunk_states
 from morlaif.preference.questions import question_states
 from morlaif.preference.split import SplitTrunk, layer_list
 
@@ -98,7 +98,10 @@ class AdapterScorer:
             scores[:, columns] = torch.einsum("bkh,kh->bk", states, self.heads[columns])
             return
         rows = batch.repeat(group)
-        states = trunk_states(self.model, rows.ids) if below is None else self.split.upper(below.repeat(group, 1, 1))
+        if below is None:
+            states = trunk_states(self.model, rows.ids)
+        else:
+            states = self.split.upper(below.repeat(group, 1, 1), places(batch, self.pooling))
         pooled = pool(states, rows, self.pooling).float().view(group, len(batch.ids), -1)
         scores[:, columns] = torch.einsum("kbh,kh->bk", pooled[within], self.heads[columns])
 
