@@ -91,21 +91,22 @@ def finetune(
     if not len(rows):
         raise UserError("sft: no row of the data's split 'sft' has a demonstration to imitate; use sft=none")
 
-    progress = _Progress(on_log)
     trainer = _QuietSFTTrainer(
         model=model,
         args=_arguments(settings, seed=seed, keep=keep, device=model.device, dtype=dtype),
         train_dataset=rows,
         processing_class=tokenizer,
-        callbacks=[progress],
+        callbacks=[_Progress(on_log)],
         peft_config=_lora(settings.lora) if isinstance(settings, LoRASFT) else None,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(keep))
+    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(keep))
 
-    if not math.isfinite(progress.loss):
-        raise UserError(f"sft: the loss became {progress.loss}; lower sft.learning_rate (now {settings.learning_rate})")
-    report = SFTReport(trainer.state.global_step, progress.loss)
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]  # with those before a resume
+    loss = float(logged[-1] if logged else outcome.training_loss)  # a run shorter than sft.log_every logs none
+    if not math.isfinite(loss):
+        raise UserError(f"sft: the loss became {loss}; lower sft.learning_rate (now {settings.learning_rate})")
+    report = SFTReport(trainer.state.global_step, loss)
     if ranks.count() > 1:
         return trainer.model.eval(), report
     trained = trainer.model.merge_and_unload() if isinstance(settings, LoRASFT) else trainer.model
@@ -286,7 +287,6 @@ class _Progress(TrainerCallback):
 
     def __init__(self, report: OnLog) -> None:
         self.report = report
-        self.loss = math.nan
 
     def on_log(
         self,
@@ -298,6 +298,5 @@ class _Progress(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:  # the summary at the end has none
             return
-        self.loss = float(logs["loss"])
-        metrics = {"loss": self.loss, "learning_rate": float(logs["learning_rate"])}
+        metrics = {"loss": float(logs["loss"]), "learning_rate": float(logs["learning_rate"])}
         self.report(state.global_step, state.max_steps, metrics)

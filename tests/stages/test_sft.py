@@ -160,6 +160,11 @@ def test_progress_reports_losses(tmp_path):
     assert seen[1][2].keys() == {"loss", "learning_rate"}
 
 
+def test_a_training_shorter_than_its_log_has_a_loss_too(tmp_path):
+    settings = FULL.model_copy(update={"max_steps": 2, "log_every": 10})
+    assert 0 < sft.build(make_job(tmp_path, settings=settings))["loss"] < 20
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     settings = FULL.model_copy(update={"max_steps": 12, "checkpoint_every": 5, "log_every": 1})
     whole = make_job(tmp_path / "whole", settings=settings)
