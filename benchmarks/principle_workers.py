@@ -1,4 +1,4 @@
-"""Preference models of eight principles, one after another and in two workers: seconds of the stage `pm`, interleaved.
+"""Preference models of four principles, one after another and in two workers: seconds of the stage `pm`, interleaved.
 
     python benchmarks/principle_workers.py
 """
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 RUN = [
-    "experiment=quickstart", "arms=[multi]", "principles.count=8", "pm.joint=1", "respond=pairs", "data.sft=300",
-    "sft.max_steps=30", "data.train=400", "data.eval=40",
+    "experiment=quickstart", "arms=[multi]", "principles.count=4", "pm.joint=1", "respond=pairs", "data.sft=300",
+    "sft.max_steps=30", "data.train=200", "data.eval=40",
 ]  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         folder = Path(name)
         start(folder, "stages=[sft,feedback]", "hardware.workers=2")
         seconds: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(3):
+        for _ in range(2):
             for workers in seconds:
                 shutil.rmtree(folder / "store" / "pm", ignore_errors=True)
                 began = time.monotonic()
