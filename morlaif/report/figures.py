@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from morlaif.report.analysis import measured
 from morlaif.report.data import SINGLE, RunData, comparison, objective_name, words
-from morlaif.report.style import PALETTE
+from morlaif.report.style import PALETTE, as_matrix
 
 WIDTH = 4.25  # inches
 Series = tuple[str, Mapping[str, Mapping[str, Any]], str, bool]  # label, intervals by row, colour, filled marker
@@ -197,11 +197,7 @@ def heatmap(
     ticks = np.arange(count) + 0.47
     axes.set_xticks(ticks, [words(n) for n in names], rotation=55, ha="left", rotation_mode="anchor", color=PALETTE.ink)
     axes.set_yticks(ticks, [words(n) for n in names])
-    axes.xaxis.tick_top()
-    axes.tick_params(pad=1)
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    as_matrix(axes)
     return made
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
@@ -116,3 +117,12 @@ def svg(figure: Figure, name: str, title: str) -> str:
 
 def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def as_matrix(axes: Axes) -> None:
+    """Columns named at the top, no grid and no frame: the cells are what is seen."""
+    axes.xaxis.tick_top()
+    axes.tick_params(pad=1)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from morlaif.report.comparison.charts import Bars, Chart, Dots, Heatmap, Line, Lines, Panel, Scatter, front
-from morlaif.report.style import PALETTE, SERIES
+from morlaif.report.style import PALETTE, SERIES, as_matrix
 
 WIDTH = 6.0  # inches
 DASHED = (0, (3, 3))
@@ -127,11 +127,7 @@ def _heatmap(chart: Heatmap) -> Figure:
     axes.set_xticks(np.arange(columns) + 0.475, chart.columns, rotation=45, ha="left", rotation_mode="anchor",
                     color=PALETTE.ink)  # fmt: skip
     axes.set_yticks(np.arange(rows) + 0.475, chart.rows)
-    axes.xaxis.tick_top()
-    axes.tick_params(pad=1)
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    as_matrix(axes)
     return made
 
 
