@@ -6,7 +6,7 @@
 Each side is a process of its own. `weights` counts the parameters' storages, each once; `peak` is the highest resident
 memory above what the same process held after its imports.
 
-bank: a base that scores 16 × 128 tokens, and twelve adapters on one that score the same.
+bank: a base that scores 16 × 128 tokens, and twelve adapters on one that score the same, as many at once on both sides.
 ppo: stage `ppo` as the pipeline runs it, all it needs built before: LoRA policy, its base as reference, a value head
 on its trunk and twelve `lora` preference models on the same base; against a whole policy, a copy for the reference, a
 whole critic and twelve whole preference models.
@@ -97,6 +97,7 @@ def score(which: str, folder: Path) -> None:
     from morlaif.models.load import load_tokenizer
     from morlaif.preference.bank import PreferenceBank
     from morlaif.preference.model import Batch, load_classifier, score_batch
+    from morlaif.preference.scoring import forward_tokens
 
     before = resident()
     ids, full = torch.randint(5, 250, (16, 128)), torch.full((16,), 128)
@@ -104,13 +105,20 @@ def score(which: str, folder: Path) -> None:
     with torch.no_grad():
         if which == "one":
             model = load_classifier(folder / "base", load_tokenizer(folder / "base"))
-            score_batch(model, batch, "last")
+            in_parts(lambda part: score_batch(model, part, "last"), batch, forward_tokens(model))
             modules = [model]
         else:
             made = PreferenceBank.load({str(k): folder / str(k) for k in range(12)})
-            made._readers[0].scorer.score(batch)
+            (reader,) = made._readers
+            in_parts(reader.scorer.score, batch, reader.tokens)
             modules = list(made.modules())
     tell({weight for module in modules for weight in module.parameters()}, before)
+
+
+def in_parts(score, batch, tokens: int) -> None:
+    rows = max(1, tokens // batch.ids.shape[1])
+    for start in range(0, len(batch.ids), rows):
+        score(type(batch)(*(field[start : start + rows] for field in batch)))
 
 
 def ppo(folder: Path, hidden: int, layers: int) -> dict[str, tuple[int, int]]:

@@ -24,7 +24,7 @@ from morlaif.models.load import load_tokenizer
 from morlaif.preference.adapters import Adapter
 from morlaif.preference.model import Batch, load_classifier
 from morlaif.preference.scorers import AdapterScorer
-from morlaif.preference.scoring import BUCKET_TOKENS
+from morlaif.preference.scoring import forward_tokens
 from morlaif.preference.split import layer_list, top_layers
 
 PRINCIPLES, TOKENS, RANK = 12, 128, 8
@@ -48,9 +48,8 @@ def compare(shape: str, base: Path, device: torch.device, repeats: int, count: i
     ids = torch.randint(5, 250, (count, TOKENS), generator=generator).to(device)
     full = torch.full((count,), TOKENS, device=device)
     batch = Batch(ids, torch.full_like(full, TOKENS // 2), full)
-    tokens = BUCKET_TOKENS[device.type]
-
     model = load()
+    tokens = forward_tokens(model)
     names = [str(k) for k in range(PRINCIPLES)]
     adapters = [random_adapter(model, RANK, k) for k in range(PRINCIPLES)]
     pattern, layers = layer_list(model)

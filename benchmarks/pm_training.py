@@ -3,8 +3,9 @@
     python benchmarks/pm_training.py [--store DIR] [--rounds 3] [--seeds 0 1 2] [--kinds toy_trunk toy_heads …]
 
 The quickstart's dialogues, fine-tuned toy model, pairs and verdicts are built first (or found in the store). The other
-side is this project's own `lora` with `joint: 1`, one principle after another, each tokenizing, training, testing
-and saving for itself in one process: imports and start-up of twelve processes would only make it slower. Rounds go in
+side is LoRA as peft trains it on transformers' own forward: the loop, loss, batches and settings are the same, one
+principle after another, each tokenizing, training, testing and saving for itself in one process (imports and start-up
+of twelve processes would only make it slower). `lora, one by one` is this project's own with `joint: 1`. Rounds go in
 turn; times are medians of the processor seconds and the wall seconds of whole trainings, accuracies means over the
 twelve principles' held-out verdicts and over seeds.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,18 @@ from pydantic import TypeAdapter
 
 from morlaif.data.records import load_pairs
 from morlaif.feedback.records import load_verdicts
+from morlaif.models.load import load_tokenizer
+from morlaif.models.tail import Places
+from morlaif.preference.fit import fit, score_texts
+from morlaif.preference.learners import Texts
+from morlaif.preference.metrics import agreement
+from morlaif.preference.model import places, pool, tokenize
+from morlaif.preference.pairs import label_pairs
 from morlaif.preference.settings import PMSettings
 from morlaif.preference.train import Corpus, Task, train_pms
 
 CONF = Path(__file__).parents[1] / "conf"
-APART = "lora, twelve runs"
+PEFT, APART = "peft, twelve runs", "lora, one by one"
 
 
 def main() -> None:
@@ -45,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store = given.store or Path(scratch) / "store"
         corpus, verdicts = world(store.absolute(), Path(scratch))
-        sides = {APART: settings_of("toy", ["toy.joint=1"])}
+        sides = {PEFT: settings_of("toy", []), APART: settings_of("toy", ["toy.joint=1"])}
         sides |= {kind: settings_of(kind, given.set) for kind in given.kinds}
         measure(sides, corpus, verdicts, given.seeds, given.rounds, Path(scratch))
 
@@ -58,37 +67,91 @@ def measure(sides, corpus, verdicts, seeds, rounds, scratch: Path) -> None:
         for side, settings in sides.items():
             out = scratch / f"{round_}-{side}"
             began = time.perf_counter(), time.process_time()
-            reports = train(settings, corpus, verdicts, seed, out, apart=side == APART)
+            found = train(side, settings, corpus, verdicts, seed, out)
             wall[side].append(time.perf_counter() - began[0])
             busy[side].append(time.process_time() - began[1])
-            accuracy[side][seed] = [report.accuracy["value"] for report in reports.values()]
+            accuracy[side][seed] = found
             mean = statistics.mean(accuracy[side][seed])
             print(f"  round {round_}: {side:<18} {busy[side][-1]:7.2f} CPU s, accuracy {mean:.4f}", flush=True)
     for seed in seeds[rounds:]:
         for side, settings in sides.items():
-            reports = train(settings, corpus, verdicts, seed, scratch / f"{seed}-{side}", apart=side == APART)
-            accuracy[side][seed] = [report.accuracy["value"] for report in reports.values()]
+            accuracy[side][seed] = train(side, settings, corpus, verdicts, seed, scratch / f"{seed}-{side}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(corpus.pairs)} pairs, {rounds} rounds")
     print(f"{'':<20} {'CPU s':>7} {'times':>7} {'wall s':>7} {'times':>7} {'accuracy':>9} {'worst':>6} {'seeds':>6}")
     for side in sides:
         cpu, clock = (
-            statistics.median(a / b for a, b in zip(own[APART], own[side], strict=True)) for own in (busy, wall)
+            statistics.median(a / b for a, b in zip(own[PEFT], own[side], strict=True)) for own in (busy, wall)
         )
         values = np.array(list(accuracy[side].values()))
         times = f"{statistics.median(busy[side]):7.2f} {cpu:7.2f} {statistics.median(wall[side]):7.2f} {clock:7.2f}"
         print(f"{side:<20} {times} {values.mean():9.4f} {values.min(1).mean():6.3f} {len(values):6}")
 
 
-def train(settings, corpus: Corpus, verdicts, seed: int, out: Path, apart: bool):
+def train(side: str, settings, corpus: Corpus, verdicts, seed: int, out: Path) -> list[float]:
+    """Accuracy of each principle."""
     tasks = []
     for name, (learnt, held, question) in verdicts.items():
         (out / name).mkdir(parents=True)
         tasks.append(Task(name, learnt, held, out / name, question))
-    groups = [[task] for task in tasks] if apart else [tasks]
+    if side == PEFT:
+        return [with_peft(task, corpus, settings, seed) for task in tasks]
+    groups = [[task] for task in tasks] if side == APART else [tasks]
     reports = {}
     for group in groups:
         reports |= train_pms(group, corpus, settings, seed=seed)
-    return reports
+    return [report.accuracy["value"] for report in reports.values()]
+
+
+class PeftLearner:
+    """What `fit` trains: peft's adapter in transformers' classifier."""
+
+    apart = True
+
+    def __init__(self, name: str, model, pooling: str) -> None:
+        self.names, self.model, self.pooling = (name,), model, pooling
+
+    def score(self, texts: Texts, which) -> torch.Tensor:
+        batch = texts.batch(which)
+        inner = self.model.get_base_model()
+        states = inner.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        read = Places.of(places(batch, self.pooling))
+        return inner.score(pool(read.take(states), read, self.pooling)).float()
+
+    def groups(self):
+        learning = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        trunk = [weight for name, weight in learning.items() if "lora_" in name]
+        return trunk, [weight for name, weight in learning.items() if "lora_" not in name]
+
+    def weights(self, k: int):
+        return [weight.detach() for group in self.groups() for weight in group]
+
+    def clip(self, limit: float) -> None:
+        torch.nn.utils.clip_grad_norm_([weight for group in self.groups() for weight in group], limit)
+
+
+def with_peft(task: Task, corpus: Corpus, settings, seed: int) -> float:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = load_tokenizer(corpus.base)
+    encode = partial(tokenize, tokenizer, max_length=settings.max_length)
+    data = label_pairs(encode, corpus.pairs, {task.principle: task.verdicts})
+    held = label_pairs(encode, corpus.held_pairs, {task.principle: task.held_verdicts})
+    torch.manual_seed(seed)
+    base = AutoModelForSequenceClassification.from_pretrained(corpus.base, num_labels=1, dtype=torch.float32)
+    lora = LoraConfig(
+        task_type="SEQ_CLS", r=settings.lora.r, lora_alpha=settings.lora.alpha, lora_dropout=settings.lora.dropout,
+        target_modules=settings.lora.target_modules, exclude_modules=["score"], modules_to_save=["score"],
+    )  # fmt: skip
+    model = get_peft_model(base, lora)
+    learner = PeftLearner(task.principle, model, settings.pooling)
+    texts, held_texts = (Texts(part.rows, tokenizer.pad_token_id, corpus.device) for part in (data, held))
+    usable = (~data.probability[:, 0].isnan()).nonzero().flatten().tolist()
+    generator = torch.Generator().manual_seed(seed)
+    fit(learner, texts, data.probability, usable, [], settings, generator, corpus.dtype)
+    first, second = score_texts(learner, held_texts, range(len(held_texts.rows)), corpus.dtype)[:, 0].chunk(2)
+    model.save_pretrained(task.out / "model")
+    return float(np.nanmean(agreement(first - second, held.probability[:, 0])))
 
 
 def settings_of(kind: str, changes: list[str]) -> PMSettings:

@@ -121,10 +121,10 @@ def _quicken_rotary(file: ModuleType) -> None:
         usual = usual and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (q, k, cos, sin))
         if not usual or _is_decoding(q.shape[2]):
             return original(q, k, cos, sin, *args, **kwargs)
-        tables = [_spread(table, q.shape[1]) for table in (cos, sin)]
+        tables = [spread(table, q.shape[1]) for table in (cos, sin)]
         rotated = Rotary.apply(q, *tables)
         if k.shape[1] != q.shape[1]:
-            tables = [_spread(table, k.shape[1]) for table in (cos, sin)]
+            tables = [spread(table, k.shape[1]) for table in (cos, sin)]
         return rotated, Rotary.apply(k, *tables)
 
     apply.original = original
@@ -132,7 +132,7 @@ def _quicken_rotary(file: ModuleType) -> None:
         setattr(file, ROTARY, apply)
 
 
-def _spread(table: Tensor, heads: int) -> Tensor:
+def spread(table: Tensor, heads: int) -> Tensor:
     """(B, T, D) -> (B, T, heads, D)."""
     return table.unsqueeze(2).expand(-1, -1, heads, -1).contiguous()
 

@@ -22,7 +22,7 @@ from morlaif.preference.pretrained import PretrainedModel, Text
 from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, read_report
 from morlaif.preference.scorers import AdapterScorer, EnsembleScorer, FullScorer, Scorer
-from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
+from morlaif.preference.scoring import forward_tokens, length_buckets
 from morlaif.preference.share import classifier_on
 
 ADAPTED = ("lora", "trunk", "heads", "conditioned", "ensemble")
@@ -35,6 +35,7 @@ class _Reader(Protocol):
     """Models that read the same ids."""
 
     names: tuple[str, ...]
+    tokens: int  # of one forward, padding included
 
     def encode(self, messages: Sequence[Message], response: str) -> Dialogue | Text: ...
 
@@ -49,9 +50,9 @@ class _OwnReader:
     """Models that this project trained."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, scorer: Scorer, device: torch.device
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, scorer: Scorer, device: torch.device, tokens: int
     ) -> None:
-        self.names = scorer.names
+        self.names, self.tokens = scorer.names, tokens
         self.tokenizer, self.max_length, self.scorer, self.device = tokenizer, max_length, scorer, device
 
     def encode(self, messages: Sequence[Message], response: str) -> Dialogue:
@@ -71,8 +72,8 @@ class _OwnReader:
 class _OtherReader:
     """A model that somebody else trained."""
 
-    def __init__(self, name: str, model: PretrainedModel) -> None:
-        self.names, self.model = (name,), model
+    def __init__(self, name: str, model: PretrainedModel, tokens: int) -> None:
+        self.names, self.model, self.tokens = (name,), model, tokens
         self.encode = model.encode
 
     def score(self, rows: Sequence[Text]) -> Tensor:
@@ -88,9 +89,9 @@ class _OtherReader:
 class PreferenceBank:
     """Scores dialogues under all its principles. Build it with `load`."""
 
-    def __init__(self, names: Sequence[str], readers: Sequence[_Reader], device: torch.device, tokens: int) -> None:
+    def __init__(self, names: Sequence[str], readers: Sequence[_Reader], device: torch.device) -> None:
         self.names = tuple(names)
-        self._readers, self._device, self._tokens = tuple(readers), device, tokens
+        self._readers, self._device = tuple(readers), device
         parts = [list(map(sharded.gather_in_forward, reader.modules())) for reader in self._readers]
         self._sharded = list(map(any, parts))
 
@@ -108,15 +109,14 @@ class PreferenceBank:
 
         `base`: where the run's SFT model lies now (the store may have moved since the adapters were trained); weights
         other than those an adapter was trained on are an error. `tokens` bounds the padded tokens of one forward
-        (None: what suits the device). `shared`: a network in memory, such as a policy's frozen base under its adapter;
-        adapters that were trained on the same weights score on its tensors, and no base is loaded for them.
+        (None: what suits the device and the model). `shared`: a network in memory, such as a policy's frozen base under
+        its adapter; adapters that were trained on the same weights score on its tensors, and no base is loaded then.
         """
         if not folders:
             raise UserError("no preference models were given; name at least one principle")
         device = torch.device(device)
-        tokens = tokens or BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])
         loader = _Loader({n: Path(folder) for n, folder in folders.items()}, base, device, dtype, tokens, shared)
-        return cls(tuple(folders), loader.readers(), device, tokens)
+        return cls(tuple(folders), loader.readers(), device)
 
     def score(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> Tensor:
         """(B, K) float32 on the bank's device, columns in the order of `names`."""
@@ -139,7 +139,7 @@ class PreferenceBank:
         for reader, split in zip(self._readers, self._sharded, strict=True):
             columns = torch.tensor([self.names.index(name) for name in reader.names], device=self._device)
             rows = [reader.encode(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-            buckets = list(length_buckets([len(row.ids) for row in rows], self._tokens))
+            buckets = list(length_buckets([len(row.ids) for row in rows], reader.tokens))
             most = max(ranks.gather(len(buckets))) if split else len(buckets)
             for bucket in buckets:
                 where = torch.tensor(bucket, device=self._device)
@@ -164,7 +164,7 @@ class _Loader:
         base: str | Path | None,
         device: torch.device,
         dtype: torch.dtype,
-        tokens: int,
+        tokens: int | None,
         shared: PreTrainedModel | None,
     ) -> None:
         self.folders, self.base, self.device, self.dtype, self.tokens = folders, base, device, dtype, tokens
@@ -213,11 +213,12 @@ class _Loader:
         questions = None
         if report.kind == "conditioned":
             questions = [question_ids(tokenizer, self.reports[name].question) for name in names]
-        scorer: Scorer = AdapterScorer(names, model, adapters, report.pooling, self.tokens, questions)
+        tokens = self.tokens or forward_tokens(model)
+        scorer: Scorer = AdapterScorer(names, model, adapters, report.pooling, tokens, questions)
         if report.members:
             offsets = torch.tensor([[m["offset"] for m in self.reports[name].members] for name in names])
             scorer = EnsembleScorer(names, scorer, offsets, **report.aggregate)
-        return _OwnReader(tokenizer, report.max_length, scorer, self.device)
+        return _OwnReader(tokenizer, report.max_length, scorer, self.device, tokens)
 
     def _base_of(self, report: PMReport) -> tuple[str, str | None]:
         origin = report.base
@@ -246,7 +247,8 @@ class _Loader:
             raise UserError(f"preference model '{name}': {folder / 'config.json'} is missing")
         tokenizer = load_tokenizer(folder)
         model = load_classifier(folder, tokenizer, dtype=self.dtype, device=self.device).requires_grad_(False)
-        return _OwnReader(tokenizer, report.max_length, FullScorer(name, model, report.pooling), self.device)
+        scorer = FullScorer(name, model, report.pooling)
+        return _OwnReader(tokenizer, report.max_length, scorer, self.device, self.tokens or forward_tokens(model))
 
     def _pretrained(self, name: str) -> _Reader:
         report = self.reports[name]
@@ -260,7 +262,7 @@ class _Loader:
                 f"preference model '{name}': the weights at '{origin['path']}' are no longer those that were measured; "
                 "build its `pm` unit again"
             )
-        return _OtherReader(name, model)
+        return _OtherReader(name, model, self.tokens or forward_tokens(model.model))
 
 
 def _read_checked(folder: Path, name: str, wanted: str, model: PreTrainedModel) -> Adapter:

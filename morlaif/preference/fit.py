@@ -22,7 +22,7 @@ from morlaif.preference.learners import Learner, Texts
 from morlaif.preference.loss import centring, margin_bradley_terry, soft_bradley_terry
 from morlaif.preference.metrics import agreement
 from morlaif.preference.pairs import epoch_batches
-from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
+from morlaif.preference.scoring import forward_tokens, length_buckets
 from morlaif.preference.settings import EarlyStopping, TrainedPM
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -136,7 +136,7 @@ def score_texts(
 ) -> Tensor:
     """(len(which), K) float32 on the CPU, by buckets of like length; each rank scores its share of them."""
     device = texts.device
-    tokens = tokens or BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])
+    tokens = tokens or forward_tokens(learner.model)
     training = learner.model.training
     learner.model.eval()
     scores = torch.zeros(len(which), len(learner.names))

@@ -21,8 +21,7 @@ from morlaif.preference.model import (
     draw_head,
     head,
     pad_batch,
-    places,
-    pool,
+    pooled_states,
     score_batch,
     trunk_states,
 )
@@ -104,13 +103,13 @@ class StackedLearner:
 
     def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
         batch, count = texts.batch(which), len(self.names)
-        rows = batch.repeat(count)
-        if self.split is None:
-            states = trunk_states(self.model, rows.ids)
-        else:
-            below = texts.lower(self.split, which, batch).repeat(count, 1, 1)
-            states = self.split.upper(below, places(batch, self.pooling))
-        pooled = pool(states, rows, self.pooling).to(self.heads.dtype).view(count, len(which), -1)
+
+        def run() -> Tensor:
+            if self.split is None:
+                return trunk_states(self.model, batch.ids.repeat(count, 1))
+            return self.split.upper(texts.lower(self.split, which, batch).repeat(count, 1, 1))
+
+        pooled = pooled_states(self.model, batch, self.pooling, run).to(self.heads.dtype).view(count, len(which), -1)
         return torch.einsum("kbh,kh->bk", pooled, self.heads).float()
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -165,7 +164,7 @@ class SharedLearner:
     def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
         batch = texts.batch(which)
         if self.questions is None:
-            pooled = pool(trunk_states(self.model, batch.ids), batch, self.pooling)  # (B, H)
+            pooled = pooled_states(self.model, batch, self.pooling)  # (B, H)
         else:
             pooled = question_states(self.model, batch, self.questions)  # (B, K, H)
         pooled = pooled.to(self.heads.dtype)

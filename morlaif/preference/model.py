@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +18,8 @@ from morlaif import sharded
 from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Message
 from morlaif.errors import UserError
+from morlaif.models.kernels import quicken
+from morlaif.models.tail import Places, prepare, states_at
 
 Pooling = Literal["last", "mean"]
 
@@ -66,6 +68,8 @@ def load_classifier(
     head(model)  # an architecture without a linear score is found out now
     if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
         model.to(device)
+        quicken(model)
+        prepare(model)
     return model.eval()
 
 
@@ -126,16 +130,27 @@ def trunk_states(model: nn.Module, ids: Tensor) -> Tensor:
     return trunk(input_ids=ids, use_cache=False).last_hidden_state
 
 
-def pool(states: Tensor, batch: Batch, how: Pooling) -> Tensor:
-    """States (B, T, H) -> (B, H): the state of the last real token (EOS), or the mean over the response.
+def pooled_states(model: nn.Module, batch: Batch, how: Pooling, run: Callable[[], Tensor] | None = None) -> Tensor:
+    """(K·B, H): what the head reads of each dialogue.
+
+    `run` gets the trunk's last hidden states (K·B, T, H), K copies of the batch one below another; without it, the
+    trunk reads the batch.
+    """
+    read = Places.of(places(batch, how))
+    return pool(states_at(model, read, run or (lambda: trunk_states(model, batch.ids))), read, how)
+
+
+def pool(states: Tensor, read: Places, how: Pooling) -> Tensor:
+    """States (K·N, H) at the places `read` -> (K·B, H): that of the last real token (EOS), or their mean.
 
     The last token is found by length, never by comparing ids with the pad token: a pad that equals EOS would hide EOS.
     The mean leaves the prompt out: both responses of a pair share it, and lengths would weigh it differently.
     """
     if how == "last":
-        return states[torch.arange(len(states), device=states.device), batch.lengths - 1]
-    share = places(batch, how) / (batch.lengths - batch.starts).unsqueeze(-1)  # (B, T)
-    return torch.bmm(share.to(states.dtype).unsqueeze(1), states).squeeze(1)
+        return states
+    member = read.row == torch.arange(read.rows, device=states.device).unsqueeze(1)  # (B, N)
+    share = (member / member.sum(1, keepdim=True)).to(states.dtype)
+    return (share @ states.view(-1, len(read.flat), states.shape[-1])).flatten(0, 1)
 
 
 def places(batch: Batch, how: Pooling) -> Tensor:
@@ -147,7 +162,7 @@ def places(batch: Batch, how: Pooling) -> Tensor:
 
 def score_batch(model: nn.Module, batch: Batch, how: Pooling) -> Tensor:
     """Scores (B,) in float32, with gradient where `model` has it. `model` is the classifier, adapters inside or not."""
-    pooled = pool(trunk_states(model, batch.ids), batch, how)
+    pooled = pooled_states(model, batch, how)
     layer = head(model)
     return layer(pooled.to(layer.weight.dtype)).squeeze(-1).float()
 

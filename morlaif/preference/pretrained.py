@@ -18,7 +18,7 @@ from morlaif.preference.card import write_pretrained_card
 from morlaif.preference.model import Dialogue, fingerprint, quiet
 from morlaif.preference.pairs import label_pairs
 from morlaif.preference.report import MODEL, PMReport, measures
-from morlaif.preference.scoring import BUCKET_TOKENS, length_buckets
+from morlaif.preference.scoring import forward_tokens, length_buckets
 from morlaif.preference.settings import PretrainedPM
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def measure_pretrained(
     scores = torch.zeros(2 * len(held_pairs))
     rows = [model.encode(p.messages, p.first) for p in held_pairs]
     rows += [model.encode(p.messages, p.second) for p in held_pairs]
-    for bucket in length_buckets([len(row.ids) for row in rows], BUCKET_TOKENS.get(model.model.device.type, 65536)):
+    for bucket in length_buckets([len(row.ids) for row in rows], forward_tokens(model.model)):
         scores[bucket] = model.score([rows[i] for i in bucket]).cpu()
     report = PMReport(
         principle=principle, text=text, kind=settings.kind, pooling="own", max_length=model.max_length,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from morlaif import ranks, sharded
 from morlaif.preference.adapters import Adapter, adapter_hash
 from morlaif.preference.lora import stack_adapters
-from morlaif.preference.model import Batch, Pooling, places, pool, score_batch, trunk_states
+from morlaif.preference.model import Batch, Pooling, pooled_states, score_batch, trunk_states
 from morlaif.preference.questions import question_states
 from morlaif.preference.split import SplitTrunk, layer_list
 
@@ -97,12 +97,13 @@ class AdapterScorer:
             states = question_states(self.model, batch, asked).float()
             scores[:, columns] = torch.einsum("bkh,kh->bk", states, self.heads[columns])
             return
-        rows = batch.repeat(group)
-        if below is None:
-            states = trunk_states(self.model, rows.ids)
-        else:
-            states = self.split.upper(below.repeat(group, 1, 1), places(batch, self.pooling))
-        pooled = pool(states, rows, self.pooling).float().view(group, len(batch.ids), -1)
+
+        def run() -> Tensor:
+            if below is None:
+                return trunk_states(self.model, batch.ids.repeat(group, 1))
+            return self.split.upper(below.repeat(group, 1, 1))
+
+        pooled = pooled_states(self.model, batch, self.pooling, run).float().view(group, len(batch.ids), -1)
         scores[:, columns] = torch.einsum("kbh,kh->bk", pooled[within], self.heads[columns])
 
     def deviation(self, batch: Batch) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from morlaif.errors import UserError
+from morlaif.models.tail import prepare
 
 
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -37,17 +38,14 @@ class SplitTrunk:
 
     def __init__(self, model: nn.Module, first: int) -> None:
         _, layers = layer_list(model)
+        prepare(model)
         self.trunk = getattr(model, model.base_model_prefix)
         self.first = first
         self._part: str | None = None  # None: the whole
         self._below: Tensor | None = None
-        self._read: Tensor | None = None
         self._tuples = False
         for index, layer in enumerate(layers):
             layer.forward = MethodType(self._forward_of(index, layer.forward), layer)
-        mlp = getattr(layers[-1], "mlp", None)
-        if isinstance(mlp, nn.Module):
-            mlp.forward = MethodType(self._mlp_of(mlp.forward), mlp)
 
     def lower(self, ids: Tensor) -> Tensor:
         """States (B, T, H) that layer `first` reads, for right-padded ids (B, T)."""
@@ -55,18 +53,14 @@ class SplitTrunk:
         states, self._below = self._below, None
         return states
 
-    def upper(self, states: Tensor, read: Tensor | None = None) -> Tensor:
-        """Last hidden states (K·B, T, H) from those that layer `first` reads.
-
-        `read` (B, T) bool: the places whose states will be read, the same for each of the K copies; the last layer's
-        MLP, which mixes no places, leaves the others out, and what stands there means nothing.
-        """
-        self._below, self._read = states, read
+    def upper(self, states: Tensor) -> Tensor:
+        """Last hidden states (K·B, T, H) from those that layer `first` reads."""
+        self._below = states
         try:
             # as embeddings they only say how many rows there are and how long: layer `first` gets them as they are
             return self._run("upper", inputs_embeds=states.detach())
         finally:
-            self._below = self._read = None
+            self._below = None
 
     def _run(self, part: str, **given: Tensor) -> Tensor:
         self._part = part
@@ -91,19 +85,6 @@ class SplitTrunk:
             result = forward(*args, **kwargs)
             self._tuples = isinstance(result, tuple)
             return result
-
-        return run
-
-    def _mlp_of(self, forward: Any) -> Any:
-        def run(mlp: nn.Module, states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self._read is None or args or kwargs:
-                return forward(states, *args, **kwargs)
-            places = self._read.flatten().nonzero().squeeze(1)
-            rows = states.view(-1, self._read.numel(), states.shape[-1])  # (K, B·T, H)
-            found = forward(rows.index_select(1, places))
-            if not isinstance(found, Tensor):  # such as a mixture of experts with its router's logits
-                return forward(states)
-            return torch.zeros_like(rows, dtype=found.dtype).index_copy(1, places, found).view_as(states)
 
         return run
 

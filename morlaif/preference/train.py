@@ -30,7 +30,7 @@ from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, labe
 from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scorers import aggregate
-from morlaif.preference.scoring import BUCKET_TOKENS
+from morlaif.preference.scoring import forward_tokens
 from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
 from morlaif.preference.split import SplitTrunk, top_layers
 from morlaif.rl.policy import disable_dropout
@@ -293,7 +293,7 @@ class _Training:
         """Run the frozen layers once and for all where their states are read again and fit the memory given to them."""
         settings: TopLayers = self.settings
         wide = model.config.get_text_config().hidden_size * torch.finfo(self.corpus.dtype).bits // 8
-        tokens = BUCKET_TOKENS.get(self.corpus.device.type, BUCKET_TOKENS["cuda"])
+        tokens = forward_tokens(model)
         if sum(self.texts.lengths + self.held_texts.lengths) * wide <= settings.cache_gb * 1e9:
             self.texts.keep_lower(split, tokens)
             self.held_texts.keep_lower(split, tokens)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from morlaif.errors import UserError
 from morlaif.models.kernels import quicken
+from morlaif.models.tail import states_at
 from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
 from morlaif.rl.logprobs import token_logprobs
@@ -184,9 +185,13 @@ def _trunk(model: PreTrainedModel) -> nn.Module:
 
 
 def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Last hidden states before each response token: (N, H). Prompt and padding go no further than here."""
-    hidden = _trunk(model)(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, batch.states)
+    """Last hidden states before each response token: (N, H). The last layer leaves prompt and padding out."""
+    trunk = _trunk(model)
+
+    def run() -> Tensor:
+        return trunk(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
+
+    return states_at(trunk, batch.read, run)
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
