@@ -72,7 +72,7 @@ def plot(args: argparse.Namespace) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.set_xlim(left=0)
-    left.legend(frameon=False, loc="upper left")
+    left.legend(frameon=False, loc="lower right")
     args.png.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.png, dpi=130)
 
