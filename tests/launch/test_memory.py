@@ -22,7 +22,7 @@ from morlaif.config import Config, validate
 from morlaif.launch.advice import advise, apply
 from morlaif.launch.memory import Layout, Rows, StageMemory, fits
 from morlaif.launch.needs import stage_memories
-from morlaif.launch.shape import of_path
+from morlaif.launch.shape import of_config, of_path
 from morlaif.pipeline.plan import plan
 
 GIB = 2**30
@@ -139,6 +139,22 @@ def test_activations_grow_with_tokens_and_shrink_with_checkpointing(rows, tokens
 
     assert kept(Rows(rows, tokens), True) < kept(Rows(rows, tokens), False) / 5
     assert kept(Rows(2 * rows, tokens), True) == pytest.approx(2 * kept(Rows(rows, tokens), True))
+
+
+@pytest.mark.parametrize("width", [64, 768, 8192])
+def test_a_scoring_forward_has_as_many_tokens_as_the_bank_sends(width):
+    import torch
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    from morlaif.preference.scoring import forward_tokens
+
+    config = GPT2Config(n_embd=width, n_layer=1, n_head=2, vocab_size=300)
+    with torch.device("meta"):
+        model = GPT2ForSequenceClassification(config)
+    model.transformer.wpe = torch.nn.Embedding(2, 2)  # a device to ask for: the CPU
+    model.transformer.wte = torch.nn.Embedding(2, 2)
+    (item,) = Layout(1, 0, 4, False, False, False).scoring(of_config(config.to_dict()), longest=1)
+    assert item.formula.startswith(f"{forward_tokens(model):,} tokens")
 
 
 def morlaif_plan(folder: Path, *arguments: str) -> str:
