@@ -15,6 +15,7 @@ from morlaif.preference.settings import SHARED
 
 SPLIT = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")  # stages with models, which ranks can share
 UNKNOWN_PROMPT = 512  # tokens, where the settings leave the prompt's length to the model
+BLOCKS = ("llama", "qwen2")  # models whose last layer leaves out what nobody reads (morlaif.models.tail)
 FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; frozen weights need no gradient
 
 
@@ -149,11 +150,12 @@ class Needs:
         at_once = min(s.generation_batch_size, rollouts)
         update = Rows(min(s.micro_batch_size, rollouts), length)
         rank = (s.policy.r, 0.0) if lora else None
+        whole = self._kept_whole()
         turns = {
             "sampling": layout.cache(self.shape, Rows(at_once, length)),
             "scoring": layout.scoring(self.base, self.config.pm.max_length) if self.models else [],
             "learning": [
-                *layout.activations(self.shape, update, s.policy.gradient_checkpointing, logits=False, lora=rank),
+                *layout.activations(whole, update, s.policy.gradient_checkpointing, logits=False, lora=rank),
                 _logits(self.shape, update.rows * s.max_new_tokens),
             ],
         }
@@ -163,6 +165,16 @@ class Needs:
         seconds += self._compute(self.base, s.rollouts * self.config.pm.max_length, FORWARD * self.models)
         seconds += self._compute(self.shape, tokens, 2 * FORWARD + s.epochs * factor)
         return self._stage("ppo", always, turns, learning, seconds, f"of {s.rollouts} rollouts")
+
+    def _kept_whole(self) -> Shape:
+        """The policy without its last layer, where that keeps what the response's places need and frees it first.
+
+        See `morlaif.models.tail`; at most half of the places being read, the layer below then has the peak.
+        """
+        s, layout = self.config.ppo, self.layout
+        partly = not layout.cuda and layout.stage == 0 and layout.element == 4 and self.shape.kind in BLOCKS
+        partly = partly and not s.policy.gradient_checkpointing and s.max_new_tokens <= s.max_prompt_length
+        return replace(self.shape, layers=self.shape.layers - 1) if partly and self.shape.layers > 1 else self.shape
 
     def _learner(self, shape: Shape, lora: object | None) -> tuple[list[Item], int]:
         """A model in training, in full or by an adapter; how many parameters learn."""
