@@ -93,11 +93,12 @@ def write(folder: Path) -> None:
 
 def score(which: str, folder: Path) -> None:
     import torch
+    from pm_common import in_parts
 
     from morlaif.models.load import load_tokenizer
     from morlaif.preference.bank import PreferenceBank
+    from morlaif.preference.lora import forward_tokens
     from morlaif.preference.model import Batch, load_classifier, score_batch
-    from morlaif.preference.scoring import forward_tokens
 
     before = resident()
     ids, full = torch.randint(5, 250, (16, 128)), torch.full((16,), 128)
@@ -105,20 +106,14 @@ def score(which: str, folder: Path) -> None:
     with torch.no_grad():
         if which == "one":
             model = load_classifier(folder / "base", load_tokenizer(folder / "base"))
-            in_parts(lambda part: score_batch(model, part, "last"), batch, forward_tokens(model))
+            in_parts(lambda part: score_batch(model, part, "last"), batch, forward_tokens(model) // 128)
             modules = [model]
         else:
             made = PreferenceBank.load({str(k): folder / str(k) for k in range(12)})
             (reader,) = made._readers
-            in_parts(reader.scorer.score, batch, reader.tokens)
+            in_parts(reader.scorer.score, batch, reader.tokens // 128)
             modules = list(made.modules())
     tell({weight for module in modules for weight in module.parameters()}, before)
-
-
-def in_parts(score, batch, tokens: int) -> None:
-    rows = max(1, tokens // batch.ids.shape[1])
-    for start in range(0, len(batch.ids), rows):
-        score(type(batch)(*(field[start : start + rows] for field in batch)))
 
 
 def ppo(folder: Path, hidden: int, layers: int) -> dict[str, tuple[int, int]]:

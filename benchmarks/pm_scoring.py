@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pm_common import SHAPES, interleaved, random_adapter, ratio, save_base
+from pm_common import SHAPES, in_parts, interleaved, random_adapter, ratio, save_base
 
 from morlaif.models.load import load_tokenizer
 from morlaif.preference.adapters import Adapter
+from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import Batch, load_classifier
 from morlaif.preference.scorers import AdapterScorer
-from morlaif.preference.scoring import forward_tokens
 from morlaif.preference.split import layer_list, top_layers
 
 PRINCIPLES, TOKENS, RANK = 12, 128, 8
@@ -103,11 +103,6 @@ def with_peft(model: torch.nn.Module, adapters: list[Adapter]) -> PeftModel:
             layer.lora_B[str(k)].weight.copy_(up)
         model.score.modules_to_save[str(k)].weight.copy_(adapter.head)
     return made.eval()
-
-
-def in_parts(score, batch: Batch, rows: int) -> torch.Tensor:
-    parts = range(0, len(batch.ids), rows)
-    return torch.cat([score(Batch(*(field[i : i + rows] for field in batch))) for i in parts])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from morlaif.launch.settings import HardwareSettings
 from morlaif.launch.shape import Shape
+from morlaif.preference.scoring import tokens_at_once
 
 GATHERED = 1_000_000_000  # parameters that ZeRO-3 may hold whole beside their parts (stage3_max_live_parameters)
 BUCKET = 50_000_000  # parameters in one exchange of gradients (reduce_bucket_size)
@@ -21,8 +22,6 @@ ADAM = 16  # bytes a trained parameter: float32 weight and gradient and two mome
 #            weight and gradient of 2 bytes each, and 12 for the float32 original with its moments
 HOST_FACTOR = 1.5  # DeepSpeed's allowance for buffers beside the offloaded 16 bytes
 LOGITS = 2**24  # logits that PPO holds at once (morlaif.rl.logprobs.CHUNK)
-SCORING_TOKENS = {"cpu": 2048, "cuda": 65536}  # padded tokens of one forward (morlaif.preference.scoring), and on a CPU
-SCORING_WIDE = 2**21  # numbers in the widest layer's result
 RETURN = 1.5  # what one layer's backward takes beside what was kept, in units of that (measured, with the allocator)
 CONTEXT = 1.0e9  # bytes that CUDA, its libraries and the allocator's gaps take on a GPU
 
@@ -158,10 +157,7 @@ class Layout:
 
     def scoring(self, shape: Shape, longest: int) -> list[Item]:
         """A forward without gradient: the widest layer's numbers of a bucket."""
-        tokens = SCORING_TOKENS["cuda" if self.cuda else "cpu"]
-        if not self.cuda:
-            tokens = min(tokens, max(128, SCORING_WIDE // max(outputs for _, outputs in shape.linears)))
-        tokens = max(longest, tokens)
+        tokens = max(longest, tokens_at_once(self.cuda, max(outputs for _, outputs in shape.linears)))
         width = 6 * shape.width + 3 * shape.inner
         size = tokens * width * self.element
         return [Item("activ", size, f"{tokens:,} tokens scored at once × {width:,} × {self.element} B")]

@@ -16,13 +16,13 @@ from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
 from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter
-from morlaif.preference.lora import size
+from morlaif.preference.lora import forward_tokens, size
 from morlaif.preference.model import Dialogue, fingerprint, load_classifier, pad_batch, tokenize
 from morlaif.preference.pretrained import PretrainedModel, Text
 from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, read_report
 from morlaif.preference.scorers import AdapterScorer, EnsembleScorer, FullScorer, Scorer
-from morlaif.preference.scoring import forward_tokens, length_buckets
+from morlaif.preference.scoring import length_buckets
 from morlaif.preference.share import classifier_on
 
 ADAPTED = ("lora", "trunk", "heads", "conditioned", "ensemble")

@@ -19,10 +19,11 @@ from transformers import get_scheduler
 from morlaif import ranks
 from morlaif.errors import UserError
 from morlaif.preference.learners import Learner, Texts
+from morlaif.preference.lora import forward_tokens
 from morlaif.preference.loss import centring, margin_bradley_terry, soft_bradley_terry
 from morlaif.preference.metrics import agreement
 from morlaif.preference.pairs import epoch_batches
-from morlaif.preference.scoring import forward_tokens, length_buckets
+from morlaif.preference.scoring import length_buckets
 from morlaif.preference.settings import EarlyStopping, TrainedPM
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from morlaif.errors import UserError
+from morlaif.preference.scoring import tokens_at_once
 from morlaif.preference.settings import LoraSettings
 
 Layers = Mapping[str, tuple[Tensor, Tensor]]  # layer name: down (r, in), up (out, r) with the scale in it
@@ -100,6 +101,14 @@ def size(layer: nn.Module) -> tuple[int, int]:
 
 def linear_layers(trunk: nn.Module, prefix: str) -> dict[str, nn.Module]:
     return {f"{prefix}.{name}": m for name, m in trunk.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+
+
+def forward_tokens(model: nn.Module) -> int:
+    """How many padded tokens go through `model` at once where it is."""
+    prefix = model.base_model_prefix
+    layers = linear_layers(getattr(model, prefix, model), prefix).values()
+    widest = max((size(layer)[1] for layer in layers), default=1)
+    return tokens_at_once(next(model.parameters()).device.type != "cpu", widest)
 
 
 def targets(model: nn.Module, wanted: str | Sequence[str], among: Iterable[str] | None = None) -> list[str]:

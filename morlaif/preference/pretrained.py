@@ -15,10 +15,11 @@ from morlaif.data.chat import HH_TEMPLATE, dialogue_ids, keep_end, prepare_token
 from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
 from morlaif.preference.card import write_pretrained_card
+from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import Dialogue, fingerprint, quiet
 from morlaif.preference.pairs import label_pairs
 from morlaif.preference.report import MODEL, PMReport, measures
-from morlaif.preference.scoring import forward_tokens, length_buckets
+from morlaif.preference.scoring import length_buckets
 from morlaif.preference.settings import PretrainedPM
 
 if TYPE_CHECKING:

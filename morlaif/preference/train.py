@@ -25,12 +25,12 @@ from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter, wri
 from morlaif.preference.card import write_card
 from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
 from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts
+from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import fingerprint, load_classifier, quiet, tokenize
 from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, without_ties
 from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scorers import aggregate
-from morlaif.preference.scoring import forward_tokens
 from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
 from morlaif.preference.split import SplitTrunk, top_layers
 from morlaif.rl.policy import disable_dropout

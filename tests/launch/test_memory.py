@@ -146,7 +146,7 @@ def test_a_scoring_forward_has_as_many_tokens_as_the_bank_sends(width):
     import torch
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    from morlaif.preference.scoring import forward_tokens
+    from morlaif.preference.lora import forward_tokens
 
     config = GPT2Config(n_embd=width, n_layer=1, n_head=2, vocab_size=300)
     with torch.device("meta"):
