@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 BUCKET = 2**25  # numbers in one all-reduce of gradients
+SIGN_OF_LIFE = 10.0  # seconds after which a rank that others wait for says that it is still at work
 
 
 def count() -> int:
@@ -53,6 +55,30 @@ def gather(item: T) -> list[T]:
     items: list[Any] = [None] * count()
     dist.all_gather_object(items, item)
     return items
+
+
+def mapped(function: Callable[..., Tensor], *columns: Sequence[Any], mistake: type[Exception]) -> Tensor:
+    """`function(*columns)` (N, K) for columns of N items, of which each rank asks for its share; all get all rows.
+
+    Raises:
+        mistake: on all ranks, where one of them met it.
+    """
+    if count() == 1:
+        return function(*columns)
+    own, error = torch.empty(0), None
+    try:
+        own = function(*map(share, columns))
+    except mistake as raised:
+        error = raised
+    if errors := list(filter(None, gather(error))):
+        raise errors[0]
+    rows = unshare(own.tolist())
+    return torch.tensor(rows, dtype=own.dtype) if rows else own
+
+
+def everywhere(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` holds on every rank."""
+    return count() == int(total(torch.tensor(int(flag), device=device)))
 
 
 def concatenate(own: Sequence[T]) -> list[T]:
@@ -94,16 +120,30 @@ def barrier() -> None:
         dist.barrier()
 
 
-def on_first(action: Callable[[], T]) -> T:
-    """What `action` gives on the first rank, where alone it runs; if it raises, all ranks raise, so none waits."""
+def on_first(action: Callable[[], T], patiently: bool = False) -> T:
+    """What `action` gives on the first rank, where alone it runs; if it raises, all ranks raise, so none waits.
+
+    `patiently`: it may take longer than an exchange between ranks is allowed to; it then runs in a thread.
+    """
     if count() == 1:
         return action()
     outcome: tuple[T | None, Exception | None] = (None, None)
-    if is_first():
+
+    def run() -> None:
+        nonlocal outcome
         try:
             outcome = (action(), None)
         except Exception as error:
             outcome = (None, error)
+
+    if patiently:
+        work = Thread(target=run if is_first() else lambda: None, daemon=True)
+        work.start()
+        work.join(SIGN_OF_LIFE)
+        while broadcast(work.is_alive()):
+            work.join(SIGN_OF_LIFE)
+    elif is_first():
+        run()
     value, error = broadcast(outcome)
     if error is not None:
         raise error

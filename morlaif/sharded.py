@@ -9,13 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from morlaif import ranks
 from morlaif.ranks import is_first, rank
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam and its kin
 
@@ -41,6 +46,19 @@ def assert_sharded(model: nn.Module) -> None:
         raise RuntimeError(
             f"{len(whole)} parameters were to be split by ZeRO-3 but lie whole on each rank: {whole[:3]}"
         )
+
+
+def split(model: nn.Module) -> None:
+    """Where models are loaded in parts, split what of this one still lies whole: rows were added to its embeddings."""
+    if ranks.count() == 1:
+        return
+    from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        deepspeed.zero.Init(module=model, config_dict_or_path=deepspeed_config())
+        assert_sharded(model)
 
 
 def accelerator() -> Any | None:
@@ -72,38 +90,58 @@ def gathered(parameters: Iterable[Tensor], change: bool = False) -> Iterator[Non
 def state_dict(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | None:
     """The whole model's weights on the host in `dtype`, LoRA updates merged into their layers; None but on rank 0.
 
-    Gathers one module after another: no device ever holds more than the largest. Tied weights appear under each name.
+    Gathers one module after another: no device ever holds more than the largest. Tied weights appear under each name,
+    as one tensor.
     """
     state: dict[str, Tensor] = {}
     seen: dict[int, Tensor] = {}
-    for name, module in model.named_modules():
-        if ".lora_" in f".{name}" or ".base_layer" in f".{name}":
-            continue
-        adapted = hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
-        # A layer with its adapters, or what is directly a module's own.
-        parameters = list(module.parameters()) if adapted else list(module.parameters(recurse=False))
-        with gathered(parameters), torch.no_grad():
-            if not is_first():
-                continue
-            if adapted:
-                weight = module.base_layer.weight
-                for adapter in module.active_adapters:
-                    weight = weight.float() + module.get_delta_weight(adapter).float()
-                state[_plain(f"{name}.weight")] = _kept(weight, dtype)
-                if getattr(module.base_layer, "bias", None) is not None:
-                    state[_plain(f"{name}.bias")] = _kept(module.base_layer.bias, dtype)
-                continue
-            for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-                if id(parameter) not in seen:
-                    seen[id(parameter)] = _kept(parameter, dtype)
-                state[_plain(f"{name}.{own}" if name else own)] = seen[id(parameter)]
+    for name, parameter, value in merged(model):
+        if is_first():
+            if id(parameter) not in seen:
+                seen[id(parameter)] = _kept(value, dtype, copy=is_sharded(parameter))
+            state[name] = seen[id(parameter)]
     for name, buffer in _kept_buffers(model):
         state[_plain(name)] = _kept(buffer, dtype)
     return state if is_first() else None
 
 
-def _kept(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
+def merged(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
+    """Each weight of `model` as transformers would name it, with its whole value, the active LoRA updates added in.
+
+    A module's values are good until those of the next one are asked for. The model stays as it is: merging in place and
+    taking out again would leave a frozen base, which may be a reference too, a rounding away. Tied weights come under
+    each name. All ranks must go through to the end.
+    """
+    for name, module in model.named_modules():
+        if ".lora_" in f".{name}" or ".base_layer" in f".{name}":
+            continue
+        adapted = hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+        # A layer with its adapters, or what is directly a module's own.
+        with gathered(list(module.parameters()) if adapted else list(module.parameters(recurse=False))):
+            layer = module.base_layer if adapted else module
+            for own, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
+                value = parameter.detach()
+                if adapted and own == "weight":
+                    with torch.no_grad():
+                        value = sum((module.get_delta_weight(a).float() for a in module.active_adapters), value.float())
+                yield _plain(f"{name}.{own}" if name else own), parameter, value
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """The base with its adapter merged in for good; weights that lie in parts stay so, one layer is whole at a time."""
+    if not any(map(is_sharded, adapted.parameters())):
+        return adapted.merge_and_unload()
+    for module in adapted.modules():
+        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer"):
+            weight = module.base_layer.weight
+            with gathered(list(module.parameters()), change=True), torch.no_grad():
+                for adapter in module.active_adapters:
+                    weight += module.get_delta_weight(adapter).to(weight.device, weight.dtype)
+    return adapted.unload()
+
+
+def _kept(value: Tensor, dtype: torch.dtype, copy: bool = False) -> Tensor:
+    return value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=copy)
 
 
 def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -319,22 +357,21 @@ def run_frozen(trunk: nn.Module) -> Any | None:
     return deepspeed.initialize(model=trunk, config=config)[0]
 
 
-def gather_in_forward(model: nn.Module) -> bool:
-    """Let each module of a frozen model gather its own weights for its forward; whether any lie in parts.
+def gather_in_forward(model: nn.Module) -> list[RemovableHandle]:
+    """Let each module of a frozen model gather its own weights for its forward; hooks, none where all lies whole.
 
     For networks that are not DeepSpeed's to run, such as one that scores on the tensors of a policy. A forward is then
     an exchange: every rank must make as many. No gradients go through.
     """
-    found = False
+    handles: list[RemovableHandle] = []
     for module in model.modules():
         own = [parameter for parameter in module.parameters(recurse=False) if is_sharded(parameter)]
         if own:
-            found = True
-            _gather_around(module, own)
-    return found
+            handles += _gather_around(module, own)
+    return handles
 
 
-def _gather_around(module: nn.Module, own: list[Tensor]) -> None:
+def _gather_around(module: nn.Module, own: list[Tensor]) -> list[RemovableHandle]:
     inside: list[Any] = []
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -344,8 +381,27 @@ def _gather_around(module: nn.Module, own: list[Tensor]) -> None:
     def leave(module: nn.Module, args: Any, result: Any) -> None:
         inside.pop().__exit__(None, None, None)
 
-    module.register_forward_pre_hook(enter)
-    module.register_forward_hook(leave, always_call=True)
+    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+
+
+@contextmanager
+def ready_to_sample(model: nn.Module, most: float) -> Iterator[bool]:
+    """`model` for many forwards without gradient. Gives whether every rank must make as many of them.
+
+    Weights in parts are gathered once and lie whole on each rank inside, if they take at most `most` bytes; else each
+    module gathers its own at each forward, which is slow and takes little memory.
+    """
+    split = [parameter for parameter in model.parameters() if is_sharded(parameter)]
+    if sum(shape(parameter).numel() * parameter.element_size() for parameter in split) <= most:
+        with gathered(split):
+            yield False
+        return
+    hooks = gather_in_forward(model)
+    try:
+        yield True
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _part(value: Tensor, parameter: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from pathlib import Path
 
 import processes
@@ -12,6 +13,11 @@ import torch
 from morlaif import ranks
 
 ROWS = list("abcdefg")
+
+
+def table(letters, numbers):
+    """(N, 2)"""
+    return torch.tensor([[ord(a), n + 0.1] for a, n in zip(letters, numbers, strict=True)]).reshape(-1, 2)
 
 
 def talk():
@@ -26,6 +32,8 @@ def talk():
     except ZeroDivisionError:
         raised = True
     ranks.barrier()
+    ranks.SIGN_OF_LIFE = 0.05
+    here = torch.device("cpu")
     return {
         "who": (ranks.rank(), ranks.count(), ranks.is_first()),
         "own": ranks.share(ROWS),
@@ -36,6 +44,11 @@ def talk():
         "first": ranks.on_first(lambda: f"from {ranks.rank()}"),
         "grads": (a.grad.tolist(), b.grad.tolist(), still.grad),
         "raised": raised,
+        "patient": ranks.on_first(lambda: time.sleep(0.3) or f"from {ranks.rank()}", patiently=True),
+        "mapped": ranks.mapped(table, ROWS, range(7), mistake=KeyError).tolist(),
+        "few": ranks.mapped(table, ROWS[:1], range(1), mistake=KeyError).tolist(),
+        "none": tuple(ranks.mapped(table, [], [], mistake=KeyError).shape),
+        "everywhere": (ranks.everywhere(True, here), ranks.everywhere(ranks.rank() == 0, here)),
     }
 
 
@@ -48,6 +61,8 @@ def test_three_processes(tmp_path):
         assert row["total"] == [[3.0, 3.0]] and row["first"] == "from 0" and row["raised"]
         assert row["added"] == {"both": 3.0, "only 0": 2.0, "only 1": 2.0, "only 2": 2.0}
         assert row["grads"] == ([6.0] * 3, [0.0, 6.0, 12.0], None)
+        assert row["patient"] == "from 0" and row["none"] == (0, 2) and row["everywhere"] == (True, False)
+        assert row["mapped"] == table(ROWS, range(7)).tolist() and row["few"] == table("a", [0]).tolist()
 
 
 def test_one_process_is_the_same_without_a_group():
@@ -55,6 +70,18 @@ def test_one_process_is_the_same_without_a_group():
     assert found["who"] == (0, 1, True) and found["own"] == ROWS and found["all"] == list("ABCDEFG")
     assert found["grads"] == ([1.0] * 3, [0.0, 1.0, 2.0], None) and found["raised"]
     assert not torch.distributed.is_initialized()
+
+
+def mistaken():
+    """The last of three rows cannot be looked up, by whichever rank it falls to."""
+    try:
+        ranks.mapped(lambda rows: torch.tensor([[{"a": 1.0, "b": 2.0}[row]] for row in rows]), "abc", mistake=KeyError)
+    except KeyError as error:
+        return error.args[0]
+
+
+def test_a_mistake_of_one_rank_is_that_of_all(tmp_path):
+    assert processes.run(mistaken, folder=tmp_path, ranks=2) == ["c", "c"] and mistaken() == "c"
 
 
 def fail_on_second():

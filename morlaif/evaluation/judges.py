@@ -87,10 +87,15 @@ class EngineJudge:
         )
 
     def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
+        from morlaif import ranks  # torch, which whoever only wants an estimate does without
+
         pairs = [Pair.of(*row) for row in zip(prompts, first, second, strict=True)]
         asked = list({pair.id: pair for pair in pairs if pair.first != pair.second}.values())
-        answers = label(
-            asked, self._question, self._engine, ledger=self._ledger, seed=self._seed, on_progress=self._on_progress
+        answers = ranks.on_first(
+            lambda: label(
+                asked, self._question, self._engine, ledger=self._ledger, seed=self._seed, on_progress=self._on_progress
+            ),
+            patiently=True,
         )
         verdicts = {verdict.pair_id: verdict for verdict in answers}
         for kind in ("input_tokens", "output_tokens", "usd"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +93,12 @@ def respond(
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
+    gather: float = math.inf,
 ) -> Responses:
     """Answers of the policy in the artifact `folder` (or, a text, of an outside one) to each prompt.
 
     Policies given one seed share their random numbers, which narrows what chance adds to their comparison.
+    Several ranks share the prompts and all get all answers; `gather`: see `generate`.
     """
     load = load_outside if isinstance(folder, str) else load_policy
     model, tokenizer = load(folder, dtype=dtype, device=device)
@@ -108,7 +112,10 @@ def respond(
         stop=settings.stop,
         batch_size=settings.batch_size,
         generator=torch.Generator().manual_seed(seed),
+        gather=gather,
     )
+    del model
+    gc.collect()  # weights that lie in parts hold on to themselves
     ended = [bool(row) and row[-1] == tokenizer.eos_token_id for row in rows]
     lengths = [len(row) - end for row, end in zip(rows, ended, strict=True)]
     return Responses([decode_response(tokenizer, row) for row in rows], lengths, ended)

@@ -73,6 +73,8 @@ def _same_method(config: Config, stage: str) -> Iterator[str]:
     if hardware.dtype == "float32":
         yield "hardware.dtype=bfloat16"
     if hardware.ranks > 1:
+        if hardware.zero.stage == 3 and hardware.zero.gather_to_sample > 0:
+            yield "hardware.zero.gather_to_sample=0"
         if hardware.zero.stage < 3:
             yield "hardware.zero.stage=3"
         if not hardware.zero.offload_optimizer:

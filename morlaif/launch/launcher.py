@@ -35,17 +35,22 @@ from morlaif.pipeline.unit import Unit
 from morlaif.stages.job import Job
 
 # Stages whose `build` knows ranks: every rank has its part, and only the first writes. The others run in one process.
-ON_RANKS = ("sft", "backbone", "pm", "ppo")
+ON_RANKS = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
 ADAPTERS = ("lora", "trunk", "ensemble")  # kinds of preference model that stage `pm` trains over a frozen base
 
 
 def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:
-    """Whether ranks build this unit. A stage that trains nothing (`sft=none`) needs none."""
+    """Whether ranks build this unit. A stage that runs no model (`sft=none`, `respond=pairs`) needs none."""
     if hardware.ranks == 1 or unit.stage not in ON_RANKS:
         return False
-    if unit.stage == "sft":
-        return unit.reads["sft"].method != "none"
-    return unit.stage != "pm" or unit.reads["pm"].kind in ADAPTERS
+    match unit.stage:
+        case "sft":
+            return unit.reads["sft"].method != "none"
+        case "respond":
+            return unit.reads["respond"].source == "sample"
+        case "pm":
+            return unit.reads["pm"].kind in ADAPTERS
+    return True
 
 
 def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:

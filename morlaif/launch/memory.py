@@ -49,6 +49,7 @@ class Layout:
     offload_optimizer: bool
     offload_parameters: bool
     cuda: bool
+    most_gathered: float  # bytes of a model in parts that each rank gathers whole to sample from
 
     @classmethod
     def of(cls, hardware: HardwareSettings, split: bool) -> Layout:
@@ -60,6 +61,7 @@ class Layout:
             offload_optimizer=split and hardware.zero.offload_optimizer,
             offload_parameters=split and hardware.zero.offload_parameters,
             cuda=hardware.device != "cpu",
+            most_gathered=hardware.zero.most_gathered,
         )
 
     def _over(self, least_stage: int) -> tuple[int, str]:
@@ -146,11 +148,17 @@ class Layout:
             )
         return items
 
+    def gathers_to_sample(self, shape: Shape) -> bool:
+        """Whether each rank holds all weights while it samples, rather than one module at a time."""
+        return self.stage == 3 and shape.parameters * self.element <= self.most_gathered
+
     def cache(self, shape: Shape, batch: Rows) -> list[Item]:
-        """Keys and values while sampling, and the distribution over the next token."""
+        """Keys and values while sampling, the distribution over the next token, and weights gathered for it."""
         tokens = batch.rows * batch.tokens
         kv = shape.kv_bytes(self.element)
+        size, text = shape.parameters * self.element, f"{_count(shape.parameters)} × {self.element} B, gathered whole"
         return [
+            *([Item("gather", size, text)] if self.gathers_to_sample(shape) else []),
             Item("cache", tokens * kv, f"{batch.rows} × {batch.tokens} tokens × {_bytes(kv)}"),
             Item("cache", batch.rows * shape.vocabulary * 24, f"{batch.rows} × {shape.vocabulary:,} chances × 24 B"),
         ]

@@ -121,6 +121,9 @@ class Needs:
 
     def ppo(self, unit: Unit) -> StageMemory:
         s, layout = self.config.ppo, self.layout
+        length = s.max_prompt_length + s.max_new_tokens
+        rollouts = -(-s.rollouts // layout.ranks)
+        at_once = min(s.generation_batch_size, rollouts)
         lora = s.policy.kind == "lora"
         one_base = self._one_base()
         always: list[Item] = []
@@ -138,21 +141,16 @@ class Needs:
             always += [item._replace(formula=f"critic: {item.formula}") for item in layout.trained(self.shape)]
             learning += self.shape.parameters
         always += self._bank(base=not one_base)
-        if s.rollout == "vllm":
-            parts = s.vllm.tensor_parallel_size if s.vllm.mode == "colocate" else 0
-            size = self.shape.parameters * layout.element
-            if parts:
-                always.append(Item("cache", size / parts, f"vLLM's copy: {size / 1e9:.1f} GB / {parts} GPUs"))
+        sampling = layout.cache(self.shape, Rows(at_once, length)) if s.rollout == "transformers" else self._vllm()
+        if s.rollout == "vllm" and not s.vllm.sleep:
+            always, sampling = [*always, *sampling], []
         always += layout.gathers(self.shape, learns=True)
 
-        length = s.max_prompt_length + s.max_new_tokens
-        rollouts = -(-s.rollouts // layout.ranks)
-        at_once = min(s.generation_batch_size, rollouts)
         update = Rows(min(s.micro_batch_size, rollouts), length)
         rank = (s.policy.r, 0.0) if lora else None
         whole = self._kept_whole()
         turns = {
-            "sampling": layout.cache(self.shape, Rows(at_once, length)),
+            "sampling": sampling,
             "scoring": layout.scoring(self.base, self.config.pm.max_length) if self.models else [],
             "learning": [
                 *layout.activations(whole, update, s.policy.gradient_checkpointing, logits=False, lora=rank),
@@ -165,6 +163,16 @@ class Needs:
         seconds += self._compute(self.base, s.rollouts * self.config.pm.max_length, FORWARD * self.models)
         seconds += self._compute(self.shape, tokens, 2 * FORWARD + s.epochs * factor)
         return self._stage("ppo", always, turns, learning, seconds, f"of {s.rollouts} rollouts")
+
+    def _vllm(self) -> list[Item]:
+        """What vLLM takes of the training GPUs: the share that it is given, or at least its copy of the weights."""
+        s = self.config.ppo.vllm
+        if s.mode == "server":
+            return []
+        copy = self.shape.parameters * self.layout.element / s.tensor_parallel_size
+        share = s.gpu_memory_utilization * self.hardware.machine.device_memory * 1e9
+        text = f"vLLM: {s.gpu_memory_utilization:g} of the GPU, its copy of the weights ({copy / 1e9:.1f} GB) among it"
+        return [Item("cache", max(share, copy), text)]
 
     def _kept_whole(self) -> Shape:
         """The policy without its last layer, where that keeps what the response's places need and frees it first.
@@ -204,12 +212,10 @@ class Needs:
 
     def _sampling(self, stage: str, models: list[Item], batch: int, prompt: int | None, new: int) -> StageMemory:
         """Sample from the policy; score what came with `models`, if any."""
-        share = self.layout.stage == 3 and models and self._one_base()
-        policy = [] if share else self.layout.frozen(self.shape)
         turns = {"sampling": self.layout.cache(self.shape, Rows(batch, (prompt or UNKNOWN_PROMPT) + new))}
         if models:
             turns["scoring"] = self.layout.scoring(self.base, self.config.pm.max_length)
-        always = [*policy, *models, *self.layout.gathers(self.shape, learns=False)]
+        always = [*self.layout.frozen(self.shape), *models, *self.layout.gathers(self.shape, learns=False)]
         seconds = self._generation(batch * self.layout.ranks, batch, new)
         return self._stage(stage, always, turns, 0, seconds, f"of {batch * self.layout.ranks} responses")
 
@@ -232,12 +238,12 @@ class Needs:
         return operations * shape.parameters * tokens / (self.layout.ranks * machine.tflops * 1e12 * machine.mfu)
 
     def _generation(self, rows: int, at_once: int, new: int, vllm: bool = False) -> float:
-        """Seconds to sample: each token step reads (or gathers) every weight once for all rows of a batch."""
+        """Seconds to sample: each token step reads (or gathers anew) every weight once for all rows of a batch."""
         machine, layout = self.hardware.machine, self.layout
         size = self.shape.parameters * layout.element
         if vllm:
             step = size / self.config.ppo.vllm.tensor_parallel_size / (machine.bandwidth * 1e9)
-        elif layout.stage == 3:
+        elif layout.stage == 3 and not layout.gathers_to_sample(self.shape):
             step = size * (layout.ranks - 1) / layout.ranks / (machine.link * 1e9)
         else:
             step = size / (machine.bandwidth * 1e9)

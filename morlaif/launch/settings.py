@@ -19,12 +19,18 @@ class ZeroSettings(Settings):
     offload_optimizer: bool
     offload_parameters: bool
     persistence_threshold: Annotated[int, Field(ge=0)]
+    gather_to_sample: Annotated[float, Field(ge=0)]  # GB
 
     @model_validator(mode="after")
     def _check(self) -> ZeroSettings:
         if self.offload_parameters and self.stage != 3:
             raise ValueError(f"offload_parameters: stage {self.stage} keeps whole weights on each rank; use stage: 3")
         return self
+
+    @property
+    def most_gathered(self) -> float:
+        """Bytes of a model that each rank gathers whole to sample from it."""
+        return self.gather_to_sample * 1e9
 
 
 class MachineSettings(Settings):

@@ -7,6 +7,7 @@ one row draws does not depend on when the others end, so two policies under one 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from morlaif import ranks, sharded
 from morlaif.errors import UserError
 from morlaif.models.cache import ReservedLayer, reserved_cache
 from morlaif.models.kernels import ROTARY
@@ -35,6 +37,7 @@ def generate(
     batch_size: int,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    gather: float = math.inf,
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens` ids.
 
@@ -43,9 +46,36 @@ def generate(
     The same generator state and arguments give the same ids. `noise` (rows, max_new_tokens), uniform on [0, 1), takes
     the generator's place: each row's own luck, whichever rows are generated with it.
 
+    Several ranks make the same call; each samples its share, `batch_size` rows at once, and all get all rows. Weights
+    that lie in parts are gathered whole for it if they take at most `gather` bytes (`sharded.ready_to_sample`).
+
     Raises:
         UserError: an empty prompt, or one too long for the model's positions.
     """
+    _check(model, tokenizer, prompts, max_new_tokens)
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # longest first: memory peaks at once
+    if noise is None:
+        noise = luck(prompts, max_new_tokens, generator, model.device)
+    own = ranks.share(order)
+    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    ends, pad = Ends(tokenizer, stop), tokenizer.pad_token_id or 0
+    found: dict[int, list[int]] = {}
+    with _inference(model), sharded.ready_to_sample(model, gather) as in_step:
+        turns = -(-len(order) // (ranks.count() * batch_size)) if in_step else len(batches)
+        for turn in range(turns):
+            rows = batches[turn] if turn < len(batches) else order[-1:]  # one for company
+            batch = [list(prompts[row]) for row in rows]
+            done = _generate_batch(
+                model, pad, batch, ends, max_new_tokens, temperature, top_p, noise[rows], in_step
+            )
+            found |= zip(rows, done, strict=True)
+    answers = dict(zip(order, ranks.unshare([found[row] for row in own]), strict=True))
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _check(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no eos token: generation could not end; set `eos_token` in its config")
     limit = getattr(model.config, "max_position_embeddings", None)
@@ -57,20 +87,17 @@ def generate(
                 f"prompt {row} has {len(prompt)} tokens; with {max_new_tokens} new ones that exceeds the model's "
                 f"{limit} positions: lower max_new_tokens or the prompt's max_length"
             )
-    ends = Ends(tokenizer, stop)
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # longest first: memory peaks at once
-    results: list[list[int]] = [[] for _ in prompts]
-    with _inference(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = [list(prompts[row]) for row in rows]
-            luck = draw(len(rows), max_new_tokens, generator, model.device) if noise is None else noise[rows]
-            done = _generate_batch(
-                model, tokenizer.pad_token_id or 0, batch, ends, max_new_tokens, temperature, top_p, luck
-            )
-            for row, ids in zip(rows, done, strict=True):
-                results[row] = ids
-    return results
+
+
+def luck(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Noise (rows, max_new_tokens) for `prompts`, drawn for the longest first."""
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    drawn = draw(len(prompts), max_new_tokens, generator, device)
+    noise = torch.empty_like(drawn)
+    noise[order] = drawn
+    return noise
 
 
 def draw(rows: int, steps: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -158,7 +185,9 @@ def _generate_batch(
     temperature: float,
     top_p: float,
     noise: Tensor,
+    in_step: bool,
 ) -> list[list[int]]:
+    """`in_step`: each forward is an exchange between ranks, so none stops before the last."""
     device = model.device
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)  # (B, T), padded on the left
@@ -190,11 +219,11 @@ def _generate_batch(
             if (finished := ends.cut(results[row])) is not None:
                 results[row] = finished
                 open_rows.remove(row)
-        if not open_rows:
+        if ranks.everywhere(not open_rows, device) if in_step else not open_rows:
             break
 
         ids, positions = picked[:, None], positions[:, -1:] + 1
-        if len(seats) - len(open_rows) >= max(1, COMPACT_AT * len(seats)):
+        if open_rows and len(seats) - len(open_rows) >= max(1, COMPACT_AT * len(seats)):
             places = [place for place, row in enumerate(seats) if row in open_rows]
             kept = torch.tensor(places, device=device)
             cache.batch_select_indices(kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +86,7 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             with sharded.gathered([layer.weight], change=True), torch.no_grad():
                 layer.weight[old:] = layer.weight[:old].mean(0)
+    sharded.split(model)
     for config in (model.config, model.generation_config):
         if config is not None:
             config.pad_token_id = tokenizer.pad_token_id
@@ -105,13 +105,13 @@ def load_policy(
     origin = _origin(folder)
     path, options = origin["path"], {key: origin[key] for key in ("revision", "trust_remote_code")}
     tokenizer = load_tokenizer(path, **options)
-    # an adapter is merged into whole weights
-    with nullcontext() if origin["adapter"] is None else sharded.unsharded():
-        model = load_causal_lm(
-            path, **options, dtype=dtype, device=device, attention=origin["attention"], tokenizer=tokenizer
-        )
+    model = load_causal_lm(
+        path, **options, dtype=dtype, device=device, attention=origin["attention"], tokenizer=tokenizer
+    )
     if origin["adapter"] is not None:
-        model = PeftModel.from_pretrained(model, str(Path(folder) / origin["adapter"])).merge_and_unload().eval()
+        with sharded.unsharded():  # the adapter itself is small
+            adapted = PeftModel.from_pretrained(model, str(Path(folder) / origin["adapter"]))
+        model = sharded.merge(adapted).eval()
     return model, tokenizer
 
 

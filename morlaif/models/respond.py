@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,10 +10,11 @@ from statistics import fmean
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Example, Pair, content_id, prompt_id
 from morlaif.errors import UserError
-from morlaif.models.generate import generate
+from morlaif.models.generate import generate, luck
 from morlaif.models.settings import SampleResponses
 
 
@@ -64,17 +66,22 @@ def sample_pairs(
     settings: SampleResponses,
     *,
     seed: int,
+    gather: float = math.inf,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Responses:
     """Two different samples of `model` for each prompt. A second one that equals the first is drawn again, up to
     `attempts` times in all; then the prompt is dropped. `on_progress` gets the number of prompts done.
+
+    Several ranks share the prompts and all get all pairs; `gather`: see `generate`.
     """
     generator = torch.Generator().manual_seed(seed)
     limit = _prompt_limit(model, settings)
     prompts = [prompt_ids(tokenizer, example.messages, limit) for example in examples]
     drawn: list[list[int]] = []
 
-    def draw(rows: Sequence[int]) -> list[str]:
+    def draw(*groups: Sequence[int]) -> list[str]:
+        rows = [row for group in groups for row in group]
+        noise = [luck([prompts[row] for row in group], settings.max_new_tokens, generator, "cpu") for group in groups]
         ids = generate(
             model,
             tokenizer,
@@ -84,19 +91,23 @@ def sample_pairs(
             top_p=settings.top_p,
             stop=settings.stop,
             batch_size=settings.batch_size,
-            generator=generator,
+            noise=torch.cat(noise),
+            gather=gather,
         )
         drawn.extend(ids)
         return [decode_response(tokenizer, row) for row in ids]
 
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows of a batch are of like length
     size = max(1, settings.batch_size // 2)
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
     texts: dict[int, tuple[str, str]] = {}
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        both = draw([*rows, *rows])
-        texts |= {row: (both[i], both[i + len(rows)]) for i, row in enumerate(rows)}
-        on_progress(start + len(rows))
+    for start in range(0, len(groups), ranks.count()):  # each group's luck is its own, however many ranks there are
+        some = groups[start : start + ranks.count()]
+        both = iter(draw(*([*rows, *rows] for rows in some)))
+        for rows in some:
+            first, second = ([next(both) for _ in rows] for _ in range(2))
+            texts |= dict(zip(rows, zip(first, second, strict=True), strict=True))
+        on_progress(len(texts))
     for _ in range(settings.attempts - 1):
         same = [row for row in order if texts[row][0] == texts[row][1]]
         if not same:

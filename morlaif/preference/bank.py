@@ -92,8 +92,8 @@ class PreferenceBank:
     def __init__(self, names: Sequence[str], readers: Sequence[_Reader], device: torch.device) -> None:
         self.names = tuple(names)
         self._readers, self._device = tuple(readers), device
-        parts = [list(map(sharded.gather_in_forward, reader.modules())) for reader in self._readers]
-        self._sharded = list(map(any, parts))
+        hooks = [list(map(sharded.gather_in_forward, reader.modules())) for reader in self._readers]
+        self._sharded = list(map(any, hooks))
 
     @classmethod
     def load(

@@ -64,6 +64,7 @@ def load_classifier(
         weight = model.get_input_embeddings().weight
         with sharded.gathered([weight], change=True), torch.no_grad():
             weight[rows:] = weight[:rows].mean(0)
+    sharded.split(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     head(model)  # an architecture without a linear score is found out now
     if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs

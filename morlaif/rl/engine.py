@@ -1,7 +1,7 @@
 """How a loss becomes an update: replicated weights in one or many processes, or sharded ones under an Accelerator.
 
 The trainer knows three things of it: forwards go through `engine(batch)`, an update is `set_rates`, some `backward`,
-one `step`; and whoever needs whole weights (to sample, to save) asks for them with `whole()`.
+one `step`; and whoever runs the policy otherwise asks for it with `sampling()`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from morlaif import ranks
 from morlaif.rl.experience import Batch
@@ -86,9 +87,9 @@ class Engine:
         return {"grad_norm": groups["policy"], "critic_grad_norm": groups["critic"]}
 
     @contextmanager
-    def whole(self) -> Iterator[ActorCritic]:
-        """The models with every weight in its place on this rank; all ranks enter and leave together."""
-        yield self.models
+    def sampling(self) -> Iterator[PreTrainedModel]:
+        """The policy, for forwards that are not this engine's."""
+        yield self.models.model
 
     def state(self) -> dict[str, Any]:
         """Weights that learn and the optimizer's moments, by name, so that any engine and any number of ranks can read
@@ -106,12 +107,10 @@ class Engine:
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the weights that learn, on the CPU."""
-        with self.whole() as models:
-            return {name: value.cpu().clone() for name, value in models.trained_state().items()}
+        return {name: value.cpu().clone() for name, value in self.models.trained_state().items()}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        with self.whole() as models:
-            models.load_trained_state(weights)
+        self.models.load_trained_state(weights)
 
     def accelerator(self) -> Accelerator:
         """For libraries that ask for one."""

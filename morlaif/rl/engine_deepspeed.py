@@ -23,6 +23,7 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl.models.utils import add_hooks, remove_hooks
 
 from morlaif import ranks, sharded
@@ -78,16 +79,16 @@ class DeepSpeedEngine(Engine):
         return norm.item()
 
     @contextmanager
-    def whole(self) -> Iterator[ActorCritic]:
+    def sampling(self) -> Iterator[PreTrainedModel]:
+        """Without DeepSpeed's hooks, which expect the order of the training forward."""
         if not self.sharded:
-            yield self.models
+            yield self.models.model
             return
-        with sharded.gathered(self.models.parameters()):
-            remove_hooks(self.ds)
-            try:
-                yield self.models
-            finally:
-                add_hooks(self.ds)
+        remove_hooks(self.ds)
+        try:
+            yield self.models.model
+        finally:
+            add_hooks(self.ds)
 
     def state(self) -> dict[str, Any]:
         weights, moments = {}, {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from peft import PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -192,24 +191,3 @@ def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
         return trunk(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
 
     return states_at(trunk, batch.read, run)
-
-
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of `ActorCritic.model` as transformers knows it, adapters added in; the model stays as it is."""
-    return dict(merged(model, model.state_dict().items()))
-
-
-def merged(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of `model` under the names that transformers knows, adapters added in, one at a time.
-
-    Merging in place and taking out again would leave the frozen base, which is the reference too, a rounding away.
-    """
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-    for key, value in weights:
-        if ".lora_" in key:
-            continue
-        name, inside, rest = key.partition(".base_layer.")
-        if inside and rest == "weight":
-            for adapter in layers[name].active_adapters:
-                value = value + layers[name].get_delta_weight(adapter).to(value.dtype)
-        yield f"{name}.{rest}" if inside else name, value

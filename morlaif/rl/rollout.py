@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -9,7 +10,6 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from morlaif import ranks
 from morlaif.models.generate import draw, generate
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
@@ -35,19 +35,17 @@ class TransformersRollout:
         tokenizer: PreTrainedTokenizerBase,
         settings: PPOSettings,
         autocast: Callable[[], AbstractContextManager],
+        gather: float = math.inf,
     ) -> None:
-        self.engine, self.tokenizer, self.settings, self.autocast = engine, tokenizer, settings, autocast
+        """`gather`: see `generate`."""
+        self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
+        self.autocast, self.gather = autocast, gather
 
     def sample(self, prompts: Sequence[list[int]], chance: torch.Generator, group: int = 1) -> list[list[int]]:
         s = self.settings
         noise = draw(len(prompts), s.max_new_tokens, chance, chance.device)
-        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # like lengths to every rank
-        own = ranks.share(order)
-        with self.engine.whole() as models, self.autocast():
-            answers = generate(
-                models.model, self.tokenizer, [prompts[row] for row in own],
-                max_new_tokens=s.max_new_tokens, temperature=s.temperature, stop=s.stop,
-                batch_size=s.generation_batch_size, noise=noise[own],
+        with self.engine.sampling() as model, self.autocast():
+            return generate(
+                model, self.tokenizer, prompts, max_new_tokens=s.max_new_tokens, temperature=s.temperature, stop=s.stop,
+                batch_size=s.generation_batch_size, noise=noise, gather=self.gather,
             )  # fmt: skip
-        found = dict(zip(order, ranks.unshare(answers), strict=True))
-        return [found[row] for row in range(len(prompts))]

@@ -10,11 +10,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from morlaif import ranks
+from morlaif import ranks, sharded
 from morlaif.errors import UserError
 from morlaif.models.generate import Ends
 from morlaif.rl.engine import Engine
-from morlaif.rl.policy import merged
 from morlaif.rl.settings import PPOSettings
 
 
@@ -86,7 +85,7 @@ class VLLMRollout:
 
 
 def _source_class(engine: Engine) -> type:
-    """TRL's class, which hands an adapter's weights over by `merged` instead of merging them into the frozen base."""
+    """TRL's class, but an adapter's weights go over a module at a time, and are not merged into the frozen base."""
     from trl.generation.vllm_generation import VLLMGeneration
 
     class Source(VLLMGeneration):
@@ -94,9 +93,11 @@ def _source_class(engine: Engine) -> type:
             if not isinstance(self.model, PeftModel):
                 yield from super()._iter_named_params()
                 return
-            with engine.whole() as models, torch.no_grad():
-                for name, value in merged(models.model, models.model.named_parameters()):
-                    yield name, value.data
+            told: set[int] = set()
+            for name, parameter, value in sharded.merged(engine.models.model):
+                if id(parameter) not in told:  # vLLM ties what is tied
+                    told.add(id(parameter))
+                    yield name, value.to(parameter.dtype)
 
     return Source
 

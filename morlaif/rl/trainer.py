@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -73,6 +74,7 @@ class PPOTrainer:
         held_out: Sequence[list[Message]] = (),
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
+        gather: float = math.inf,
     ) -> None:
         """Train `models` in place.
 
@@ -83,6 +85,7 @@ class PPOTrainer:
             held_out: prompts that are only evaluated on (`schedule.hold_out` draws some).
             autocast: compute in this type; weights that learn keep their own.
             accelerator: of accelerate; one whose type is DeepSpeed shards the models.
+            gather: most bytes of a sharded policy that each rank gathers whole to sample from.
         """
         if not prompts:
             raise UserError("PPO needs prompts, and the train split has none")
@@ -107,7 +110,7 @@ class PPOTrainer:
         self.device = models.model.device
 
         self.engine = make_engine(models, settings, accelerator)
-        self.rollout = self._rollout()
+        self.rollout = self._rollout(gather)
         adaptive = settings.kl.controller == "adaptive"
         self.kl = kl.KLController(settings.kl.coef, settings.kl.target if adaptive else None, settings.kl.horizon)
         self.seen = shaping.Moments()
@@ -209,17 +212,14 @@ class PPOTrainer:
     def score(self, prompts: Sequence[list[Message]], texts: Sequence[str], purpose: str, step: int) -> Tensor:
         """(B, K) of each response, scored by whichever rank it falls to."""
         schedule.seed_globals(self.seed, f"{purpose} {ranks.rank()}", step)  # a reward may draw
-        scores, error = torch.empty(0), None
         try:
-            scores = self.reward(ranks.share(prompts), ranks.share(texts)).detach().float()
-        except UserError as raised:
-            error = raised
-        if any(errors := ranks.gather(error)):
+            scores = ranks.mapped(
+                lambda *rows: self.reward(*rows).detach().float(), prompts, texts, mistake=UserError
+            )
+        except UserError:
             self._give_up(purpose)
-            raise next(filter(None, errors))
-        if self.processes == 1:
-            return scores.to(self.device)
-        return torch.tensor(ranks.unshare(scores.tolist()), device=self.device)
+            raise
+        return scores.to(self.device)
 
     def _counted(self) -> dict[str, float]:
         """What the reward has counted since the last row, where it counts (a judge: ratings, and what they cost)."""
@@ -245,12 +245,12 @@ class PPOTrainer:
                     column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
         return ranks.total(tables).unbind()
 
-    def _rollout(self) -> Rollout:
+    def _rollout(self, gather: float) -> Rollout:
         if self.settings.rollout == "vllm":
             from morlaif.rl.rollout_vllm import VLLMRollout
 
             return VLLMRollout(self.engine, self.tokenizer, self.settings)
-        return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast)
+        return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast, gather)
 
     def _masks(self, responses: list[list[int]], mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) tokens and (B, T) states that the critic values, which with `score_at: after_eos` are more."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from morlaif import ranks
 from morlaif.data.records import Message, Pair, load_pairs, load_split, prompt_id
 from morlaif.errors import UserError
 from morlaif.evaluation import budget, overview, regression, wins
@@ -18,6 +19,7 @@ from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.policies import Answers, relative_rows, respond, response_rows
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJudge, RulesJudge
+from morlaif.evaluation.statistics import Array
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.models.load import resolve_model
@@ -36,6 +38,7 @@ def build(job: Job) -> dict[str, Any]:
     arms, others = list(job.config["arms"]), dict(settings.policies)
     principles = {getattr(p, "name", p): tuple(getattr(p, "covers", (p,))) for p in job.config["principles"]}
     truth = principles if isinstance(settings.judge, RulesJudge) else None
+    gather = job.hardware.zero.most_gathered
     how = {"seed": job.seed, "resamples": settings.resamples, "confidence": settings.confidence}
 
     # 1. the preference models, and the objectives that are made of them alone
@@ -49,7 +52,7 @@ def build(job: Job) -> dict[str, Any]:
     steps = len(policies) + 2
     answers: dict[str, Answers] = {}
     for step, (policy, where) in enumerate(policies.items()):
-        made = respond(where, prompts, settings, seed=job.seed, device=job.device, dtype=job.dtype)
+        made = respond(where, prompts, settings, seed=job.seed, device=job.device, dtype=job.dtype, gather=gather)
         scored = score(prompts[: settings.scored], made.texts[: settings.scored])
         true = true_scores(prompts, made.texts, truth) if truth else None
         answers[policy] = Answers(made, scored, true)
@@ -106,11 +109,13 @@ def build(job: Job) -> dict[str, Any]:
         "weights": {arm: _read(job.inputs[f"weigh/{arm}"] / "weights.json") for arm in arms},
         **_labels_of(job, names),
     }
-    _write(job.out / "results.json", results)
-    _write(job.out / "details.json", details)
     rows = response_rows(prompts, answers, names, list(principles))
-    _write_lines(job.out / "responses.jsonl", rows)
-    _write_lines(job.out / "samples.jsonl", relative_rows(rows[: settings.samples], answers[SFT].scores, names))
+    samples = relative_rows(rows[: settings.samples], answers[SFT].scores, names)
+    if ranks.is_first():
+        _write(job.out / "results.json", results)
+        _write(job.out / "details.json", details)
+        _write_lines(job.out / "responses.jsonl", rows)
+        _write_lines(job.out / "samples.jsonl", samples)
     return {key: one.rate.rate.as_dict()["value"] for key, one in rates.items()}
 
 
@@ -128,7 +133,11 @@ def _scorer(job: Job, names: Sequence[str]) -> Score:
         return lambda prompts, responses: np.zeros((len(responses), 0))
     base = resolve_model(job.inputs["sft"])[0]
     bank = PreferenceBank.load({name: job.inputs[f"pm/{name}"] for name in names}, base, job.device, job.dtype)
-    return lambda prompts, responses: bank.score(prompts, responses).double().cpu().numpy()
+
+    def score(prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
+        return ranks.mapped(bank.score, prompts, responses, mistake=UserError).double().cpu().numpy()
+
+    return score
 
 
 def _objective(job: Job, arm: str, names: Sequence[str]) -> Objective | None:

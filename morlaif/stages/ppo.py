@@ -16,7 +16,7 @@ from morlaif.errors import UserError, suggest
 from morlaif.models.load import ADAPTER, load_policy, point_to_adapter, resolve_model, save_policy
 from morlaif.preference.report import read_report
 from morlaif.rl.critic import load_adapter_critic, load_critic
-from morlaif.rl.policy import ActorCritic, merged_state
+from morlaif.rl.policy import ActorCritic
 from morlaif.rl.schedule import hold_out
 from morlaif.rl.settings import PPOSettings
 from morlaif.rl.trainer import PPOTrainer
@@ -57,7 +57,7 @@ def build(job: Job) -> dict[str, Any]:
     trainer = PPOTrainer(
         models, tokenizer, prompts, scores, names, objective, settings,
         seed=job.seed, keep=job.keep, held_out=held_out, autocast=None if job.dtype == torch.float32 else job.dtype,
-        accelerator=sharded.accelerator(),
+        accelerator=sharded.accelerator(), gather=job.hardware.zero.most_gathered,
     )  # fmt: skip
     result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
 
@@ -86,18 +86,20 @@ def build(job: Job) -> dict[str, Any]:
 def _leave(trainer: PPOTrainer, sft: Path, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write the policy into `folder` (with the learnt `weights` instead of its own), as the settings want it."""
     export = trainer.settings.policy.export
-    own = trainer.engine.weights() if weights is not None else None
+    models, own = trainer.engine.models, None
     if weights is not None:
+        own = trainer.engine.weights()
         trainer.engine.load_weights(weights)
-    with trainer.engine.whole() as models:
-        if ranks.is_first():
-            folder.mkdir(exist_ok=True)
-            if export in ("adapter", "both"):
-                models.policy.save_pretrained(folder / ADAPTER)
-            if export == "adapter":
-                point_to_adapter(folder, sft)
-            else:
-                save_policy(models.model, trainer.tokenizer, folder, merged_state(models.model))
+    if ranks.is_first():
+        folder.mkdir(exist_ok=True)
+    if export in ("adapter", "both"):
+        with sharded.gathered(models.groups()["policy"]):
+            ranks.on_first(lambda: models.policy.save_pretrained(folder / ADAPTER))
+    if export == "adapter":
+        ranks.on_first(lambda: point_to_adapter(folder, sft))
+    else:
+        state = sharded.state_dict(models.model, models.model.dtype)
+        ranks.on_first(lambda: save_policy(models.model, trainer.tokenizer, folder, state))
     if own is not None:
         trainer.engine.load_weights(own)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from morlaif import ranks
 from morlaif.data.records import content_id, load_split, save_pairs
 from morlaif.errors import UserError
 from morlaif.models.load import load_policy
@@ -29,14 +30,14 @@ def build(job: Job) -> dict[str, Any]:
             # Each split has its own noise: more prompts in one do not change the other.
             seed = int(content_id(job.seed, split), 16) % 2**63
             responses[split] = sample_pairs(
-                model, tokenizer, examples[split], settings, seed=seed,
+                model, tokenizer, examples[split], settings, seed=seed, gather=job.hardware.zero.most_gathered,
                 on_progress=lambda rows, before=done: job.progress(before + rows, total),
             )  # fmt: skip
             done += len(examples[split])
     for split in SPLITS:
         if not responses[split].pairs:
             raise UserError(f"respond: no prompt of split '{split}' has two different responses")
-    save_pairs(job.out, {split: responses[split].pairs for split in SPLITS})
+    ranks.on_first(lambda: save_pairs(job.out, {split: responses[split].pairs for split in SPLITS}))
     return _numbers(responses)
 
 

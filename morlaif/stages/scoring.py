@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from morlaif import ranks
+from morlaif.data.records import Message
+from morlaif.errors import UserError
 from morlaif.models.load import resolve_model
 from morlaif.preference.bank import PreferenceBank
 from morlaif.reward.settings import Column, Layout, PMReward
@@ -32,6 +35,19 @@ def open_scores(job: Job, shared: PreTrainedModel | None = None) -> Source:
         feedback=job.config.get("feedback"),
         ledger=job.ledger,
     )
+
+
+class SharedSource:
+    """A source of which each rank asks for its share of the rows; all get all scores."""
+
+    def __init__(self, source: Source) -> None:
+        self.names, self._source = source.names, source
+
+    def __call__(self, prompts: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
+        return ranks.mapped(self._source, prompts, responses, mistake=UserError)
+
+    def take_facts(self) -> Mapping[str, float]:
+        return ranks.added(dict(self._source.take_facts()))
 
 
 def layout_of(job: Job) -> Layout:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Example, Message, Pair, load_pairs, load_split
 from morlaif.errors import UserError
@@ -20,7 +21,7 @@ from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
 from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
 from morlaif.stages.job import Job
-from morlaif.stages.scoring import layout_of, open_scores
+from morlaif.stages.scoring import SharedSource, layout_of, open_scores
 
 SINGLE = "single"  # the baseline's one model: there is nothing to weigh
 
@@ -28,7 +29,7 @@ SINGLE = "single"  # the baseline's one model: there is nothing to weigh
 def build(job: Job) -> dict[str, Any]:
     settings: WeightsSettings = job.config["weights"]
     names = list(job.config["names"])
-    score = open_scores(job)
+    score = SharedSource(open_scores(job))
 
     # 1. frozen statistics on responses of the SFT model
     prompts, responses, source = _sft_responses(job, settings)
@@ -66,7 +67,7 @@ def build(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     if counted := score.take_facts():
         details["ratings"] = dict(counted)
-    objective.save(job.out / "weights.json", **details)
+    ranks.on_first(lambda: objective.save(job.out / "weights.json", **details))
     job.progress(2, 2)
     return {f"weight/{name}": float(d * w) for name, d, w in zip(names, direction, weight, strict=True)}
 
@@ -85,7 +86,7 @@ def _sft_responses(job: Job, settings: WeightsSettings) -> tuple[list[list[Messa
     ids = generate(
         model, tokenizer, [prompt_ids(tokenizer, example.messages, settings.max_prompt_tokens) for example in examples],
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, batch_size=settings.batch_size,
-        generator=torch.Generator().manual_seed(job.seed),
+        generator=torch.Generator().manual_seed(job.seed), gather=job.hardware.zero.most_gathered,
     )  # fmt: skip
     return [example.messages for example in examples], [decode_response(tokenizer, row) for row in ids], "generated"
 

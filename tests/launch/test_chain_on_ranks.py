@@ -17,7 +17,8 @@ import ranked
 
 TIMEOUT = 300  # seconds of wall time of one run, on a machine that may be busy; alone it takes some 40
 CHAIN = [
-    "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[sft,pm,ppo]", "data.sft=90", "data.train=24",
+    "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[evaluate]", "data.sft=90", "data.train=24",
+    "respond=toy", "respond.max_new_tokens=24",
     "sft.max_steps=4", "sft.batch_size=8", "sft.micro_batch_size=4", "sft.log_every=1", "pm.epochs=1",
     "pm.batch_size=8", "ppo.steps=2", "ppo.policy.kind=lora", "ppo.checkpoint_every=1",
 ]  # fmt: skip
@@ -90,6 +91,36 @@ def test_every_loss_is_that_of_one_process(alone, two):
 
 
 @pytest.mark.timeout(2 * TIMEOUT)
+def test_responses_weights_and_results_are_those_of_one_process(alone, two):
+    """What ranks sample, and what they make of its scores; the first one's files alone."""
+    (run,) = two.glob("runs/*")
+    assert {"respond", "weigh-multi", "evaluate"} <= {folder.name for folder in (run / "ranks").iterdir()}
+    for name in ("respond/*/pairs/train/data-*.arrow", "evaluate/*/responses.jsonl"):
+        first, second = (next(folder.glob(f"store/{name}")) for folder in (alone, two))
+        assert texts(first) == texts(second), name
+    for name in ("weigh/*/weights.json", "evaluate/*/results.json", "evaluate/*/details.json"):
+        first, second = (json.loads(next(folder.glob(f"store/{name}")).read_text()) for folder in (alone, two))
+        assert numbers(first) == pytest.approx(numbers(second), rel=1e-3, abs=1e-3), name
+
+
+def texts(file: Path) -> object:
+    """The bytes of pairs; of policies' responses, whose scores may be a rounding apart, what was said."""
+    if file.suffix == ".arrow":
+        return file.read_bytes()
+    rows = map(json.loads, file.read_text().splitlines())
+    return [{policy: answer["text"] for policy, answer in row["responses"].items()} for row in rows]
+
+
+def numbers(tree: Any, where: str = "") -> dict[str, float]:
+    """The numbers of a tree by their place, but those of time and place."""
+    if isinstance(tree, dict | list):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        parts = [numbers(value, f"{where}/{key}") for key, value in items if "seconds" not in str(key)]
+        return {place: value for part in parts for place, value in part.items()}
+    return {where: float(tree)} if isinstance(tree, int | float) else {}
+
+
+@pytest.mark.timeout(2 * TIMEOUT)
 def test_the_export_loads_where_deepspeed_cannot_be_imported(alone, two):
     paths = [str(next(folder.glob("store/ppo/*/model"))) for folder in (alone, two)]
     subprocess.run([sys.executable, "-c", LOADS, *paths], check=True, timeout=TIMEOUT)
@@ -98,7 +129,7 @@ def test_the_export_loads_where_deepspeed_cannot_be_imported(alone, two):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.timeout(3 * TIMEOUT)
 def test_a_rank_killed_in_ppo_is_named_and_the_same_command_goes_on(alone, tmp_path):
-    arguments = [*CHAIN, "hardware=cpu2_zero3", f"paths.store={tmp_path / 'store'}"]
+    arguments = [*CHAIN, "stages=[ppo]", "hardware=cpu2_zero3", f"paths.store={tmp_path / 'store'}"]
     copy_all_but_ppo(alone / "store", tmp_path / "store")
     process = ranked.start_until(tmp_path, arguments, "store/ppo/.*/keep/step-00000001.json", TIMEOUT)
     pids = ranked.rank_pids(tmp_path)

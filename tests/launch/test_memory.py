@@ -64,6 +64,27 @@ def test_the_70b_figures(large):
     assert carried < kept.bytes < 2 * carried
 
 
+def test_a_policy_is_gathered_to_sample_from_where_it_is_small_alone(large):
+    """13 B parameters of 2 bytes are under the preset's 40 GB, 69 B are not; the plan counts what the run will do."""
+    for name in ("respond", "ppo", "evaluate"):
+        small = stage(name, config("experiment=llama2_70b", "model=llama2_13b"))
+        whole = [item for item, phase in small.items() if phase == "sampling" and item.column == "gather"]
+        assert [item.bytes for item in whole] == [13_015_864_320 * 2]
+        assert not any(i.column == "gather" for i, phase in stage(name, large).items() if phase == "sampling")
+    parts = stage("ppo", config("experiment=llama2_70b", "model=llama2_13b", "hardware.zero.gather_to_sample=26"))
+    assert small.seconds < stage("evaluate", large).seconds and parts.seconds > stage("ppo", config(
+        "experiment=llama2_70b", "model=llama2_13b")).seconds  # what is gathered anew for each token takes time
+
+
+@pytest.mark.parametrize(("sleep", "phase"), [(False, ""), (True, "sampling")])
+def test_vllm_takes_the_share_of_a_gpu_that_it_is_given(sleep, phase):
+    made = config("experiment=llama2_70b", "hardware=a100x8_vllm", f"ppo.vllm.sleep={sleep}")
+    (item,) = [item for item, when in stage("ppo", made).items() if item.column == "cache" and when == phase]
+    assert item.bytes == 0.3 * 80e9 and "17.2 GB" in item.formula
+    more = config("experiment=llama2_70b", "ppo.rollout=vllm", "ppo.vllm.tensor_parallel_size=1")
+    assert stage("ppo", more).column("cache") == LLAMA_70B.parameters * 2  # a copy that no share holds
+
+
 def test_full_fine_tuning_of_70b_does_not_fit_and_why(large):
     full = apply(large, ["sft=full"])
     sft = stage("sft", full)
@@ -132,7 +153,7 @@ def test_a_higher_stage_and_more_ranks_never_take_more(layout):
 @given(st.integers(1, 64), st.integers(8, 2048))
 @settings(max_examples=30, deadline=None)
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing(rows, tokens):
-    layout = Layout(1, 0, 2, False, False, True)
+    layout = Layout(1, 0, 2, False, False, True, 0.0)
 
     def kept(batch: Rows, checkpointing: bool) -> float:
         return sum(item.bytes for item in layout.activations(LLAMA_70B, batch, checkpointing, logits=False))
@@ -153,7 +174,7 @@ def test_a_scoring_forward_has_as_many_tokens_as_the_bank_sends(width):
         model = GPT2ForSequenceClassification(config)
     model.transformer.wpe = torch.nn.Embedding(2, 2)  # a device to ask for: the CPU
     model.transformer.wte = torch.nn.Embedding(2, 2)
-    (item,) = Layout(1, 0, 4, False, False, False).scoring(of_config(config.to_dict()), longest=1)
+    (item,) = Layout(1, 0, 4, False, False, False, 0.0).scoring(of_config(config.to_dict()), longest=1)
     assert item.formula.startswith(f"{forward_tokens(model):,} tokens")
 
 

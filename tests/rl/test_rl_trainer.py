@@ -9,10 +9,10 @@ import pytest
 import torch
 from small_ppo import timeless, weights
 
+from morlaif import sharded
 from morlaif.errors import UserError
 from morlaif.rl import schedule, trainer
 from morlaif.rl.engine import make_optimizer
-from morlaif.rl.policy import merged_state
 
 # --- exactness ---
 
@@ -280,7 +280,7 @@ def test_exported_policy_is_the_trained_one(small, kind, tmp_path):
     ids = torch.tensor([[3, 4, 5, 6]])
     with torch.no_grad():
         expected = made.model(ids).logits
-        made.model.save_pretrained(tmp_path / "model", state_dict=merged_state(made.model))
+        made.model.save_pretrained(tmp_path / "model", state_dict=sharded.state_dict(made.model, torch.float32))
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(ids).logits
     assert torch.allclose(found, expected, atol=1e-5)
 
