@@ -36,7 +36,7 @@ VERSIONS = {
     "backbone": 1,
     "pm": 2,
     "weigh": 2,
-    "ppo": 3,
+    "ppo": 4,
     "evaluate": 2,
     "report": 2,
     "compare": 2,

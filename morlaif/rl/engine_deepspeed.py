@@ -44,6 +44,8 @@ class DeepSpeedEngine(Engine):
     def __init__(self, models: ActorCritic, settings: PPOSettings, accelerator: Accelerator) -> None:
         super().__init__(models, settings, accelerator)
         self.sharded = accelerator.state.deepspeed_plugin.zero_stage == 3
+        if self.sharded:
+            _of_one_dtype([p for _, p in self._learning()])
         # The micro-batches of a minibatch are accumulated here, by telling DeepSpeed which one is the last.
         self.ds, self.optimizer = accelerator.prepare(models, self.optimizer)
         self.ds.optimizer.clip_grad = 0.0 if self.sharded else self.max_norm
@@ -175,3 +177,13 @@ class DeepSpeedEngine(Engine):
             if "step" in state.get(flat, {})
             for p in params
         }
+
+
+def _of_one_dtype(learning: Sequence[nn.Parameter]) -> None:
+    """Stage 3 keeps all that learns in one buffer, and casts nothing beside weights that were loaded in parts.
+
+    So a float32 head or adapter beside bfloat16 weights becomes bfloat16 too; all have float32 originals.
+    """
+    if len({p.dtype for p in learning}) > 1:
+        for p in learning:
+            p.data = p.data.to(torch.bfloat16)

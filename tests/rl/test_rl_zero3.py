@@ -27,7 +27,7 @@ CASES = {
 }  # fmt: skip
 
 
-def accelerator(micro_batch_size: int, stage: int):
+def accelerator(micro_batch_size: int, stage: int, bf16: bool):
     os.environ |= {
         "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
@@ -42,6 +42,7 @@ def accelerator(micro_batch_size: int, stage: int):
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
         "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": bf16},
     }
     return Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
 
@@ -51,21 +52,22 @@ def settings(changes: dict):
     return small_ppo.settings(**(usual | {"checkpoint_every": 1} | changes))
 
 
-def train(changes: dict, keep: str, stage: int = 0, loaded: str | None = None):
+def train(changes: dict, keep: str, stage: int = 0, loaded: str | None = None, bf16: bool = False):
     """`loaded`: a folder from which the ranks load the model in parts; whole weights are never on one of them."""
     gather = changes.get("gather", math.inf)
     config = settings({key: value for key, value in changes.items() if key != "gather"})
-    how = {"accelerator": accelerator(config.micro_batch_size, stage)} if stage else {}
+    how = {"accelerator": accelerator(config.micro_batch_size, stage, bf16)} if stage else {}
     if loaded is None:
         made = small_ppo.models(config)
     else:
         from transformers.integrations import HfDeepSpeedConfig
 
         kept = HfDeepSpeedConfig(how["accelerator"].state.deepspeed_plugin.deepspeed_config)
-        twins = [load_causal_lm(loaded, tokenizer=small_ppo.tokenizer()) for _ in range(2)]
+        twins = [load_causal_lm(loaded, tokenizer=small_ppo.tokenizer()) for _ in range(3)]
         assert all(p.numel() == 0 for twin in twins for p in twin.parameters())
+        critic = twins[2].requires_grad_(True) if config.critic.kind == "separate" else None
         torch.manual_seed(0)  # for the value head, as `small_ppo.models` does
-        made = ActorCritic(twins[0], config, reference=twins[1])
+        made = ActorCritic(twins[0], config, critic, twins[1])
         del kept
     run = small_ppo.trainer(config, Path(keep), made, held_out=small_ppo.PROMPTS[:3], gather=gather, **how)
     if stage:
@@ -122,6 +124,26 @@ def test_a_model_loaded_in_parts(tmp_path, name):
     found = processes.run(train, *given, folder=tmp_path, ranks=2, timeout=200)
     assert math.isclose(found[0][0][0]["grad_norm"], curve[0]["grad_norm"], rel_tol=1e-3)
     assert torch.allclose(found[0][1], weights, atol=2e-5)
+
+
+@pytest.mark.timeout(450)
+@pytest.mark.parametrize("changes", [{}, {"critic.kind": "separate", "policy.kind": "lora"}], ids=["full", "lora"])
+def test_bfloat16_in_parts_learns_what_float32_does(tmp_path, changes):
+    """What learns lies in one type beside a head or an adapter in float32, and its float32 originals are stepped.
+
+    Adam's first step is a sign for each weight, so rounding turns some: most still go the same way.
+    """
+    small_ppo.llama().save_pretrained(tmp_path / "model")
+    small_ppo.tokenizer().save_pretrained(tmp_path / "model")
+    changes = changes | {"steps": 1, "optimizer.learning_rate": 1e-2}
+    given = (changes, str(tmp_path / "two"), 3, str(tmp_path / "model"), True)
+    found = processes.run(train, *given, folder=tmp_path, ranks=2, timeout=200)
+    ((row,), weights, _, _), (_, other, _, _) = found
+    assert torch.equal(weights, other) and weights.dtype == torch.float32 and row["first_ratio_error"] == 0
+    if not changes.get("critic.kind"):  # else the critic of one process is another
+        before = torch.cat([value.flatten() for value in small_ppo.models(settings(changes)).trained_state().values()])
+        after = train(changes, str(tmp_path / "one"))[1]
+        assert torch.cosine_similarity(weights - before, after - before, dim=0) > 0.8
 
 
 @pytest.mark.timeout(450)
