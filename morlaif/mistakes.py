@@ -49,6 +49,6 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             tree = compose(CONFIG_NAME, others)
-        except HydraException:
-            tree = compose(CONFIG_NAME)
+        except HydraException:  # another mistake: what the chosen options have
+            tree = compose(CONFIG_NAME, [override for override in others if "." not in override.split("=")[0]])
     return f"unknown key '{key}'.{suggest_key(key, known_keys(OmegaConf.to_container(tree)))}"
