@@ -2,6 +2,7 @@
 
     python benchmarks/memory_plan.py toy
     python benchmarks/memory_plan.py gpt2
+    python benchmarks/memory_plan.py gpt2 ranks     # two ranks under ZeRO-3: the one that took most
 
 Each stage runs as `morlaif stages=[<stage>]` in a process of its own, on dialogues long enough to fill `max_length`, as
 the plan assumes. Measured: the process's peak resident memory, less that of the same stage with a model and batches as
@@ -13,13 +14,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 COMMON = [
-    "data=jsonl", "respond=pairs", "principles=human", "feedback=human", "arms=[multi]", "hardware.workers=1",
+    "data=jsonl", "respond=pairs", "principles=human", "feedback=human", "arms=[multi]",
     "sft.log_every=1", "sft.max_steps=2", "sft.gradient_checkpointing=false",
     "ppo.steps=1", "ppo.rollouts=8", "ppo.generation_batch_size=8", "ppo.epochs=2", "ppo.minibatches=1",
     "ppo.samples=0", "ppo.eval_prompts=8", "ppo.eval_every=0", "ppo.keep=last", "ppo.shaping.constant_score=allow",
@@ -44,24 +46,27 @@ CASES = {
         "ppo.policy.kind=full",
     ],
 }  # fmt: skip
+PEAK = re.compile(r"peak memory: ([\d.]+) GB resident")
 WORDS = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=6)) for i in range(1500)]
 
 
 def main() -> None:
-    case = sys.argv[1]
-    if len(sys.argv) > 2:
+    case, ranks = sys.argv[1], sys.argv[2:] == ["ranks"]
+    if len(sys.argv) > 2 and not ranks:
         measure(sys.argv[2:])
         return
+    where = "hardware=cpu2_zero3" if ranks else "hardware.workers=1"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        common = [*COMMON, f"data.path={folder / 'long.jsonl'}", f"paths.runs={folder / 'runs'}"]
-        overrides = [*common, *CASES[case], f"paths.store={folder / 'store'}"]
+        pm = ["pm=toy"] if ranks and case == "toy" else []  # whole preference models learn in one process
+        common = [*COMMON, where, f"data.path={folder / 'long.jsonl'}", f"paths.runs={folder / 'runs'}"]
+        overrides = [*common, *CASES[case], *pm, f"paths.store={folder / 'store'}"]
         write_dialogues(folder / "long.jsonl")
         if case == "gpt2":
             write_gpt2(folder / "gpt2")
             overrides.append(f"model.path={folder / 'gpt2'}")
-        least = [*common, *SMALLEST, f"paths.store={folder / 'least'}"]
-        print(f"{case}: MB above the smallest run")
+        least = [*common, *SMALLEST, *(["pm=toy"] if ranks else []), f"paths.store={folder / 'least'}"]
+        print(f"{case}{', each of two ranks' if ranks else ''}: MB above the smallest run")
         print(f"{'stage':<6}{'plan':>8}{'measured':>10}{'plan / measured':>17}")
         for stage, before in (("sft", "data"), ("pm", "feedback"), ("ppo", "weigh")):
             peaks = []
@@ -110,6 +115,10 @@ def measure(overrides: list[str]) -> None:
         if end.code:
             raise
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if config.hardware.ranks > 1:
+        run_folder = max(Path(config.paths.runs).iterdir(), key=lambda path: path.stat().st_mtime)
+        logs = [log.read_text() for log in run_folder.glob("logs/*.rank-*.log")]
+        peak = max((float(found[1]) * 1e9 for log in logs if (found := PEAK.search(log))), default=peak)
     print(json.dumps({"plan": memories, "measured": peak}))
 
 

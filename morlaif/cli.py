@@ -167,6 +167,7 @@ def _job(tree: DictConfig) -> None:
     """One job, called by Hydra, perhaps in another process or on another machine: what it leaves is its run folder."""
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
+    from rich.markup import escape
 
     from morlaif.config import validate
     from morlaif.launch.devices import own_gpu
@@ -180,7 +181,7 @@ def _job(tree: DictConfig) -> None:
     command = shlex.join(["morlaif", *(overrides if sweep else sys.argv[1:])])
     console = Console(highlight=False)
     if sweep:
-        console.rule(f"job {hydra.job.num + 1}: {' '.join(overrides) or 'defaults'}", align="left")
+        console.rule(f"job {hydra.job.num + 1}: {escape(' '.join(overrides)) or 'defaults'}", align="left")
     _outcome.clear()
     try:
         with own_gpu(hydra.launcher["_target_"], config.hardware):

@@ -100,8 +100,8 @@ def _line(item: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
         kind = [part for part in item["loc"][:-1] if part not in keys]  # the member of a union, such as sft.method
         if kind and dotted.count(".") == 1:
             group, _, name = dotted.partition(".")
-            near = suggest(dotted, [key for key in known_keys(tree, without=dotted) if key.startswith(f"{group}.")], 0.8)
-            hint = near or f" If a preset sets it, '~{dotted}' takes it out."
+            own = [key for key in known_keys(tree, without=dotted) if key.startswith(f"{group}.")]
+            hint = suggest(dotted, own, 0.8) or f" If a preset sets it, '~{dotted}' takes it out."
             return f"unknown key '{dotted}': {group} '{kind[-1]}' has no '{name}'.{hint}"
         return f"unknown key '{dotted}'.{suggest_key(dotted, known_keys(tree, without=dotted))}"
     if item["type"] == "missing":

@@ -49,7 +49,7 @@ def assert_sharded(model: nn.Module) -> None:
 
 
 def split(model: nn.Module) -> None:
-    """Where models are loaded in parts, split what of this one still lies whole: rows were added to its embeddings."""
+    """Where models are loaded in parts, split what of this one lies whole: grown embeddings, adapters put in later."""
     if ranks.count() == 1:
         return
     from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled

@@ -17,6 +17,7 @@ from morlaif.launch.shape import Shape
 from morlaif.preference.scoring import tokens_at_once
 
 GATHERED = 1_000_000_000  # parameters that ZeRO-3 may hold whole beside their parts (stage3_max_live_parameters)
+SUB_GROUP = 1_000_000_000  # parameters that ZeRO-3 steps together (DeepSpeed's sub_group_size)
 BUCKET = 50_000_000  # parameters in one exchange of gradients (reduce_bucket_size)
 ADAM = 16  # bytes a trained parameter: float32 weight and gradient and two moments; or, over ranks with bfloat16,
 #            weight and gradient of 2 bytes each, and 12 for the float32 original with its moments
@@ -97,10 +98,11 @@ class Layout:
             Item("adam", 12 * p / self.ranks, f"{_count(p)} × 12 B (float32 original, 2 moments) / {self.ranks} ranks"),
         ]
 
-    def adapters(self, parameters: int, learn: int, frozen: int = 0) -> list[Item]:
-        """`learn` adapters of `parameters` each in training, `frozen` that only compute."""
-        parts, text = self._over(3)
-        optimizer = 0 if self.offload_optimizer else ADAM
+    def adapters(self, parameters: int, learn: int, frozen: int = 0, whole: bool = False) -> list[Item]:
+        """`learn` adapters of `parameters` each in training, `frozen` that only compute. `whole`: DeepSpeed does not
+        know of them, each rank has all."""
+        parts, text = (1, "") if whole else self._over(3)
+        optimizer = 0 if self.offload_optimizer and not whole else ADAM
         size = parameters * (learn * optimizer + frozen * self.element) / parts
         each = []
         if learn:
@@ -108,6 +110,13 @@ class Layout:
         if frozen:
             each.append(f"{frozen} × {_count(parameters)} × {self.element} B")
         return [Item("lora", size, f"({' + '.join(each)}){text}")] if each else []
+
+    def stepping(self, learning: int) -> list[Item]:
+        """The float32 gradients that DeepSpeed makes for an update, of one sub-group at a time under stage 3."""
+        if self.stage < 2 or self.offload_optimizer:
+            return []
+        size = learning / self.ranks if self.stage == 2 else min(learning / self.ranks, SUB_GROUP)
+        return [Item("activ", 4 * size, f"{_count(size)} × 4 B, an update's gradients in float32")]
 
     def host(self, learning: int) -> Item | None:
         """Bytes of host memory on all nodes together, for `learning` parameters with offload."""

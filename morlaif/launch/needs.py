@@ -62,7 +62,7 @@ class Needs:
         if lora is None:
             always = layout.trained(self.base)
         else:
-            always = layout.frozen(self.base) + layout.adapters(self._adapter(), learn=members)
+            always = layout.frozen(self.base) + layout.adapters(self._adapter(), learn=members, whole=True)
         top = replace(self.base, layers=max(1, round(share * self.base.layers)))  # what keeps numbers for a backward
         work = layout.activations(
             top, rows._replace(rows=rows.rows * together), s.gradient_checkpointing, logits=False,
@@ -70,12 +70,12 @@ class Needs:
         )  # fmt: skip
         if getattr(s, "cache_gb", 0):
             always.append(Item("cache", self._kept_states(s.cache_gb * 1e9), "states below the top, at most cache_gb"))
-        always += layout.gathers(self.base, learns=True)
+        always += layout.gathers(self.base, learns=lora is None)
         tokens = 2 * s.batch_size * s.max_length
         factor = (1 - share) * FORWARD + share * together * _factor(lora, s.gradient_checkpointing)
         turns = {"learning": work, "testing": layout.scoring(self.base, s.max_length)}
         seconds = self._compute(self.base, tokens, factor)
-        return self._stage(unit.stage, always, turns, learning, seconds, f"of {s.batch_size} pairs")
+        return self._stage(unit.stage, always, turns, 0 if lora else learning, seconds, f"of {s.batch_size} pairs")
 
     def _members(self, rows: Rows) -> tuple[int, int]:
         """Members that learn in one unit: an ensemble's, a worker's part of the principles; and of them at once."""
@@ -228,6 +228,9 @@ class Needs:
         seconds: float | None,
         step: str,
     ) -> StageMemory:
+        """`learning`: parameters that DeepSpeed steps."""
+        if learning:
+            turns = {**turns, "stepping": self.layout.stepping(learning)}
         phases = tuple((name, tuple(items)) for name, items in turns.items() if items)
         host = self.layout.host(learning)
         return StageMemory(stage, self.layout.ranks, tuple(always), phases, host, seconds, step)

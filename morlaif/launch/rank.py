@@ -69,8 +69,21 @@ def main(config_file: str, units_file: str, ds_file: str, log_prefix: str) -> No
         code = 2 if mistake else 1
     else:
         code = 0
+        print(_peak_memory(), file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)  # the process group's threads would hold up an interpreter that ends in order
+
+
+def _peak_memory() -> str:
+    """What `dry_run=true` plans, as it came out; in GB of 10^9 bytes."""
+    import resource
+
+    import torch
+
+    said = f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.3f} GB resident"
+    if torch.cuda.is_available():
+        said += f", {torch.cuda.max_memory_allocated() / 1e9:.3f} GB allocated on the GPU"
+    return said
 
 
 def _told(end: Any) -> dict[str, Any]:

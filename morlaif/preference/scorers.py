@@ -71,6 +71,7 @@ class AdapterScorer:
         first = _lowest(model, widths)
         different = (adapters[self.trunk.index(g)]().layers for g in range(self.count))
         self.stack = stack_adapters(model, widths, self.count, different)
+        sharded.split(model)  # the adapters too lie in parts where their base does
         self.split = SplitTrunk(model, first) if first > 0 and questions is None else None
         self.sharded = any(map(sharded.is_sharded, model.parameters()))
 

@@ -200,7 +200,7 @@ finally:
     ("overrides", "said"),
     [
         (["experiment=llama2_70b"], ["17.2", "68.98 G × 2 B / 8 ranks"]),
-        (["experiment=llama2_70b", "sft=full"], ["sft does not fit: 142.6 GB of 79.0 GB; it would with"]),
+        (["experiment=llama2_70b", "sft=full"], ["sft does not fit: 145.1 GB of 79.0 GB; it would with"]),
         (["experiment=llama2_70b", "sft=full", "hardware=a100x8_zero3_offload"], ["1,655 of 2,000 GB"]),
         (["hardware=cpu"], ["what the process holds, against 8 GB"]),
     ],
