@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from transformers import get_scheduler
 
 from morlaif import ranks
 from morlaif.errors import UserError
+from morlaif.preference.checkpoint import Slot, Standing
 from morlaif.preference.learners import Learner, Texts
 from morlaif.preference.lora import forward_tokens
 from morlaif.preference.loss import centring, margin_bradley_terry, soft_bradley_terry
@@ -53,11 +56,13 @@ def fit(
     generator: torch.Generator,
     dtype: torch.dtype,
     on_step: OnStep = lambda step, steps, losses: None,
+    slot: Slot | None = None,
 ) -> Fitted:
     """Train `learner` in place. Several ranks share each batch; all make the same update.
 
     texts: the 2N dialogues, pair i as rows i and N + i. labels: (N, K) probability that the first is better, NaN where
     a principle learns nothing. pairs: those that batches are made of. chosen_by: those that early stopping looks at.
+    slot: where the training is saved, and what it goes on from; the result is that of one that was never killed.
     """
     count, device = len(labels), texts.device
     lengths = [max(texts.lengths[i], texts.lengths[count + i]) for i in pairs]
@@ -77,8 +82,12 @@ def fit(
     labels = labels.clone()
     losses: list[list[float]] = []
     fitted = Fitted(np.empty((0, len(learner.names))))
+    standing = Standing(learner, optimizer, schedule, best, losses, fitted.failed, device)
+    done = slot is not None and standing.resume(slot)
+    labels[:, list(fitted.failed)] = torch.nan
+    every = settings.checkpoint_every if slot is not None else None
     learner.model.train()
-    for batch in _batches(lengths, settings, generator):
+    for batch in () if done else islice(_batches(lengths, settings, generator), len(losses), None):
         here = [pairs[i] for i in batch]
         counted = (~labels[here].isnan()).sum(0)  # (K,)
         loss = torch.zeros(len(learner.names), dtype=torch.float64)
@@ -108,7 +117,12 @@ def fit(
         on_step(len(losses), total, {name: x for name, x in zip(learner.names, shown, strict=True) if np.isfinite(x)})
         if best.after(len(losses)):
             break
-    best.restore(len(losses))
+        if every and len(losses) % every == 0 and len(losses) < total:
+            slot.save(len(losses), standing.state())
+    if not done:
+        best.restore(len(losses))
+        if every:
+            slot.save(len(losses), standing.state(done=True))
     learner.model.eval()
     fitted.losses = np.array(losses).reshape(len(losses), -1)
     return fitted
@@ -189,6 +203,15 @@ class _Best:
         self.weights: list[list[Tensor] | None] = [None] * self.units
         self.waited = [0] * self.units
         self.measured = 0
+
+    def state(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("value", "waited", "weights", "measured")}
+
+    def load(self, state: dict[str, Any], units: Sequence[int]) -> None:
+        """`units`: which of those that `state` holds."""
+        for key in ("value", "waited", "weights"):
+            setattr(self, key, [state[key][unit] for unit in units])
+        self.measured = state["measured"]
 
     def after(self, step: int) -> bool:
         """Measure if it is time to; True when nothing is left to wait for."""

@@ -35,7 +35,7 @@ class EarlyStopping(Settings):
 class TrainedPM(Settings):
     """What every kind that is trained on verdicts has in common."""
 
-    outside_digest: ClassVar[frozenset[str]] = frozenset({"gradient_checkpointing"})
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"gradient_checkpointing", "checkpoint_every"})
 
     base: str | None  # null: the SFT model; else a folder or a hub name
     revision: str | None  # of a hub base
@@ -56,6 +56,7 @@ class TrainedPM(Settings):
     max_grad_norm: Positive  # of each principle's own weights, so that no principle changes another's step
     max_length: Annotated[int, Field(ge=8)]  # tokens of prompt and response; the prompt is cut on the left
     gradient_checkpointing: bool
+    checkpoint_every: Count | None  # optimizer steps between checkpoints
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainedPM:

@@ -7,7 +7,7 @@ order and costs seconds of set-up for each of a dozen small models. A test holds
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
 from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter, write_adapter
 from morlaif.preference.card import write_card
+from morlaif.preference.checkpoint import Saved
 from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
 from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts
 from morlaif.preference.lora import forward_tokens
@@ -34,6 +35,7 @@ from morlaif.preference.scorers import aggregate
 from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
 from morlaif.preference.split import SplitTrunk, top_layers
 from morlaif.rl.policy import disable_dropout
+from morlaif.settings import identity
 
 if TYPE_CHECKING:
     from morlaif.feedback.records import Verdict
@@ -84,12 +86,13 @@ def train_pm(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    keep: Path | None = None,
 ) -> PMReport:
-    """Train one preference model on `pairs`, test it on `held_pairs`, and leave it in `out`."""
+    """Train one preference model on `pairs`, test it on `held_pairs`, and leave it in `out`. `keep`: as below."""
     corpus = Corpus(pairs, held_pairs, base, revision, own_base, torch.device(device), dtype)
     ends = train_pms(
         [Task(principle, verdicts, held_verdicts, out)], corpus, settings, seed=seed,
-        on_step=lambda step, steps, losses: on_step(step, steps, losses.get(principle, float("nan"))),
+        on_step=lambda step, steps, losses: on_step(step, steps, losses.get(principle, float("nan"))), keep=keep,
     )  # fmt: skip
     result = ends[principle]
     if isinstance(result, UserError):
@@ -104,19 +107,33 @@ def train_pms(
     *,
     seed: int,
     on_step: OnStep = lambda step, steps, losses: None,
+    keep: Path | None = None,
 ) -> dict[str, PMReport | UserError]:
     """Train the preference models of `tasks`, test them, and leave each in its folder.
 
     The same seed, data and device give the same weights; for kinds whose weights are each principle's own, whatever
     the company. With a dtype below float32 the frozen base is kept in it, and trained weights stay in float32 under
     autocast. A principle that cannot be trained has its error in the result; the others are there all the same.
+
+    keep: a folder for checkpoints, every `checkpoint_every` steps. The same call goes on from the last one, at the step
+    after it, and comes to the same weights; steps that were made before are not told of again. None: nothing is kept.
     """
-    return _Training(tasks, corpus, settings, seed, on_step).run()
+    return _Training(tasks, corpus, settings, seed, on_step, keep).run()
 
 
 class _Training:
-    def __init__(self, tasks: Sequence[Task], corpus: Corpus, settings: TrainedPM, seed: int, on_step: OnStep) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        corpus: Corpus,
+        settings: TrainedPM,
+        seed: int,
+        on_step: OnStep,
+        keep: Path | None,
+    ) -> None:
         self.tasks, self.corpus, self.settings, self.seed, self.on_step = tasks, corpus, settings, seed, on_step
+        self.keep = keep
+        self.saved: Saved | None = None  # known once the base is
         self.names = [task.principle for task in tasks]
         self.tokenizer = load_tokenizer(corpus.base, revision=corpus.revision)
         self.data = self._label(corpus.pairs, {task.principle: task.verdicts for task in tasks})
@@ -184,7 +201,8 @@ class _Training:
             self._keep_lower(split, model)
         members = settings.members if isinstance(settings, EnsemblePM) else 1
         batched_over = self._batched_over(taught)
-        for together in _groups(batched_over, self._at_once()):
+        alike = {k: (over, self._places(k, members)) for k, over in batched_over.items()}
+        for together in _groups(alike, self._at_once()):
             trained: dict[int, list[_Trained]] = {k: [] for k in together}
             for member in range(members):
                 names = [self.names[k] for k in together]
@@ -264,7 +282,22 @@ class _Training:
             "path": str(corpus.base), "revision": corpus.revision, "own": corpus.own_base,
             "fingerprint": fingerprint(model),
         }  # fmt: skip
+        if self.keep is not None and self.saved is None:
+            self.saved = self._saved(origin["fingerprint"])
         return model, origin
+
+    def _saved(self, base: str) -> Saved:
+        pairs = hashlib.sha256(" ".join(pair.id for pair in self.corpus.pairs).encode()).hexdigest()
+        marks = {}
+        for k, task in enumerate(self.tasks):
+            taught = f"{task.principle}: {task.text}\n".encode() + self.data.probability[:, k].numpy().tobytes()
+            marks[task.principle] = hashlib.sha256(taught).hexdigest()[:16]
+        which = {"settings": identity(self.settings), "seed": self.seed, "base": base, "pairs": pairs}
+        return Saved(self.keep, which, marks, apart=self.settings.kind not in SHARED)
+
+    def _places(self, k: int, members: int) -> tuple[str | None, ...]:
+        """The checkpoints that principle `k` goes on from; principles that were saved apart go on apart."""
+        return () if self.saved is None else tuple(self.saved.place(self.names[k], m) for m in range(members))
 
     def _generator(self, name: str, member: int = 0) -> torch.Generator:
         """For first weights: each principle its own, whoever is trained beside it."""
@@ -315,6 +348,7 @@ class _Training:
                 learner, self.texts, labels, pairs, self.chosen_by, self.settings,
                 torch.Generator().manual_seed(seed), self.corpus.dtype,
                 lambda step, steps, losses: self.on_step(member * steps + step, members * steps, losses),
+                self.saved and self.saved.slot([self.names[k] for k in which], member),
             )  # fmt: skip
         except UserError as error:
             self.ends |= {self.names[k]: error for k in which}
@@ -374,11 +408,11 @@ class _Trained:
     mean: float  # of its training scores
 
 
-def _groups(over: Mapping[int, tuple[int, ...]], at_once: int) -> Iterator[list[int]]:
-    """Principles whose batches are made of the same pairs, `at_once` at most."""
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for k, pairs in over.items():
-        alike.setdefault(pairs, []).append(k)
+def _groups(what: Mapping[int, Hashable], at_once: int) -> Iterator[list[int]]:
+    """Principles of which the same is said (batches of the same pairs, say), `at_once` at most."""
+    alike: dict[Hashable, list[int]] = {}
+    for k, said in what.items():
+        alike.setdefault(said, []).append(k)
     for members in alike.values():
         for start in range(0, len(members), at_once):
             yield members[start : start + at_once]

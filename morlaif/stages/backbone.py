@@ -15,7 +15,7 @@ from morlaif.errors import UserError
 from morlaif.preference.settings import TrainedPM
 from morlaif.preference.train import train_pms
 from morlaif.stages.job import Job
-from morlaif.stages.pm import VIEWS, corpus, task
+from morlaif.stages.pm import CHECKPOINTS, VIEWS, corpus, task
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def build(job: Job) -> dict[str, Any]:
     ends = train_pms(
         tasks, corpus(job), settings, seed=job.seed,
         on_step=lambda step, steps, losses: job.progress(step, steps, loss=float(np.mean(list(losses.values())))),
+        keep=job.keep / CHECKPOINTS,
     )  # fmt: skip
     for end in ends.values():
         if isinstance(end, UserError):

@@ -21,6 +21,7 @@ from morlaif.preference.train import Corpus, Task, train_pms
 from morlaif.stages.job import Job
 
 OTHER = {"train": "eval", "eval": "train"}
+CHECKPOINTS = "training"  # inside `keep`, of the first of several jobs
 VIEWS = "views"  # inside the artifact of `backbone`: a folder for each principle
 
 
@@ -45,6 +46,7 @@ def build_together(jobs: Sequence[Job]) -> dict[str, dict[str, Any] | Exception]
         on_step=lambda step, steps, losses: [
             by_name[name].progress(step, steps, loss=loss) for name, loss in losses.items()
         ],
+        keep=jobs[0].keep / CHECKPOINTS,
     )  # fmt: skip
     return {by_name[name].name: headline(end) for name, end in ends.items()}
 
