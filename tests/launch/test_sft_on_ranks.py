@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import ranked
 import torch
-from ranked import assert_gone, rank_pids
 from transformers import AutoModelForCausalLM
 
 TIMEOUT = 150  # seconds of wall time, on a machine that may be busy; alone a run takes some 12
@@ -72,32 +68,19 @@ def start_until_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[st
 @pytest.mark.timeout(2 * TIMEOUT)
 def test_a_killed_rank_is_named_and_one_process_goes_on_from_its_checkpoint(alone, tmp_path):
     process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3", "sft.max_steps=8")
-    pids = rank_pids(tmp_path)
-    assert pids.keys() == {0, 1}
-    os.kill(pids[1], signal.SIGKILL)
-    killed = time.monotonic()
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 1 and time.monotonic() - killed < 30
-    flat = " ".join(said.split())
-    assert "rank 1 was killed by SIGKILL" in flat and "sft.rank-1.log" in flat.replace(" ", ""), said
-    assert_gone(list(pids.values()))
+    ranked.kill_rank(process, tmp_path, 1, "sft")
     done = morlaif(tmp_path, "hardware.workers=1")  # another number of ranks: none at all
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same(alone, tmp_path)
-    rows = [json.loads(line) for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
-    assert min(row["step"] for row in rows if row["unit"] == "sft") > 3  # it did not begin anew
+    assert ranked.first_step(tmp_path, "sft") > 3  # it did not begin anew
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.timeout(2 * TIMEOUT)
 def test_ranks_end_with_a_run_that_is_killed_and_two_go_on_where_it_stopped(alone, tmp_path):
     process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3")
-    pids = list(rank_pids(tmp_path).values())
-    process.kill()
-    process.communicate()
-    assert_gone(pids)
+    ranked.kill_run(process, tmp_path)
     done = morlaif(tmp_path, "hardware=cpu2_zero3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same(alone, tmp_path)
-    rows = [json.loads(line) for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
-    assert min(row["step"] for row in rows if row["unit"] == "sft") > 3
+    assert ranked.first_step(tmp_path, "sft") > 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,17 +28,56 @@ def morlaif(folder: Path, arguments: Sequence[str], timeout: float) -> subproces
 
 
 def start_until(folder: Path, arguments: Sequence[str], pattern: str, timeout: float) -> subprocess.Popen[str]:
-    """A run that has just written a file of this pattern."""
+    """A run, in a process group of its own, that has just written a file of this pattern; one that was not there."""
+    before = _matching(folder, pattern)
     process = subprocess.Popen(
-        command(arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command(arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        process_group=0,
+    )  # fmt: skip
     ends = time.monotonic() + timeout
-    while not list(folder.glob(pattern)):
+    while _matching(folder, pattern) <= before:
         if process.poll() is not None or time.monotonic() > ends:
             process.kill()
             raise AssertionError(process.communicate()[0])
         time.sleep(0.01)
     return process
+
+
+def _matching(folder: Path, pattern: str) -> set[Path]:
+    try:
+        return set(folder.glob(pattern))
+    except FileNotFoundError:  # a folder went while it was looked through
+        return set()
+
+
+def kill_rank(process: subprocess.Popen[str], folder: Path, rank: int, unit: str) -> None:
+    """Kill one of the two ranks that build `unit`: the run names it and ends, and so does the other rank."""
+    pids = rank_pids(folder)
+    assert pids.keys() == {0, 1}
+    os.kill(pids[rank], signal.SIGKILL)
+    killed = time.monotonic()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and time.monotonic() - killed < 30, said
+    flat = " ".join(said.split())
+    log = f"{unit.replace('/', '-')}.rank-{rank}.log"
+    assert f"rank {rank} was killed by SIGKILL" in flat and log in flat.replace(" ", ""), said
+    assert_gone(list(pids.values()))
+
+
+def kill_run(process: subprocess.Popen[str], folder: Path, group: bool = False) -> None:
+    """Kill the command itself, or all of its process group: the ranks end with it."""
+    pids = rank_pids(folder)
+    assert pids.keys() == {0, 1}
+    os.killpg(process.pid, signal.SIGKILL) if group else process.kill()
+    process.communicate(timeout=60)
+    assert_gone(list(pids.values()))
+
+
+def first_step(folder: Path, unit: str) -> int:
+    """The first that the last run in `folder` has told of: where it went on."""
+    (file,) = folder.glob("runs/*/metrics.jsonl")
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    return min(row["step"] for row in told if row["unit"] == unit)
 
 
 def rank_pids(folder: Path) -> dict[int, int]:

@@ -1,0 +1,55 @@
+"""Preference models that are trained together on two gloo processes under ZeRO-3, killed again and again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import ranked
+
+TIMEOUT = 200  # seconds of wall time of one run, on a machine that may be busy; alone it takes some 15
+TINY = [
+    "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[pm]", "data.sft=60", "data.train=24",
+    "sft.max_steps=2", "sft.batch_size=4", "pm.batch_size=8", "pm.epochs=50", "pm.checkpoint_every=10",
+    "pm.learning_rate=1e-3", "pm.head_learning_rate=1e-2",
+]  # fmt: skip
+CHECKPOINT = "store/pm/.*/keep/training/*/step-*.json"
+UNIT = "pm/helpfulness"  # the first of three: the checkpoints of all lie with it
+
+
+def losses(folder: Path) -> dict[tuple[str, int], float]:
+    found = {}
+    for file in folder.glob("store/pm/*/metrics.jsonl"):
+        name = json.loads((file.parent / "manifest.json").read_text())["name"]
+        for row in map(json.loads, file.read_text().splitlines()):
+            found[name, row["step"]] = row["metrics"]["loss"]
+    return found
+
+
+def trained(folder: Path, *arguments: str) -> None:
+    done = ranked.morlaif(folder, [*TINY, *arguments], TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.timeout(4 * TIMEOUT)
+def test_a_killed_rank_is_named_and_whatever_is_killed_goes_on(tmp_path):
+    """Kills come at some tenth of the 150 steps: on a busy machine, too, there is much left to do."""
+    alone, other = tmp_path / "alone", tmp_path / "other"
+    for folder in (alone, other):
+        folder.mkdir()
+    trained(alone, "hardware.workers=1")
+
+    process = ranked.start_until(other, [*TINY, "hardware=cpu2_zero3"], CHECKPOINT, TIMEOUT)
+    ranked.kill_rank(process, other, 1, UNIT)
+    process = ranked.start_until(other, [*TINY, "hardware=cpu2_zero3"], CHECKPOINT, TIMEOUT)
+    ranked.kill_run(process, other, group=True)
+    second = ranked.first_step(other, UNIT)
+    trained(other, "hardware.workers=1")  # another number of ranks: none at all
+    assert 10 < second < ranked.first_step(other, UNIT) <= 150
+
+    whole = losses(alone)
+    assert len(whole) == 3 * 150 and losses(other) == pytest.approx(whole, rel=1e-4, abs=1e-4)
+    assert not list(other.glob(CHECKPOINT))
