@@ -7,7 +7,7 @@ one path. On several ranks each function must be called by every rank. Nothing i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +193,21 @@ def load_training_state(model: nn.Module, optimizer: Any, state: dict[str, Any])
         write.set_value(parameter, own["value"])
         for moment in MOMENTS if state["step"] else ():
             write.set_moment(parameter, moment, own[moment])
+
+
+def values(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    """Whole copies, on the host of every rank, of what learns, by name, as exact as the optimizer has them."""
+    read = _state_of(optimizer)
+    whole = ((name, read.value(weight).view(shape(weight))) for name, weight in _learning(model))
+    return {name: value.detach().to("cpu", copy=True) for name, value in whole}
+
+
+@torch.no_grad()
+def set_values(model: nn.Module, optimizer: Any, kept: Mapping[str, Tensor]) -> None:
+    """Put back what `values` gave."""
+    write = _state_of(optimizer)
+    for name, weight in _learning(model):
+        write.set_value(weight, kept[name])
 
 
 def _learning(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -28,7 +28,7 @@ from morlaif.preference.learners import Learner
 from morlaif.rl.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from torch.optim.lr_scheduler import LRScheduler
+    from morlaif.preference.updates import Updates
 
 log = logging.getLogger("morlaif.preference")
 FACTS = "facts.json"  # beside the states: whose they are
@@ -127,8 +127,7 @@ class Standing:
     """All that moves while a learner is fitted. The batches follow from the seed and the number of steps so far."""
 
     learner: Learner
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
+    updates: Updates
     best: Resumable
     losses: list[list[float]]  # (steps, K)
     failed: dict[int, UserError]
@@ -138,15 +137,12 @@ class Standing:
         """On every rank, since the noise of each is part of it. Of a fit that is `done`, only what came of it."""
         state: State = {
             "step": len(self.losses), "done": done, "names": list(self.learner.names),
-            "weights": [weight.detach() for weight in self._weights()],
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "failed": {self.learner.names[k]: str(error) for k, error in self.failed.items()},
+            "updates": self.updates.state(done),
         }  # fmt: skip
         if not done:
-            state |= {
-                "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                "best": self.best.state(), "device": self.device.type, "noise": ranks.gather(_noise(self.device)),
-            }  # fmt: skip
+            state |= {"best": self.best.state(), "device": self.device.type, "noise": ranks.gather(_noise(self.device))}
         return state
 
     def resume(self, slot: Slot) -> bool:
@@ -157,37 +153,23 @@ class Standing:
         self.load(state)
         return state["done"]
 
-    @torch.no_grad()
     def load(self, state: State) -> None:
         """Put back what `state` gave, for the learner's principles, in the same company or another."""
         names = list(self.learner.names)
+        rows = [state["names"].index(name) for name in names]
         same = names == state["names"]
-        rows = [state["names"].index(name) for name in names]  # of weights, moments and losses, one for each principle
-
-        def own(tensor: Tensor) -> Tensor:
-            return tensor if same or not tensor.dim() else tensor[rows]
-
-        for weight, value in zip(self._weights(), state["weights"], strict=True):
-            weight.copy_(own(value))
+        self.updates.load(state["updates"], state["done"], lambda tensor: tensor if same else tensor[rows])
         self.losses[:] = state["losses"][:, rows].tolist()
         for k, name in enumerate(names):
             if name in state["failed"]:
                 self.failed[k] = UserError(state["failed"][name])
         if state["done"]:
             return
-        moments = state["optimizer"]["state"]
-        moments = {place: {key: own(value) for key, value in kept.items()} for place, kept in moments.items()}
-        self.optimizer.load_state_dict({**state["optimizer"], "state": moments})
-        self.schedule.load_state_dict(state["schedule"])
         self.best.load(state["best"], rows if self.learner.apart else [0])
         if state["device"] == self.device.type and len(state["noise"]) == ranks.count():
             _set_noise(self.device, state["noise"][ranks.rank()])
         else:  # other ranks draw anew
             torch.manual_seed(torch.initial_seed() + 7919 * state["step"])
-
-    def _weights(self) -> list[Tensor]:
-        trunk, heads = self.learner.groups()
-        return [*trunk, *heads]
 
 
 def _noise(device: torch.device) -> Tensor:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import get_scheduler
 
 from morlaif import ranks
 from morlaif.errors import UserError
@@ -28,8 +27,8 @@ from morlaif.preference.metrics import agreement
 from morlaif.preference.pairs import epoch_batches
 from morlaif.preference.scoring import length_buckets
 from morlaif.preference.settings import EarlyStopping, TrainedPM
+from morlaif.preference.updates import Updates, make_updates
 
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 OnStep = Callable[[int, int, dict[str, float]], None]  # step, steps, loss of each principle
 
 
@@ -66,23 +65,14 @@ def fit(
     """
     count, device = len(labels), texts.device
     lengths = [max(texts.lengths[i], texts.lengths[count + i]) for i in pairs]
-    trunk, heads = learner.groups()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": trunk, "lr": settings.learning_rate},
-            {"params": heads, "lr": settings.head_learning_rate},
-        ],
-        weight_decay=settings.weight_decay,
-    )
     total = settings.epochs * -(-len(pairs) // settings.batch_size)
-    warmup = min(settings.warmup_steps, total // 2)
-    schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, num_warmup_steps=warmup, num_training_steps=total)
+    updates = make_updates(learner, settings, total)
     micro = settings.micro_batch_size or settings.batch_size
-    best = _Best(learner, settings.early_stopping, texts, labels, chosen_by, dtype)
+    best = _Best(learner, updates, settings.early_stopping, texts, labels, chosen_by, dtype)
     labels = labels.clone()
     losses: list[list[float]] = []
     fitted = Fitted(np.empty((0, len(learner.names))))
-    standing = Standing(learner, optimizer, schedule, best, losses, fitted.failed, device)
+    standing = Standing(learner, updates, best, losses, fitted.failed, device)
     done = slot is not None and standing.resume(slot)
     labels[:, list(fitted.failed)] = torch.nan
     every = settings.checkpoint_every if slot is not None else None
@@ -92,7 +82,8 @@ def fit(
         counted = (~labels[here].isnan()).sum(0)  # (K,)
         loss = torch.zeros(len(learner.names), dtype=torch.float64)
         own = ranks.share(here)
-        for start in range(0, -(-len(here) // ranks.count()), micro):
+        share = -(-len(here) // ranks.count())
+        for start in range(0, share, micro):
             part = own[start : start + micro]
             given = labels[part].to(device=device, dtype=torch.float32)
             if ranks.count() == 1 and given.isnan().all():
@@ -103,15 +94,12 @@ def fit(
                 scores = learner.score(texts, [*part, *(count + i for i in part)])
                 each = pair_losses(scores, given, settings).sum(0) / counted.clamp(min=1).to(device)  # (K,)
             finite = each.detach().isfinite()
-            (each[finite].sum() if learner.apart else each.mean()).backward()
+            summed = each[finite].sum() if learner.apart else each.mean()
+            updates.backward(summed, last=start + micro >= share)
             loss += each.detach().double().cpu()
-        ranks.sum_gradients([*trunk, *heads])
         loss = ranks.total(loss.to(device)).cpu()
         _check(learner, fitted, loss, labels, len(losses) + 1)
-        learner.clip(settings.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        updates.step()
         shown = torch.where(counted > 0, loss, torch.nan).tolist()
         losses.append(shown)
         on_step(len(losses), total, {name: x for name, x in zip(learner.names, shown, strict=True) if np.isfinite(x)})
@@ -190,13 +178,15 @@ class _Best:
     def __init__(
         self,
         learner: Learner,
+        updates: Updates,
         settings: EarlyStopping | None,
         texts: Texts,
         labels: Tensor,
         pairs: Sequence[int],
         dtype: torch.dtype,
     ) -> None:
-        self.learner, self.settings, self.texts, self.dtype = learner, settings, texts, dtype
+        self.learner, self.updates, self.settings = learner, updates, settings
+        self.texts, self.dtype = texts, dtype
         self.labels, self.pairs, self.count = labels[list(pairs)].numpy(), list(pairs), len(labels)
         self.units = len(learner.names) if learner.apart else 1  # what stops on its own
         self.value = [-1.0] * self.units
@@ -226,8 +216,8 @@ class _Best:
         if self.measured < step:
             self._measure(step)
         for unit, weights in enumerate(self.weights):
-            for own, kept in zip(self.learner.weights(unit), weights or (), strict=False):
-                own.copy_(kept)
+            if weights is not None:
+                self.updates.put(unit, weights)
 
     def _measure(self, step: int) -> None:
         self.measured = step
@@ -244,6 +234,6 @@ class _Best:
                 continue
             if value > self.value[unit]:
                 self.value[unit], self.waited[unit] = value, 0
-                self.weights[unit] = [weight.cpu().clone() for weight in self.learner.weights(unit)]
+                self.weights[unit] = self.updates.copy(unit)
             else:
                 self.waited[unit] += 1

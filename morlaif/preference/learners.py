@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from morlaif import sharded
 from morlaif.preference.adapters import Adapter
 from morlaif.preference.lora import fresh, targets
 from morlaif.preference.model import (
@@ -191,18 +192,30 @@ class SharedLearner:
         return [w for layer in self.stack.layers.values() for w in (layer.lora_down, layer.lora_up)]
 
 
+class Scores(nn.Module):
+    """A classifier and how its states are read, as one module, which DeepSpeed can run."""
+
+    def __init__(self, model: nn.Module, pooling: Pooling) -> None:
+        super().__init__()
+        self.model, self.pooling = model, pooling
+
+    def forward(self, ids: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+        return score_batch(self.model, Batch(ids, starts, lengths), self.pooling)
+
+
 class FullLearner:
-    """A whole model for one principle."""
+    """A whole model for one principle. On several ranks it may lie in parts, and `run` becomes DeepSpeed's engine."""
 
     apart = True
 
     def __init__(self, name: str, model: nn.Module, pooling: Pooling, generator: torch.Generator) -> None:
-        self.names, self.model, self.pooling = (name,), model, pooling
-        with torch.no_grad():
-            head(model).weight.copy_(draw_head(model, generator))
+        self.names, self.model, self.run = (name,), model, Scores(model, pooling)
+        weight = head(model).weight
+        with sharded.gathered([weight], change=True), torch.no_grad():
+            weight.copy_(draw_head(model, generator))
 
     def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
-        return score_batch(self.model, texts.batch(which), self.pooling).unsqueeze(1)
+        return self.run(*texts.batch(which)).unsqueeze(1)
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         top = {id(weight) for weight in head(self.model).parameters()}

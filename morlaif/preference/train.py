@@ -185,9 +185,19 @@ class _Training:
             if fitted is None:
                 continue
             report = self._report(k, fitted, 0, self._held_scores(learner)[:, :, 0], origin, [self.names[k]])
-            with quiet():
-                model.save_pretrained(self.tasks[k].out / MODEL)
+            self._write_whole(k, learner)
             self._leave(k, report)
+
+    def _write_whole(self, k: int, learner: FullLearner) -> None:
+        model = learner.model
+        state = None if ranks.count() == 1 else sharded.state_dict(model, torch.float32)
+
+        def write() -> None:
+            with quiet():
+                model.config.dtype = torch.float32  # in which the weights are written, whatever computed with them
+                model.save_pretrained(self.tasks[k].out / MODEL, state_dict=state)
+
+        ranks.on_first(write)
 
     # one adapter for each principle, as many at once as the memory allows
 
@@ -277,7 +287,8 @@ class _Training:
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         trunk = getattr(model, model.base_model_prefix)
-        self.running = sharded.run_frozen(trunk)
+        if self.settings.kind != "full":
+            self.running = sharded.run_frozen(trunk)
         origin = {
             "path": str(corpus.base), "revision": corpus.revision, "own": corpus.own_base,
             "fingerprint": fingerprint(model),
