@@ -36,7 +36,7 @@ from morlaif.stages.job import Job
 
 # Stages whose `build` knows ranks: every rank has its part, and only the first writes. The others run in one process.
 ON_RANKS = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
-ADAPTERS = ("lora", "trunk", "ensemble")  # kinds of preference model that stage `pm` trains over a frozen base
+LEARNING = ("lora", "trunk", "ensemble", "full")  # kinds of preference model that stage `pm` itself trains
 
 
 def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:
@@ -49,7 +49,7 @@ def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:
         case "respond":
             return unit.reads["respond"].source == "sample"
         case "pm":
-            return unit.reads["pm"].kind in ADAPTERS
+            return unit.reads["pm"].kind in LEARNING
     return True
 
 

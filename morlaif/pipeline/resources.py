@@ -11,7 +11,7 @@ from rich.text import Text
 
 from morlaif.config import Config
 from morlaif.launch.advice import advise, apply
-from morlaif.launch.launcher import ADAPTERS, ON_RANKS
+from morlaif.launch.launcher import LEARNING, ON_RANKS
 from morlaif.launch.memory import StageMemory, fits, host_bytes, usable
 from morlaif.launch.needs import stage_memories
 from morlaif.pipeline.display import plain_table
@@ -64,7 +64,7 @@ def _notes(memories: list[StageMemory], config: Config) -> Iterator[str]:
 
 
 def _on_ranks(stage: str, config: Config) -> bool:
-    return stage in ON_RANKS and (stage != "pm" or config.pm.kind in ADAPTERS)
+    return stage in ON_RANKS and (stage != "pm" or config.pm.kind in LEARNING)
 
 
 def _formulas(memory: StageMemory) -> Table:
