@@ -195,11 +195,15 @@ def load_training_state(model: nn.Module, optimizer: Any, state: dict[str, Any])
             write.set_moment(parameter, moment, own[moment])
 
 
-def values(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-    """Whole copies, on the host of every rank, of what learns, by name, as exact as the optimizer has them."""
-    read = _state_of(optimizer)
-    whole = ((name, read.value(weight).view(shape(weight))) for name, weight in _learning(model))
-    return {name: value.detach().to("cpu", copy=True) for name, value in whole}
+def values(model: nn.Module, optimizer: Any, everywhere: bool = True) -> dict[str, Tensor]:
+    """Whole copies, on the host, of what learns, by name, as exact as the optimizer has them; on the first rank alone
+    (others get nothing) or on each."""
+    read, kept = _state_of(optimizer), {}
+    for name, weight in _learning(model):
+        value = read.value(weight)
+        if everywhere or is_first():
+            kept[name] = value.detach().to("cpu", copy=True).view(shape(weight))
+    return kept
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ class Slot:
         if self.source is None:
             return None
         checkpoints, step = self.source
-        return checkpoints.load(step)
+        return checkpoints.load(step, mmap=True)
 
     def save(self, step: int, state: State) -> None:
         def write() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,40 +34,12 @@ from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scorers import aggregate
 from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
 from morlaif.preference.split import SplitTrunk, top_layers
+from morlaif.preference.tasks import Corpus, Task
 from morlaif.rl.policy import disable_dropout
 from morlaif.settings import identity
 
 if TYPE_CHECKING:
     from morlaif.feedback.records import Verdict
-
-
-@dataclass(frozen=True)
-class Task:
-    """One preference model to train."""
-
-    principle: str
-    verdicts: Sequence[Verdict]
-    held_verdicts: Sequence[Verdict]
-    out: Path  # gets `model/` (Hugging Face or peft format) and `pm.json`
-    question: str | None = None  # the principle's own words: what is better under it?
-    description: str | None = None
-
-    @property
-    def text(self) -> str | None:
-        return " ".join(part for part in (self.question, self.description) if part) or None
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What all tasks of one training share."""
-
-    pairs: Sequence[Pair]
-    held_pairs: Sequence[Pair]
-    base: str | Path
-    revision: str | None = None
-    own_base: bool = True  # the base is the run's own SFT model, which the bank is told of when the store has moved
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtype: torch.dtype = torch.float32
 
 
 def train_pm(
@@ -263,7 +235,7 @@ class _Training:
         disable_dropout(model)
         asked = questions = None
         if isinstance(settings, ConditionedPM):
-            asked = [_instruction(settings, self.tasks[k]) for k in taught]
+            asked = [self.tasks[k].instruction(settings) for k in taught]
             questions = [question_ids(self.tokenizer, text) for text in asked]
         learner = SharedLearner(names, model, settings.lora, settings.pooling, self._generator("shared"), questions)
         over = batched_over((~self.labels[:, taught].isnan()).any(1), len(self.labels))
@@ -299,10 +271,7 @@ class _Training:
 
     def _saved(self, base: str) -> Saved:
         pairs = hashlib.sha256(" ".join(pair.id for pair in self.corpus.pairs).encode()).hexdigest()
-        marks = {}
-        for k, task in enumerate(self.tasks):
-            taught = f"{task.principle}: {task.text}\n".encode() + self.data.probability[:, k].numpy().tobytes()
-            marks[task.principle] = hashlib.sha256(taught).hexdigest()[:16]
+        marks = {task.principle: task.mark(self.data.probability[:, k]) for k, task in enumerate(self.tasks)}
         which = {"settings": identity(self.settings), "seed": self.seed, "base": base, "pairs": pairs}
         return Saved(self.keep, which, marks, apart=self.settings.kind not in SHARED)
 
@@ -427,13 +396,3 @@ def _groups(what: Mapping[int, Hashable], at_once: int) -> Iterator[list[int]]:
     for members in alike.values():
         for start in range(0, len(members), at_once):
             yield members[start : start + at_once]
-
-
-def _instruction(settings: ConditionedPM, task: Task) -> str:
-    """What the model reads about the principle."""
-    known = {
-        "name": task.principle,
-        "question": task.question or settings.overall,
-        "description": task.description or "",
-    }
-    return settings.instruction.format(**known).strip()

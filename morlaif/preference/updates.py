@@ -125,7 +125,7 @@ class FullUpdates(Updates):
 
     def state(self, done: bool) -> dict[str, Any]:
         if done:
-            return {"values": sharded.values(self.learner.model, self.inner)}
+            return {"values": sharded.values(self.learner.model, self.inner, everywhere=False)}
         return {
             "training": sharded.training_state(self.learner.model, self.inner),
             "schedule": self.schedule.state_dict(),

@@ -81,8 +81,9 @@ class Checkpoints:
             )
         return None
 
-    def load(self, step: int) -> dict[str, Any]:
-        return torch.load(self._path(step), map_location="cpu", weights_only=True)
+    def load(self, step: int, mmap: bool = False) -> dict[str, Any]:
+        """`mmap`: the ranks of a node share one copy in memory, which is read where it is used."""
+        return torch.load(self._path(step), map_location="cpu", weights_only=True, mmap=mmap)
 
     def save_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The table of responses so far, for whoever wants to read along."""

@@ -1,0 +1,61 @@
+"""What preference models are trained on: what each has of its own, and what all of one training share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from morlaif.data.records import Pair
+from morlaif.preference.settings import ConditionedPM
+
+if TYPE_CHECKING:
+    from morlaif.feedback.records import Verdict
+
+
+@dataclass(frozen=True)
+class Task:
+    """One preference model to train."""
+
+    principle: str
+    verdicts: Sequence[Verdict]
+    held_verdicts: Sequence[Verdict]
+    out: Path  # gets `model/` (Hugging Face or peft format) and `pm.json`
+    question: str | None = None  # the principle's own words: what is better under it?
+    description: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        return " ".join(part for part in (self.question, self.description) if part) or None
+
+    def instruction(self, settings: ConditionedPM) -> str:
+        """What a conditioned model reads about the principle."""
+        known = {
+            "name": self.principle,
+            "question": self.question or settings.overall,
+            "description": self.description or "",
+        }
+        return settings.instruction.format(**known).strip()
+
+    def mark(self, probability: Tensor) -> str:
+        """Short hash of what is learnt under this principle: its words, and (N,) what its judge says of the pairs."""
+        taught = f"{self.principle}: {self.text}\n".encode() + probability.contiguous().numpy().tobytes()
+        return hashlib.sha256(taught).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What all tasks of one training share."""
+
+    pairs: Sequence[Pair]
+    held_pairs: Sequence[Pair]
+    base: str | Path
+    revision: str | None = None
+    own_base: bool = True  # the base is the run's own SFT model, which the bank is told of when the store has moved
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
