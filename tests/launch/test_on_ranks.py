@@ -22,6 +22,7 @@ ALL = {"sft", "respond", "pm", "weigh", "ppo", "evaluate"}
         (["hardware=cpu"], set()),
         (["hardware=cpu2_zero3", "sft=none", "model=gpt2"], ALL - {"sft"}),
         (["hardware=cpu2_zero3", "respond=pairs"], ALL - {"respond"}),
+        (["hardware=cpu2_zero3", "pm=toy_full"], ALL),
         (["hardware=cpu2_zero3", "pm=toy_heads"], ALL - {"pm"} | {"backbone"}),
         (["hardware=multinode_zero3"], ALL),
     ],
