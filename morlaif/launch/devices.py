@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from morlaif.launch.processes import cores
 from morlaif.launch.settings import HardwareSettings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -31,7 +32,7 @@ def slot_environment(hardware: HardwareSettings, slot: int) -> dict[str, str]:
     """What gives worker number `slot` its share: a GPU of its own (in turn, where workers are more), or of cores."""
     have = [] if hardware.device == "cpu" else gpus()
     if not have:
-        share = max(1, (os.cpu_count() or 1) // hardware.workers)
+        share = max(1, cores() // hardware.workers)
         return {} if hardware.threads or hardware.workers == 1 else {"OMP_NUM_THREADS": str(share)}
     return {VISIBLE: have[slot % len(have)], "MORLAIF_ALL_DEVICES": ",".join(have)}
 

@@ -29,7 +29,7 @@ from morlaif.errors import ProcessFailed, UserError
 from morlaif.launch import rendezvous
 from morlaif.launch.batches import unit_cut
 from morlaif.launch.deepspeed import accelerate_config, deepspeed_config
-from morlaif.launch.processes import free_port, log_name
+from morlaif.launch.processes import cores, free_port, log_name
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.unit import Unit
 from morlaif.stages.job import Job
@@ -118,7 +118,7 @@ def rank_environment(hardware: HardwareSettings) -> dict[str, str]:
     environment = dict(os.environ)
     if (devices := environment.pop("MORLAIF_ALL_DEVICES", None)) is not None:  # a worker has one of them, ranks all
         environment["CUDA_VISIBLE_DEVICES"] = devices
-    environment["OMP_NUM_THREADS"] = str(hardware.threads or max(1, (os.cpu_count() or 1) // hardware.processes))
+    environment["OMP_NUM_THREADS"] = str(hardware.threads or max(1, cores() // hardware.processes))
     if hardware.device == "cpu":
         environment |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         # glibc keeps freed weights of a few MB in its heap, a quarter of a rank's memory: this gives them back.

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SRUN = """while [[ $1 == --* ]]; do shift; done
+SRUN = """echo "$*" > "$SLURM_SUBMIT_DIR/srun"
+while [[ $1 == --* ]]; do shift; done
 for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done"""
 SCRIPTS = sorted((ROOT / "launch").iterdir())
 
@@ -39,7 +40,7 @@ def put(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def batch(tmp_path: Path, nodes: int) -> str:
+def batch(tmp_path: Path, nodes: int, **variables: str) -> str:
     """What the batch script starts in a job of so many nodes, by commands that only say how they were called."""
     tools, home = tmp_path / "bin", tmp_path / "home"
     (home / ".venv" / "bin").mkdir(parents=True)
@@ -48,10 +49,10 @@ def batch(tmp_path: Path, nodes: int) -> str:
     put(tools, "scontrol", 'printf "%s\\n" node7 node8')
     put(tools, "srun", SRUN)
     put(home / ".venv" / "bin", "morlaif", 'echo "morlaif $*"')
-    put(home / "launch", "multinode.sh", 'echo "multinode $*"')
+    put(home / "launch", "multinode.sh", 'mkdir -p "$3"; echo "multinode $*"')
     environment = {
         **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "12",
-        "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_CPUS_PER_TASK": "6", **variables,
     }  # fmt: skip
     done = subprocess.run(
         ["bash", str(ROOT / "launch" / "slurm.sbatch"), "experiment=smoke", "name=two words"], env=environment,
@@ -66,10 +67,25 @@ def test_a_job_of_one_node_is_the_run_itself(tmp_path):
 
 
 def test_a_job_of_two_nodes_starts_each_with_its_number_and_the_first_ones_address(tmp_path):
-    shared = tmp_path / "home" / "runs" / ".rendezvous-12"
+    shared = tmp_path / "home" / "runs" / ".rendezvous-12-0"
     assert batch(tmp_path, 2).splitlines() == [
         f"multinode {node} node7 {shared} experiment=smoke name=two words" for node in (0, 1)
     ]
+    assert "--cpus-per-task=6" in (tmp_path / "home" / "srun").read_text().split()
+    assert not shared.exists()
+
+
+def test_a_job_that_slurm_starts_anew_meets_in_a_folder_of_its_own(tmp_path):
+    assert ".rendezvous-12-1 " in batch(tmp_path, 2, SLURM_RESTART_COUNT="1")
+
+
+def test_a_job_submitted_from_elsewhere_says_where_from(tmp_path):
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch" / "slurm.sbatch")], env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"launch/slurm.sbatch: no .venv/bin/morlaif in {tmp_path}; submit from")
 
 
 def test_several_nodes_without_the_script_are_told_to_use_it(tmp_path):

@@ -35,7 +35,7 @@ def test_workers_take_the_gpus_in_turn_and_ranks_take_all(two_gpus, monkeypatch)
 
 
 def test_workers_on_a_cpu_share_its_cores(two_gpus, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert slot_environment(hardware("cpu", workers=4, threads=None), 1) == {"OMP_NUM_THREADS": "2"}
     assert slot_environment(hardware("cpu", workers=4, threads=3), 1) == {}
 
