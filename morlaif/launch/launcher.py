@@ -12,6 +12,7 @@ the ranks of a node when one ends badly, the kernel ends children whose parent i
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import shlex
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ from morlaif.stages.job import Job
 # Stages whose `build` knows ranks: every rank has its part, and only the first writes. The others run in one process.
 ON_RANKS = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
 LEARNING = ("lora", "trunk", "ensemble", "full")  # kinds of preference model that stage `pm` itself trains
+
+HEARING = 10.0  # seconds in which every node may tell of a failure
 
 
 def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:
@@ -177,15 +181,12 @@ def _follow(
 ) -> dict[str, dict[str, Any] | Exception]:
     failures: list[dict[str, Any]] = []
     deaths: list[dict[str, Any]] = []
+    elsewhere: list[dict[str, Any]] = []
     ends: dict[str, dict[str, Any] | Exception] | None = None
-    while True:
-        event = node.next(timeout=1.0)
-        if event is None:
-            if announced is not None and (elsewhere := announced.failures()):
-                failures += elsewhere
-                break
-            continue
-        match event["kind"]:
+    over, until = False, math.inf
+    while time.monotonic() < until:
+        event = node.next(timeout=0.5)
+        match event and event["kind"]:
             case "progress":
                 jobs[event["unit"]].on_progress(event["step"], event["total"], event["metrics"])
             case "built":
@@ -193,12 +194,22 @@ def _follow(
             case "failed":
                 failures.append(event)
             case "died":
-                deaths = event["failures"]
+                deaths += event["failures"]
             case "end":
-                break
+                over = True
+        if announced is not None:
+            elsewhere = announced.told()
+        if over and (ends is not None or announced is None or len(elsewhere) == announced.others):
+            break
+        if over or elsewhere:  # complaints of a failure may come before word of it: hear every node, but not for ever
+            until = min(until, time.monotonic() + HEARING)
+    for one in elsewhere:
+        failures += one["failures"]
+        deaths += one["deaths"]
     if ends is not None and not failures and not deaths:
         return ends
-    raise failure(failures, deaths, logs, node.log)
+    silent = [Path(one["log"]) for one in elsewhere if not one["failures"] and not one["deaths"]]
+    raise failure(failures, deaths, logs, silent[0] if silent else node.log)
 
 
 def _end(told: dict[str, Any], logs: Path) -> dict[str, Any] | Exception:

@@ -6,7 +6,7 @@ node. MORLAIF_RENDEZVOUS names the folder, MORLAIF_ADDRESS the first node.
 
     <folder>/<n>.json            the n-th announcement
     <folder>/<n>.over            the first node is done with it, well or badly
-    <folder>/<n>.failed.<node>   a node's ranks failed
+    <folder>/<n>.failed.<node>   a node's ranks failed, and what they and accelerate told of it
     <folder>/end                 no more will come
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -38,16 +39,13 @@ def meeting_point() -> tuple[str, int]:
 
 
 class Announcement:
-    def __init__(self, folder: Path, number: int):
+    def __init__(self, folder: Path, number: int, others: int):
         self.folder, self.number = folder, number
+        self.others = others  # nodes that it is for
 
-    def failures(self) -> list[dict[str, Any]]:
-        """What the other nodes have told."""
-        return [
-            event
-            for file in sorted(self.folder.glob(f"{self.number}.failed.*"))
-            for event in json.loads(file.read_text())
-        ]
+    def told(self) -> list[dict[str, Any]]:
+        """From each other node whose ranks failed: its `failures` and `deaths`."""
+        return [json.loads(file.read_text()) for file in sorted(self.folder.glob(f"{self.number}.failed.*"))]
 
     def close(self) -> None:
         (self.folder / f"{self.number}.over").touch()
@@ -58,7 +56,7 @@ def announce(accelerate: Sequence[Path], arguments: Sequence[str]) -> Announceme
     folder = Path(os.environ[FOLDER])
     number = sum(1 for _ in folder.glob("*.json"))
     _write(folder / f"{number}.json", {"accelerate": [str(path) for path in accelerate], "arguments": list(arguments)})
-    return Announcement(folder, number)
+    return Announcement(folder, number, len(accelerate) - 1)
 
 
 def follow(folder: Path, node: int) -> None:
@@ -81,23 +79,23 @@ def _start(folder: Path, number: int, node: int) -> None:
     hardware = Config.model_validate_json(Path(arguments[0]).read_text()).hardware
     log = Path(f"{arguments[-1]}.launch-node{node}.log")
     ranks = Node(Path(told["accelerate"][node]), arguments, rank_environment(hardware), log)
-    failed: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    deaths: list[dict[str, Any]] = []
+    badly = False
     try:
         while not (folder / f"{number}.over").exists():
             event = ranks.next(timeout=POLL)
             if event is None:
                 continue
             if event["kind"] == "failed":
-                failed.append(event)
-            elif event["kind"] == "died" and not failed:
-                failed += [
-                    {**one, "user_error": False, "error": f"it ended with exit code {one['exitcode']}"}
-                    for one in event["failures"]
-                ]
+                failures.append(event)
+            elif event["kind"] == "died":
+                deaths = event["failures"]
             elif event["kind"] == "end":
+                badly = ranks.process.wait() != 0
                 break
-        if failed:
-            _write(folder / f"{number}.failed.{node}", failed)
+        if badly:
+            _write(folder / f"{number}.failed.{node}", {"failures": failures, "deaths": deaths, "log": str(log)})
         while not (folder / f"{number}.over").exists():
             time.sleep(POLL)
     finally:
@@ -112,5 +110,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 if __name__ == "__main__":
+    # Told to end, as all nodes of a job are: its ranks end with it, and how the run ended is for the first node to say.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt):
         follow(Path(os.environ[FOLDER]), int(sys.argv[1]))

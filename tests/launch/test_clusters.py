@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 SRUN = """echo "$*" > "$SLURM_SUBMIT_DIR/srun"
 while [[ $1 == --* ]]; do shift; done
 for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done"""
+MULTINODE = 'mkdir -p "$3"; echo "multinode $*"'
 SCRIPTS = sorted((ROOT / "launch").iterdir())
 
 
@@ -40,26 +43,44 @@ def put(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def batch(tmp_path: Path, nodes: int, **variables: str) -> str:
-    """What the batch script starts in a job of so many nodes, by commands that only say how they were called."""
+def batch_command(tmp_path: Path, srun: str = SRUN, scancel: str = "exit 1", multinode: str = MULTINODE) -> list[str]:
+    """The batch script, with commands around it that only say how they were called."""
     tools, home = tmp_path / "bin", tmp_path / "home"
     (home / ".venv" / "bin").mkdir(parents=True)
     (home / "launch").mkdir()
     tools.mkdir()
     put(tools, "scontrol", 'printf "%s\\n" node7 node8')
-    put(tools, "srun", SRUN)
+    put(tools, "scancel", scancel)
+    put(tools, "srun", srun)
     put(home / ".venv" / "bin", "morlaif", 'echo "morlaif $*"')
-    put(home / "launch", "multinode.sh", 'mkdir -p "$3"; echo "multinode $*"')
-    environment = {
-        **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "12",
-        "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_CPUS_PER_TASK": "6", **variables,
+    put(home / "launch", "multinode.sh", multinode)
+    return ["bash", str(ROOT / "launch" / "slurm.sbatch"), "experiment=smoke", "name=two words"]
+
+
+def batch_environment(tmp_path: Path, nodes: int, **variables: str) -> dict[str, str]:
+    """What Slurm 22.05 sets, of what the script reads."""
+    return {
+        **os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path / "home"),
+        "SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_CPUS_PER_TASK": "6", **variables,
     }  # fmt: skip
+
+
+def batch(tmp_path: Path, nodes: int, **variables: str) -> str:
+    """What the batch script starts in a job of so many nodes."""
     done = subprocess.run(
-        ["bash", str(ROOT / "launch" / "slurm.sbatch"), "experiment=smoke", "name=two words"], env=environment,
+        batch_command(tmp_path), env=batch_environment(tmp_path, nodes, **variables),
         capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def wait_for(path: Path) -> None:
+    ends = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < ends, f"no {path}"
+        time.sleep(0.02)
 
 
 def test_a_job_of_one_node_is_the_run_itself(tmp_path):
@@ -77,6 +98,22 @@ def test_a_job_of_two_nodes_starts_each_with_its_number_and_the_first_ones_addre
 
 def test_a_job_that_slurm_starts_anew_meets_in_a_folder_of_its_own(tmp_path):
     assert ".rendezvous-12-1 " in batch(tmp_path, 2, SLURM_RESTART_COUNT="1")
+
+
+def test_a_signal_before_the_time_limit_reaches_the_tasks_and_the_run_ends_in_order(tmp_path):
+    # As Slurm does it: `--signal=B:TERM` reaches the script, `scancel --signal` each task; srun would kill them itself.
+    run = f'trap "echo ended in order; exit 143" TERM; touch {tmp_path}/started; while true; do sleep 0.05; done'
+    scancel = f'echo "scancel $*" >> {tmp_path}/calls; kill -TERM "$(< {tmp_path}/task)"'
+    srun = f'while [[ $1 == --* ]]; do shift; done; echo $$ > {tmp_path}/task; SLURM_NODEID=0 exec "$@"'
+    process = subprocess.Popen(
+        batch_command(tmp_path, srun=srun, scancel=scancel, multinode=run), env=batch_environment(tmp_path, 2),
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(tmp_path / "started")
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == "ended in order\n"
+    assert process.returncode == 143
+    assert (tmp_path / "calls").read_text() == "scancel --signal=TERM 12\n"
 
 
 def test_a_job_submitted_from_elsewhere_says_where_from(tmp_path):
