@@ -62,6 +62,9 @@ def announce(accelerate: Sequence[Path], arguments: Sequence[str]) -> Announceme
 def follow(folder: Path, node: int) -> None:
     """Start this node's part of each announcement, one after another, until the end."""
     number = 0
+    if (folder / "end").exists():
+        print(f"the run that met in {folder} has ended; give each run a folder of its own", file=sys.stderr)
+        return
     while not (folder / "end").exists() or (folder / f"{number}.json").exists():
         if (folder / f"{number}.json").exists():
             _start(folder, number, node)
