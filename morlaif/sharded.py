@@ -219,9 +219,9 @@ def _learning(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _state_of(optimizer: Any) -> _WholeState | _ZeroState:
-    if ranks.count() == 1:
-        return _WholeState(optimizer)
-    return _Stage3State(optimizer) if hasattr(optimizer, "fp32_partitioned_groups_flat") else _Stage2State(optimizer)
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return _Stage3State(optimizer)
+    return _Stage2State(optimizer) if hasattr(optimizer, "single_partition_of_fp32_groups") else _WholeState(optimizer)
 
 
 class _WholeState:
@@ -335,12 +335,12 @@ class _Stage3State(_ZeroState):
         with gathered([parameter], change=True):  # the weight that computes, beside its float32 original
             if is_first():
                 parameter.copy_(value)
-        safe_set_local_fp32_param(parameter, _part(value, parameter))
+        safe_set_local_fp32_param(parameter, part(value, parameter))
 
     def set_moment(self, parameter: Tensor, moment: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_local_optimizer_state
 
-        safe_set_local_optimizer_state(parameter, _part(value, parameter), moment)
+        safe_set_local_optimizer_state(parameter, part(value, parameter), moment)
 
 
 @contextmanager
@@ -423,7 +423,7 @@ def ready_to_sample(model: nn.Module, most: float) -> Iterator[bool]:
             hook.remove()
 
 
-def _part(value: Tensor, parameter: Tensor) -> Tensor:
+def part(value: Tensor, parameter: Tensor) -> Tensor:
     """This rank's part of a whole value; the last one is filled up with zeros."""
     size = parameter.ds_tensor.numel()
     flat = torch.zeros(size * ranks.count(), dtype=value.dtype)

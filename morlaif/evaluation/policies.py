@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message, prompt_id
 from morlaif.evaluation.outside import load_outside
@@ -114,8 +115,9 @@ def respond(
         generator=torch.Generator().manual_seed(seed),
         gather=gather,
     )
-    del model
-    gc.collect()  # weights that lie in parts hold on to themselves
+    if ranks.count() > 1:
+        del model
+        gc.collect()  # weights that lie in parts hold on to themselves
     ended = [bool(row) and row[-1] == tokenizer.eos_token_id for row in rows]
     lengths = [len(row) - end for row, end in zip(rows, ended, strict=True)]
     return Responses([decode_response(tokenizer, row) for row in rows], lengths, ended)

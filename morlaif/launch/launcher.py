@@ -197,7 +197,7 @@ def _follow(
                 deaths += event["failures"]
             case "end":
                 over = True
-        if announced is not None:
+        if announced is not None and (event is None or over):  # not for each step told of: the folder is shared
             elsewhere = announced.told()
         if over and (ends is not None or announced is None or len(elsewhere) == announced.others):
             break

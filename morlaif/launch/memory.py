@@ -53,8 +53,8 @@ class Layout:
     most_gathered: float  # bytes of a model in parts that each rank gathers whole to sample from
 
     @classmethod
-    def of(cls, hardware: HardwareSettings, split: bool) -> Layout:
-        split = split and hardware.ranks > 1
+    def of(cls, hardware: HardwareSettings) -> Layout:
+        split = hardware.ranks > 1
         return cls(
             ranks=hardware.ranks if split else 1,
             stage=hardware.zero.stage if split else 0,

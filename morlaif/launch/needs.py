@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from morlaif.config import Config
 from morlaif.launch.batches import unit_cut
+from morlaif.launch.launcher import ON_RANKS
 from morlaif.launch.memory import LOGITS, Item, Layout, Rows, StageMemory
 from morlaif.launch.settings import HardwareSettings
 from morlaif.launch.shape import Shape, of_model, of_path
 from morlaif.pipeline.unit import Plan, Unit
 from morlaif.preference.settings import SHARED
 
-SPLIT = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")  # stages with models, which ranks can share
 UNKNOWN_PROMPT = 512  # tokens, where the settings leave the prompt's length to the model
 BLOCKS = ("llama", "qwen2")  # models whose last layer leaves out what nobody reads (morlaif.models.tail)
 FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; frozen weights need no gradient
@@ -34,7 +34,7 @@ class Needs:
 
     @property
     def layout(self) -> Layout:
-        return Layout.of(self.hardware, split=True)
+        return Layout.of(self.hardware)
 
     def sft(self, unit: Unit) -> StageMemory | None:
         s = self.config.sft
@@ -272,7 +272,7 @@ def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
         "evaluate": needs.evaluate, "backbone": needs.pm,
     }  # fmt: skip
     first = {unit.stage: unit for unit in reversed(plan.units)}
-    found = [of_stage[stage](first[stage]) for stage in SPLIT if stage in first]
+    found = [of_stage[stage](first[stage]) for stage in ON_RANKS if stage in first]
     return [memory for memory in found if memory is not None]
 
 

@@ -53,7 +53,7 @@ def generate(
         UserError: an empty prompt, or one too long for the model's positions.
     """
     _check(model, tokenizer, prompts, max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # longest first: memory peaks at once
+    order = longest_first(prompts)
     if noise is None:
         noise = luck(prompts, max_new_tokens, generator, model.device)
     own = ranks.share(order)
@@ -89,14 +89,18 @@ def _check(
             )
 
 
+def longest_first(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The order in which rows are sampled: those of a batch are of like length, and memory peaks at once."""
+    return sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+
+
 def luck(
     prompts: Sequence[Sequence[int]], max_new_tokens: int, generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
     """Noise (rows, max_new_tokens) for `prompts`, drawn for the longest first."""
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     drawn = draw(len(prompts), max_new_tokens, generator, device)
     noise = torch.empty_like(drawn)
-    noise[order] = drawn
+    noise[longest_first(prompts)] = drawn
     return noise
 
 

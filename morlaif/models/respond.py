@@ -14,7 +14,7 @@ from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Example, Pair, content_id, prompt_id
 from morlaif.errors import UserError
-from morlaif.models.generate import generate, luck
+from morlaif.models.generate import generate, longest_first, luck
 from morlaif.models.settings import SampleResponses
 
 
@@ -97,7 +97,7 @@ def sample_pairs(
         drawn.extend(ids)
         return [decode_response(tokenizer, row) for row in ids]
 
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows of a batch are of like length
+    order = longest_first(prompts)
     size = max(1, settings.batch_size // 2)
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     texts: dict[int, tuple[str, str]] = {}

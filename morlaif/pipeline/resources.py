@@ -11,7 +11,6 @@ from rich.text import Text
 
 from morlaif.config import Config
 from morlaif.launch.advice import advise, apply
-from morlaif.launch.launcher import LEARNING, ON_RANKS
 from morlaif.launch.memory import StageMemory, fits, host_bytes, usable
 from morlaif.launch.needs import stage_memories
 from morlaif.pipeline.display import plain_table
@@ -52,19 +51,12 @@ def _notes(memories: list[StageMemory], config: Config) -> Iterator[str]:
         f"[dim]({ranks}, against {machine.device_memory:g} GB {where}, {usable(hardware) / 1e9:.3g} of "
         f"them for tensors; activ and cache take turns; a step at {machine.mfu:.0%} of {machine.tflops:g} TFLOP/s)[/]"
     )
-    one = [memory.stage for memory in memories if memory.ranks > 1 and not _on_ranks(memory.stage, config)]
-    if one:
-        yield f"[dim]({', '.join(one)}: counted as split over the ranks, but built in one process as yet)[/]"
     for memory in memories:
         if memory.host is not None:
             size = host_bytes(memory, hardware) / 1e9
             over = "" if size <= machine.host_memory else "[bold red], which does not fit[/]"
             have = f"{size:,.0f} of {machine.host_memory:,g} GB of a node's host memory"
             yield f"{memory.stage} needs {have}{over}: {memory.host.formula}"
-
-
-def _on_ranks(stage: str, config: Config) -> bool:
-    return stage in ON_RANKS and (stage != "pm" or config.pm.kind in LEARNING)
 
 
 def _formulas(memory: StageMemory) -> Table:

@@ -16,9 +16,7 @@ from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_get_local_grad,
-    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
-    safe_set_local_fp32_param,
     safe_set_local_grad,
     safe_set_local_optimizer_state,
 )
@@ -34,8 +32,6 @@ from morlaif.rl.settings import PPOSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeedEngine(Engine):
@@ -100,7 +96,7 @@ class DeepSpeedEngine(Engine):
             value = safe_get_full_fp32_param(p).view(sharded.shape(p))
             found = {}
             if id(p) in steps:
-                found = {key: safe_get_full_optimizer_state(p, key).view_as(value).cpu() for key in MOMENTS}
+                found = {key: safe_get_full_optimizer_state(p, key).view_as(value).cpu() for key in sharded.MOMENTS}
                 found["step"] = steps[id(p)]
             if ranks.is_first():  # alone it writes; all had to ask
                 weights[name] = value.cpu()
@@ -117,37 +113,22 @@ class DeepSpeedEngine(Engine):
                 continue  # not stepped yet
             step = found[id(params[0])]["step"]
             # As Adam itself makes them at its first step.
-            self._inner().state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
+            self._inner().state[flat] = {key: torch.zeros_like(flat) for key in sharded.MOMENTS}
             self._inner().state[flat]["step"] = step.to(flat.device, copy=True)
         self._link()
         for name, p in self._learning():
-            for key in MOMENTS if name in state["moments"] else ():
+            for key in sharded.MOMENTS if name in state["moments"] else ():
                 value = state["moments"][name][key].to(p.device)
                 if self.sharded:
-                    safe_set_local_optimizer_state(p, self._piece(value), key)
+                    safe_set_local_optimizer_state(p, sharded.part(value, p), key)
                 else:
                     safe_set_full_optimizer_state(p, value, key)
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: safe_get_full_fp32_param(p).view(sharded.shape(p)).cpu().clone() for name, p in self._learning()}
+        return sharded.values(self.models, self.ds.optimizer)
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        for name, p in self._learning():
-            value = weights[name].to(p.device)
-            if self.sharded:  # what the optimizer moves …
-                safe_set_local_fp32_param(p, self._piece(value))
-            else:
-                safe_set_full_fp32_param(p, value)
-            with sharded.gathered([p], change=True), torch.no_grad():
-                p.copy_(value)  # … and what the forward reads
-
-    @staticmethod
-    def _piece(value: Tensor) -> Tensor:
-        """This rank's part of a weight; the last one is padded."""
-        flat = value.flatten()
-        size = -(-flat.numel() // ranks.count())
-        flat = torch.cat([flat, flat.new_zeros(size * ranks.count() - flat.numel())])
-        return flat[ranks.rank() * size :][:size]
+        sharded.set_values(self.models, self.ds.optimizer, weights)
 
     def _learning(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.models.named_parameters() if p.requires_grad]
