@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
+from composed import composed
 from omegaconf import OmegaConf
 
 import morlaif.cli  # noqa: F401
@@ -16,12 +16,6 @@ from morlaif.reference import reference
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 OPTIONS = sorted(f"{file.parent.relative_to(CONF)}={file.stem}" for file in CONF.rglob("*.yaml") if file.parent != CONF)
-
-
-def composed(*overrides: str):
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
-    with initialize_config_module("morlaif.conf", version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

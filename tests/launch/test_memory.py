@@ -11,14 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
+from composed import config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-import morlaif.cli  # noqa: F401
-from morlaif.cli import run_name
-from morlaif.config import Config, validate
+from morlaif.config import Config
 from morlaif.launch.advice import advise, apply
 from morlaif.launch.memory import Layout, Rows, StageMemory, fits
 from morlaif.launch.needs import stage_memories
@@ -27,12 +24,6 @@ from morlaif.pipeline.plan import plan
 
 GIB = 2**30
 LLAMA_70B = of_path("meta-llama/Llama-2-70b-hf")
-
-
-def config(*overrides: str) -> Config:
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
-    with initialize_config_module("morlaif.conf", version_base="1.3"):
-        return validate(OmegaConf.to_container(compose("config", list(overrides)), resolve=True))
 
 
 def stage(name: str, made: Config) -> StageMemory:

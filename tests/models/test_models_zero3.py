@@ -9,6 +9,7 @@ import processes
 import pytest
 import small_ppo
 import torch
+import zero
 from peft import LoraConfig, get_peft_model
 
 from morlaif import ranks, sharded
@@ -18,11 +19,6 @@ from morlaif.models.load import load_policy, point_to, point_to_adapter
 
 pytest.importorskip("deepspeed")
 
-CONFIG = {
-    "train_micro_batch_size_per_gpu": 1,
-    "gradient_accumulation_steps": 1,
-    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
-}
 PROMPTS = [[3 + (7 * row + place) % 28 for place in range(1 + row % 5)] for row in range(9)]
 
 
@@ -30,11 +26,7 @@ def answers(folder: str, kinds: tuple[str, ...], gathers: tuple[float, ...]) -> 
     """What each policy answers under each way to sample, how many forwards that took, and its merged weights."""
     parts = ranks.count() > 1
     if parts:
-        import deepspeed.ops
-        from transformers.integrations import HfDeepSpeedConfig
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it is compiled
-        kept = HfDeepSpeedConfig(CONFIG)
+        kept = zero.parts()
     found = {}
     for kind in kinds:
         model, tokenizer = load_policy(Path(folder) / kind)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+from composed import config
 
-import morlaif.cli  # noqa: F401
-from morlaif.cli import run_name
-from morlaif.config import validate
 from morlaif.errors import UserError
 from morlaif.pipeline.plan import plan
 
 
 def digests(*overrides: str) -> dict[str, str]:
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
-    with initialize_config_module("morlaif.conf", version_base="1.3"):
-        tree = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    return {unit.name: unit.digest for unit in plan(validate(tree)).units}
+    return {unit.name: unit.digest for unit in plan(config(*overrides)).units}
 
 
 @pytest.mark.parametrize("kind", ["toy", "toy_trunk", "toy_ensemble", "toy_full"])

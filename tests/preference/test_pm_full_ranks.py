@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
+import zero
 from safetensors.torch import load_file
 
 from morlaif import ranks
@@ -30,24 +30,8 @@ class Killed(Exception):
 
 def under_deepspeed(stage: int):
     """What the launcher makes ready; to be kept."""
-    os.environ |= {
-        "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
-    }  # fmt: skip
-    import deepspeed.ops
-    from accelerate import Accelerator, DeepSpeedPlugin, PartialState
-    from transformers.integrations import HfDeepSpeedConfig
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it is compiled
-    PartialState(backend="gloo")
-    config = {
-        "train_micro_batch_size_per_gpu": 2,
-        "gradient_accumulation_steps": 2,
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-        "zero_allow_untested_optimizer": True,
-    }
-    made = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
-    return made, HfDeepSpeedConfig(config) if stage == 3 else None
+    made = zero.accelerator(stage, QUICK["micro_batch_size"], accumulation=2)
+    return made, zero.parts(made.state.deepspeed_plugin.deepspeed_config) if stage == 3 else None
 
 
 def train(data: tuple, base: Path, settings, folder: Path, stage: int, kill_after: int = 99) -> dict[int, float]:

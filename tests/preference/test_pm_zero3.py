@@ -10,6 +10,7 @@ import numpy as np
 import processes
 import pytest
 import torch
+import zero
 
 from morlaif import ranks, sharded
 from morlaif.preference import train as training
@@ -28,21 +29,12 @@ KINDS = {
     "conditioned": ("toy_conditioned", {}),
     "stopping": ("toy", {"early_stopping": {"share": 0.3, "every": 1, "patience": 2}}),
 }
-CONFIG = {
-    "train_micro_batch_size_per_gpu": 1,
-    "gradient_accumulation_steps": 1,
-    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
-}
 
 
 def train_and_score(cases: dict, texts: tuple, counts: tuple[int, ...]) -> dict:
     """Losses, accuracy, scores of the first `counts[rank]` texts, parts of the base, and those kept by one rank."""
     if ranks.count() > 1:
-        import deepspeed.ops
-        from transformers.integrations import HfDeepSpeedConfig
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it is compiled
-        kept = HfDeepSpeedConfig(CONFIG)
+        kept = zero.parts()
     bases = []
     load = training.load_classifier
 

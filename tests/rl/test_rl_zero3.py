@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import processes
 import pytest
 import small_ppo
 import torch
+import zero
 
 from morlaif import sharded
 from morlaif.models.load import load_causal_lm
@@ -27,26 +27,6 @@ CASES = {
 }  # fmt: skip
 
 
-def accelerator(micro_batch_size: int, stage: int, bf16: bool):
-    os.environ |= {
-        "ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
-    }  # fmt: skip
-    import deepspeed.ops
-    from accelerate import Accelerator, DeepSpeedPlugin, PartialState
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it is compiled
-    PartialState(backend="gloo")
-    config = {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": 1,
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": bf16},
-    }
-    return Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config))
-
-
 def settings(changes: dict):
     usual = {"eval_every": 1, "eval_prompts": 3, "samples": 2, "steps": 2, "optimizer.learning_rate": 1e-3}
     return small_ppo.settings(**(usual | {"checkpoint_every": 1} | changes))
@@ -56,13 +36,11 @@ def train(changes: dict, keep: str, stage: int = 0, loaded: str | None = None, b
     """`loaded`: a folder from which the ranks load the model in parts; whole weights are never on one of them."""
     gather = changes.get("gather", math.inf)
     config = settings({key: value for key, value in changes.items() if key != "gather"})
-    how = {"accelerator": accelerator(config.micro_batch_size, stage, bf16)} if stage else {}
+    how = {"accelerator": zero.accelerator(stage, config.micro_batch_size, bf16=bf16)} if stage else {}
     if loaded is None:
         made = small_ppo.models(config)
     else:
-        from transformers.integrations import HfDeepSpeedConfig
-
-        kept = HfDeepSpeedConfig(how["accelerator"].state.deepspeed_plugin.deepspeed_config)
+        kept = zero.parts(how["accelerator"].state.deepspeed_plugin.deepspeed_config)
         twins = [load_causal_lm(loaded, tokenizer=small_ppo.tokenizer()) for _ in range(3)]
         assert all(p.numel() == 0 for twin in twins for p in twin.parameters())
         critic = twins[2].requires_grad_(True) if config.critic.kind == "separate" else None
