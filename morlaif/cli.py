@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hydra import main as hydra_main
 from omegaconf import DictConfig, OmegaConf
 
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
 from morlaif.launch.processes import forget_launchers
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def main() -> None:
         code = _main()
     except UserError as error:
         code = _say(str(error))
+    except MachineError as error:
+        _say(str(error))
+        code = FAILURE
     except (HydraException, OmegaConfBaseException) as error:
         from morlaif.mistakes import explain
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from morlaif.errors import ProcessFailed, UserError, describe
+from morlaif.errors import MachineError, ProcessFailed, UserError, describe
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.store import Places, State, Store
 from morlaif.pipeline.unit import Unit
@@ -151,6 +151,8 @@ def _failures(tell: Callable[..., None]) -> Iterator[None]:
         yield
     except UserError as error:
         tell("failed", error=str(error), user_error=True, traceback="")
+    except MachineError as error:
+        tell("failed", error=str(error), user_error=False, traceback="")
     except Exception as error:
         text = error.traceback if isinstance(error, ProcessFailed) else traceback.format_exc()
         tell("failed", error=describe(error), user_error=False, traceback=text)

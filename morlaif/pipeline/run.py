@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from morlaif.config import Config
-from morlaif.errors import UserError, describe
+from morlaif.errors import MachineError, UserError, describe
 from morlaif.launch.batches import check_batches
 from morlaif.launch.launcher import on_ranks
 from morlaif.pipeline.dispatch import Dispatcher
@@ -71,7 +71,7 @@ def _closing_on_error(record: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, UserError):
+        if not isinstance(error, UserError | MachineError):
             log = record.folder / "logs" / "run.traceback.txt"
             log.parent.mkdir(exist_ok=True)
             log.write_text(traceback.format_exc())
