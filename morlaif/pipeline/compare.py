@@ -19,9 +19,10 @@ from morlaif.evaluation.settings import JudgeSettings
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.execute import execute
+from morlaif.pipeline.integrity import MANIFEST
 from morlaif.pipeline.plan import VERSIONS
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
-from morlaif.pipeline.store import MANIFEST, Store
+from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Unit
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
@@ -199,7 +200,7 @@ def compare(
         state = execute(
             unit, store, hardware,
             on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
-            on_wait=lambda: display.say("compare: another process builds it; waiting"),
+            tell=lambda _, kind, line: display.say(f"compare: {line}{' builds it; waiting' * (kind == 'waiting')}"),
             build=lambda _, job: stage.build(replace(job, inputs=inputs)),
         )  # fmt: skip
         display.end(unit, "cached", 0.0)

@@ -84,7 +84,10 @@ class Dispatcher:
                     self.tracker.log(unit.stage, unit.name, event["step"], event["metrics"])
                 self.display.progress(unit, event["step"], event["total"], event["metrics"])
             case "waiting":
-                self.display.say(f"{unit.name}: another process builds it; waiting")
+                self.display.say(f"{unit.name}: {event['line']} builds it; waiting")
+            case "damaged":
+                self.display.say(f"{unit.name}: {event['line']}")
+                self.run.note(unit, event["line"])
             case "done":
                 self._finish(unit, event["state"], self._spent(unit))
             case "failed":

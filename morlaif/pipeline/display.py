@@ -18,6 +18,7 @@ from morlaif.pipeline.unit import Plan, Unit
 
 SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric that a progress line shows
 STYLES = {"built": "green", "cached": "cyan", "failed": "bold red", "not_run": "yellow", "to do": "yellow"}
+STYLES["damaged"] = STYLES["failed"]
 
 
 class Display:
@@ -75,10 +76,10 @@ def plain_table(*columns: str, right: slice = slice(0, 0)) -> Table:
 
 
 def plan_table(plan: Plan, store: Store) -> Table:
-    """Stage, unit, digest, cached or to do."""
+    """Stage, unit, digest, cached or to do or damaged, which is to do again."""
     table = plain_table("stage", "unit", "digest", "state")
     for unit in plan.units:
-        state = "cached" if store.has(unit) else "to do"
+        state = store.state(unit)
         table.add_row(unit.stage, unit.name, unit.digest, f"[{STYLES[state]}]{state}")
     return table
 

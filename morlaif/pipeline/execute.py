@@ -5,20 +5,23 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from morlaif.errors import MachineError, ProcessFailed, UserError, describe
+from morlaif.errors import MACHINE, Damaged, MachineError, ProcessFailed, UserError, describe
+from morlaif.files import read_json_lines
 from morlaif.launch.settings import HardwareSettings
-from morlaif.pipeline.store import Places, State, Store
+from morlaif.pipeline.store import Places, State, Store, Tell
 from morlaif.pipeline.unit import Unit
 from morlaif.stages.job import Job
 
 METRICS = "metrics.jsonl"
+NO_ROOM = 1 << 20  # bytes; a disk with less is full: what a library was writing did not fit
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
 Build = Callable[[Unit, Job], dict[str, Any] | None]  # writes a unit's artifact; returns its headline numbers
 Ends = Mapping[str, dict[str, Any] | Exception]  # unit name -> headline numbers, or why there are none
@@ -42,7 +45,7 @@ def execute(
     store: Store,
     hardware: HardwareSettings,
     on_progress: OnProgress,
-    on_wait: Callable[[], None],
+    tell: Tell,
     build: Build = build_here,
 ) -> State:
     """Have `unit` in the store, made by `build`. Its needs must be there. Raises whatever `build` raises."""
@@ -53,21 +56,31 @@ def execute(
         write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))
         return summary
 
-    return store.build(unit, make, on_wait)
+    return store.build(unit, make, tell)
 
 
 @contextmanager
 def _recorded(keep: Path, on_progress: OnProgress) -> Iterator[OnProgress]:
-    """`on_progress` that also writes down metrics, in `keep`: a resumed unit goes on where its checkpoint stands."""
-    with (keep / METRICS).open("a") as rows:
+    """`on_progress` that also writes down metrics, in `keep`: a resumed unit goes on where its checkpoint stands.
+
+    What was measured before that is told first, so that whoever listens hears of each step once.
+    """
+    earlier = _last_of_each_step(keep / METRICS)
+    with (keep / METRICS).open("a", encoding="utf-8") as rows:
 
         def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
             if metrics:
+                for row in earlier:
+                    if row["step"] < step:
+                        on_progress(row["step"], total, row["metrics"])
+                earlier.clear()
                 rows.write(json.dumps({"step": step, "metrics": metrics}) + "\n")
                 rows.flush()
             on_progress(step, total, metrics)
 
         yield progress
+    for row in earlier:  # nothing was left to measure
+        on_progress(row["step"], None, row["metrics"])
 
 
 def make_job(
@@ -92,11 +105,11 @@ def execute_and_tell(
     def tell(kind: str, **payload: Any) -> None:
         emit({"kind": kind, "unit": unit.name, **payload})
 
-    with _failures(tell):
+    with _failures(tell, store, [unit]):
         state = execute(
             unit, store, hardware,
             on_progress=lambda step, total, metrics: tell("progress", step=step, total=total, metrics=metrics),
-            on_wait=lambda: tell("waiting"),
+            tell=lambda _, kind, line: tell(kind, line=line),
             build=build,
         )  # fmt: skip
         tell("done", state=state)
@@ -133,53 +146,87 @@ def execute_together_and_tell(
         for unit in units:
             tell(unit, kind, **payload)
 
-    with _failures(fail):
-        ends = store.build_together(units, make, lambda unit: tell(unit, "waiting"))
+    with _failures(fail, store, units):
+        ends = store.build_together(units, make, lambda unit, kind, line: tell(unit, kind, line=line))
         for unit in units:
             end = ends[unit.name]
             if isinstance(end, Exception):
-                with _failures(partial(tell, unit)):
+                with _failures(partial(tell, unit), store, [unit]):
                     raise end
             else:
                 tell(unit, "done", state=end)
 
 
 @contextmanager
-def _failures(tell: Callable[..., None]) -> Iterator[None]:
+def _failures(tell: Callable[..., None], store: Store, units: Sequence[Unit]) -> Iterator[None]:
     """An error inside is told of as an event."""
     try:
         yield
     except UserError as error:
         tell("failed", error=str(error), user_error=True, traceback="")
     except MachineError as error:
-        tell("failed", error=str(error), user_error=False, traceback="")
+        tell("failed", error=_of_input(store, units) or str(error), user_error=False, traceback="")
     except Exception as error:
         text = error.traceback if isinstance(error, ProcessFailed) else traceback.format_exc()
-        tell("failed", error=describe(error), user_error=False, traceback=text)
+        if line := full_disk(error, store.root) or _of_input(store, units):
+            tell("failed", error=line, user_error=False, traceback="")
+        else:
+            tell("failed", error=describe(error), user_error=False, traceback=text)
+
+
+def full_disk(error: BaseException, folder: Path) -> str | None:
+    """One line if `error`, or what it came from, is that of a full disk, however a library words it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in MACHINE:
+            return describe(cause)
+        cause = cause.__cause__ or cause.__context__
+    with suppress(OSError):
+        if (free := shutil.disk_usage(folder).free) < NO_ROOM:
+            return f"{folder}: the disk is full ({free:,} bytes are free): {describe(error)}"
+    return None
+
+
+def _of_input(store: Store, units: Sequence[Unit]) -> str | None:
+    """One line if something that the units need is damaged, which is then set aside."""
+    for need in {need.name: need for unit in units for need in unit.needs}.values():
+        with suppress(UserError, MachineError):
+            if line := store.read_again(need):
+                return f"it needs {need.name}; {line} by the same command"
+    return None
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows `{step, metrics}` of a finished unit."""
+    """Rows `{step, metrics}` of a finished unit.
+
+    Raises:
+        Damaged: they are not as they were written.
+    """
     path = folder / METRICS
     if path.is_file():
-        with path.open() as rows:
-            yield from map(json.loads, rows)
+        for number, row in read_json_lines(path, "a row {step, metrics}", failure=Damaged):
+            if not _is_row(row):
+                raise Damaged(f"{path}:{number}: expected a row {{step, metrics}}")
+            yield row
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("metrics"), dict)
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     if rows:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _last_of_each_step(path: Path) -> list[dict[str, Any]]:
     """A resumed loop repeats the steps since its checkpoint; a kill may leave half a line."""
     rows: dict[int, dict[str, Any]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows[row["step"]] = row
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, RecursionError):
+                if _is_row(row := json.loads(line)):
+                    rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
 
 

@@ -46,6 +46,7 @@ class UnitRecord:
     seed: int = 0
     error: str | None = None
     log: str | None = None  # of a failed unit, relative to the run folder
+    damaged: str | None = None  # what of it was found damaged in the store, and where that was set aside
 
 
 @dataclass
@@ -87,6 +88,10 @@ class Run:
     ) -> None:
         record = next(record for record in self.units if record.name == unit.name)
         record.state, record.seconds, record.error, record.log = state, round(seconds, 3), error, log
+        self.write()
+
+    def note(self, unit: Unit, damaged: str) -> None:
+        next(record for record in self.units if record.name == unit.name).damaged = damaged
         self.write()
 
     def close(self, status: Status, error: str | None = None) -> None:

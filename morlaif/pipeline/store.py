@@ -1,40 +1,44 @@
 """The store: one folder for each finished unit, written beside and renamed into place, under a lock.
 
 <store>/<stage>/<digest>/               finished; never changes; its manifest.json says what it is
+<store>/<stage>/<digest>.damaged        what was found damaged, set aside and built again; nothing reads it
 <store>/<stage>/.<digest>/out           being written; thrown away when a build starts again
 <store>/<stage>/.<digest>/keep          checkpoints; outlive a kill, gone when the unit is finished
-<store>/<stage>/.<digest>.lock          held by whoever builds it
+<store>/<stage>/.<digest>.lock          held by whoever builds it, whose process and host it names
 <store>/ledger.sqlite                   verdicts, shared by all runs
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
-
-from morlaif.errors import UserError
+from morlaif.errors import of_system
+from morlaif.pipeline.integrity import damage, read_manifest, write_manifest
+from morlaif.pipeline.locks import locked
 from morlaif.pipeline.unit import Unit
 
-MANIFEST = "manifest.json"
 State = Literal["built", "cached"]
 Make = Callable[[Path, Path], dict[str, Any]]  # (out, keep) -> headline numbers
 Places = Mapping[str, tuple[Path, Path]]  # unit name -> (out, keep)
 MakeTogether = Callable[[Sequence[Unit], Places], Mapping[str, dict[str, Any] | Exception]]
+Tell = Callable[[Unit, str, str], None]  # unit, "waiting" or "damaged", who builds it or what was set aside and why
+
+
+def _silent(unit: Unit, kind: str, line: str) -> None: ...
 
 
 class Store:
     def __init__(self, root: Path):
         self.root = root
+        self._sound: set[Path] = set()  # folders that this process has looked at
 
     @property
     def ledger(self) -> Path:
@@ -44,38 +48,54 @@ class Store:
         return self.root / unit.stage / unit.digest
 
     def has(self, unit: Unit) -> bool:
-        return (self.folder(unit) / MANIFEST).is_file()
+        """Whether `unit` is there and as it was written; looked at once by each process."""
+        return self.state(unit) == "cached"
+
+    def state(self, unit: Unit) -> Literal["cached", "damaged", "to do"]:
+        folder = self.folder(unit)
+        if folder in self._sound:
+            return "cached"
+        with self._said():
+            there = os.path.lexists(folder)
+        if there and self._damage(folder) is None:
+            return "cached"
+        return "damaged" if there else "to do"
 
     def manifest(self, unit: Unit) -> dict[str, Any]:
-        return json.loads((self.folder(unit) / MANIFEST).read_text())
+        """
+        Raises:
+            Damaged: it changed since it was looked at.
+        """
+        return read_manifest(self.folder(unit))
 
-    def build(self, unit: Unit, make: Make, on_wait: Callable[[], None] = lambda: None) -> State:
+    def build(self, unit: Unit, make: Make, tell: Tell = _silent) -> State:
         """Have `unit` built: by `make`, unless it is there or another process builds it meanwhile."""
-        if self.has(unit):
-            return "cached"
-        with self._lock(unit, on_wait):
-            if self.has(unit):
-                return "cached"
-            out, keep = self._begin(unit)
-            started = time.monotonic()
-            summary = make(out, keep)
-            self._finish(unit, out, summary, time.monotonic() - started)
-        return "built"
+
+        def make_all(units: Sequence[Unit], places: Places) -> Mapping[str, dict[str, Any]]:
+            return {unit.name: make(*places[unit.name])}
+
+        end = self.build_together([unit], make_all, tell)[unit.name]
+        assert not isinstance(end, Exception)
+        return end
 
     def build_together(
-        self, units: Sequence[Unit], make: MakeTogether, on_wait: Callable[[Unit], None] = lambda unit: None
+        self, units: Sequence[Unit], make: MakeTogether, tell: Tell = _silent
     ) -> dict[str, State | Exception]:
         """Have `units` built in one go, each into its own folder; what became of each, by name.
 
         Those that are there already are left out. The locks are taken in one order for all processes, so that none
         waits for another that waits for it.
+
+        Raises:
+            UserError, MachineError: the store cannot be read or written. Whatever `make` raises.
         """
         ends: dict[str, State | Exception] = {}
         with ExitStack() as locks:
             for unit in sorted(units, key=lambda unit: unit.digest):
-                locks.enter_context(self._lock(unit, lambda unit=unit: on_wait(unit)))
+                if not self.has(unit):
+                    locks.enter_context(self._lock(unit, tell))
             missing = [unit for unit in units if not self.has(unit)]
-            places = {unit.name: self._begin(unit) for unit in missing}
+            places = {unit.name: self._begin(unit, tell) for unit in missing}
             started = time.monotonic()
             made = make(missing, places) if missing else {}
             share = (time.monotonic() - started) / max(1, len(missing))
@@ -88,50 +108,80 @@ class Store:
                     ends[unit.name] = "built"
         return {unit.name: ends.get(unit.name, "cached") for unit in units}
 
+    def read_again(self, unit: Unit) -> str | None:
+        """Read all of a unit that a stage stumbled over; if it is damaged, set it aside and return what was wrong."""
+        folder = self.folder(unit)
+        if not os.path.lexists(folder) or (wrong := damage(folder, thorough=True)) is None:
+            return None
+        with self._lock(unit, _silent):
+            return self._set_aside(folder, wrong)
+
+    def _damage(self, folder: Path) -> str | None:
+        with self._said():
+            wrong = damage(folder)
+        if wrong is None:
+            self._sound.add(folder)
+        return wrong
+
+    def _set_aside(self, folder: Path, wrong: str) -> str:
+        """Rename what is damaged; its place is free again. The line that says so."""
+        count, aside = 1, folder.with_name(f"{folder.name}.damaged")
+        while os.path.lexists(aside):
+            count, aside = count + 1, folder.with_name(f"{folder.name}.damaged-{count + 1}")
+        with self._said(str(folder)):
+            folder.rename(aside)
+        self._sound.discard(folder)
+        return f"{folder} was damaged ({wrong}); set aside as {aside.name} and built again"
+
     def _work(self, unit: Unit) -> Path:
         return self.folder(unit).with_name("." + unit.digest)
 
-    def _begin(self, unit: Unit) -> tuple[Path, Path]:
-        """An empty folder to write into, and the one whose checkpoints stay."""
-        work = self._work(unit)
+    def _begin(self, unit: Unit, tell: Tell) -> tuple[Path, Path]:
+        """An empty folder to write into, and the one whose checkpoints stay; the lock is held."""
+        folder, work = self.folder(unit), self._work(unit)
+        if os.path.lexists(folder):
+            tell(unit, "damaged", self._set_aside(folder, self._damage(folder) or "it is not what was looked at"))
+        if os.path.lexists(work) and not work.is_dir():
+            tell(unit, "damaged", self._set_aside(work, "it is no folder"))
         out, keep = work / "out", work / "keep"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        keep.mkdir(exist_ok=True)
+        with self._said():
+            if os.path.lexists(out):
+                shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
+            out.mkdir(parents=True)
+            keep.mkdir(exist_ok=True)
         return out, keep
 
     def _finish(self, unit: Unit, out: Path, summary: dict[str, Any], seconds: float) -> None:
-        self._write_manifest(unit, out, summary, seconds)
-        out.rename(self.folder(unit))
-        shutil.rmtree(self._work(unit))
+        with self._said():
+            about = {
+                **unit.identity,
+                "digest": unit.digest,
+                "summary": summary,
+                "seconds": round(seconds, 3),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "host": platform.node(),
+            }
+            write_manifest(out, about)
+            out.rename(self.folder(unit))
+            self._sound.add(self.folder(unit))
+            shutil.rmtree(self._work(unit), ignore_errors=True)
 
-    def _lock(self, unit: Unit, on_wait: Callable[[], None]) -> AcquireReturnProxy:
+    @contextmanager
+    def _lock(self, unit: Unit, tell: Tell) -> Iterator[None]:
         work = self._work(unit)
-        try:
-            work.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"paths.store={self.root}: cannot write there ({error.strerror})") from error
-        lock = FileLock(work.with_name(work.name + ".lock"))
-        try:
-            return lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            return lock.acquire()
+        with ExitStack() as held:
+            with self._said():
+                work.parent.mkdir(parents=True, exist_ok=True)
+                lock = locked(work.with_name(work.name + ".lock"), lambda holder: tell(unit, "waiting", holder))
+                held.enter_context(lock)
+            yield
 
-    @staticmethod
-    def _write_manifest(unit: Unit, out: Path, summary: dict[str, Any], seconds: float) -> None:
-        manifest = {
-            **unit.identity,
-            "digest": unit.digest,
-            "summary": summary,
-            "seconds": round(seconds, 3),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": platform.node(),
-            "files_written": {
-                str(path.relative_to(out)): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()
-            },
-        }
-        with (out / MANIFEST).open("w") as stream:
-            json.dump(manifest, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
+    @contextmanager
+    def _said(self, place: str = "") -> Iterator[None]:
+        """An error of the system inside is told as one line that names the store."""
+        try:
+            yield
+        except OSError as error:
+            where = place or str(error.filename2 or error.filename or "")
+            inside = where if not where or where == str(self.root) else f", {where}"
+            raise of_system(error, f"paths.store={self.root}" + inside.removeprefix(str(self.root))) from error

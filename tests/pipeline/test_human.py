@@ -26,7 +26,7 @@ from morlaif.pipeline.human import rate
 from morlaif.pipeline.plan import plan
 from morlaif.pipeline.record import Run
 from morlaif.pipeline.run import gather_report
-from morlaif.pipeline.store import MANIFEST, Store
+from morlaif.pipeline.store import Store
 
 PAGE = '<nav><a href="#run">Run</a></nav><main><section id="run"><!--run-->old<!--/run--></section></main>'
 
@@ -60,10 +60,13 @@ def finished(tmp_path) -> Path:
         "evaluate": {"responses.jsonl": "".join(json.dumps(row) + "\n" for row in rows)},
         "report": {"report.html": PAGE},
     }.items():
-        place = store.folder(units.by_name[name])
-        place.mkdir(parents=True)
-        for file, text in {**files, MANIFEST: "{}"}.items():
-            (place / file).write_text(text)
+
+        def write(out: Path, keep: Path, files=files) -> dict[str, Any]:
+            for file, text in files.items():
+                (out / file).write_text(text)
+            return {}
+
+        store.build(units.by_name[name], write)
     (folder / "report.html").write_text(PAGE)
     return folder
 
@@ -133,8 +136,6 @@ def test_a_comparison_reads_what_people_said(finished, tmp_path):
     return_answers(finished, "Ann")
     human(tmp_path, "import")
     store = Store(tmp_path / "store")
-    manifest = store.folder(plan(job(tmp_path).config).by_name["evaluate"]) / MANIFEST
-    manifest.write_text(json.dumps({"reads": {"principles": []}}))
     run = compare.read(finished, store)
     said = compare._reads(run)["human"]["comparisons"]
     assert {part: said["policy_vs_sft"][part] for part in ("win", "tie", "loss", "n")} == {
