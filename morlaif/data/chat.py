@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from morlaif.data.control import control_of, plain_ids, template_ids
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 
@@ -51,18 +52,20 @@ def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_length: int | None = None
 ) -> list[int]:
     """Ids of the dialogue so far and the opening of the assistant's turn; the last `max_length` of them, BOS kept."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    if _is_hh(tokenizer):
-        ids = _opening(tokenizer) + _encode_plain(tokenizer, text)
-    else:  # a template of the model's own writes its special tokens itself
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if _is_hh(tokenizer):  # it writes no special token: none in all of the text is one
+        control = control_of(tokenizer)
+        turns = [control.turn(turn, control.added) for turn in messages] if control.added else list(messages)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = _opening(tokenizer) + plain_ids(tokenizer, text)
+    else:  # a template of the model's own writes its special tokens itself, and nobody else does
+        ids = template_ids(tokenizer, messages, add_generation_prompt=True)
     return keep_end(ids, max_length, tokenizer.bos_token_id)
 
 
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
     """Ids of the assistant's turn, ending in EOS."""
     space = " " if _is_hh(tokenizer) and not _adds_space(tokenizer) else ""
-    return [*_encode_plain(tokenizer, space + response), tokenizer.eos_token_id]
+    return [*plain_ids(tokenizer, space + response), tokenizer.eos_token_id]
 
 
 def dialogue_parts(
@@ -95,11 +98,6 @@ def _is_hh(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.chat_template == HH_TEMPLATE
 
 
-def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of text in which nothing is special: a response that spells out "<eos>" does not end there."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-
-
 def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """[BOS] for tokenizers that begin every text with it (Llama, Gemma), else nothing (GPT-2)."""
     bos = tokenizer.bos_token_id
@@ -108,7 +106,7 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer puts a space before every text by itself, as SentencePiece ones do."""
-    return tokenizer.convert_ids_to_tokens(_encode_plain(tokenizer, "a"))[0].startswith("▁")
+    return tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, "a"))[0].startswith("▁")
 
 
 def keep_end(ids: list[int], max_length: int | None, bos: int | None) -> list[int]:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from morlaif.data.markers import break_open
 from morlaif.data.records import Message
 from morlaif.feedback.settings import Criterion, Example, Principle, Wording
 
@@ -63,24 +64,13 @@ QUESTION_JOINT = (
     "Reply with a JSON object whose keys are the names of the criteria, in this order, and whose values are A or B."
 )
 
-# Markers that a chat template would turn into special tokens, if a server tokenises message text naively.
-_MARKERS = re.compile(
-    r"<[|｜][^<>\n]{0,64}?[|｜]>"  # <|im_start|>, <｜User｜>
-    r"|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|tool_call|tool_response|image|audio)>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
-    r"|<</?SYS>>",
-    re.IGNORECASE,
-)
 _BREAKS = re.compile("\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # whatever any reader takes for the end of a line
 _ROLES = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
 
 def neutral(text: str) -> str:
     """`text` with chat-template markers broken open and invisible characters taken out; its words stay as they are."""
-    text = _strip_controls(text)
-    while (broken := _MARKERS.sub(lambda m: " ".join((m[0][0], m[0][1:-1], m[0][-1])), text)) != text:
-        text = broken
-    return text
+    return break_open(_strip_controls(text))
 
 
 def quote(text: str) -> str:

@@ -30,14 +30,14 @@ from morlaif.scalarize.settings import ScalarizerSettings
 # Raise a stage's number when its code changes what it builds.
 VERSIONS = {
     "data": 1,
-    "sft": 2,
-    "respond": 1,
-    "feedback": 1,
+    "sft": 3,
+    "respond": 2,
+    "feedback": 2,
     "backbone": 1,
-    "pm": 2,
-    "weigh": 2,
-    "ppo": 4,
-    "evaluate": 2,
+    "pm": 3,
+    "weigh": 3,
+    "ppo": 5,
+    "evaluate": 3,
     "report": 2,
     "compare": 2,
 }

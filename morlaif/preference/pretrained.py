@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from morlaif import sharded
 from morlaif.data.chat import HH_TEMPLATE, dialogue_ids, keep_end, prepare_tokenizer
+from morlaif.data.control import control_of, template_ids
 from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
 from morlaif.preference.card import write_pretrained_card
@@ -97,14 +98,14 @@ class PretrainedModel:
             return Text(dialogue_ids(self.tokenizer, messages, response, self.max_length), None)
         if self.tokenizer.chat_template is not None:
             turns = [*messages, {"role": "assistant", "content": response}]
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = template_ids(self.tokenizer, turns, add_generation_prompt=False)
             return Text(keep_end(ids, self.max_length, self.tokenizer.bos_token_id), None)
         return self._pair(messages, response)
 
     def _pair(self, messages: Sequence[Message], response: str) -> Text:
         prompt = messages[0]["content"] if len(messages) == 1 else _plain(messages)
         own = self.tokenizer
+        prompt, response = map(control_of(own).disarm, (prompt, response))
         own.truncation_side = "left"  # of the prompt
         room = self.max_length - own.num_special_tokens_to_add(pair=True)
         answer = own(response, add_special_tokens=False)["input_ids"]
