@@ -64,7 +64,9 @@ def main() -> None:
 
 
 def _say(message: str) -> int:
-    for line in message.splitlines():
+    from morlaif.texts import redact, visible
+
+    for line in visible(redact(message), lines=True).split("\n"):
         print(f"morlaif: {line}", file=sys.stderr)
     return USER_ERROR
 
@@ -170,11 +172,11 @@ def _job(tree: DictConfig) -> None:
     """One job, called by Hydra, perhaps in another process or on another machine: what it leaves is its run folder."""
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
-    from rich.markup import escape
 
     from morlaif.config import validate
     from morlaif.launch.devices import own_gpu
     from morlaif.pipeline.run import run
+    from morlaif.texts import line
 
     hydra = HydraConfig.get()
     config = validate(OmegaConf.to_container(tree, resolve=True))
@@ -184,7 +186,7 @@ def _job(tree: DictConfig) -> None:
     command = shlex.join(["morlaif", *(overrides if sweep else sys.argv[1:])])
     console = Console(highlight=False)
     if sweep:
-        console.rule(f"job {hydra.job.num + 1}: {escape(' '.join(overrides)) or 'defaults'}", align="left")
+        console.rule(line(f"job {hydra.job.num + 1}: {' '.join(overrides) or 'defaults'}"), align="left")
     _outcome.clear()
     try:
         with own_gpu(hydra.launcher["_target_"], config.hardware):
@@ -247,7 +249,6 @@ def _human(jobs: list[Composed]) -> int:
 
 def _dry_run(jobs: list[Composed]) -> int:
     from rich.console import Console
-    from rich.markup import escape
 
     from morlaif.launch.batches import check_batches
     from morlaif.launch.launcher import on_ranks
@@ -256,10 +257,11 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.pipeline.plan import plan
     from morlaif.pipeline.resources import resources
     from morlaif.pipeline.store import Store
+    from morlaif.texts import say
 
     console = Console(highlight=False)
     for job in jobs:
-        console.print(f"[bold]{job.run_name}[/]  {escape(' '.join(job.overrides))}", soft_wrap=True)
+        say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
         planned, store = plan(job.config), Store(job.config.paths.store)
         check_batches(planned, job.config.hardware, on_ranks)
         console.print(plan_table(planned, store))

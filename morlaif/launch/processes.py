@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from morlaif.texts import file_name
+
 # What a launcher above this run (torchrun, accelerate, mpirun) may have set: a run would look for its group.
 FOREIGN = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
@@ -64,4 +66,4 @@ def redirect_output(log: Path) -> None:
 
 
 def log_name(unit: str) -> str:
-    return unit.replace("/", "-")
+    return file_name(unit)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Unit
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
+from morlaif.texts import say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
 
@@ -188,7 +190,7 @@ def compare(
     """Compare those of `runs` that can be, and write the page with its files into `out`; None if none can be."""
     usable = [run for run in runs if run is not None and run.evaluated]
     if not usable:
-        console.print("no comparison: no run has been evaluated", soft_wrap=True)
+        say(console, "no comparison: no run has been evaluated")
         return None
     from morlaif.stages import compare as stage
 
@@ -215,8 +217,8 @@ def compare(
     write_whole(out / PAGE, add_jobs((stored / PAGE).read_text(encoding="utf-8"), jobs, command))
     numbers = json.loads((stored / "comparison.json").read_text(encoding="utf-8"))
     write_whole(out / "comparison.json", json.dumps({"jobs": jobs, **numbers}, indent=1, ensure_ascii=False))
-    console.print(numbers["summary"])
-    console.print(f"comparison: {out / PAGE}  ({state}, {time.monotonic() - started:.1f} s)", soft_wrap=True)
+    say(console, numbers["summary"])
+    say(console, f"comparison: {out / PAGE}  ({state}, {time.monotonic() - started:.1f} s)")
     return out / PAGE
 
 
@@ -227,7 +229,8 @@ def tell(settings: TrackingSettings, out: Path, count: int, console: Console) ->
     tracker = open_tracker(
         settings, out,
         name=f"comparison of {count} runs", group=out.name, run_id=f"compare-{out.name}", tags=["comparison"],
-        config={"runs": {run["name"]: run["differs"] for run in found["runs"]}}, warn=console.print, job_type="compare",
+        config={"runs": {run["name"]: run["differs"] for run in found["runs"]}}, warn=partial(say, console),
+        job_type="compare",
     )  # fmt: skip
     tracker.summary({"strength": {labels[key]: theta for key, theta in found["judged"]["strengths"].items()}})
     columns = ["first", "second", "value", "low", "high", "n"]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from morlaif.config import Config
@@ -20,6 +19,7 @@ from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.texts import add_row, line
 
 SPLITS = ("train", "eval")
 
@@ -121,16 +121,16 @@ def cost_table(estimates: Sequence[Estimate]) -> Table:
     columns = ("feedback to ask for", "verdicts", "known", "requests", "M tokens", "USD", "time")
     table = plain_table(*columns, right=slice(1, None))
     for one in estimates:
-        table.add_row(one.name, *_cells(one))
+        add_row(table, one.name, *_cells(one))
     if len(estimates) > 1:
         numbers = [
             sum(getattr(one, name) for one in estimates)
             for name in ("verdicts", "known", "requests", "input_tokens", "output_tokens", "usd")
         ]
         times = [one.seconds for one in estimates]
-        table.add_row("[bold]in all", *_cells(Estimate("", *numbers, None if None in times else sum(times))))
+        add_row(table, ("in all", "bold"), *_cells(Estimate("", *numbers, None if None in times else sum(times))))
     notes = dict.fromkeys(note for one in estimates for note in one.notes)
-    table.caption, table.caption_justify = escape("\n".join(f"({note})" for note in notes)), "left"
+    table.caption, table.caption_justify = line("\n".join(f"({note})" for note in notes), lines=True), "left"
     return table
 
 

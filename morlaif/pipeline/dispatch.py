@@ -13,6 +13,7 @@ from morlaif.pipeline.execute import read_metrics
 from morlaif.pipeline.record import Run
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.texts import file_name
 from morlaif.tracking import Tracker
 
 
@@ -110,7 +111,7 @@ class Dispatcher:
         seconds = self._spent(unit)
         log = None
         if event["traceback"]:
-            log = Path("logs") / f"{unit.name.replace('/', '-')}.traceback.txt"
+            log = Path("logs") / f"{file_name(unit.name)}.traceback.txt"
             path = self.run.folder / log
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(event["traceback"])

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from morlaif.pipeline.record import Run, UnitRecord
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.texts import add_row, say, visible
 
 SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric that a progress line shows
 STYLES = {"built": "green", "cached": "cyan", "failed": "bold red", "not_run": "yellow", "to do": "yellow"}
@@ -29,10 +29,10 @@ class Display:
         self.live = self.console.is_terminal
         self.bars = Progress(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}", table_column=None),
+            TextColumn("{task.description}", table_column=None, markup=False),
             BarColumn(bar_width=14),
-            TextColumn("{task.fields[steps]}"),
-            TextColumn("[dim]{task.fields[metric]}"),
+            TextColumn("{task.fields[steps]}", markup=False),
+            TextColumn("{task.fields[metric]}", style="dim", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console, transient=True,
         )  # fmt: skip
@@ -47,17 +47,17 @@ class Display:
         self.bars.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(escape(line))
+        say(self.console, line)
 
     def begin(self, unit: Unit) -> None:
         if self.live:
-            self.tasks[unit.name] = self.bars.add_task(unit.name, total=None, steps="", metric="")
+            self.tasks[unit.name] = self.bars.add_task(visible(unit.name), total=None, steps="", metric="")
 
     def progress(self, unit: Unit, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
         if unit.name in self.tasks:
             steps = f"{step:,}/{total:,}" if total else f"{step:,}"
             name = next((name for name in SHOWN_FIRST if name in metrics), next(iter(metrics), None))
-            fields = {"metric": f"{name} {metrics[name]:.3g}"} if name else {}
+            fields = {"metric": f"{visible(name)} {metrics[name]:.3g}"} if name else {}
             self.bars.update(self.tasks[unit.name], completed=step, total=total, steps=steps, **fields)
 
     def end(self, unit: Unit, state: str, seconds: float) -> None:
@@ -80,7 +80,7 @@ def plan_table(plan: Plan, store: Store) -> Table:
     table = plain_table("stage", "unit", "digest", "state")
     for unit in plan.units:
         state = store.state(unit)
-        table.add_row(unit.stage, unit.name, unit.digest, f"[{STYLES[state]}]{state}")
+        add_row(table, unit.stage, unit.name, unit.digest, (state, STYLES[state]))
     return table
 
 
@@ -92,10 +92,10 @@ def units_table(units: Sequence[UnitRecord]) -> Table:
         members = [unit for unit in units if unit.stage == stage]
         counts = Counter(unit.state for unit in members)
         cells = [
-            f"[{STYLES[state]}]{counts[state]}" if counts[state] else "[dim]·"
+            (str(counts[state]), STYLES[state]) if counts[state] else ("·", "dim")
             for state in ("built", "cached", "failed", "not_run")
         ]
-        table.add_row(stage, str(len(members)), *cells, f"{sum(unit.seconds for unit in members):.1f}")
+        add_row(table, stage, str(len(members)), *cells, f"{sum(unit.seconds for unit in members):.1f}")
     return table
 
 
@@ -105,11 +105,10 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for name, value in _rows(results):
         if isinstance(value, Mapping):
             interval = f"{value['low']:.3f} – {value['high']:.3f}" if value.get("low") is not None else ""
-            table.add_row(
-                name, f"{value['value']:.3f}", interval, f"{value['n']:,}" if value.get("n") is not None else ""
-            )
+            count = f"{value['n']:,}" if value.get("n") is not None else ""
+            add_row(table, name, f"{value['value']:.3f}", interval, count)
         else:
-            table.add_row(name, f"{value:.3f}", "", "")
+            add_row(table, name, f"{value:.3f}", "", "")
     return table
 
 
@@ -140,9 +139,9 @@ def closing(console: Console, run: Run, results: Mapping[str, Any], report: Path
     console.print()
     for unit in run.units:
         if unit.state == "failed":
-            console.print(f"[bold red]{unit.name} failed:[/] {escape(unit.error or '')}", soft_wrap=True)
+            say(console, (f"{unit.name} failed:", "bold red"), f" {unit.error or ''}", lines=True)
             if unit.log:
-                console.print(f"  traceback: {run.folder / unit.log}", soft_wrap=True)
+                say(console, f"  traceback: {run.folder / unit.log}")
     if report:
-        console.print(f"report: {report}", soft_wrap=True)
-    console.print(f"run:    {run.folder}  ({run.status}, {run.seconds:.1f} s)", soft_wrap=True)
+        say(console, f"report: {report}")
+    say(console, f"run:    {run.folder}  ({run.status}, {run.seconds:.1f} s)")

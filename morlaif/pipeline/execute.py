@@ -19,6 +19,7 @@ from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.store import Places, State, Store, Tell
 from morlaif.pipeline.unit import Unit
 from morlaif.stages.job import Job
+from morlaif.texts import redact
 
 METRICS = "metrics.jsonl"
 NO_ROOM = 1 << 20  # bytes; a disk with less is full: what a library was writing did not fit
@@ -159,19 +160,23 @@ def execute_together_and_tell(
 
 @contextmanager
 def _failures(tell: Callable[..., None], store: Store, units: Sequence[Unit]) -> Iterator[None]:
-    """An error inside is told of as an event."""
+    """An error inside is told of as an event, without the secrets that a service repeats in its errors."""
+
+    def fail(error: str, user_error: bool = False, traceback: str = "") -> None:
+        tell("failed", error=redact(error), user_error=user_error, traceback=redact(traceback))
+
     try:
         yield
     except UserError as error:
-        tell("failed", error=str(error), user_error=True, traceback="")
+        fail(str(error), user_error=True)
     except MachineError as error:
-        tell("failed", error=_of_input(store, units) or str(error), user_error=False, traceback="")
+        fail(_of_input(store, units) or str(error))
     except Exception as error:
         text = error.traceback if isinstance(error, ProcessFailed) else traceback.format_exc()
         if line := full_disk(error, store.root) or _of_input(store, units):
-            tell("failed", error=line, user_error=False, traceback="")
+            fail(line)
         else:
-            tell("failed", error=describe(error), user_error=False, traceback=text)
+            fail(describe(error), traceback=text)
 
 
 def full_disk(error: BaseException, folder: Path) -> str | None:

@@ -9,7 +9,6 @@ No part of any unit: nothing is built anew, whatever people say.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from morlaif.config import Config
 from morlaif.errors import UserError, suggest
@@ -30,6 +28,7 @@ from morlaif.pipeline import compare
 from morlaif.pipeline.record import HUMAN, RUN, write_whole
 from morlaif.pipeline.store import Store
 from morlaif.report.data import read_lines
+from morlaif.texts import say, write_csv
 
 FORM, KEY, ANSWERS, RATINGS = "form.html", "key.json", "answers", "ratings.csv"
 
@@ -79,16 +78,17 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     if not study.items:
         raise UserError(f"human=export: in {run.folder.name} both policies gave the same response to every prompt")
     kinds = [item.kind for item in study.items]
-    console.print(
+    say(
+        console,
         f"{len(kinds)} items: {kinds.count('pair')} pairs, {kinds.count('repeat')} of them again with their sides "
-        f"swapped, {kinds.count('check')} whose answer is known", soft_wrap=True,
-    )  # fmt: skip
+        f"swapped, {kinds.count('check')} whose answer is known",
+    )
     shown = min(settings.prompts, len(rows))
     if shown < settings.prompts:
-        console.print(f"human.prompts={settings.prompts}: the run evaluated {shown}; all are used", soft_wrap=True)
+        say(console, f"human.prompts={settings.prompts}: the run evaluated {shown}; all are used")
     for name, count in study.identical.items():
-        console.print(f"{name}: {shown - count} pairs" + (f"; {count} prompts got the same text twice: ties unrated"
-                                                          if count else ""), soft_wrap=True)  # fmt: skip
+        same = f"; {count} prompts got the same text twice: ties unrated" if count else ""
+        say(console, f"{name}: {shown - count} pairs{same}")
     if dry:
         return
     key = {"run": run.folder.name, **study.key()}
@@ -101,11 +101,11 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
     write_whole(folder / KEY, json.dumps(key, indent=1) + "\n")
     write_whole(folder / FORM, render(study, settings.question, settings.instructions))
-    console.print(f"for raters: {folder / FORM}", soft_wrap=True)
-    console.print(f"keep to yourself: {folder / KEY}", soft_wrap=True)
-    console.print(f"for what they return: {folder / ANSWERS}", soft_wrap=True)
+    say(console, f"for raters: {folder / FORM}")
+    say(console, f"keep to yourself: {folder / KEY}")
+    say(console, f"for what they return: {folder / ANSWERS}")
     elsewhere = f" human.folder={settings.folder}" if settings.folder else ""
-    console.print(f"then: morlaif human=import human.run={run.folder.name}{elsewhere}", soft_wrap=True)
+    say(console, f"then: morlaif human=import human.run={run.folder.name}{elsewhere}")
 
 
 def _comparisons(pairs: Sequence[str] | None, arms: Sequence[str], policies: Sequence[str]) -> list[Comparison]:
@@ -146,10 +146,11 @@ def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
         raise UserError(f"human=import: the {len(files)} files hold no answer")
     raters = raters_of(ratings, key, settings.max_failed)
     for rater in raters:
-        console.print(
-            f"{escape(rater.name)}: {rater.answers} of {len(key['items'])} answered, {rater.failed} of {rater.checks} "
-            f"known pairs failed, {rater.seconds:.0f} s a pair" + ("" if rater.kept else "  [bold]left out[/]"),
-            soft_wrap=True,
+        say(
+            console,
+            f"{rater.name}: {rater.answers} of {len(key['items'])} answered, {rater.failed} of {rater.checks} known "
+            f"pairs failed, {rater.seconds:.0f} s a pair",
+            ("" if rater.kept else "  left out", "bold"),
         )
     if not any(rater.kept for rater in raters):
         raise UserError(f"human=import: every rater failed more than human.max_failed={settings.max_failed} of the "
@@ -162,16 +163,16 @@ def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     from morlaif.report.people import add_people, lines
 
     for line in lines(found, run.config):
-        console.print(line, soft_wrap=True)
+        say(console, line)
     if dry:
         return
     write_whole(folder / RATINGS, _csv(unblinded(ratings, raters, key)))
     write_whole(run.folder / HUMAN, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    console.print(f"written: {run.folder / HUMAN}; each answer: {folder / RATINGS}", soft_wrap=True)
+    say(console, f"written: {run.folder / HUMAN}; each answer: {folder / RATINGS}")
     page = run.folder / "report.html"
     if page.is_file():
         write_whole(page, add_people(page.read_text(encoding="utf-8"), found, run.config))
-        console.print(f"shown on {page}", soft_wrap=True)
+        say(console, f"shown on {page}")
 
 
 def _answer_files(patterns: Sequence[str] | None, folder: Path) -> list[Path]:
@@ -197,7 +198,5 @@ def _text(file: Path) -> str:
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(text, list(rows[0]), [list(row.values()) for row in rows])
     return text.getvalue()

@@ -38,8 +38,8 @@ VERSIONS = {
     "weigh": 3,
     "ppo": 5,
     "evaluate": 3,
-    "report": 2,
-    "compare": 2,
+    "report": 3,
+    "compare": 3,
 }
 
 SINGLE = "single"  # the baseline: one preference model for a constitution of principles

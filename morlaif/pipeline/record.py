@@ -21,6 +21,7 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any, Literal
 
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.texts import redact
 
 if TYPE_CHECKING:
     from morlaif.config import Config
@@ -100,7 +101,7 @@ class Run:
 
     def write(self) -> None:
         self.seconds = round(time.monotonic() - self._clock, 3)
-        write_whole(self.folder / RUN, json.dumps(self.as_dict(), indent=1))
+        write_whole(self.folder / RUN, json.dumps(redact(self.as_dict()), indent=1))
 
     def as_dict(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if key != "folder"}
@@ -109,7 +110,7 @@ class Run:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file at once: a reader or a crash sees the old text or the new."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
+    beside.write_text(text, encoding="utf-8", errors="backslashreplace")
     beside.replace(path)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from morlaif.launch.needs import stage_memories
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.plan import plan as make_plan
 from morlaif.pipeline.unit import Plan
+from morlaif.texts import Part, add_row, line
 
 COLUMNS = ("model", "grads", "adam", "lora", "activ", "cache", "gather")
 
@@ -32,55 +32,55 @@ def resources(plan: Plan, config: Config) -> RenderableType | None:
     table.padding = (0, 1)
     for memory in memories:
         cells = [_number(memory.column(name) / divisor) for name in shown]
-        fit = "[green]yes" if fits(memory, hardware) else "[bold red]no"
-        table.add_row(memory.stage, *cells, _number(memory.device / divisor), fit, _time(memory.seconds))
+        fit = ("yes", "green") if fits(memory, hardware) else ("no", "bold red")
+        add_row(table, memory.stage, *cells, _number(memory.device / divisor), fit, _time(memory.seconds))
     tightest = max(memories, key=lambda memory: memory.device)
-    advice = ["\n" + _advice(memory, config, plan) for memory in memories if not fits(memory, hardware)]
-    return Group(table, *_texts(_notes(memories, config)), Text(), _formulas(tightest), *_texts(advice))
+    advice = [
+        part for memory in memories if not fits(memory, hardware) for part in (Text(), _advice(memory, config, plan))
+    ]
+    return Group(table, *_notes(memories, config), Text(), _formulas(tightest), *advice)
 
 
-def _texts(lines: Iterable[str]) -> Iterator[Text]:
-    return map(Text.from_markup, lines)
-
-
-def _notes(memories: list[StageMemory], config: Config) -> Iterator[str]:
+def _notes(memories: list[StageMemory], config: Config) -> Iterator[Text]:
     hardware, machine = config.hardware, config.hardware.machine
     ranks = f"what each of {hardware.ranks} ranks holds" if hardware.ranks > 1 else "what the process holds"
     where = "of memory for each process" if hardware.device == "cpu" else "a GPU"
-    yield (
-        f"[dim]({ranks}, against {machine.device_memory:g} GB {where}, {usable(hardware) / 1e9:.3g} of "
-        f"them for tensors; activ and cache take turns; a step at {machine.mfu:.0%} of {machine.tflops:g} TFLOP/s)[/]"
+    note = (
+        f"({ranks}, against {machine.device_memory:g} GB {where}, {usable(hardware) / 1e9:.3g} of them for tensors; "
+        f"activ and cache take turns; a step at {machine.mfu:.0%} of {machine.tflops:g} TFLOP/s)"
     )
+    yield line((note, "dim"))
     for memory in memories:
         if memory.host is not None:
             size = host_bytes(memory, hardware) / 1e9
-            over = "" if size <= machine.host_memory else "[bold red], which does not fit[/]"
+            over: list[Part] = [] if size <= machine.host_memory else [(", which does not fit", "bold red")]
             have = f"{size:,.0f} of {machine.host_memory:,g} GB of a node's host memory"
-            yield f"{memory.stage} needs {have}{over}: {memory.host.formula}"
+            yield line(f"{memory.stage} needs {have}", *over, f": {memory.host.formula}")
 
 
 def _formulas(memory: StageMemory) -> Table:
     table = plain_table(memory.stage, "", "how it adds up", right=slice(1, 2))
     for item, phase in memory.items():
         if item.bytes:
-            table.add_row(item.column, _size(item.bytes), escape(item.formula) + (f" ({phase})" if phase else ""))
+            add_row(table, item.column, _size(item.bytes), item.formula + (f" ({phase})" if phase else ""))
     return table
 
 
-def _advice(memory: StageMemory, config: Config, plan: Plan) -> str:
+def _advice(memory: StageMemory, config: Config, plan: Plan) -> Text:
     def measure(changed: Config) -> StageMemory | None:
         found = stage_memories(changed, make_plan(changed).restricted_to([memory.stage]))
         return next((one for one in found if one.stage == memory.stage), None)
 
     ways = advise(config, memory.stage, measure)
-    lacks = f"[bold red]{memory.stage} does not fit[/]: {_size(memory.device)} of {_size(usable(config.hardware))}"
+    fails = (f"{memory.stage} does not fit", "bold red")
+    lacks = f": {_size(memory.device)} of {_size(usable(config.hardware))}"
     if not ways:
-        return f"{lacks}, and nothing tried here would make it fit: take a smaller model or more GPUs"
+        return line(fails, f"{lacks}, and nothing tried here would make it fit: take a smaller model or more GPUs")
     told = []
     for changes in ways:
         after = measure(apply(config, changes))
-        told.append(escape(" ".join(changes)) + (f" ({_size(after.device)})" if after is not None else ""))
-    return f"{lacks}; it would with {', or with '.join(told)}"
+        told.append(" ".join(changes) + (f" ({_size(after.device)})" if after is not None else ""))
+    return line(fails, f"{lacks}; it would with {', or with '.join(told)}")
 
 
 def _number(value: float) -> str:

@@ -7,6 +7,7 @@ import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from morlaif.pipeline.plan import plan as make_plan
 from morlaif.pipeline.record import HUMAN, Run, write_whole
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan
+from morlaif.texts import file_name, redact, say
 from morlaif.tracking import METRICS, Tracker, open_tracker
 
 # What a tracker is told of as an artifact, by stage: its type there.
@@ -49,7 +51,7 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
         tracker = open_tracker(
             config.tracking, folder,
             name=folder.name, group=group, run_id=folder.name, tags=_tags(config),
-            config=config.model_dump(mode="json", exclude={"paths"}), warn=console.print,
+            config=config.model_dump(mode="json", exclude={"paths"}), warn=partial(say, console),
         )  # fmt: skip
         with Display(console) as display:
             dispatcher = Dispatcher(plan, store, config.hardware, record, tracker, display)
@@ -74,7 +76,7 @@ def _closing_on_error(record: Run) -> Iterator[None]:
         if not isinstance(error, UserError | MachineError):
             log = record.folder / "logs" / "run.traceback.txt"
             log.parent.mkdir(exist_ok=True)
-            log.write_text(traceback.format_exc())
+            log.write_text(redact(traceback.format_exc()))
         record.close("failed", describe(error))
         raise
     except BaseException:
@@ -129,7 +131,7 @@ def _tell(tracker: Tracker, plan: Plan, store: Store, results: Mapping[str, Any]
     for unit in plan.units:
         if unit.stage in ARTIFACTS and store.has(unit):
             about = {"digest": unit.digest, **store.manifest(unit)["summary"]}
-            tracker.artifact(unit.name.replace("/", "-"), ARTIFACTS[unit.stage], store.folder(unit), about)
+            tracker.artifact(file_name(unit.name), ARTIFACTS[unit.stage], store.folder(unit), about)
 
 
 def _sample_tables(file: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:

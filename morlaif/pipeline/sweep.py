@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from morlaif.errors import UserError, describe
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.record import failure, now, read_run, write_whole
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import hash_json
+from morlaif.texts import add_row, redact, say
 
 if TYPE_CHECKING:
     from morlaif.config import Config
@@ -64,19 +64,17 @@ class Sweep:
         for number, ((_, name, run), told) in enumerate(zip(states, self.told(), strict=True), 1):
             status = run["status"]
             seconds = f"{run['seconds']:.1f}" if "seconds" in run else ""
-            table.add_row(
-                str(number), escape(told), f"[{STYLES[status]}]{status}", seconds, _win_rate(self.runs / name)
-            )
+            add_row(table, str(number), told, (status, STYLES[status]), seconds, _win_rate(self.runs / name))
         counts = Counter(run["status"] for _, _, run in states)
         console.print()
         console.print(table)
         console.print()
         for _, name, run in states:
             if run["status"] == "failed":
-                console.print(f"[bold red]{name}[/] {escape(failure(run))}  ({self.runs / name})", soft_wrap=True)
-        console.print(", ".join(f"{count} {status}" for status, count in counts.items()), f"— runs in {self.runs}")
+                say(console, (name, "bold red"), f" {failure(run)}  ({self.runs / name})")
+        say(console, ", ".join(f"{count} {status}" for status, count in counts.items()), f" — runs in {self.runs}")
         if counts["succeeded"] < len(states):
-            console.print(f"the same command runs what is missing: {escape(self.command)}", soft_wrap=True)
+            say(console, f"the same command runs what is missing: {self.command}")
 
     def compare(self, config: Config, console: Console) -> bool:
         """Write the page that compares the jobs, however many of them succeeded. False if that failed."""
@@ -97,7 +95,8 @@ def compare_runs(config: Config, command: str, console: Console) -> bool:
     runs = config.paths.runs
     folders = find(config.compare.runs, runs)
     if config.dry_run:
-        console.print("\n".join(str(folder) for folder in folders), soft_wrap=True)
+        for folder in folders:
+            say(console, str(folder))
         return True
     out = runs / SWEEPS / f"comparison-{hash_json(sorted(map(str, folders)))[:8]}"
     return _compare(folders, [_overrides(folder) for folder in folders], config, out, command, console)
@@ -114,12 +113,12 @@ def _compare(folders: list[Path], told: list[str], config: Config, out: Path, co
         if page is not None:
             tell(config.tracking, out, len(runs), console)
     except Exception as error:  # the runs stand, whatever happens to their page
-        console.print(f"[bold red]comparison failed:[/] {escape(describe(error))}", soft_wrap=True)
+        say(console, ("comparison failed:", "bold red"), f" {describe(error)}")
         if not isinstance(error, UserError):
             log = out / "comparison.traceback.txt"
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(traceback.format_exc())
-            console.print(f"  traceback: {log}", soft_wrap=True)
+            log.write_text(redact(traceback.format_exc()))
+            say(console, f"  traceback: {log}")
         return False
     return True
 

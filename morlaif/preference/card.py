@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from morlaif.preference.report import PMReport
+from morlaif.texts import markdown, visible
 
 if TYPE_CHECKING:
     from morlaif.preference.settings import TrainedPM
@@ -60,16 +61,16 @@ def write_card(path: Path, report: PMReport, settings: TrainedPM) -> None:
         ("correlation of score and length", _share(report.length_correlation)),
         ("Brier score, calibration error", f"{_share(report.brier)}, {_share(report.ece)}"),
     ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    table = "\n".join(f"| {name} | {markdown(value)} |" for name, value in rows)
     path.write_text(f"""---
 library_name: {"peft" if adapter else "transformers"}
 pipeline_tag: text-classification
 ---
 
-# Preference model: {report.principle}
+# Preference model: {markdown(report.principle)}
 
-Scores a dialogue's last response under the principle "{report.principle}"; higher is better. Only differences between
-responses to one prompt have a meaning: σ(s₁ - s₂) is the probability that the first is preferred.
+Scores a dialogue's last response under this principle; higher is better. Only differences between responses to one
+prompt have a meaning: σ(s₁ - s₂) is the probability that the first is preferred.
 {_principle(report)}
 {_kind(report)}
 
@@ -91,9 +92,9 @@ def write_pretrained_card(path: Path, report: PMReport) -> None:
     """README.md of a reward model that somebody else trained."""
     accuracy, length = report.accuracy, report.length_baseline
     interval = f"{_share(accuracy['low'])} to {_share(accuracy['high'])}, n = {accuracy['n']}"
-    path.write_text(f"""# Preference model: {report.principle}
+    path.write_text(f"""# Preference model: {markdown(report.principle)}
 
-The reward model {report.base["path"]} ({report.base["revision"] or "no revision"}), used as it is; its weights are not
+The reward model {_base(report)}, used as it is; its weights are not
 kept here (fingerprint {report.base["fingerprint"]}).
 {_principle(report)}
 | | |
@@ -105,8 +106,12 @@ kept here (fingerprint {report.base["fingerprint"]}).
 """)
 
 
+def _base(report: PMReport) -> str:
+    return f"{markdown(report.base['path'])} ({markdown(report.base['revision'] or 'no revision')})"
+
+
 def _principle(report: PMReport) -> str:
-    return f"\n> {report.text}\n" if report.text else ""
+    return f"\n> {markdown(report.text)}\n" if report.text else ""
 
 
 def _kind(report: PMReport) -> str:
@@ -114,7 +119,7 @@ def _kind(report: PMReport) -> str:
     rule = {"mean": "mean", "min": "least", "uncertainty": "mean less {penalty:g} times their variance"}
     aggregate = report.aggregate or {"rule": "mean", "penalty": 0.0}
     return _KINDS[report.kind].format(
-        together=", ".join(report.together),
+        together=", ".join(map(markdown, report.together)),
         members=len(members),
         offsets=", ".join(f"{member['offset']:.3f}" for member in members),
         rule=rule[aggregate["rule"]].format(**aggregate),
@@ -124,10 +129,11 @@ def _kind(report: PMReport) -> str:
 def _question(report: PMReport) -> str:
     if report.question is None:
         return ""
+    asked = report.question.replace("\n", "\n    ")
     return f"""
 Behind it, not counted in that length, stand two line breaks, this text, and EOS again:
 
-    {report.question}
+    {visible(asked, lines=True)}
 """
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
+from morlaif import pages
 from morlaif.report import analysis, labels, tables
 from morlaif.report.data import RunData, words
 
@@ -17,12 +18,10 @@ _RUN = re.compile(r"<!--run-->.*?<!--/run-->", re.DOTALL)
 
 
 def environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("morlaif.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["words"] = words
-    environment.globals |= {"number": tables.number, "percent": tables.percent}
-    return environment
+    made = pages.environment("morlaif.report")
+    made.filters["words"] = words
+    made.globals |= {"number": tables.number, "percent": tables.percent}
+    return made
 
 
 def render(run: RunData, svgs: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from morlaif.report.comparison.print import draw
 from morlaif.report.data import read_lines
 from morlaif.report.style import save_png, styled
 from morlaif.stages.job import Job
+from morlaif.texts import write_csv
 
 Answers = Mapping[str, tuple[list[Message], str]]  # by prompt
 
@@ -165,7 +165,7 @@ def _write_figure(out: Path, chart: Chart) -> None:
         save_png(draw(chart), out / "figures" / f"{chart.name}.png")
     heads, rows = chart.table()
     with (out / "data" / f"{chart.name}.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([heads, *rounded(rows)])
+        write_csv(stream, heads, rounded(rows))
     _write_json(out / "data" / f"{chart.name}.json", chart_json(chart))
 
 

@@ -2,6 +2,6 @@
 
 from morlaif.tracking.local import METRICS, TRACKED, LocalTracker, Tracker
 from morlaif.tracking.open import open_tracker
-from morlaif.tracking.values import flatten, goal, redact
+from morlaif.tracking.values import flatten, goal
 
-__all__ = ["METRICS", "TRACKED", "LocalTracker", "Tracker", "flatten", "goal", "open_tracker", "redact"]
+__all__ = ["METRICS", "TRACKED", "LocalTracker", "Tracker", "flatten", "goal", "open_tracker"]

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from morlaif.tracking.values import number, redact
+from morlaif.texts import redact
+from morlaif.tracking.values import number
 
 METRICS = "metrics.jsonl"  # a row for each step of each loop
 TRACKED = "tracked.jsonl"  # everything else, a row each: config, summary, tables, figures, artifacts

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from morlaif.texts import redact, visible
 from morlaif.tracking.local import LocalTracker, Tracker
 from morlaif.tracking.settings import TrackingSettings, WandbTracking
 from morlaif.tracking.wandb_tracker import WandbTracker
@@ -33,8 +34,9 @@ def open_tracker(
     kind, chosen = job_type or "run", group
     if isinstance(settings, WandbTracking):
         kind, chosen = job_type or settings.job_type, settings.group or group
-        tags = sorted({tag[:64] for tag in (*tags, *settings.tags) if tag})
+        tags = sorted({visible(tag)[:64] for tag in (*tags, *settings.tags) if tag})
     facts = {"name": name, "id": run_id, "group": chosen, "job_type": kind, "tags": list(tags)}
+    facts = redact(facts)
     local.begin(facts | {"config": config})
     if not isinstance(settings, WandbTracking):
         return local

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 # Words in a metric's name that say which way is better.
 _MORE = ("reward", "score", "accuracy", "win_rate", "validity", "agreement", "kappa", "ended", "strength")
 _LESS = ("loss", "kl", "ece", "brier", "flip", "invalid", "usd")
-
-
-def redact(value: Any, secrets: Sequence[str] | None = None) -> Any:
-    """A copy of nested dicts and lists in which the value of every secret environment variable reads ***.
-
-    Secret by name: KEY, TOKEN, SECRET, PASSWORD, CREDENTIAL as a part of it.
-    """
-    if secrets is None:
-        secrets = [text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8]
-    if isinstance(value, Mapping):
-        return {str(key): redact(item, secrets) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redact(item, secrets) for item in value]
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-    return value
 
 
 def filterable(value: Any) -> Any:

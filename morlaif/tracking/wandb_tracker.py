@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from morlaif.texts import redact
 from morlaif.tracking.local import METRICS, Tracker
 from morlaif.tracking.settings import WandbTracking
-from morlaif.tracking.values import filterable, flatten, goal, number, redact
+from morlaif.tracking.values import filterable, flatten, goal, number
 
 SENT = "wandb-sent.json"  # {unit: last step sent}: a command that is given again sends nothing twice
 AGGREGATES = {"maximize": "max,last", "minimize": "min,last", None: "last"}
@@ -112,7 +113,7 @@ class WandbTracker:
             action()
         except (Exception, SystemExit) as error:  # whatever a tracker throws must not reach the run
             self._run = None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = redact((str(error).strip() or type(error).__name__).splitlines()[0])
             self._warn(f"wandb stopped ({reason}); the run goes on, metrics stay in {METRICS}")
 
 

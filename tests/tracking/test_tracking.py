@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from morlaif.tracking import flatten, goal, open_tracker, redact
+from morlaif.texts import redact
+from morlaif.tracking import flatten, goal, open_tracker
 from morlaif.tracking.settings import TrackingSettings
 from morlaif.tracking.values import filterable
 

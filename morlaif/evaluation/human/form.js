@@ -209,7 +209,9 @@
     JSON.stringify({ form: data.form, rater: state.rater, started: state.started, answers: answers() }, null, 1);
 
   function asCsv() {
-    const quote = (value) => `"${String(value).replaceAll('"', '""')}"`;
+    // a spreadsheet would run a text that begins like a formula: an apostrophe before it, which the import takes off
+    const inert = (text) => (/^'*[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${text}` : text);
+    const quote = (value) => `"${inert(String(value)).replaceAll('"', '""')}"`;
     const rows = answers().map((row) => [data.form, state.rater, row.item, row.answer, row.seconds, row.comment, row.when]);
     const heads = ["form", "rater", "item", "answer", "seconds", "comment", "when"];
     return [heads, ...rows].map((row) => row.map(quote).join(",") + "\r\n").join("");

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +46,6 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
     home = resources.files("morlaif.report")
     css = home.joinpath("page.css").read_text("utf-8") + home.joinpath("comparison/page.css").read_text("utf-8")
     charts = [chart for *_, charts in made for chart in charts]
-    text = json.dumps([chart_json(chart) for chart in charts], ensure_ascii=False, separators=(",", ":"))
     run_heads, run_rows = tables.runs_table(data)
     quality_heads, quality_rows = tables.quality_table(data)
     budget_heads, budget_rows, budget_note = tables.budget_table(data, dict(seconds))
@@ -60,7 +58,7 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
         .render(
             title=title(data), lede=lede(data), css=css, sections=made,
             js=home.joinpath("comparison/page.js").read_text("utf-8"),
-            charts_json=text.replace("<", "\\u003c"),
+            charts=[chart_json(chart) for chart in charts],
             run_heads=run_heads, run_rows=run_rows, differ_note=_differ_note(data),
             quality_heads=quality_heads, quality_rows=quality_rows,
             budget_heads=budget_heads, budget_rows=budget_rows, budget_note=budget_note,

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from browsed import with_script
 
 from morlaif.evaluation.human.answers import read
 from morlaif.evaluation.human.form import render
@@ -76,7 +77,7 @@ def browse(page: Path, profile: Path, width: int) -> subprocess.CompletedProcess
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_rater_answers_comes_back_and_saves(study, tmp_path, width):
     page = tmp_path / "form.html"
-    page.write_text(render(study, "Which?", "Read.").replace("</body>", f"<script>{RATER}</script></body>"))
+    page.write_text(with_script(render(study, "Which?", "Read."), RATER))
     done = browse(page, tmp_path / "profile", width)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     out = json.loads(html.unescape(re.findall(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)[0]))
@@ -120,7 +121,7 @@ def test_each_rater_has_an_order_of_their_own(study, tmp_path):
     });
     """
     page = tmp_path / "form.html"
-    page.write_text(render(study, "Which?", "Read.").replace("</body>", f"<script>{script}</script></body>"))
+    page.write_text(with_script(render(study, "Which?", "Read."), script))
     done = browse(page, tmp_path / "profile", 800)
     seen = json.loads(html.unescape(re.findall(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)[0]))
     assert seen["Ann"] == seen["ann"] != seen["Bob"]

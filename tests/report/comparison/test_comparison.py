@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from browsed import with_script
 
 from morlaif.evaluation.settings import RulesJudge
 from morlaif.launch.settings import HardwareSettings
@@ -254,7 +255,7 @@ def test_in_a_browser_every_figure_is_drawn_without_a_word_on_the_console(built,
     page = out / "page.html"
     # what the page is made of once its script has run; a <details> opened by hand builds its table
     opened = "addEventListener('load', () => document.querySelectorAll('details').forEach((d) => { d.open = true; }))"
-    page.write_text(html.replace("</body>", f"<script>{opened}</script></body>"))
+    page.write_text(with_script(html, opened))
     done = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
          "--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'profile'}",
