@@ -113,15 +113,20 @@ def open_file(path: Path, what: str = "a file", *, failure: Failure = UserError)
 
 
 def parse_json(
-    text: str, where: str, what: str = "JSON", *, of: type | None = None, finite: bool = False,
+    text: str, where: str, what: str = "JSON", *, of: type | None = None, finite: bool = False, unique: bool = False,
     failure: Failure = UserError,
 ) -> Any:  # fmt: skip
-    """The value of a text of JSON that comes from `where`, a place such as `path:line`; see `read_json`."""
+    """The value of a text of JSON that comes from `where`, a place such as `path:line`; see `read_json`.
+
+    unique: refuse an object that has a key twice, of which Python would keep the last.
+    """
     expected = f"expected {what}"
     if not text.strip():
         raise failure(f"{where}: is empty; {expected}")
     try:
-        value = json.loads(text, parse_constant=_no_constant if finite else None)
+        value = json.loads(
+            text, parse_constant=_no_constant if finite else None, object_pairs_hook=_once if unique else None
+        )
     except json.JSONDecodeError as error:
         unended = error.msg.startswith("Unterminated string") and "\n" not in text[error.pos :].strip()
         if error.pos >= len(text.rstrip()) or unended:
@@ -160,6 +165,14 @@ def _without_mark(raw: bytes) -> bytes:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return made
 
 
 def _bad_value(error: ValueError) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morlaif.data.files import read_jsonl
+from morlaif.data.files import find_file, read_rows
 from morlaif.data.records import Example
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
 from morlaif.data.settings import DataSettings, HubData, JsonlData, ToyData
-from morlaif.data.split import deduplicate, draw, hold_out
+from morlaif.data.split import deduplicate, draw, hold_out, openings
 from morlaif.errors import UserError
 
 
@@ -23,6 +23,8 @@ class Loaded:
     rows: int  # read
     duplicates: int  # of the same content, left out
     skipped: list[dict[str, str]]  # {"where", "why"} of each row left out because it is of no use
+    openings: int | None = None  # different first user turns, each on one side alone; None: the source splits itself
+    left_out: int = 0  # rows of a held-out opening for which eval has no room
 
 
 def input_files(settings: DataSettings) -> list[Path]:
@@ -39,11 +41,7 @@ def input_files(settings: DataSettings) -> list[Path]:
         if settings.id is None:
             raise UserError("data.id: null; name a dataset of the hub, as in data.id=Anthropic/hh-rlhf, or a data.path")
         return []
-    path = Path(settings.path).expanduser().absolute()
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"data.path: {settings.path}: {what}; name one JSONL(.gz) file, relative to {Path.cwd()}")
-    return [path]
+    return [find_file("data.path", settings.path)]
 
 
 def load(settings: DataSettings, seed: int) -> Loaded:
@@ -55,7 +53,7 @@ def load(settings: DataSettings, seed: int) -> Loaded:
         splits = make_world(seed, sft=settings.sft, train=settings.train, eval=settings.eval)
         return Loaded(splits, sum(map(len, splits.values())), 0, [])
 
-    rows = read_jsonl(files[0], settings.path) if files else _hub_rows(settings)
+    rows = read_rows(files[0], settings.path) if files else _hub_rows(settings)
     skipped: list[dict[str, str]] = []
     examples = list(_examples(rows, settings, skipped))
     source = settings.path or settings.id
@@ -69,25 +67,34 @@ def load(settings: DataSettings, seed: int) -> Loaded:
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
     splits = {"sft": [e for e in train if e.demonstration is not None], "train": train, "eval": held_out}
-    return Loaded(splits, len(examples) + len(skipped), len(examples) - len(kept), skipped)
+    left_out = len(chosen) - len(train) - len(held_out)
+    counts = len(examples) + len(skipped), len(examples) - len(kept)
+    return Loaded(splits, *counts, skipped, openings(chosen), left_out)
 
 
 def _examples(
     rows: Iterable[tuple[str, dict[str, Any]]], settings: JsonlData | HubData, skipped: list[dict[str, str]]
 ) -> Iterator[Example]:
     """Examples of the rows; useless ones are an error or go to `skipped`, as the settings say."""
-    format = settings.format
     for where, row in rows:
         try:
-            if format == "auto":
-                format = sniff(row, settings.columns)
-            yield to_example(row, format, settings.columns)
+            yield read_example(row, settings)
         except MalformedRow as error:
             raise UserError(f"{where}: {error}") from None
         except UnusableRow as error:
             if settings.bad_rows == "error":
                 raise UserError(f"{where}: {error}; or leave such rows out with data.bad_rows=skip") from None
             skipped.append({"where": where, "why": str(error)})
+
+
+def read_example(row: dict[str, Any], settings: JsonlData | HubData) -> Example:
+    """The example of a row, in the format that the settings name, or in its own.
+
+    Raises:
+        MalformedRow, UnusableRow: as `to_example`.
+    """
+    format = sniff(row, settings.columns) if settings.format == "auto" else settings.format
+    return to_example(row, format, settings.columns)
 
 
 def _hub_rows(settings: HubData) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from morlaif.settings import Settings
 
-Format = Literal["auto", "dialogues", "pairs", "messages", "prompts"]
+Format = Literal["auto", "dialogues", "pairs", "messages", "prompts", "scored"]
 
 
 class ToyData(Settings):
@@ -28,12 +28,21 @@ class Columns(Settings):
     chosen: str
     rejected: str
     messages: str
+    label: str
+    conversations: str
+    system: str
+    instruction: str
+    input: str
+    output: str
+    history: str
+    completions: str
+    score: str
 
 
 class RowsData(Settings):
     """What every source made of rows has in common."""
 
-    format: Format  # of a row; "auto" sees it from the columns of the first
+    format: Format  # of a row; "auto" sees it from the row's own columns
     columns: Columns
     bad_rows: Literal["error", "skip"]  # what to do about a row whose content is of no use
     deduplicate: bool

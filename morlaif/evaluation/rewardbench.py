@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from morlaif.data.files import read_jsonl
+from morlaif.data.files import read_rows
 from morlaif.data.records import Message
 from morlaif.data.rows import MalformedRow, UnusableRow, to_example
 from morlaif.data.settings import Columns
@@ -24,7 +24,7 @@ from morlaif.errors import UserError
 from morlaif.evaluation.preferences import agreement
 from morlaif.evaluation.statistics import Array, accuracy
 
-COLUMNS = Columns(prompt="prompt", completion="completion", chosen="chosen", rejected="rejected", messages="messages")
+COLUMNS = Columns(**{name: name for name in Columns.model_fields})
 KNOWN = ("prompt", "chosen", "rejected", "subset")
 Score = Callable[[Sequence[list[Message]], Sequence[str]], Array]  # (N, K)
 
@@ -46,7 +46,7 @@ def read_bench(path: Path) -> list[BenchRow]:
     if not path.is_file():
         raise UserError(f"eval.rewardbench={str(path)!r}: no such file; give a JSONL with {', '.join(KNOWN)}")
     rows = []
-    for place, row in read_jsonl(path):
+    for place, row in read_rows(path):
         try:
             example = to_example(row, "pairs", COLUMNS)
         except (MalformedRow, UnusableRow) as error:

@@ -14,12 +14,14 @@ def build(job: Job) -> dict:
     loaded = load(job.config["data"], job.config["seed"])
     save_examples(job.out, loaded.splits)
     if loaded.skipped:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in loaded.skipped)
+        lines = (json.dumps(row) + "\n" for row in loaded.skipped)
         (job.out / "skipped.jsonl").write_text("".join(lines), encoding="utf-8")
+    counted = {} if loaded.openings is None else {"openings": loaded.openings, "left_out": loaded.left_out}
     return {
         **{split: len(examples) for split, examples in loaded.splits.items()},
         "pairs": sum(e.chosen is not None for split in ("train", "eval") for e in loaded.splits[split]),
         "rows": loaded.rows,
         "duplicates": loaded.duplicates,
         "skipped": len(loaded.skipped),
+        **counted,
     }

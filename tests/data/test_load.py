@@ -18,8 +18,9 @@ from morlaif.data.split import deduplicate, draw, hold_out
 from morlaif.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COLUMNS = Columns(prompt="prompt", completion="completion", chosen="chosen", rejected="rejected", messages="messages")
+COLUMNS = Columns(**{name: name for name in Columns.model_fields} | {"score": "overall_score"})
 USER = {"role": "user", "content": "Hi"}
+SYSTEM = {"role": "system", "content": "Be brief"}
 A, B = ({"role": "assistant", "content": text} for text in "ab")
 PAIR = Example.of([USER], chosen="a", rejected="b")
 
@@ -68,6 +69,44 @@ def hh(*turns: str) -> str:
         ({"prompt": "Hi"}, "prompts", Example.of([USER])),
         ({"prompt": [USER]}, "prompts", Example.of([USER])),
         ({"prompt": "Hi", "completion": "a"}, "prompts", Example.of([USER], demonstration="a")),
+        ({"prompt": "Hi", "chosen": None, "rejected": None}, "prompts", Example.of([USER])),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "messages": [USER, A]}, "pairs", PAIR),
+        ({"prompt": None, "chosen": [USER, A], "rejected": [USER, B]}, "dialogues", PAIR),
+        # OpenAI: roles and parts of content
+        ({"messages": [{**SYSTEM, "role": "developer"}, USER, A]}, "messages", Example.of([SYSTEM, USER], "a")),
+        ({"messages": [SYSTEM, {"role": "developer", "content": "Now"}, USER]}, "messages",
+         Example.of([{"role": "system", "content": "Be brief\n\nNow"}, USER])),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}]},
+         "messages", Example.of([{"role": "user", "content": "H\ni"}])),
+        ({"messages": [USER, {**A, "weight": 0}]}, "messages", Example.of([USER])),
+        # a prompt in one text, beside dialogues that say more of it
+        ({"prompt": "Hi", "chosen": [SYSTEM, USER, A], "rejected": [SYSTEM, USER, B]}, "pairs",
+         Example.of([SYSTEM, USER], chosen="a", rejected="b")),
+        ({"prompt": [USER], "chosen": [SYSTEM, USER, A], "rejected": "b"}, "pairs",
+         Example.of([SYSTEM, USER], chosen="a", rejected="b")),
+        ({"prompt": [SYSTEM, USER], "chosen": [USER, A], "rejected": [B]}, "pairs",
+         Example.of([SYSTEM, USER], chosen="a", rejected="b")),
+        ({"prompt": "Hi", "system": "Be brief", "chosen": "a", "rejected": "b"}, "pairs",
+         Example.of([SYSTEM, USER], chosen="a", rejected="b")),
+        # ShareGPT, alone and before a pair
+        ({"conversations": [{"from": "system", "value": "Be brief"}, {"from": "human", "value": "Hi"},
+                            {"from": "gpt", "value": "a"}]}, "messages", Example.of([SYSTEM, USER], "a")),
+        ({"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "a"},
+          "rejected": {"from": "gpt", "value": "b"}}, "pairs", PAIR),
+        # Alpaca
+        ({"instruction": "Hi", "input": "", "output": "a"}, "prompts", Example.of([USER], "a")),
+        ({"instruction": "Add", "input": "1, 2", "output": "3", "system": "Be brief"}, "prompts",
+         Example.of([SYSTEM, {"role": "user", "content": "Add\n\n1, 2"}], "3")),
+        ({"instruction": "Hi", "output": "a", "history": [["How?", "So."]]}, "prompts",
+         Example.of([{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}, USER], "a")),
+        ({"instruction": "Hi", "chosen": "a", "rejected": "b"}, "pairs", PAIR),
+        # KTO: what is labelled false is not imitated
+        ({"prompt": [USER], "completion": [A], "label": True}, "prompts", Example.of([USER], "a")),
+        ({"prompt": [USER], "completion": [A], "label": False}, "prompts", Example.of([USER])),
+        ({"messages": [USER, A], "label": False}, "messages", Example.of([USER])),
+        # UltraFeedback: best against worst
+        ({"instruction": "Hi", "completions": [{"response": text, "overall_score": score} for text, score in
+                                               (("c", 2), ("b", 1), ("a", 4.5), ("d", 4.5))]}, "scored", PAIR),
     ],
 )  # fmt: skip
 def test_every_format(row, format, example):
@@ -86,7 +125,7 @@ def test_every_format(row, format, example):
         ({"prompt": "\ud800"}, MalformedRow, "surrogate"),
         ({"prompt": "Hi", "completion": ""}, UnusableRow, "'completion' is empty"),
         ({"prompt": "Hi", "chosen": "a", "rejected": " a"}, UnusableRow, "same response"),
-        ({"prompt": "Hi", "chosen": "a", "rejected": {"t": 1}}, MalformedRow, "'rejected' is an object"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": {"t": 1}}, MalformedRow, "'rejected', message 1: it must be"),
         ({"prompt": "Hi", "chosen": hh("Ho", "a"), "rejected": "a"}, None, None),
         ({"chosen": "a", "rejected": "b"}, MalformedRow, "must begin with '\\\\n\\\\nHuman:'"),
         ({"chosen": "", "rejected": "b"}, UnusableRow, "'chosen' is empty"),
@@ -99,12 +138,31 @@ def test_every_format(row, format, example):
         ({"messages": [{"role": "human", "content": "Hi"}]}, MalformedRow, "role 'human' must be one of system, user"),
         ({"messages": [USER, {"role": "system", "content": "x"}]}, MalformedRow, "message 2: a system message"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, MalformedRow, "content is a list"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, UnusableRow, "of type 'image_url'"),
+        ({"messages": [{"role": "gpt", "content": "Hi"}]}, MalformedRow, "Did you mean 'assistant'"),
+        ({"messages": [{"role": ["user"], "content": "Hi"}]}, MalformedRow, "role \\['user'\\] must be one of"),
+        ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": []}]}, UnusableRow, "a call of one"),
+        ({"messages": [{"role": "tool", "content": "42"}]}, UnusableRow, "a tool's turn.*write calls and results"),
+        ({"messages": [USER, {**A, "tool_calls": [{}]}]}, UnusableRow, "message 2: a tool's turn"),
+        ({"conversations": [{"from": "observation", "value": "x"}]}, UnusableRow, "message 1: a tool's turn"),
+        ({"prompt": "Hi", "chosen": "a"}, MalformedRow, "'chosen' is there and 'rejected' is missing"),
+        ({"prompt": "Hi", "chosen": None, "rejected": "b"}, MalformedRow, "'rejected' is there and 'chosen' is null"),
+        ({"prompt": "Hi", "response": "a"}, MalformedRow, "'response' stands beside.*columns.completion=response"),
+        ({"prompt": "Hi", "completion": "a", "label": 1}, MalformedRow, "'label' is a number; .*true or false"),
+        ({"prompt": "Hi", "chosen": [SYSTEM, USER, A], "rejected": [USER, B]}, UnusableRow, "different prompts"),
+        ({"prompt": "No", "chosen": [USER, A], "rejected": [USER, B]}, UnusableRow, "answers another prompt"),
+        ({"instruction": "Hi", "output": ""}, UnusableRow, "'output' is empty"),
+        ({"instruction": "Hi", "output": "a", "history": ["x"]}, MalformedRow, "'history' must be a list of"),
+        ({"prompt": "Hi", "completions": ["a", "b"]}, MalformedRow, "must be a list of objects with a response"),
+        ({"prompt": "Hi", "completions": [{"response": "a"}]}, MalformedRow, "item 1: 'overall_score' is null"),
+        ({"prompt": "Hi", "completions": [{"response": "a", "overall_score": 10**400}]}, MalformedRow, "finite number"),
+        ({"prompt": "Hi", "completions": [{"response": "a", "overall_score": 1}] * 2}, UnusableRow, "of equal score"),
         ({"messages": [{"role": "system", "content": "x"}]}, UnusableRow, "no user turn"),
     ],
 )
 def test_a_bad_row_says_what_would_be_right(row, kind, message):
     if kind is None:  # a text beside a prompt is a response, whatever it looks like
-        assert to_example(row, "pairs", COLUMNS).chosen == row["chosen"].strip()
+        assert to_example(row, "pairs", COLUMNS)
         return
     with pytest.raises(kind, match=message):
         to_example(row, sniff(row, COLUMNS), COLUMNS)
@@ -130,12 +188,23 @@ def test_any_row_is_an_example_or_a_named_error(row):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"prompt": "a"}, '{"prompt": '], "line 2: not JSON .* at column"),
-        (["[", '{"prompt": "a"}]'], "line 1: not JSON .*array over several lines is not JSONL"),
-        ([{"prompt": "a"}, "", '["a"]'], "line 3: a JSON list; each line must be one JSON object"),
-        ([{"prompt": "a"}, {"promt": "a"}], "line 2: no 'prompt' among 'promt'.*Did you mean 'promt'"),
+        ([{"prompt": "a"}, '{"prompt": '], "line 2: breaks off in the middle"),
+        ([{"prompt": "a"}, '{"prompt" "a"}'], "line 2, column 11: not JSON"),
+        (["[", '{"prompt": "a"},', '{"promt": "b"}]'], r"line 3 \(item 2\): no known format.*Did you mean 'promt'"),
+        (["[", '{"prompt": "a"},', "]"], r"line 3 \(item 2\)"),
+        (["[", '{"prompt": "a"}', '{"prompt": "b"}]'], r"line 2 \(item 1\): no comma"),
+        (["[", '{"prompt": "a"}', "]", "", "{}"], r"line 5: text after the array's end"),
+        (["{", '"prompt": "a"', "}"], "line 1: breaks off.*on one, as `jq -c .` does"),
+        (['{"prompt": "a"},'], "line 1, column 16: not JSON.*take out the comma"),
+        (["prompt,completion", "a,b"], "line 1, column 1: not JSON.*is it CSV"),
+        (['{"prompt": "a", "prompt": "b"}'], "line 1: the key 'prompt' is there twice"),
+        (['{"prompt": "a", "n": ' + "7" * 5000 + "}"], "line 1: an integer of more than 4,300 digits"),
+        (['{"prompt": "a", "n": "\\udc00"}'], "line 1: half of a character"),
+        (["\0\0\0"], "line 1: holds NUL bytes"),
+        ([{"prompt": "a"}, "", '["a"]'], "line 3: holds a list where an object should be"),
+        ([{"prompt": "a"}, {"promt": "a"}], "line 2: no known format in the columns 'promt'.*Did you mean 'promt'"),
         ([{"prompt": "a"}, {"prompt": ""}], "line 2: 'prompt' is empty.*data.bad_rows=skip"),
-        (["[" * 100_000], "line 1: (JSON nested too deeply|not JSON)"),
+        (["[" * 100_000], r"line 1 \(item 1\): JSON nested too deeply"),
         ([], "no usable row"),
     ],
 )
@@ -149,7 +218,7 @@ def test_errors_name_the_file_and_the_line(tmp_path, rows, message):
 def test_bytes_that_are_not_utf8_and_broken_gzip(tmp_path):
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
-    with pytest.raises(UserError, match="line 2: byte 16 is not UTF-8"):
+    with pytest.raises(UserError, match="line 2: byte 0xe9 is not UTF-8"):
         load(preset("jsonl", path=str(latin)), 0)
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(b'{"prompt": "a"}\n' * 1000)[:-12])
@@ -173,12 +242,40 @@ def test_useless_rows_can_be_skipped_and_are_listed(tmp_path):
     assert [row["where"] for row in loaded.skipped] == [f"{path}, line 11"]
     broken = lines(tmp_path / "broken.jsonl", [*pairs(3), {"prompt": "x"}])
     with pytest.raises(UserError, match="line 4: no 'chosen'"):
-        load(preset("jsonl", path=str(broken), bad_rows="skip"), 0)
+        load(preset("jsonl", path=str(broken), bad_rows="skip", format="pairs"), 0)
+
+
+@pytest.mark.parametrize("first", [{"prompt": "How?"}, {"messages": [USER, A]}, *pairs(1)])
+def test_each_row_is_read_by_its_own_columns(tmp_path, first):
+    """A first row of another kind takes no pair away."""
+    path = lines(tmp_path / "mixed.jsonl", [first, *pairs(7), {"messages": [USER]}])
+    splits = load(preset("jsonl", path=str(path)), 0).splits
+    assert sum(e.chosen is not None for e in splits["train"] + splits["eval"]) == 7
+
+
+def test_an_array_reads_as_its_lines(tmp_path):
+    rows = pairs(20)
+    array, spread = tmp_path / "array.json", tmp_path / "spread.json"
+    array.write_text(json.dumps(rows), encoding="utf-8")
+    spread.write_bytes(gzip.compress(json.dumps(rows, indent=2).replace("\n", "\r\n").encode("utf-8-sig")))
+    wanted = load(preset("jsonl", path=str(lines(tmp_path / "lines.jsonl", rows))), 0)
+    assert load(preset("jsonl", path=str(array)), 0) == load(preset("jsonl", path=str(spread)), 0) == wanted
+
+
+@pytest.mark.parametrize(
+    ("begin", "message"),
+    [(b"PAR1", "Parquet file"), (b"PK\x03\x04", "zip archive"), (b"\xff\xfe{", "UTF-16"), (b"\x1f\x8b", "broken gzip")],
+)
+def test_other_files_are_known(tmp_path, begin, message):
+    path = tmp_path / "my.jsonl"
+    path.write_bytes(begin)
+    with pytest.raises(UserError, match=f"my.jsonl.*{message}"):
+        load(preset("jsonl", path=str(path)), 0)
 
 
 def test_columns_can_be_renamed(tmp_path):
     path = lines(tmp_path / "my.jsonl", [{"q": f"q{i}", "good": "a", "bad": "b"} for i in range(4)])
-    columns = {"prompt": "q", "completion": "c", "chosen": "good", "rejected": "bad", "messages": "m"}
+    columns = COLUMNS.model_dump() | {"prompt": "q", "chosen": "good", "rejected": "bad"}
     loaded = load(preset("jsonl", path=str(path), columns=columns), 0)
     assert {e.chosen for e in loaded.splits["train"] + loaded.splits["eval"]} == {"a"}
     assert loaded.splits["sft"] == loaded.splits["train"]
@@ -218,6 +315,26 @@ def test_case_and_space_make_no_new_prompt():
         assert len(train) + len(held_out) in (2, 3)
         sides = [{e.messages[0]["content"][:3].lower() for e in side} for side in (train, held_out)]
         assert not sides[0] & sides[1]
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=40), st.integers(1, 20), st.integers(0, 5), st.randoms())
+def test_no_opening_is_on_both_sides(openings_of, size, seed, chance):
+    """One dialogue is often there several times, cut at different turns."""
+    examples = [
+        Example.of([{"role": "user", "content": f"Opening {opening}"}, A, {"role": "user", "content": f"turn {i}"}])
+        for i, opening in enumerate(openings_of)
+    ]
+    first = lambda side: {e.messages[0]["content"] for e in side}  # noqa: E731
+    try:
+        train, held_out = hold_out(draw(examples, None, seed), size, None, seed)
+    except ValueError as error:
+        assert "different first user turns cannot give" in str(error)
+        return
+    assert not first(train) & first(held_out) and train and len(held_out) == size
+    chance.shuffle(examples)
+    assert hold_out(draw(examples, None, seed), size, None, seed) == (train, held_out)
+    counts = [openings_of.count(opening) for opening in set(openings_of)]
+    assert len(examples) - len(train) - size < max(counts), "no more is left out than one opening's rows"
 
 
 def test_presets_validate_and_settings_say_what_is_wrong():
@@ -265,9 +382,11 @@ def test_hh_rlhf(hh_folder, slice_):
     train, held_out = loaded.splits["train"], loaded.splits["eval"]
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         rows = [json.loads(line) for line in stream]
-    assert loaded.rows == len(rows) == len(train) + len(held_out) + len(loaded.skipped) + loaded.duplicates
-    assert len(loaded.skipped) < len(rows) / 100
+    counted = len(train) + len(held_out) + len(loaded.skipped) + loaded.duplicates + loaded.left_out
+    assert loaded.rows == len(rows) == counted
+    assert len(loaded.skipped) < len(rows) / 100 and loaded.left_out < 10
     assert not {prompt_id(e.messages) for e in train} & {prompt_id(e.messages) for e in held_out}
+    assert not {e.messages[0]["content"] for e in train} & {e.messages[0]["content"] for e in held_out}
     texts = {row["chosen"] for row in rows}
     rendered = [
         "".join(f"\n\n{'Human' if m['role'] == 'user' else 'Assistant'}: {m['content']}" for m in e.messages)

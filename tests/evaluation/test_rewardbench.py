@@ -55,7 +55,7 @@ def test_a_file_without_subsets_has_one_number(bench):
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "line 2: 'chosen' and 'rejected' are the same"),
         ({"prompt": "a", "chosen": 3, "rejected": "b"}, "line 2: 'chosen' is a number"),
         ({**ROWS[0], "subset": 7}, "line 2: 'subset' is 7; it must be a text"),
-        ("{not json", "line 2: not JSON"),
+        ("{not json", "line 2, column 2: not JSON"),
     ],
 )
 def test_a_bad_row_is_told_by_its_line(bench, bad, told):
