@@ -15,6 +15,8 @@ class Settings(BaseModel):
 
     # Fields that say where, how fast or how often saved, and so cannot change a result: no digest covers them.
     outside_digest: ClassVar[frozenset[str]] = frozenset()
+    # Values with which a field, added later, changes nothing: then no digest covers it.
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
 
 def identity(value: Any) -> Any:
@@ -23,7 +25,7 @@ def identity(value: Any) -> Any:
         return {
             name: identity(getattr(value, name))
             for name in type(value).model_fields
-            if name not in value.outside_digest
+            if name not in value.outside_digest and getattr(value, name) not in value.neutral.get(name, ())
         }
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
-import os
 import random
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import openai
 
 from morlaif.errors import UserError
 from morlaif.feedback.limiter import Limiter
+from morlaif.feedback.reach import api_key
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
@@ -39,22 +39,6 @@ class NoLogprobs(Exception):
 
 
 TRANSIENT = (openai.APIConnectionError, openai.InternalServerError, openai.ConflictError, TimeoutError, Garbled)
-
-
-def api_key(settings: OpenAISettings) -> str:
-    """The key from the environment, read now and kept nowhere.
-
-    Raises:
-        UserError: the variable is not set.
-    """
-    if settings.api_key_env is None:
-        return "none"  # the client insists on one; a local server ignores it
-    if not (key := os.environ.get(settings.api_key_env, "").strip()):
-        raise UserError(
-            f"feedback.api_key_env: the environment variable {settings.api_key_env} is not set. "
-            f"Export it with the key for {settings.base_url}, or give null if that server wants none."
-        )
-    return key
 
 
 class ChatClient:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -173,13 +176,16 @@ class OpenAISettings(Settings):
 
     outside_digest = frozenset({
         "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "backoff",
-        "patience", "min_validity", "price", "budget_usd", "order", "delivery", "batch", "survive_kill",
+        "patience", "min_validity", "price", "budget_usd", "order", "delivery", "batch", "survive_kill", "model_alias",
     })  # fmt: skip
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"served": (None, "")}
 
     source: Literal["openai"]
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     provider: str | None  # who answers, in the ledger's key; null: base_url
     model: Text
+    model_alias: Literal["any"] | tuple[Text, ...] | None  # other names under which it may answer; null: none
+    served: Annotated[str, Field(pattern=r"^[\w.-]*$")] | None  # which model that is; "": nobody knows; null: ask
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None  # null: the server wants no key
     mode: Literal["logprob", "cot", "few_shot", "score", "joint"]
     cot: CotSettings
@@ -208,6 +214,22 @@ class OpenAISettings(Settings):
     price: PriceSettings
     survive_kill: bool  # whether a process of its own asks, which takes replies in even if the run is killed
     budget_usd: Annotated[float, Field(gt=0)] | None  # in all that the ledger holds, over every run; null: no cap
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            good = bool(parts.hostname) and (parts.port is None or 0 < parts.port < 65536)
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            good = False
+        if not good or re.search(r"[\s\x00-\x1f]", value):
+            raise ValueError("no address; one looks like http://localhost:8000/v1")
+        if parts.username or parts.password:
+            raise ValueError("a name and password in an address would be written to files; use api_key_env")
+        if parts.query or parts.fragment:
+            raise ValueError("an address without '?' and '#'; paths of requests are put behind it")
+        return value
 
     @field_validator("extra_body")
     @classmethod

@@ -48,6 +48,11 @@ class BatchServer(ChatServer):
             return super()._serve(handler)
         return send(handler, 404, {"error": {"message": "no such path"}})
 
+    def _tell(self, handler) -> None:
+        if handler.path in self.told or handler.path.endswith("/models"):
+            return super()._tell(handler)
+        return self._serve(handler)
+
     def _upload(self, raw: bytes, kind: str) -> dict:
         whole = email.parser.BytesParser().parsebytes(b"content-type: " + kind.encode() + b"\r\n\r\n" + raw)
         part = next(p for p in whole.get_payload() if p.get_param("name", header="content-disposition") == "file")

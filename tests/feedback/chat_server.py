@@ -23,11 +23,18 @@ class ChatServer:
     """
 
     def __init__(
-        self, fault: Callable[[int, dict], Fault] | None = None, logprobs: bool = True, delay: float = 0.0
+        self,
+        fault: Callable[[int, dict], Fault] | None = None,
+        logprobs: bool = True,
+        delay: float = 0.0,
+        port: int = 0,
     ) -> None:
         self.fault = fault or (lambda n, body: None)
         self.logprobs = logprobs
         self.delay = delay
+        self.told: dict[str, object] = {}  # what a GET is answered with, by path: JSON, or (status, body, headers)
+        self.looked: list[str] = []  # paths of GETs
+        self.calls_itself: str | None = None  # the model in its replies; None: whatever was asked for
         self.received = 0
         self.answered: Counter[str] = Counter()  # good replies by the hash of the request's body
         self.times: list[float] = []
@@ -47,7 +54,7 @@ class ChatServer:
                 outer._serve(self)
 
             def do_GET(self) -> None:
-                outer._serve(self)
+                outer._tell(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -55,14 +62,31 @@ class ChatServer:
         class Server(ThreadingHTTPServer):
             request_queue_size = 256  # of the default 5, a burst of connections would be dropped and tried again
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # a killed client is no news
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def port(self) -> int:
+        return self._server.server_address[1]
+
+    def _tell(self, handler: BaseHTTPRequestHandler) -> None:
+        self.looked.append(handler.path)
+        told = self.told.get(handler.path, (404, {"error": {"message": "File Not Found"}}))
+        if told == "hang":
+            self._released.wait(30)
+            handler.close_connection = True
+            return None
+        if told == "drip":
+            return drip(handler, self._released)
+        status, body, headers = (*told, {})[:3] if isinstance(told, tuple) else (200, told, {})
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return send_bytes(handler, status, raw, headers)
 
     def close(self) -> None:
         self._released.set()
@@ -113,15 +137,10 @@ class ChatServer:
             handler.close_connection = True
             return None
         if kind == "drip":
-            handler.send_response(200)
-            handler.send_header("content-length", "1000")
-            handler.end_headers()
-            for _ in range(1000):
-                handler.wfile.write(b" ")
-                handler.wfile.flush()
-                if self._released.wait(0.02):
-                    return None
+            return drip(handler, self._released)
         reply = self._completion(body, kind)
+        if self.calls_itself is not None:
+            reply["model"] = self.calls_itself
         with self.lock:
             self.answered[fingerprint(body)] += 1
         return send(handler, 200, reply)
@@ -157,6 +176,18 @@ class ChatServer:
             choice["logprobs"] = logprobs(sorted(top, key=lambda item: -item[1])[: body["top_logprobs"]])
         usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
         return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
+
+
+def drip(handler: BaseHTTPRequestHandler, released: threading.Event) -> None:
+    """A byte now and then."""
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    for _ in range(1000):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        if released.wait(0.02):
+            return
 
 
 def completion(body: dict, text: str, tokens: list | None) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from morlaif.errors import UserError
-from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected, api_key
+from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
 from morlaif.feedback.courier import send_out
 from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
@@ -19,6 +19,7 @@ from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import NO_LOGPROBS, Question, Reading, mode_of, stored
 from morlaif.feedback.purse import Purse
 from morlaif.feedback.rating import Rated
+from morlaif.feedback.reach import api_key
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Reply, parse
 from morlaif.feedback.settings import OpenAISettings, Principle

@@ -1,0 +1,313 @@
+"""Whether a server can be asked, and who answers there: known in two seconds, before anything is built or paid.
+
+No torch, and no client library either, which takes longer to import than the server takes to answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import os
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from morlaif.errors import UserError
+from morlaif.feedback.served import Served, find
+from morlaif.feedback.settings import OpenAISettings
+
+T = TypeVar("T")
+
+LIMIT = 2.0  # seconds for all that a server is asked before a run
+MOST = 8_000_000  # bytes of a reply that are read
+LOADING = (429, 502, 503, 504)  # it is there, and will answer later
+UNTOLD = (400, 403, 404, 405, 422, 500, 501)  # it has no list of its models, or shows it to nobody
+
+State = Literal["up", "loading", "away", "wrong"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of looking at a server."""
+
+    state: State  # away: no answer; wrong: an answer that no waiting will mend
+    line: str = ""  # what is wrong, and what would be right; or what it waits for
+    served: Served | None = None  # None: it does not tell
+
+
+def server_problems(key: str, settings: OpenAISettings, *, away_is_one: bool = True) -> Iterator[str]:
+    """What would keep a run from asking this server, a finished line each, within `LIMIT` seconds.
+
+    Args:
+        key: where `settings` stand in the config, such as "feedback" or "eval.judge.engine".
+        away_is_one: whether it is a problem if nothing answers; not where the ledger may know all that will be asked.
+    """
+    try:
+        api_key(settings, key)
+    except UserError as error:
+        yield str(error)
+        return
+    found = look(settings, key)
+    if found.state == "wrong" or (found.state == "away" and away_is_one):
+        yield found.line
+
+
+def server_notes(key: str, settings: OpenAISettings) -> Iterator[str]:
+    """What a user may want to know beforehand, though nothing is wrong."""
+    if os.environ.get(settings.api_key_env or "", "x").strip() and (found := look(settings, key)).state == "loading":
+        yield found.line
+
+
+def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
+    """The key from the environment, read now and kept nowhere.
+
+    Raises:
+        UserError: the variable is not set, or holds what no request can carry.
+    """
+    if settings.api_key_env is None:
+        return "none"  # the client insists on one; a local server ignores it
+    value = os.environ.get(settings.api_key_env, "").strip()
+    if not value:
+        raise UserError(
+            f"{key}.api_key_env: the environment variable {settings.api_key_env} is not set. "
+            f"Export it with the key for {settings.base_url}, or give null if that server wants none."
+        )
+    if not value.isascii() or not value.isprintable():
+        raise UserError(
+            f"{key}.api_key_env: the environment variable {settings.api_key_env} holds characters that no key has "
+            "(line breaks, or others than ASCII). Export it again."
+        )
+    return value
+
+
+def hide(text: str, secret: str) -> str:
+    """`text` without the key, and without what a server shows of one (sk-…****abcd)."""
+    text = text.replace(secret, "***") if len(secret) > 6 else text
+    return re.sub(r"[^\s'\"]*\*{3,}[^\s'\"]*", "***", text)
+
+
+_seen: dict[tuple, tuple[float, Found]] = {}
+FRESH = 10.0  # seconds during which a second look in one process gives what the first one saw
+
+
+def look(settings: OpenAISettings, key: str = "feedback", limit: float = LIMIT, fresh: float = FRESH) -> Found:
+    """Ask the server for its models, and what it tells about the one that is wanted."""
+    secret = _secret(settings)
+    name = (settings.base_url, settings.model, settings.model_alias, secret, key)
+    if (before := _seen.get(name)) and time.monotonic() - before[0] < fresh:
+        return before[1]
+    found = _look(settings, key, limit, secret)
+    _seen[name] = (time.monotonic(), found)
+    return found
+
+
+def _secret(settings: OpenAISettings) -> str | None:
+    return os.environ.get(settings.api_key_env, "").strip() or None if settings.api_key_env else None
+
+
+def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) -> Found:
+    base, deadline = settings.base_url.rstrip("/"), time.monotonic() + limit
+    where = f"{key}.base_url={settings.base_url}"
+
+    def get(url: str) -> Response:
+        return within(deadline, lambda: fetch(url, secret, max(0.1, deadline - time.monotonic())))
+
+    def ask(path: str) -> Any:
+        try:
+            return get(root(base) + path).json()
+        except Exception:  # it does not tell
+            return None
+
+    try:
+        response = get(f"{base}/models")
+    except Exception as error:
+        return Found(*_silence(where, settings.base_url, error, limit))
+    if response.status in LOADING:
+        said = hide(response.words(), secret or "")
+        return Found("loading", f"{where}: the server is there, and not ready yet ({response.status} {said})".rstrip())
+    if 300 <= response.status < 400:
+        to = response.location.removesuffix("/models") or "another address"
+        return Found("wrong", f"{where}: the server redirects to {to}. Give that address.")
+    if response.status == 401:
+        said = hide(response.words(), secret or "")
+        if settings.api_key_env:
+            return Found("wrong", f"{key}.api_key_env: the key in {settings.api_key_env} was refused ({said}).")
+        return Found("wrong", f"{key}.api_key_env: the server wants a key ({said}). Name the variable that holds it.")
+    try:
+        models = response.json() if response.status == 200 else None
+    except ValueError:
+        return Found("wrong", f"{where}: {response.kind} in place of JSON: no chat completions server answers there.")
+    if models is None or not isinstance(models, dict | list) or (isinstance(models, dict) and "data" not in models):
+        if better := _better(base, get):
+            return Found("wrong", f"{where}: no such path at this server. Did you mean {better}?")
+        return Found("up")
+    try:
+        return Found("up", served=find(models, settings.model, settings.model_alias, ask))
+    except LookupError as error:
+        allow = f"{key}.model_alias=any takes whatever it serves."
+        return Found("wrong", f"{key}.model='{settings.model}': the server at {settings.base_url} {error} {allow}")
+
+
+def _better(base: str, get: Callable[[str], Response]) -> str | None:
+    """A near address at which models are listed."""
+    bare = re.sub(r"/(chat/completions|completions|chat|models)$", "", base)
+    for url in dict.fromkeys([bare, re.sub(r"(/v1)+$", "/v1", bare), f"{bare}/v1", f"{root(base)}/v1"]):
+        if url != base:
+            try:
+                listed = get(f"{url}/models").json()
+            except Exception:
+                continue
+            if isinstance(listed, dict) and "data" in listed:
+                return url
+    return None
+
+
+def root(base: str) -> str:
+    """The address without its path."""
+    parts = urlsplit(base)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def location(self) -> str:
+        return str(self.headers.get("location") or "")
+
+    @property
+    def kind(self) -> str:
+        return "an HTML page" if b"<html" in self.body[:2000].lower() else "something" if self.body else "nothing"
+
+    def json(self) -> Any:
+        """Raises: ValueError: it is none."""
+        if self.status != 200:
+            raise ValueError(self.status)
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
+    def words(self) -> str:
+        """What an error says, on one line."""
+        try:
+            body = json.loads(self.body)
+            error = body.get("error", body)
+            said = error.get("message") if isinstance(error, dict) else error
+        except (ValueError, AttributeError, RecursionError):
+            said = "" if b"<" in self.body[:100] else self.body[:200].decode("utf-8", "replace")
+        return " ".join("".join(c if c.isprintable() else " " for c in str(said or "")).split())[:200]
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def fetch(url: str, secret: str | None, timeout: float) -> Response:
+    """GET `url`; any status is an answer. Proxies of the environment are used, but not for this machine itself."""
+    handlers: list[Any] = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if is_here(url) else [])]
+    request = urllib.request.Request(url, headers={"accept": "application/json", "user-agent": "morlaif"})
+    if secret:
+        request.add_unredirected_header("authorization", f"Bearer {secret}")
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as response:
+            return Response(response.status, response.headers, response.read(MOST))
+    except urllib.error.HTTPError as error:
+        with error:
+            return Response(error.code, error.headers, error.read(MOST))
+
+
+def is_here(url: str) -> bool:
+    """Whether the address is one of this machine's own, which no proxy need carry."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def within(deadline: float, work: Callable[[], T]) -> T:
+    """What `work` gives, however it hangs (a name server, a reply that drips).
+
+    Raises:
+        TimeoutError: not before `deadline`, of the monotonic clock.
+    """
+    out: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            out.append((True, work()))
+        except BaseException as error:
+            out.append((False, error))
+
+    thread = threading.Thread(target=run, name="reach", daemon=True)
+    thread.start()
+    thread.join(max(0.0, deadline - time.monotonic()))
+    if not out:
+        raise TimeoutError
+    good, value = out[0]
+    if good:
+        return value
+    raise value
+
+
+def _silence(where: str, url: str, error: BaseException, limit: float) -> tuple[State, str]:
+    """Why there was no answer, and what to do."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return explain_silence(where, url, reason, limit)
+
+
+def explain_silence(where: str, url: str, reason: Any, limit: float) -> tuple[State, str]:
+    """For the error under a connection that failed: whether waiting may help, and a line."""
+    proxy = _proxy(url)
+    through = f" through the proxy {proxy} (environment; NO_PROXY leaves a host out)" if proxy else ""
+    host = urlsplit(url).hostname
+    if isinstance(reason, ssl.SSLError) or "SSL" in type(reason).__name__:
+        return "wrong", f"{where}: {_tls(reason)}"
+    if isinstance(reason, socket.gaierror):
+        return "away", f"{where}: no host '{host}' is known{through}. Check the address, and the network."
+    if isinstance(reason, ConnectionRefusedError):
+        advice = "Start the server, or give its address."
+        return "away", f"{where}: nothing listens there (connection refused{through}). {advice}"
+    if isinstance(reason, TimeoutError):
+        advice = "Check the address, and whether the server hangs."
+        return "away", f"{where}: no answer within {limit:g} s{through}. {advice}"
+    if isinstance(reason, http.client.BadStatusLine | http.client.HTTPException | ConnectionError):
+        secure = " It may want https://." if url.startswith("http://") else ""
+        return "away", f"{where}: the connection was closed without an answer{through}.{secure}"
+    said = " ".join(str(reason).split())[:200] or type(reason).__name__
+    return "away", f"{where}: no answer ({said}){through}. Check the address, and the network."
+
+
+def _tls(reason: Any) -> str:
+    said = str(reason)
+    if "WRONG_VERSION_NUMBER" in said or "HTTP_REQUEST" in said or "RECORD_LAYER" in said or "EOF" in said:
+        return "no TLS is spoken there. Give http:// in place of https://."
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        why = said.split("certificate verify failed:")[-1].split("(_ssl")[0].strip() or "not trusted"
+        return f"its certificate is not trusted ({why}). Name the authority's file in the variable SSL_CERT_FILE."
+    return f"TLS failed ({' '.join(said.split())[:160]})."
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy of the environment that a request to `url` would take, without a name and password in it."""
+    if is_here(url):
+        return None
+    parts = urlsplit(url)
+    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+        return None
+    found = urllib.request.getproxies().get(parts.scheme)
+    return found and re.sub(r"//[^@/]*@", "//", found)
