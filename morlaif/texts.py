@@ -23,7 +23,7 @@ Part: TypeAlias = str | tuple[str, str]  # a text, or a text and its style
 # --- what cannot be seen --------------------------------------------------------------------------------------------
 
 # Controls, marks of direction, zero-width characters, separators of lines, tags, and halves of surrogate pairs.
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
@@ -33,7 +33,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 def visible(text: object, lines: bool = False) -> str:
     """`text` on one line (on its own lines with `lines`), with an escape for each character that cannot be seen."""
     kept = "\n\t" if lines else ""
-    return _UNSEEN.sub(lambda found: found[0] if found[0] in kept else _escape(found[0]), str(text))
+    return UNSEEN.sub(lambda found: found[0] if found[0] in kept else _escape(found[0]), str(text))
 
 
 def _escape(char: str) -> str:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,16 @@ from typing import Any
 from rich.console import Console
 
 from morlaif.config import Config
-from morlaif.errors import UserError, suggest
+from morlaif.errors import Damaged, UserError, of_system, suggest
 from morlaif.evaluation.human.answers import read as read_answers
 from morlaif.evaluation.human.form import render
 from morlaif.evaluation.human.items import Comparison, make_study
+from morlaif.evaluation.human.key import read_key
 from morlaif.evaluation.human.settings import HumanStudySettings
+from morlaif.files import read_json_lines, read_text
 from morlaif.pipeline import compare
 from morlaif.pipeline.record import HUMAN, RUN, write_whole
 from morlaif.pipeline.store import Store
-from morlaif.report.data import read_lines
 from morlaif.texts import say, write_csv
 
 FORM, KEY, ANSWERS, RATINGS = "form.html", "key.json", "answers", "ratings.csv"
@@ -70,7 +73,9 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     file = run.folders[f"evaluate/{run.units['evaluate']}"] / "responses.jsonl"
     if not file.is_file():
         raise UserError(f"human=export: {run.folder.name} kept no responses; evaluate it anew with this version")
-    rows = read_lines(file)
+    rows = [row for _, row in read_json_lines(file, "the responses of an evaluation", failure=Damaged)]
+    if not rows:
+        raise UserError(f"human=export: {run.folder.name} evaluated no prompt")
     compared = _comparisons(settings.pairs, run.config["arms"], list(rows[0]["responses"]))
     study = make_study(
         rows, compared, prompts=settings.prompts, repeats=settings.repeats, checks=settings.checks, seed=settings.seed
@@ -92,15 +97,16 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     if dry:
         return
     key = {"run": run.folder.name, **study.key()}
-    before = json.loads((folder / KEY).read_text()) if (folder / KEY).is_file() else None
-    if before is not None and before["form"] != key["form"]:
+    if (folder / KEY).exists() and read_key(folder / KEY)["form"] != key["form"]:
         raise UserError(
             f"human=export: {folder / KEY} is the key of another form, which raters may have; without it their answers "
             "say nothing. Write this one elsewhere, human.folder=<folder>, or remove that key"
         )
-    (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
-    write_whole(folder / KEY, json.dumps(key, indent=1) + "\n")
-    write_whole(folder / FORM, render(study, settings.question, settings.instructions))
+    form = render(study, settings.question, settings.instructions)
+    with _writing(f"human.folder={folder}"):
+        (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
+        write_whole(folder / KEY, json.dumps(key, indent=1) + "\n")
+        write_whole(folder / FORM, form)
     say(console, f"for raters: {folder / FORM}")
     say(console, f"keep to yourself: {folder / KEY}")
     say(console, f"for what they return: {folder / ANSWERS}")
@@ -135,13 +141,13 @@ def _comparisons(pairs: Sequence[str] | None, arms: Sequence[str], policies: Seq
 def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
     from morlaif.evaluation.human.summary import raters_of, summarise, unblinded
 
-    if not (folder / KEY).is_file():
+    if not (folder / KEY).exists():
         raise UserError(f"human=import: no {folder / KEY}; export a form first, or say where its key is: human.folder")
-    key = json.loads((folder / KEY).read_text())
+    key = read_key(folder / KEY)
     if key["run"] != run.folder.name:
         raise UserError(f"human.run: {folder / KEY} is of the run {key['run']}, not of {run.folder.name}")
     files = _answer_files(settings.answers, folder / ANSWERS)
-    ratings = read_answers({file.name: _text(file) for file in files}, key)
+    ratings = read_answers(_texts(files), key)
     if not ratings:
         raise UserError(f"human=import: the {len(files)} files hold no answer")
     raters = raters_of(ratings, key, settings.max_failed)
@@ -160,26 +166,48 @@ def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     found = summarise(ratings, raters, key, **how)
     if not found["comparisons"]:
         raise UserError("human=import: no pair was answered by a rater who is kept; nothing was imported")
-    from morlaif.report.people import add_people, lines
+    from morlaif.report.people import lines
 
     for line in lines(found, run.config):
         say(console, line)
+    page = run.folder / "report.html"
+    shown = _shown(page, found, run.config) if page.exists() else None
     if dry:
         return
-    write_whole(folder / RATINGS, _csv(unblinded(ratings, raters, key)))
-    write_whole(run.folder / HUMAN, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    with _writing("human=import"):
+        write_whole(folder / RATINGS, _csv(unblinded(ratings, raters, key)))
+        if shown is not None:
+            write_whole(page, shown)
+        write_whole(run.folder / HUMAN, json.dumps(found, indent=1, allow_nan=False) + "\n")
     say(console, f"written: {run.folder / HUMAN}; each answer: {folder / RATINGS}")
-    page = run.folder / "report.html"
-    if page.is_file():
-        write_whole(page, add_people(page.read_text(encoding="utf-8"), found, run.config))
+    if shown is not None:
         say(console, f"shown on {page}")
+
+
+def _shown(page: Path, found: dict[str, Any], config: Mapping[str, Any]) -> str:
+    """The run's page with the ratings on it."""
+    from morlaif.report.people import add_people
+
+    try:
+        return add_people(read_text(page, "the run's page"), found, config)
+    except ValueError:
+        raise UserError(f"{page}: is not the page that a run leaves; start the run's command again, which writes it "
+                        "anew, then import") from None  # fmt: skip
+
+
+@contextmanager
+def _writing(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise of_system(error, f"{where}: {error.filename2 or error.filename or ''}") from None
 
 
 def _answer_files(patterns: Sequence[str] | None, folder: Path) -> list[Path]:
     """Raises UserError where a pattern, or the folder, has none."""
     found: dict[Path, None] = {}
     for pattern in patterns or [str(folder)]:
-        given = Path(pattern).expanduser()
+        given = Path(os.path.expanduser(pattern))
         paths = [given / "*"] if given.is_dir() else [given]
         matches = [Path(match) for path in paths for match in sorted(glob(str(path)))]
         matches = [match for match in matches if match.suffix.lower() in (".json", ".csv")]
@@ -189,11 +217,17 @@ def _answer_files(patterns: Sequence[str] | None, folder: Path) -> list[Path]:
     return list(found)
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{file.name}: not UTF-8 text; save it as the form did") from None
+def _texts(files: Sequence[Path]) -> dict[str, str]:
+    """Their texts by their paths. Raises UserError with a line for each that cannot be read."""
+    texts, mistakes = {}, []
+    for file in files:
+        try:
+            texts[str(file)] = read_text(file, "answers as the form saved them")
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join([*mistakes, "nothing was imported; correct or remove these files"]))
+    return texts
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -186,9 +186,69 @@ def test_a_mistake_of_import_leaves_everything_as_it_was(finished, tmp_path):
     with pytest.raises(UserError, match=r"every rater failed more than human.max_failed"):
         human(tmp_path, "import")
     (finished / "human" / "answers" / "Cid.json").write_text("{")
-    with pytest.raises(UserError, match=r"Cid.json: no JSON"):
+    with pytest.raises(UserError, match=r"Cid.json: breaks off"):
         human(tmp_path, "import")
     assert not (finished / "human.json").exists() and (finished / "report.html").read_text() == PAGE
+
+
+@pytest.mark.parametrize(("name", "content", "line"), [
+    ("Ann.json", None, "is a folder; expected a file, answers as the form saved them"),
+    ("Ann.json", b"", "Ann.json: is empty"),
+    ("Ann.csv", "form,rater".encode("utf-16"), "Ann.csv: is UTF-16; expected answers as the form saved them, saved as"),
+    ("Ann.csv", "form,râter".encode("latin-1"), "Ann.csv: byte 0xe2 is not UTF-8"),
+    ("key.json", b"[]", "key.json: holds a list where an object should be"),
+    ("key.json", None, "key.json: is a folder"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_read_leaves_everything_as_it_was(finished, tmp_path, name, content, line):
+    human(tmp_path, "export", prompts=5)
+    return_answers(finished, "Bob")
+    file = finished / "human" / (name if name == "key.json" else f"answers/{name}")
+    file.unlink(missing_ok=True)
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        human(tmp_path, "import")
+    assert line in str(error.value).split("\n")[0]
+    assert not (finished / "human.json").exists() and (finished / "report.html").read_text() == PAGE
+    assert not (finished / "human" / "ratings.csv").exists()
+
+
+def test_a_page_that_is_none_stops_the_import_before_anything_is_written(finished, tmp_path):
+    human(tmp_path, "export", prompts=5)
+    return_answers(finished, "Bob")
+    (finished / "report.html").write_text("<html>")
+    with pytest.raises(UserError, match="is not the page that a run leaves; start the run's command again"):
+        human(tmp_path, "import")
+    assert not (finished / "human.json").exists() and not (finished / "human" / "ratings.csv").exists()
+
+
+def test_an_export_where_no_folder_can_be(finished, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"human.folder=.*file.*; name a folder"):
+            human(tmp_path, "export", prompts=5, folder=folder)
+    (finished / "human").mkdir()
+    (finished / "human" / "form.html").mkdir()
+    with pytest.raises(UserError, match=r"human.folder=.*form.html: "):
+        human(tmp_path, "export", prompts=5)
+    (finished / "human" / "key.json").write_text("{}")
+    with pytest.raises(UserError, match=r"key.json: run: is missing \(and 4 more\)"):
+        human(tmp_path, "export", prompts=5)
+
+
+def test_ratings_csv_holds_no_formula(finished, tmp_path):
+    human(tmp_path, "export", prompts=5)
+    return_answers(finished, "=HYPERLINK(0)")
+    human(tmp_path, "import")
+    with (finished / "human" / "ratings.csv").open() as stream:
+        assert {row["rater"] for row in csv.DictReader(stream)} == {"'=HYPERLINK(0)"}
+
+
+def test_a_rater_s_name_steers_no_terminal(finished, tmp_path):
+    human(tmp_path, "export", prompts=5)
+    return_answers(finished, "Bob")
+    file = finished / "human" / "answers" / "Bob.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rater": "[red]B[/]\x1b[2J\u202eob"}))
+    assert "[red]B[/]\\x1b[2J\\u202eob: 12 of 12" in human(tmp_path, "import")
 
 
 def test_a_run_that_does_not_exist(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,13 +15,17 @@ def _list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _absolute(path: Path) -> Path:
+    return Path(os.path.expanduser(path)).absolute()  # pathlib raises where a ~user does not exist
+
+
 Listed = Annotated[tuple[str, ...] | None, BeforeValidator(_list)]
 
 
 class HumanStudySettings(Settings):
     action: Literal["export", "import"] | None
     run: str | None  # name or folder of a finished run; null: the run that this command's config names
-    folder: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] | None  # null: <run>/human
+    folder: Annotated[Path, AfterValidator(_absolute)] | None  # null: <run>/human
     pairs: Listed  # comparisons such as policy_vs_sft; null: the run's policy against every other that it compared
     prompts: Annotated[int, Field(gt=0)]  # on which each comparison is rated
     repeats: Annotated[float, Field(ge=0, le=1)]  # pairs shown again with their sides swapped, as a share of all pairs
