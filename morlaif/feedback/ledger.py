@@ -17,7 +17,6 @@ import json
 import os
 import secrets
 import socket
-import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morlaif.errors import UserError
+from morlaif.feedback.sqlite import connect, damaged
 
 if TYPE_CHECKING:
     import pyarrow
@@ -140,21 +140,22 @@ class Ledger:
     """Open (and where needed create) the ledger at `path`. One object belongs to one thread at a time.
 
     Raises:
-        UserError: the file is no ledger, or of another version.
+        UserError, MachineError: the file is no ledger, of a newer version, locked, damaged or cannot be written; so do
+            all methods.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._db = connect(self.path)
         self._judges: dict[tuple[str, str], int] = {}
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
+        except BaseException:
             self._db.close()
-            raise UserError(f"{self.path}: not a usable ledger ({error}). Move it away to begin a new one.") from None
+            raise
 
     def _open(self) -> None:
+        self._check_kind()
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -32768")  # kibibytes, as it is below zero: pairs are looked up at random
@@ -163,9 +164,20 @@ class Ledger:
                 for version, schema in enumerate((_SCHEMA, _SCHEMA_2)):
                     for statement in schema if self._version() <= version else ():
                         self._db.execute(statement)
-        if (version := self._version()) != VERSION:
-            self._db.close()
-            raise UserError(f"{self.path}: a ledger of version {version}, where this program writes version {VERSION}")
+
+    def _check_kind(self) -> None:
+        """Before anything is written: whether this is a ledger, and not of a newer version."""
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "answer" not in tables:
+            raise UserError(
+                f"{self.path}: a database of another program (its tables: {', '.join(sorted(tables)[:4])}), no ledger. "
+                "It is left as it is. Name another store (paths.store)."
+            )
+        if (version := self._version()) > VERSION or version < 0:
+            raise UserError(
+                f"{self.path}: a ledger of version {version}, where this program writes version {VERSION}: a newer "
+                "morlaif wrote it. It is left as it is. Use that version, or name another store (paths.store)."
+            )
 
     def _version(self) -> int:
         return self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -180,7 +192,8 @@ class Ledger:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk ends it by itself
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
@@ -227,7 +240,10 @@ class Ledger:
     def raw(self, key: bytes) -> str | None:
         """The reply as it came, for audit."""
         row = self._db.execute("SELECT raw FROM reply WHERE key = ?", (key,)).fetchone()
-        return zlib.decompress(row[0]).decode() if row else None
+        try:
+            return zlib.decompress(row[0]).decode() if row else None
+        except (zlib.error, UnicodeDecodeError, TypeError) as error:
+            raise damaged(self.path, f"a raw reply cannot be unpacked: {error}") from None
 
     def remember(self, name: str, value: str) -> None:
         """Keep a fact about a server, such as whether it gives log-probabilities."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -9,8 +10,9 @@ import time
 
 import pytest
 
-from morlaif.errors import UserError
+from morlaif.errors import Damaged, MachineError, UserError
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
+from morlaif.feedback.sqlite import explain
 
 ASKED = [{"role": "user", "content": "A or B?"}]
 WRITER = """
@@ -126,14 +128,127 @@ def test_a_torn_log_is_rolled_back(tmp_path):
         torn.put(b"n" * 16, "p", "m", Answer(1.0, OK), "raw")
 
 
-def test_a_file_that_is_no_ledger(tmp_path):
-    (tmp_path / "l").write_bytes(b"not a database, but long enough to look like a file" * 50)
-    with pytest.raises(UserError, match="not a usable ledger"):
-        Ledger(tmp_path / "l")
-
-
 def test_a_ledger_of_another_version(tmp_path):
     Ledger(tmp_path / "l").close()
     sqlite3.connect(tmp_path / "l").execute("PRAGMA user_version = 99")
     with pytest.raises(UserError, match="version 99"):
         Ledger(tmp_path / "l")
+
+
+def refused(path, kind=UserError) -> str:
+    with pytest.raises(kind) as error:
+        with Ledger(path) as ledger:
+            ledger.put(b"n" * 16, "p", "m", Answer(1.0, OK), "raw")
+            ledger.get(b"k" * 16)
+            len(ledger)
+    line = str(error.value)
+    assert "\n" not in line and str(path) in line and not re.search(r"move it away|delete|remove it", line, re.I)
+    return line
+
+
+def filled(path, rows: int = 300):
+    with Ledger(path) as ledger, ledger.transaction():
+        for i in range(rows):
+            ledger.put(i.to_bytes(16, "big"), "p", "m", Answer(float(i), OK), f"raw {i}" * 20)
+    return path
+
+
+def test_a_locked_ledger_names_who_may_hold_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("morlaif.feedback.sqlite.PATIENCE", 0.2)
+    path = filled(tmp_path / "l")
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); "
+        "print(1, flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=-1, stdout=-1)
+    holder.stdout.readline()
+    line = refused(path, MachineError)
+    assert "locked by another process" in line and f"process {holder.pid} (" in line and "is kept" in line
+    holder.communicate(b"\n")
+    assert len(Ledger(path)) == 300
+
+
+def test_a_full_disk(tmp_path):
+    path = filled(tmp_path / "l")
+    with Ledger(path) as ledger:
+        pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
+        ledger._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(MachineError, match=r"the disk is full \([\d,]+ MB free\).*is kept.*Free some space"):
+            ledger.put(b"n" * 16, "p", "m", Answer(1.0, OK), os.urandom(200_000).hex())
+        ledger.put(b"o" * 16, "p", "m", Answer(1.0, OK), "a small one still fits")
+        assert ledger.get(b"n" * 16) is None and len(ledger) == 301
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_ledger_without_the_right_to_write(tmp_path, what):
+    path = filled(tmp_path / "store" / "l")
+    place = path if what == "file" else path.parent
+    mode = place.stat().st_mode
+    place.chmod(0o444 if what == "file" else 0o555)
+    try:
+        line = refused(path)
+    finally:
+        place.chmod(mode)
+    assert f"may not write to the ledger's {what}" in line and "is kept" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("SQLITE_READONLY", UserError, "cannot be opened for writing"),
+        ("SQLITE_READONLY_DBMOVED", MachineError, "moved or deleted while it was in use"),
+        ("SQLITE_CANTOPEN", UserError, "cannot be opened for writing"),
+        ("SQLITE_IOERR_WRITE", MachineError, "the disk or its file system failed"),
+        ("SQLITE_IOERR_SHMMAP", MachineError, "does not lock files as SQLite needs it"),
+        ("SQLITE_PROTOCOL", MachineError, "Use a store on a local disk"),
+        ("SQLITE_CORRUPT_INDEX", Damaged, "left as it is"),
+        ("SQLITE_NOMEM", MachineError, "cannot be used (words, SQLITE_NOMEM)"),
+        (None, MachineError, "cannot be used (words)"),
+    ],
+)
+def test_each_error_says_what_it_is(tmp_path, name, kind, said):
+    error = sqlite3.OperationalError("words")
+    if name:
+        error.sqlite_errorname = name
+    found = explain(error, filled(tmp_path / "l", 1))
+    assert type(found) is kind and said in str(found) and "\n" not in str(found)
+
+
+def test_a_damaged_ledger_is_left_and_can_be_recovered(tmp_path):
+    path = filled(tmp_path / "ledger.sqlite")
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes(whole[:4096] + b"\xff" * (half - 4096) + whole[half:])
+    damaged = path.read_bytes()
+    line = refused(path, Damaged)
+    assert f"sqlite3 '{path}' .recover | sqlite3 '{tmp_path}/ledger.recovered.sqlite'" in line
+    assert path.read_bytes() == damaged
+    path.write_bytes(whole[: len(whole) // 3])  # half copied
+    assert "is damaged" in refused(path, Damaged)
+
+
+def test_a_raw_reply_that_is_damaged(tmp_path):
+    path = filled(tmp_path / "l", 1)
+    with Ledger(path) as ledger:
+        ledger._db.execute("UPDATE reply SET raw = x'00ff'")
+        with pytest.raises(Damaged, match="a raw reply cannot be unpacked"):
+            ledger.raw((0).to_bytes(16, "big"))
+
+
+def test_what_is_no_ledger(tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert "a folder is where the ledger's file would be" in refused(tmp_path / "folder")
+    (tmp_path / "text").write_text("not a database, but long enough to look like a file" * 50)
+    assert "no SQLite database" in refused(tmp_path / "text")
+    other = sqlite3.connect(tmp_path / "other")
+    other.execute("CREATE TABLE songs (name)")
+    other.commit()
+    other.close()
+    before = (tmp_path / "other").read_bytes()
+    assert "a database of another program (its tables: songs)" in refused(tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == before
+    (tmp_path / "file").write_text("")
+    assert "a file is in the way" in str(pytest.raises(UserError, Ledger, tmp_path / "file" / "l").value)
+    (tmp_path / "empty").write_bytes(b"")  # as a new one
+    assert len(Ledger(tmp_path / "empty")) == 0
