@@ -10,23 +10,37 @@ import re
 from collections.abc import Iterable, Sequence
 
 FLOOR = -25.0  # nothing is believed to be less likely: servers write −9999 or −inf for whatever rounds to zero
+MIN_MASS = 0.01  # probability that must lie on the answers that are asked for; a model with less says something else
 _WRAPPING = " \t\n\r▁ĠĊ\"'`*_()[]{}.,:;!"  # what may surround the letter in a token: blanks, quotes, Markdown, brackets
+_WIDE = str.maketrans("ＡＢ", "AB")  # as East Asian models write them; letters of other alphabets are other letters
 
 Alternatives = Sequence[tuple[str, float]]  # the tokens listed for one position, with their log-probabilities
 
 
 def letter_of(token: str) -> str | None:
-    """ "A" or "B" for any variant of the token ("A", " A", "(A", "A."), else None."""
-    bare = token.strip(_WRAPPING)
+    """ "A" or "B" for any variant of the token ("A", " A", "(A", "A.", "Option A"), else None: "a" is a word."""
+    bare = token.translate(_WIDE).strip(_WRAPPING)
+    if bare[:6].lower() == "option":
+        bare = bare[6:].strip(_WRAPPING)
     return bare if bare in ("A", "B") else None
 
 
-def letter_in(text: str) -> str | None:
-    """The letter that a reply opens with ("B.", "A) because"), else the only one it mentions, else None."""
+def letter_at(text: str, whole: bool = True) -> int | None:
+    """Where in `text` the letter is that it opens with ("B.", "A) because"), else the only one that it names.
+
+    `whole`: the text is all that was to be said; of one that was cut off, only what it opens with counts.
+    """
+    text = text.translate(_WIDE)
     if opening := re.match(r"\W*([AB])\s*(?:$|[.):,*\n])", text):
-        return opening[1]
-    named = set(re.findall(r"\b(B|A(?! (?!or\b|and\b|is\b)[a-z]))\b", text))  # not the article
-    return named.pop() if len(named) == 1 else None
+        return opening.start(1)
+    named = list(re.finditer(r"\b(B|A(?! (?!or\b|and\b|is\b)[a-z]))\b", text))  # not the article
+    return named[0].start() if whole and len({found[0] for found in named}) == 1 else None
+
+
+def letter_in(text: str, whole: bool = True) -> str | None:
+    """The letter at that place, or None."""
+    at = letter_at(text, whole)
+    return None if at is None else text.translate(_WIDE)[at]
 
 
 def log_add(values: Iterable[float]) -> float:
@@ -39,20 +53,30 @@ def log_add(values: Iterable[float]) -> float:
 def gap(alternatives: Alternatives) -> float | None:
     """log P(A) − log P(B) from the alternatives listed for one token.
 
-    Variants of a letter are summed. A letter that is not listed is censored at the smallest listed log-probability,
-    which bounds it from above; where nothing but the other letter is listed, at what that leaves over. If neither is
-    listed there is no answer, and the result is None.
+    Variants of a letter are summed. A letter that is not listed is censored at the smallest log-probability of the
+    others, which bounds it from above; where nothing but the other letter is listed, at what that leaves over. There
+    is no answer, and the result is None, where neither is listed, where hardly any probability lies on them, and where
+    that bound lies above the letter that is listed: a letter that was forced upon a model may be no likelier than the
+    other. Not a number (NaN) is no answer either.
     """
-    listed = [(letter_of(token), max(logprob, FLOOR)) for token, logprob in alternatives if not math.isnan(logprob)]
+    if any(math.isnan(x) for _, x in alternatives):
+        return None
+    listed = [(letter_of(token), max(logprob, FLOOR)) for token, logprob in alternatives]
     a, b = (log_add(x for letter, x in listed if letter == wanted) for wanted in ("A", "B"))
-    if math.isinf(a) and math.isinf(b):
+    if max(a, b) < math.log(MIN_MASS) and letter_mass(alternatives) < MIN_MASS:
         return None
     if math.isinf(a) or math.isinf(b):
-        rest = [x for _, x in listed]
-        if all(letter for letter, _ in listed):
-            rest.append(math.log(max(1.0 - math.exp(max(a, b)), math.exp(FLOOR))))
-        a, b = (min(rest) if math.isinf(x) else x for x in (a, b))
+        rest = [x for letter, x in listed if not letter]
+        bound = min(rest) if rest else math.log(max(1.0 - math.exp(max(a, b)), math.exp(FLOOR)))
+        if bound > max(a, b) and rest:
+            return None
+        a, b = (bound if math.isinf(x) else x for x in (a, b))
     return a - b
+
+
+def letter_mass(alternatives: Alternatives) -> float:
+    """The probability that lies on the letters listed, at most 1."""
+    return min(1.0, math.exp(min(0.0, log_add(x for token, x in alternatives if letter_of(token)))))
 
 
 def gap_from_votes(a: int, b: int) -> float | None:

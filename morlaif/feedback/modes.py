@@ -9,18 +9,43 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from morlaif.data.records import Message
-from morlaif.feedback.arithmetic import gap, gap_from_votes, letter_in, letter_of, position_bias, soft_label
+from morlaif.feedback.arithmetic import (
+    MIN_MASS,
+    Alternatives,
+    gap_from_votes,
+    letter_at,
+    letter_in,
+    letter_mass,
+    letter_of,
+    position_bias,
+    soft_label,
+)
 from morlaif.feedback.ledger import OK, Ledger, key_of
+from morlaif.feedback.outcomes import (
+    CUT_OFF,
+    CUT_OFF_THINKING,
+    EMPTY,
+    LITTLE_MASS,
+    NO_GRADE,
+    NO_JSON,
+    NO_LETTER,
+    NO_LOGPROBS,
+    REFUSAL,
+    UNDECIDED,
+    UNSOUND,
+    Value,
+    odds,
+    sound,
+)
 from morlaif.feedback.prompt import comparison_messages, grading_messages, joint_messages, reasoning_messages
 from morlaif.feedback.records import Comparison, Verdict
 from morlaif.feedback.reply import Reply
 from morlaif.feedback.settings import OpenAISettings, Principle
-
-NO_LOGPROBS, NO_LETTER, NO_GRADE = "no log-probabilities", "no letter", "no grade"
-Value = tuple[float | None, str]  # the number in a reply and OK, or None and what is wrong
+from morlaif.feedback.thought import answer_begins, answer_of, said, tokens_begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +191,7 @@ class Joint(Mode):
         form = {"type": "json_schema", "json_schema": {"name": "verdicts", "strict": True, "schema": schema}}
         decoding = self._decoding(self.settings.joint.max_tokens, logprobs) | {"response_format": form}
         name = asked.principle.name
-
-        def read(reply: Reply) -> Value:
-            return field_by_logprobs(reply, name) if logprobs else field_drawn(reply, name)
-
+        read = partial(field_by_logprobs if logprobs else field_drawn, name)
         messages = joint_messages(asked.messages, a, b, listed)
         return Question(messages, decoding, draw, read, field=name, share=len(names))
 
@@ -183,44 +205,62 @@ def mode_of(settings: OpenAISettings, together: Sequence[Principle]) -> Mode:
 
 
 def letter_by_logprobs(reply: Reply) -> Value:
-    """The log-odds of A, at the first token that is a letter, else at the first."""
-    return with_logprobs(reply, lambda tokens: gap(next((t for t in tokens if t and letter_of(t[0][0])), tokens[0])))
+    """The log-odds of A at the letter of the answer."""
+    return at_place(reply, letter_place, odds, NO_LETTER)
+
+
+def letter_place(reply: Reply, begin: int) -> Alternatives | None:
+    """The token of the letter; where the answer names none, its first token, unless that is the article."""
+    text = said(reply)[begin:]
+    if (at := letter_at(text, whole=reply.finish != "length")) is not None:
+        return covering(reply, begin + at)
+    first = covering(reply, begin + len(text) - len(text.lstrip()))
+    return None if first is None or letter_of(first[0][0]) or unfinished(reply) else first
 
 
 def letter_drawn(reply: Reply) -> Value:
     """+1 for A, −1 for B."""
-    return refused(reply) or _side(letter_in(reply.text or ""))
+    return in_text(reply, lambda text: _side(letter_in(text, whole=reply.finish != "length")), NO_LETTER)
+
+
+_CLOSING = re.compile(
+    r"(?i:answer)\W{0,8}:\W*(?:(?i:option)\W+)?([ABab])\b(?! (?!(?:is|because|since|as|wins)\b)[a-z])"
+)
 
 
 def closing_by_logprobs(reply: Reply) -> Value:
     """The log-odds of A at the letter that follows the last "Answer:"."""
+    return at_place(reply, closing_place, odds, NO_LETTER)
 
-    def find(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
-        text = "".join(token[0][0] for token in tokens if token)
-        begin, at = text.lower().rfind("answer:"), 0
-        for token in tokens:
-            at += len(token[0][0]) if token else 0
-            if begin >= 0 and begin + len("answer:") < at and token and letter_of(token[0][0]):
-                return gap(token)
-        return None
 
-    return with_logprobs(reply, find)
+def closing_place(reply: Reply, begin: int) -> Alternatives | None:
+    found = list(_CLOSING.finditer(said(reply), begin))
+    return covering(reply, found[-1].start(1)) if found else None
 
 
 def closing_drawn(reply: Reply) -> Value:
     """+1 or −1 for the letter that follows the last "Answer:"."""
-    found = re.findall(r"answer:\W*([AB])\b", reply.text or "", re.IGNORECASE)
-    return refused(reply) or _side(found[-1].upper() if found else None)
+
+    def read(text: str) -> float | None:
+        found = _CLOSING.findall(text)
+        return _side(found[-1].upper() if found else None)
+
+    return in_text(reply, read, NO_LETTER)
+
+
+_GRADE = re.compile(r"\W*(10|[1-9])\b(?!\.\d)")
 
 
 def grade_by_logprobs(reply: Reply) -> Value:
-    """Mean grade over its likelihood, from the alternatives listed for the first token.
+    """Mean grade over its likelihood, from the alternatives listed for the first token of the answer.
 
     Where a tokenizer writes 10 as two tokens, the mass of "1" is divided by what may follow it, if that was sampled.
     """
 
-    def mean(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
-        mass = {}
+    def mean(tokens: Sequence[Alternatives]) -> Value:
+        if not all(map(sound, tokens[:2])):
+            return None, UNSOUND
+        mass: dict[int, float] = {}
         for token, logprob in tokens[0]:
             if re.fullmatch(r"10|[1-9]", token.strip()):
                 grade = int(token.strip())
@@ -228,46 +268,84 @@ def grade_by_logprobs(reply: Reply) -> Value:
         if 10 not in mass and tokens[0][0][0].strip() == "1" and len(tokens) > 1:
             ten = sum(math.exp(logprob) for token, logprob in tokens[1] if token.strip() == "0")
             mass[1], mass[10] = mass[1] * (1.0 - min(ten, 1.0)), mass[1] * min(ten, 1.0)
-        total = math.fsum(mass.values())
-        return math.fsum(grade * p for grade, p in mass.items()) / total if total else None
+        return mean_by_mass(mass, NO_GRADE)
 
-    return with_logprobs(reply, mean, NO_GRADE)
+    return at_place(reply, lambda reply, begin: number_place(reply, begin, _GRADE), mean, NO_GRADE)
+
+
+def number_place(reply: Reply, begin: int, pattern: re.Pattern[str]) -> list[Alternatives] | None:
+    """The tokens from the number on that the answer opens with; where it opens with none, from its beginning."""
+    text = said(reply)
+    found = pattern.match(text, begin)
+    at = found.start(1) if found else begin + len(text[begin:]) - len(text[begin:].lstrip())
+    return covering(reply, at, rest=True)
+
+
+def mean_by_mass(mass: dict[int, float], nothing: str) -> Value:
+    """The mean of numbers over their probabilities; without enough of it, why there is none."""
+    total = math.fsum(mass.values())
+    if total < MIN_MASS:
+        return None, LITTLE_MASS if total else nothing
+    return math.fsum(number * p for number, p in mass.items()) / total, OK
 
 
 def grade_drawn(reply: Reply) -> Value:
     """The grade that a reply opens with."""
-    found = re.match(r"\W*(10|[1-9])\b(?!\.\d)", reply.text or "")
-    return refused(reply) or ((float(found[1]), OK) if found else (None, NO_GRADE))
+
+    def read(text: str) -> float | None:
+        found = _GRADE.match(text)
+        return float(found[1]) if found else None
+
+    return in_text(reply, read, NO_GRADE)
 
 
-def field_drawn(reply: Reply, name: str) -> Value:
-    """+1 or −1 for the letter under `name` in a JSON reply."""
-    try:
-        letter = json.loads(reply.text or "")[name]
-    except (ValueError, KeyError, TypeError):
-        letter = None
-    return refused(reply) or _side(letter if letter in ("A", "B") else None)
+def field_drawn(name: str, reply: Reply) -> Value:
+    """+1 or −1 for the letter under `name` in a JSON reply, which may stand in a fenced block."""
+    if reply.text is not None and "{" not in reply.text and not unfinished(reply):
+        return refused(reply) or (None, NO_JSON)
+
+    def read(text: str) -> float | None:
+        try:
+            letter = json.loads(text[text.find("{") : text.rfind("}") + 1])[name]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return _side(letter_of(letter) if isinstance(letter, str) else None)
+
+    return in_text(reply, read, NO_LETTER)
 
 
-def field_by_logprobs(reply: Reply, name: str) -> Value:
+def field_by_logprobs(name: str, reply: Reply) -> Value:
     """The log-odds of A at the letter under `name` in a JSON reply."""
+    return at_place(reply, lambda reply, begin: field_place(reply, begin, name), odds, NO_LETTER)
 
-    def find(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
-        text = "".join(token[0][0] for token in tokens if token)
-        found = re.search(rf'"{re.escape(name)}"\s*:\s*"([AB])"', text)
-        at = 0
-        for token in tokens:
-            at += len(token[0][0]) if token else 0
-            if found and token and at > found.start(1):
-                return gap(token)
-        return None
 
-    return with_logprobs(reply, find)
+def field_place(reply: Reply, begin: int, name: str) -> Alternatives | None:
+    found = list(re.finditer(rf'"{re.escape(name)}"\s*:\s*"([AB])"', said(reply)[begin:]))
+    return covering(reply, begin + found[-1].start(1)) if found else None
 
 
 def several(reply: Reply) -> Value:
     """Whether a reply with a value for each principle can be read; its values are read again, one by one."""
-    return refused(reply) or ((None, OK) if re.search(r'"[AB]"', reply.text or "") else (None, NO_LETTER))
+
+    def read(text: str) -> Value:
+        return (None, OK) if re.search(r':\s*"[AB]"', text) else (None, NO_LETTER)
+
+    if (why := unanswered(reply)) is not None:
+        return why
+    found = read(answer_of(reply) or "")
+    return found if found[1] == OK or not unfinished(reply) else (None, CUT_OFF)
+
+
+def mass_in(read: Callable[[Reply], Value], reply: Reply) -> float | None:
+    """The probability that lies on the letters A and B where `read` looks for one; None: it looks at no letters."""
+    places = {letter_by_logprobs: letter_place, closing_by_logprobs: closing_place}
+    if isinstance(read, partial) and read.func is field_by_logprobs:
+        place = partial(field_place, name=read.args[0])
+    elif (place := places.get(read)) is None:
+        return None
+    begin = tokens_begin(reply) if reply.tokens else None
+    listed = None if begin is None else place(reply, begin)
+    return letter_mass(listed) if listed and sound(listed) else None
 
 
 def stored(question: Question) -> Callable[[Reply], Value]:
@@ -283,21 +361,62 @@ READERS: dict[str, Callable[[Reply], Value]] = {
 }  # fmt: skip
 
 
-def with_logprobs(reply: Reply, find: Callable[[Sequence], float | None], nothing: str = NO_LETTER) -> Value:
-    if (why := refused(reply)) is not None:
+def at_place(reply: Reply, find: Callable, value: Callable[[Any], Value], nothing: str) -> Value:
+    """`value` of what `find(reply, begin)` finds among the tokens, in whose text the answer begins at `begin`."""
+    if (why := unanswered(reply)) is not None:
         return why
     if not reply.tokens:
-        return None, NO_LOGPROBS if reply.text else "empty reply"
-    value = find(reply.tokens)
-    return (value, OK) if value is not None else (None, nothing)
+        return None, NO_LOGPROBS
+    if (begin := tokens_begin(reply)) is None:
+        thinking = answer_begins(said(reply)) is None
+        return None, CUT_OFF_THINKING if thinking and reply.finish == "length" else UNDECIDED
+    if not (place := find(reply, begin)):
+        return None, CUT_OFF if unfinished(reply) else nothing
+    found = value(place)
+    return (None, CUT_OFF) if found == (None, nothing) and unfinished(reply) else found
+
+
+def in_text(reply: Reply, read: Callable[[str], float | None], nothing: str) -> Value:
+    """What `read` finds in the text of the answer."""
+    if (why := unanswered(reply)) is not None:
+        return why
+    if (value := read(answer_of(reply) or "")) is not None:
+        return value, OK
+    return None, CUT_OFF if unfinished(reply) else nothing
+
+
+def covering(reply: Reply, at: int, rest: bool = False) -> Any:
+    """The alternatives for the token that holds the character `at` of the joined text; `rest`: and for all after it."""
+    end = 0
+    for i, token in enumerate(reply.tokens or ()):
+        end += len(token[0][0]) if token else 0
+        if token and at < end:
+            return reply.tokens[i:] if rest else token
+    return None
+
+
+def unanswered(reply: Reply) -> Value | None:
+    """Why there is no answer at all, if there is none."""
+    if (why := refused(reply)) is not None:
+        return why
+    if answer_of(reply) is None:
+        return None, CUT_OFF_THINKING
+    if not (reply.text or "").strip() and not (reply.tokens and not reply.thought):
+        return None, CUT_OFF if unfinished(reply) else EMPTY
+    return None
 
 
 def refused(reply: Reply) -> Value | None:
-    return (None, "refusal") if reply.refusal or reply.finish == "content_filter" else None
+    return (None, REFUSAL) if reply.refusal or reply.finish == "content_filter" else None
 
 
-def _side(letter: str | None) -> Value:
-    return ({"A": 1.0, "B": -1.0}[letter], OK) if letter else (None, NO_LETTER)
+def unfinished(reply: Reply) -> bool:
+    """Whether the reply ends where it had no more room. One token, where one was asked for, is a whole reply."""
+    return reply.finish == "length" and (len(reply.tokens) if reply.tokens else reply.output_tokens) != 1
+
+
+def _side(letter: str | None) -> float | None:
+    return {"A": 1.0, "B": -1.0}.get(letter or "")
 
 
 def _gap(readings: Sequence[Reading], logprobs: bool) -> float | None:

@@ -19,13 +19,23 @@ from morlaif.data.records import Message, content_id, prompt_id
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import Alternatives
 from morlaif.feedback.ledger import OK
-from morlaif.feedback.modes import Mode, Question, Reading, Value, mean_of, refused, sum_of, with_logprobs
+from morlaif.feedback.modes import (
+    Mode,
+    Question,
+    Reading,
+    at_place,
+    in_text,
+    mean_by_mass,
+    mean_of,
+    number_place,
+    sum_of,
+    unfinished,
+)
+from morlaif.feedback.outcomes import NO_RATING, UNSOUND, Value, sound
 from morlaif.feedback.prompt import rating_messages
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Reply
 from morlaif.feedback.settings import Criterion, FeedbackSettings, HfSettings, OpenAISettings, RulesSettings
-
-NO_RATING = "no rating"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,28 +123,41 @@ def to_score(rating: float, highest: int) -> float:
 
 def mean_rating(alternatives: Alternatives, highest: int) -> float | None:
     """Σ i·P(i) / Σ P(i) over the numbers 1 … `highest` among the alternatives for a token; None without any."""
-    masses = [(int(t), math.exp(x)) for token, x in alternatives if (t := token.strip(" ▁Ġ\n")) in _digits(highest)]
-    total = math.fsum(p for _, p in masses)
-    return math.fsum(i * p for i, p in masses) / total if total else None
+    mass = _mass(alternatives, highest)
+    total = math.fsum(mass.values())
+    return math.fsum(i * p for i, p in mass.items()) / total if 0.0 < total < math.inf else None
+
+
+def _mass(alternatives: Alternatives, highest: int) -> dict[int, float]:
+    mass: dict[int, float] = {}
+    for token, logprob in alternatives if sound(alternatives) else ():
+        if (number := token.strip(" ▁Ġ\n")) in _digits(highest):
+            mass[int(number)] = mass.get(int(number), 0.0) + math.exp(logprob)
+    return mass
 
 
 def rating_by_logprobs(highest: int, reply: Reply) -> Value:
-    """The mean rating, at the first token that is a number, else at the first."""
+    """The mean rating, at the first number of the answer, else at its first token."""
 
-    def find(tokens: Sequence[list[tuple[str, float]]]) -> float | None:
-        said = [token[0][0].strip(" ▁Ġ\n") if token else "" for token in tokens]
-        at = next((i for i, text in enumerate(said) if text in _digits(highest)), 0)
-        if said[at].isdigit() and at + 1 < len(said) and tokens[at + 1] and tokens[at + 1][0][0][:1].isdigit():
-            return None  # the first digit of a larger number
-        return mean_rating(tokens[at], highest)
+    def read(tokens: Sequence[Alternatives]) -> Value:
+        more = tokens[1][0][0][:1] if len(tokens) > 1 and tokens[1] else ""
+        if tokens[0][0][0].strip(" ▁Ġ\n").isdigit() and more.isdigit():
+            return None, NO_RATING  # the first digit of a larger number
+        return mean_by_mass(_mass(tokens[0], highest), NO_RATING) if sound(tokens[0]) else (None, UNSOUND)
 
-    return with_logprobs(reply, find, NO_RATING)
+    before = r"\W*" if unfinished(reply) else r"\D*"  # of a reply that was cut off only what it opens with counts
+    opening = re.compile(rf"{before}([1-{highest}])")
+    return at_place(reply, lambda reply, begin: number_place(reply, begin, opening), read, NO_RATING)
 
 
 def rating_drawn(highest: int, reply: Reply) -> Value:
     """The number that a reply opens with."""
-    found = re.match(rf"\W*([1-{highest}])\b(?!\.\d)", reply.text or "")
-    return refused(reply) or ((float(found[1]), OK) if found else (None, NO_RATING))
+
+    def read(text: str) -> float | None:
+        found = re.match(rf"\W*([1-{highest}])\b(?!\.\d)", text)
+        return float(found[1]) if found else None
+
+    return in_text(reply, read, NO_RATING)
 
 
 class Rated(Mode):

@@ -19,6 +19,7 @@ class Reply:
     input_tokens: int
     output_tokens: int
     raw: str  # the reply's JSON
+    thought: str | None = None  # what the model thought before, where the server tells it apart
 
 
 class Garbled(Exception):
@@ -40,17 +41,33 @@ def parse(raw: str) -> Reply:
         logprobs = (choice.get("logprobs") or {}).get("content")
         tokens = [_alternatives(position) for position in logprobs] if logprobs else None
         usage = body.get("usage") or {}
+        text, thought = _texts(message, usage)
         return Reply(
-            message.get("content"),
+            text,
             message.get("refusal"),
             tokens,
             choice.get("finish_reason"),
             int(usage.get("prompt_tokens") or 0),
             int(usage.get("completion_tokens") or 0),
             raw,
+            thought,
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Garbled(f"unreadable reply: {type(error).__name__}: {error}") from None
+
+
+def _texts(message: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The reply and the thoughts before it, under the names that servers give them; hidden ones are only counted."""
+    content = message.get("content")
+    thoughts = [message.get(name) for name in ("reasoning_content", "reasoning", "thinking")]
+    if isinstance(content, list):  # in parts
+        thoughts += [json.dumps(part) for part in content if part["type"] == "thinking"]
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str | None):
+        raise TypeError(f"content is no text but {type(content).__name__}")
+    hidden = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
+    told = next((thought for thought in thoughts if isinstance(thought, str) and thought), None)
+    return content, told or (f"{hidden} hidden tokens" if hidden else None)
 
 
 def _alternatives(position: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -58,4 +75,6 @@ def _alternatives(position: Mapping[str, Any]) -> list[tuple[str, float]]:
     listed = {position["token"]: position.get("logprob")}
     for item in position.get("top_logprobs") or ():
         listed.setdefault(item["token"], item["logprob"])
+    if not all(isinstance(token, str) for token in listed):
+        raise TypeError("a token that is no text")
     return [(token, float(logprob)) for token, logprob in listed.items() if logprob is not None]

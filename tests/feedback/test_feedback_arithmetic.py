@@ -9,10 +9,12 @@ from scipy.special import expit, logsumexp
 
 from morlaif.feedback.arithmetic import (
     FLOOR,
+    MIN_MASS,
     gap,
     gap_from_votes,
     inconsistent,
     letter_in,
+    letter_mass,
     letter_of,
     log_add,
     logit,
@@ -61,6 +63,21 @@ def test_both_letters_missing_is_no_answer():
     assert gap([("A", math.nan)]) is None
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [("A", -11.9), ("The", -1.0), ("x", -9.0)],  # forced upon the model, as by a grammar
+        [("B", -3.0), ("The", -0.5), ("I", -2.0)],  # the other may be as likely as the least likely of the rest
+        [("The", -0.01), ("A", -6.0), ("I", -7.0)],
+        [("The", -0.001), ("A", -8.0), ("B", -9.0)],  # next to nothing on either
+        [("A", -0.1), ("B", math.nan)],
+    ],
+)
+def test_what_is_no_answer_is_no_tie(listed):
+    assert gap(listed) is None
+    assert gap([(token.translate(str.maketrans("AB", "BA")), x) for token, x in listed]) is None
+
+
 def test_a_letter_alone_bounds_the_other_by_what_it_leaves_over():
     assert gap([("A", math.log(0.9))]) == pytest.approx(math.log(0.9 / 0.1))
     assert gap([("B", 0.0)]) == FLOOR  # all of the probability: as sure as we ever believe
@@ -76,7 +93,10 @@ def test_placeholders_for_zero_do_not_run_away(nothing):
 def test_gap_changes_sign_with_the_letters(listed):
     swapped = [(token.translate(str.maketrans("AB", "BA")), x) for token, x in listed]
     d = gap(listed)
-    assert (d is None) == (not any(letter_of(token) for token, _ in listed))
+    mass, others = letter_mass(listed), [x for token, x in listed if not letter_of(token)]
+    known = {letter_of(token) for token, _ in listed} - {None}
+    hidden = len(known) == 1 and others and min(others) > log_add(x for token, x in listed if letter_of(token))
+    assert (d is None) == (not known or mass < MIN_MASS or bool(hidden))
     if d is not None:
         assert gap(swapped) == pytest.approx(-d)
         assert abs(d) <= -FLOOR + math.log(8)
@@ -103,12 +123,14 @@ def test_logit_inverts_the_logistic_function(p):
     assert expit(logit(p)) == pytest.approx(p)
 
 
-@pytest.mark.parametrize("token", ["A", " A", "A.", "(A", "**A", "▁A", "ĠA", "'A'"])
+@pytest.mark.parametrize(
+    "token", ["A", " A", "A.", "(A", "**A", "▁A", "ĠA", "'A'", "**A**", "Option A", " option (A)", "Ａ"]
+)
 def test_letter_of_variants(token):
     assert letter_of(token) == "A"
 
 
-@pytest.mark.parametrize("token", ["a", " An", "AB", "", "Answer", "C"])
+@pytest.mark.parametrize("token", ["a", " An", "AB", "", "Answer", "C", "А", "Β", "Option", "OptionAB"])
 def test_letter_of_other_tokens(token):
     assert letter_of(token) is None
 
@@ -117,7 +139,8 @@ def test_letter_of_other_tokens(token):
     ("text", "letter"),
     [
         ("A", "A"), (" b", None), ("B.", "B"), ("**B**", "B"), ("Option B", "B"), ("A) since it is kind", "A"),
-        ("The better one is B, a fine reply.", "B"), ("A good question! I take B", "B"), ("A or B", None), ("", None),
+        ("Ｂ。", "B"), ("The better one is B, a fine reply.", "B"),
+        ("A good question! I take B", "B"), ("A or B", None), ("", None),
     ],
 )  # fmt: skip
 def test_letter_in_text(text, letter):

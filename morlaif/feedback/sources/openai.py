@@ -17,6 +17,7 @@ from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import NO_LOGPROBS, Question, Reading, mode_of, stored
+from morlaif.feedback.outcomes import advice, tells_of_logprobs
 from morlaif.feedback.purse import Purse
 from morlaif.feedback.rating import Rated
 from morlaif.feedback.reach import api_key
@@ -160,7 +161,7 @@ class OpenAIJudge:
             raise UserError(
                 f"feedback from {self._settings.model}: only {valid} of {all_of_them} verdicts are valid "
                 f"({reasons}), fewer than feedback.min_validity={self._settings.min_validity:g}. "
-                "Try another model, or lower the limit."
+                f"Try another model, or lower the limit.{advice(outcomes)}"
             )
 
     async def _verdict(self, asked: Comparison) -> Verdict:
@@ -264,7 +265,7 @@ class OpenAIJudge:
                 found = False
             else:
                 self._probe_key = key
-                if answer.outcome in ("refusal", "empty reply"):
+                if not tells_of_logprobs(answer.outcome):
                     return answer.outcome
                 found = answer.outcome != NO_LOGPROBS
             self._ledger.remember(self._mode.fact, "yes" if found else "no")
