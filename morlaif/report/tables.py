@@ -198,9 +198,9 @@ def _cut(details: Mapping[str, Any]) -> str:
     train, held = found["train"], found["held_out"]
     return (
         f"Too long for the models: {train['pairs']:,} training pairs and {held['pairs']:,} held-out ones. Their "
-        f"prompts were cut to {found['max_prompt']:,} tokens, on both sides alike, by {train['prompt_tokens']:,} tokens "
-        f"in all, their responses by {train['response_tokens']:,}; pairs whose sides were equal after it, and that were "
-        f"left out: {train['equal'] + held['equal']:,}."
+        f"prompts were cut to {found['max_prompt']:,} tokens, on both sides alike, by {train['prompt_tokens']:,} "
+        f"tokens in all, their responses by {train['response_tokens']:,}; pairs whose sides were equal after it, and "
+        f"that were left out: {train['equal'] + held['equal']:,}."
     )
 
 
