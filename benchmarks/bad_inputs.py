@@ -34,6 +34,8 @@ from bad import human, keys, models, names, numbers, rows, servers, stores  # no
 from bad.case import Case, Kit  # noqa: E402
 from bad.kit import finished_run, serve, tiny_model  # noqa: E402
 
+from morlaif.launch.processes import die_with_parent  # noqa: E402
+
 ALL: dict[str, list[Case]] = {
     kind: cases
     for part in (keys, numbers, names, rows, human, models, stores, servers)
@@ -83,6 +85,7 @@ def start(kind: str, case: Case, folder: Path, kit: Kit) -> Running:
 def _child(case: Case, arguments: Sequence[str], folder: Path) -> None:
     """Never returns."""
     os.setsid()
+    die_with_parent()
     os.chdir(folder)
     for stream, number in (("out", 1), ("err", 2)):
         file = os.open(folder.with_suffix(f".{stream}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from morlaif.launch.processes import die_with_parent
+
 POLICIES = ("sft", "multi", "single")
 
 
@@ -170,6 +172,7 @@ def serve() -> tuple[int, str]:
     address = f"http://127.0.0.1:{server.server_port}"
     if (pid := os.fork()) == 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        die_with_parent()
         server.serve_forever()
         os._exit(0)
     server.server_close()

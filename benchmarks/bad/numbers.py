@@ -63,7 +63,7 @@ REFUSED: list[tuple[str, str, str]] = [
 CASES: dict[str, list[Case]] = {
     "numbers": [
         case(
-            f"{key}={value}", f"{needs} {key}={value} dry_run=true", key.replace(".", r"\."),
+            f"{key}={value}", f"{needs} {key}={value} dry_run=true", key.replace(".", r"(\.|: )"),
             files={"a.jsonl": '{"prompt": "p"}\n{"prompt": "q"}\n'},
         )
         for key, values, needs in REFUSED

@@ -19,6 +19,7 @@ from morlaif.feedback.reach import api_key
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
+from morlaif.texts import redact
 
 LONGEST_BACKOFF = 60.0  # seconds
 TRIES_UNREACHED = 4  # a server that has never answered is not waited for as long as one that has
@@ -185,7 +186,7 @@ class ChatClient:
         if not words:
             cause = error.__cause__
             words = f"{error}{f' {type(cause).__name__}: {cause}' if cause else ''}"
-        return self._hide(" ".join(str(words).split()))[:300]
+        return redact(" ".join(str(words).split()))[:300]
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) > 6 else text

@@ -31,6 +31,7 @@ from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, parse
 from morlaif.feedback.settings import OpenAISettings
 from morlaif.feedback.sources.openai import most_usd, reading
+from morlaif.texts import redact
 
 log = logging.getLogger("morlaif.feedback")
 
@@ -255,7 +256,7 @@ class Batches:
         try:
             return request()
         except openai.APIStatusError as error:
-            said = " ".join(str(error.message).split())[:300].replace(self._client.api_key, "***")
+            said = redact(" ".join(str(error.message).split()))[:300]
             raise UserError(
                 f"{self._where}: the server refused with status {error.status_code} ({said}). {KEPT}"
             ) from None
