@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -183,7 +183,7 @@ def _job(tree: DictConfig) -> None:
     folder = Path(hydra.runtime.output_dir)
     sweep = os.environ.get(SWEEP_VARIABLE)
     overrides = list(hydra.overrides.task)
-    command = _command(overrides if sweep else sys.argv[1:])
+    command = shlex.join(["morlaif", *(overrides if sweep else sys.argv[1:])])
     console = Console(highlight=False)
     if sweep:
         console.rule(line(f"job {hydra.job.num + 1}: {' '.join(overrides) or 'defaults'}"), align="left")
@@ -193,13 +193,6 @@ def _job(tree: DictConfig) -> None:
             run(config, folder, command=command, overrides=overrides, group=sweep or config.name, console=console)
     except Exception as error:
         _outcome.append(error)
-
-
-def _command(words: Sequence[str]) -> str:
-    """The command of `words`, as pages and records show it."""
-    from morlaif.texts import redact
-
-    return redact(shlex.join(["morlaif", *words]))
 
 
 def _single(hydra_run: Callable[[], None]) -> int:
@@ -219,7 +212,7 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | No
     from morlaif.pipeline.sweep import Sweep
 
     console, config = Console(highlight=False), jobs[0].config
-    command = _command(sys.argv[1:])
+    command = shlex.join(["morlaif", *sys.argv[1:]])
     sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command, preset)
     os.environ[SWEEP_VARIABLE] = sweep.name
     try:
@@ -238,7 +231,7 @@ def _compare(jobs: list[Composed]) -> int:
 
     if len(jobs) > 1:
         raise UserError("stages=[compare] is one job, not a sweep: name the runs in compare.runs")
-    console, command = Console(highlight=False), _command(sys.argv[1:])
+    console, command = Console(highlight=False), shlex.join(["morlaif", *sys.argv[1:]])
     return SUCCESS if compare_runs(jobs[0].config, command, console) else FAILURE
 
 
@@ -255,6 +248,8 @@ def _human(jobs: list[Composed]) -> int:
 
 
 def _dry_run(jobs: list[Composed]) -> int:
+    from functools import partial
+
     from rich.console import Console
 
     from morlaif.launch.batches import check_batches
@@ -263,19 +258,21 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.plan import plan
     from morlaif.pipeline.resources import resources
+    from morlaif.pipeline.served import with_served
     from morlaif.pipeline.store import Store
     from morlaif.texts import say
 
     console = Console(highlight=False)
     for job in jobs:
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
-        planned, store = plan(job.config), Store(job.config.paths.store)
-        check_batches(planned, job.config.hardware, on_ranks)
+        config = with_served(job.config, partial(say, console), wait=False)
+        planned, store = plan(config), Store(config.paths.store)
+        check_batches(planned, config.hardware, on_ranks)
         console.print(plan_table(planned, store))
-        if costs := feedback_costs(planned, store, job.config):
+        if costs := feedback_costs(planned, store, config):
             console.print()
             console.print(cost_table(costs))
-        if (needed := resources(planned, job.config)) is not None:
+        if (needed := resources(planned, config)) is not None:
             console.print()
             console.print(needed)
     return SUCCESS

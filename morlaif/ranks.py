@@ -57,7 +57,9 @@ def gather(item: T) -> list[T]:
     return items
 
 
-def mapped(function: Callable[..., Tensor], *columns: Sequence[Any], mistake: type[Exception]) -> Tensor:
+def mapped(
+    function: Callable[..., Tensor], *columns: Sequence[Any], mistake: type[Exception] | tuple[type[Exception], ...]
+) -> Tensor:
     """`function(*columns)` (N, K) for columns of N items, of which each rank asks for its share; all get all rows.
 
     Raises:

@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import expit
 
 from morlaif.data.records import Message, Pair
+from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.settings import HfJudge, OpenAIJudge
 from morlaif.evaluation.statistics import Array
-from morlaif.feedback.label import Progress, label
+from morlaif.feedback.judge import at_home, open_judge
+from morlaif.feedback.label import Progress, label_with
+from morlaif.feedback.records import Verdict
 from morlaif.feedback.settings import Principle
 from morlaif.toy import judge as toy
 
@@ -78,6 +81,7 @@ class EngineJudge:
         model = settings.engine.model if isinstance(settings, OpenAIJudge) else settings.engine.path
         self.name = f"{settings.engine.source}:{model}"
         self.cost: Counter[str] = Counter()
+        self.served: Mapping[str, Any] | None = None  # which model answers, by what its server tells
         self._engine, self._ledger, self._seed, self._on_progress = settings.engine, ledger, seed, on_progress
         self._question = Principle(
             name="overall",
@@ -91,12 +95,7 @@ class EngineJudge:
 
         pairs = [Pair.of(*row) for row in zip(prompts, first, second, strict=True)]
         asked = list({pair.id: pair for pair in pairs if pair.first != pair.second}.values())
-        answers = ranks.on_first(
-            lambda: label(
-                asked, self._question, self._engine, ledger=self._ledger, seed=self._seed, on_progress=self._on_progress
-            ),
-            patiently=True,
-        )
+        answers = ranks.on_first(lambda: self._label(asked), patiently=True)
         verdicts = {verdict.pair_id: verdict for verdict in answers}
         for kind in ("input_tokens", "output_tokens", "usd"):
             self.cost[kind] += sum(getattr(verdict, kind) for verdict in answers)
@@ -109,6 +108,15 @@ class EngineJudge:
             if verdict.valid:
                 forward[row], backward[row] = expit(verdict.d_forward), expit(-verdict.d_backward)
         return Judgement(forward, backward, valid)
+
+    def _label(self, asked: Sequence[Pair]) -> list[Verdict]:
+        judge = open_judge(self._engine, ledger=self._ledger, seed=self._seed)
+        try:
+            answers = label_with(judge, asked, lambda _: (self._question,), self._on_progress)
+        except (UserError, MachineError) as error:
+            raise at_home(error, "eval.judge.engine") from None
+        self.served = judge.usage.served or self.served
+        return answers
 
 
 def true_scores(

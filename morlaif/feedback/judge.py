@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from morlaif.errors import MachineError, UserError
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import (
     FeedbackSettings,
@@ -39,6 +41,11 @@ class Judge(Protocol):
 
     def truth(self, comparison: Comparison) -> float | None:
         """How much better the first response really is, where the source knows (the toy world), else None."""
+
+
+def at_home(error: UserError | MachineError, key: str) -> UserError | MachineError:
+    """The same error for settings that stand at `key`: a source speaks of the group `feedback`."""
+    return error if key == "feedback" else type(error)(re.sub(r"\bfeedback\.(?=[a-z])", f"{key}.", str(error)))
 
 
 def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int, together: Sequence[Principle] = ()) -> Judge:

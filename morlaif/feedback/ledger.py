@@ -260,6 +260,15 @@ class Ledger:
     def __len__(self) -> int:
         return self._db.execute("SELECT count(*) FROM answer").fetchone()[0]
 
+    def has_answers(self, provider: str, model: str) -> bool:
+        """Whether anything was ever answered under these names."""
+        query = "SELECT 1 FROM judge WHERE provider = ? AND model = ?"
+        return self._db.execute(query, (provider, model)).fetchone() is not None
+
+    def lose(self, usd: float) -> None:
+        """Count what was paid for an answer that cannot be used by anybody."""
+        self._db.execute("UPDATE spent SET usd = usd + ?", (usd,))
+
     def reserve(self, owner: str, usd: float, limit: float, stale: float) -> bool:
         """Set `usd` more aside for `owner`, if with all that is spent and set aside no more than `limit` is gone.
 

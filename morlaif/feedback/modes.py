@@ -81,8 +81,8 @@ class Mode:
     def __init__(self, settings: OpenAISettings, together: Sequence[Principle] = ()) -> None:
         self.settings = settings
         self.together = sorted(together, key=lambda principle: principle.name)
-        self.provider = settings.provider or settings.base_url.rstrip("/")
-        self.fact = f"logprobs of {settings.model} at {self.provider}"  # what the ledger knows about the model
+        self.provider = settings.who_at
+        self.fact = f"logprobs of {settings.who} at {self.provider}"  # what the ledger knows about the model
 
     def known_logprobs(self, ledger: Ledger) -> bool | None:
         """Whether the model gives log-probabilities: as configured, or as found out before; None: unknown."""
@@ -91,14 +91,14 @@ class Mode:
 
     def key(self, question: Question) -> bytes:
         """The identity of a question."""
-        return key_of(self.provider, self.settings.model, question.messages, question.decoding, question.sample)
+        return key_of(self.provider, self.settings.who, question.messages, question.decoding, question.sample)
 
     def scope(self, principle: Principle, logprobs: bool) -> tuple[bytes, str]:
         """Under what the ledger keeps verdicts: whatever shows in a question tells scopes apart. And a description."""
         asked = self.questions(specimen(principle), logprobs)
         identity = [self.settings.mode, str(self.settings.score.temperature), principle.name]
         digest = hashlib.sha256(b"".join([*map(str.encode, identity), *map(self.key, asked)])).digest()[:16]
-        return digest, f"{principle.name}, {self.settings.mode}, {self.settings.model} at {self.provider}"
+        return digest, f"{principle.name}, {self.settings.mode}, {self.settings.who} at {self.provider}"
 
     def questions(self, asked: Comparison, logprobs: bool) -> list[Question]:
         """All that must be asked for a verdict: the same in the same order, whenever."""

@@ -22,25 +22,23 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from morlaif.errors import UserError
-from morlaif.feedback.served import Served, find
+from morlaif.feedback.served import NotServed, Served, find
 from morlaif.feedback.settings import OpenAISettings
-from morlaif.texts import keep_secret
 
 T = TypeVar("T")
 
 LIMIT = 2.0  # seconds for all that a server is asked before a run
 MOST = 8_000_000  # bytes of a reply that are read
 LOADING = (429, 502, 503, 504)  # it is there, and will answer later
-UNTOLD = (400, 403, 404, 405, 422, 500, 501)  # it has no list of its models, or shows it to nobody
 
-State = Literal["up", "loading", "away", "wrong"]
+State = Literal["up", "loading", "away", "other", "wrong"]
 
 
 @dataclass(frozen=True)
 class Found:
     """What came of looking at a server."""
 
-    state: State  # away: no answer; wrong: an answer that no waiting will mend
+    state: State  # away: no answer; other: another model than the one asked for; wrong: what no waiting will mend
     line: str = ""  # what is wrong, and what would be right; or what it waits for
     served: Served | None = None  # None: it does not tell
 
@@ -58,7 +56,7 @@ def server_problems(key: str, settings: OpenAISettings, *, away_is_one: bool = T
         yield str(error)
         return
     found = look(settings, key)
-    if found.state == "wrong" or (found.state == "away" and away_is_one):
+    if found.state in ("wrong", "other") or (found.state == "away" and away_is_one):
         yield found.line
 
 
@@ -69,7 +67,7 @@ def server_notes(key: str, settings: OpenAISettings) -> Iterator[str]:
 
 
 def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
-    """The key from the environment, read now; from then on no text of this process shows it.
+    """The key from the environment, read now and kept nowhere.
 
     Raises:
         UserError: the variable is not set, or holds what no request can carry.
@@ -87,7 +85,7 @@ def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
             f"{key}.api_key_env: the environment variable {settings.api_key_env} holds characters that no key has "
             "(line breaks, or others than ASCII). Export it again."
         )
-    return keep_secret(value)
+    return value
 
 
 def hide(text: str, secret: str) -> str:
@@ -123,9 +121,12 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
         return within(deadline, lambda: fetch(url, secret, max(0.1, deadline - time.monotonic())))
 
     def ask(path: str) -> Any:
+        response = get(root(base) + path)
+        if response.status in LOADING:
+            raise ConnectionError(f"{path}: status {response.status}")
         try:
-            return get(root(base) + path).json()
-        except Exception:  # it does not tell
+            return response.json()
+        except ValueError:  # it does not tell
             return None
 
     try:
@@ -153,9 +154,11 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
         return Found("up")
     try:
         return Found("up", served=find(models, settings.model, settings.model_alias, ask))
-    except LookupError as error:
+    except NotServed as error:
         allow = f"{key}.model_alias=any takes whatever it serves."
-        return Found("wrong", f"{key}.model='{settings.model}': the server at {settings.base_url} {error} {allow}")
+        return Found("other", f"{key}.model='{settings.model}': the server at {settings.base_url} {error} {allow}")
+    except Exception as error:  # it falls silent; half of what it tells would be another model's mark
+        return Found(*_silence(where, settings.base_url, error, limit))
 
 
 def _better(base: str, get: Callable[[str], Response]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from morlaif.data.records import Message, Pair, load_rows, save_splits
 from morlaif.feedback.settings import Principle
@@ -72,6 +73,7 @@ class Usage:
     reused_tokens: int = 0  # that a local model did not have to read again
     usd: float = 0.0  # spent in this run
     said: list[str] = field(default_factory=list)  # what the user was told, once each
+    served: dict[str, Any] | None = None  # which model answered, by what its server tells; None: nobody asked it
 
 
 VERDICT_COLUMNS = {

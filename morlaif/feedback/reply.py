@@ -20,6 +20,8 @@ class Reply:
     output_tokens: int
     raw: str  # the reply's JSON
     thought: str | None = None  # what the model thought before, where the server tells it apart
+    model: str | None = None  # that answered, by its own account
+    fingerprint: str | None = None  # of the system it ran on
 
 
 class Garbled(Exception):
@@ -42,15 +44,18 @@ def parse(raw: str) -> Reply:
         tokens = [_alternatives(position) for position in logprobs] if logprobs else None
         usage = body.get("usage") or {}
         text, thought = _texts(message, usage)
+        model, fingerprint = (_word(body.get(name)) for name in ("model", "system_fingerprint"))
         return Reply(
             text,
             message.get("refusal"),
             tokens,
             choice.get("finish_reason"),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
             raw,
             thought,
+            model,
+            fingerprint,
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Garbled(f"unreadable reply: {type(error).__name__}: {error}") from None
@@ -78,3 +83,18 @@ def _alternatives(position: Mapping[str, Any]) -> list[tuple[str, float]]:
     if not all(isinstance(token, str) for token in listed):
         raise TypeError("a token that is no text")
     return [(token, float(logprob)) for token, logprob in listed.items() if logprob is not None]
+
+
+def _count(value: Any) -> int:
+    """A number of tokens."""
+    count = int(value or 0)
+    if not 0 <= count < 2**40:
+        raise ValueError(f"{count} tokens")
+    return count
+
+
+def _word(value: Any) -> str | None:
+    """A name on one line, of a sensible length."""
+    if not isinstance(value, str):
+        return None
+    return "".join(c if c.isprintable() else " " for c in value).strip()[:200] or None

@@ -42,11 +42,15 @@ class Served:
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', bare(self.name)).strip('-')[:48] or 'model'}-{digest}"
 
 
+class NotServed(Exception):
+    """The server lists its models, and the one that is wanted is not among them."""
+
+
 def find(models: Any, model: str, alias: Alias, ask: Ask) -> Served | None:
     """The model that answers to `model`, in the reply to `GET /models`; None: the list does not tell.
 
     Raises:
-        LookupError: the server lists its models, and this one is not among them; with what it serves, in words.
+        NotServed: the server lists its models, and this one is not among them; with what it serves, in words.
     """
     entries = _entries(models)
     if not entries:
@@ -55,7 +59,7 @@ def find(models: Any, model: str, alias: Alias, ask: Ask) -> Served | None:
     if entry is None:
         if alias == "any" or (model.startswith(("/", ".", "~")) and not _strict(entries)):
             return None  # one of several, or a folder that the server loads when it is asked
-        raise LookupError(_listed(entries, model))
+        raise NotServed(_listed(entries, model))
     marks = _marks(entry, ask)
     if not any(same(model, name) for name in _names(entry)):
         marks["id"] = entry["id"]  # an alias allows it, and may allow another one tomorrow

@@ -215,6 +215,16 @@ class OpenAISettings(Settings):
     survive_kill: bool  # whether a process of its own asks, which takes replies in even if the run is killed
     budget_usd: Annotated[float, Field(gt=0)] | None  # in all that the ledger holds, over every run; null: no cap
 
+    @property
+    def who(self) -> str:
+        """Who is asked, as keys have it: the name, and which model that is."""
+        return f"{self.model} = {self.served}" if self.served else self.model
+
+    @property
+    def who_at(self) -> str:
+        """And where, as keys have it."""
+        return self.provider or self.base_url.rstrip("/")
+
     @field_validator("base_url")
     @classmethod
     def _an_address(cls, value: str) -> str:

@@ -20,7 +20,8 @@ from morlaif.launch.launcher import on_ranks
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
 from morlaif.pipeline.plan import plan as make_plan
-from morlaif.pipeline.record import HUMAN, Run, write_whole
+from morlaif.pipeline.record import HUMAN, Run, write_config, write_whole
+from morlaif.pipeline.served import with_served
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan
 from morlaif.texts import file_name, redact, say
@@ -43,6 +44,8 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
     """
     record = Run.open(folder, config, command, overrides)
     with _closing_on_error(record):
+        config = with_served(config, partial(say, console), wait=True)
+        write_config(folder, config)  # as the workers are to read it
         plan = make_plan(config)
         check_batches(plan, config.hardware, on_ranks)
         record.plan(plan)

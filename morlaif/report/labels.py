@@ -114,11 +114,24 @@ def _sentences(run: RunData) -> list[str]:
     said = []
     if not any((part.get("agreement_human") or {}).get("n") for part in parts):
         said.append("No human labels: these pairs have none, so agreement with people and κ are unknown.")
+    if answered := _answered(run):
+        said.append(f"The labels are answers of {answered}.")
     invalid = sum((Counter(part.get("invalid") or {}) for part in parts), Counter())
     if invalid:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in invalid.most_common())
         said.append(f"Verdicts without a usable answer are left out, never counted as ties: {reasons}.")
     return said
+
+
+def _answered(run: RunData) -> str:
+    """Which models gave the labels, by what their servers told."""
+    usages = [quality.get("usage") or {} for quality in run.details["label_quality"].values()]
+    served = [usage["served"] for usage in usages if usage.get("served")]
+    names = dict.fromkeys(
+        f"{one['name']} ({one['id']})" if one.get("id") and one.get("name") else one.get("id") or one.get("name")
+        for one in served
+    )
+    return ", ".join(name for name in names if name)
 
 
 def _halo(run: RunData) -> list[str]:

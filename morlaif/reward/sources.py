@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 
 from morlaif.data.records import Message
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
+from morlaif.feedback.judge import at_home
 from morlaif.feedback.rating import Rater, Rating, Single, open_rater
 from morlaif.feedback.settings import Criterion, FeedbackSettings
 from morlaif.reward.settings import FunctionReward, JudgeReward, Layout, PMReward, find_function, key_of
@@ -121,8 +121,8 @@ class JudgeScores:
                 for single, rating in self._rater.judge(missing):
                     found[_name(single)] = rating
                     self._count.update({kind: getattr(rating, kind) for kind in COSTS})
-            except UserError as error:
-                raise self._at_home(error) from None
+            except (UserError, MachineError) as error:
+                raise at_home(error, f"{self._key}.engine" if self._settings.engine else "feedback") from None
         return found
 
     def _column(self, name: str, ratings: Sequence[Rating]) -> list[float]:
@@ -139,12 +139,6 @@ class JudgeScores:
             )
         neutral = sum(usable) / len(usable)
         return [neutral if rating.score is None else rating.score for rating in ratings]
-
-    def _at_home(self, error: UserError) -> UserError:
-        """The engine speaks of the group `feedback`; its settings may stand elsewhere."""
-        if self._settings.engine is None:
-            return error
-        return UserError(re.sub(r"\bfeedback\.(?=[a-z])", f"{self._key}.engine.", str(error)))
 
 
 class FunctionScores:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
 from morlaif.rl import advantages, kl, schedule, shaping
 from morlaif.rl.checkpoint import Checkpoints
 from morlaif.rl.engine import make_engine
@@ -214,9 +214,9 @@ class PPOTrainer:
         schedule.seed_globals(self.seed, f"{purpose} {ranks.rank()}", step)  # a reward may draw
         try:
             scores = ranks.mapped(
-                lambda *rows: self.reward(*rows).detach().float(), prompts, texts, mistake=UserError
+                lambda *rows: self.reward(*rows).detach().float(), prompts, texts, mistake=(UserError, MachineError)
             )
-        except UserError:
+        except (UserError, MachineError):
             self._give_up(purpose)
             raise
         return scores.to(self.device)

@@ -88,7 +88,8 @@ def build(job: Job) -> dict[str, Any]:
         "prompts": len(prompts),
         "pairs": len(pairs.human),
         "confidence": settings.confidence,
-        "judge": {"source": settings.judge.source, "name": judge.name, "cost": dict(judge.cost)} | _gold(job),
+        "judge": {"source": settings.judge.source, "name": judge.name, "cost": dict(judge.cost), **_served(judge)}
+        | _gold(job),
         "principles": list(principles),
         "names": names,
         "arms": arms,
@@ -101,7 +102,6 @@ def build(job: Job) -> dict[str, Any]:
         "tie_accuracy": held_out.tie_accuracy(pairs, settings.confidence),
         "length_baseline": held_out.length_baseline(kinds, settings.confidence),
         "calibration": held_out.calibrations(pairs),
-        "cut": {name: trained[name]["cut"] | {"max_prompt": trained[name]["max_prompt"]} for name in names},
         **overview.of_models(names, kinds, objectives, list(principles), job.config["scalarizer"], settings, job.seed),
         **overview.of_policies(answers, names, list(principles), objectives, compared, kl, settings.reference, **how),
         "rewardbench": _bench(settings, names, score, objectives),
@@ -153,6 +153,12 @@ def _objective(job: Job, arm: str, names: Sequence[str]) -> Objective | None:
     if objective.stateful:  # judged as it stood when training ended
         objective.load_state_dict(_read(job.inputs[f"ppo/{arm}"] / "objective.json"))
     return objective
+
+
+def _served(judge: Judge) -> dict[str, Any]:
+    """Which model answered, where a server was asked."""
+    served = getattr(judge, "served", None)
+    return {"served": dict(served)} if served else {}
 
 
 def _judge(job: Job, settings: EvalSettings, truth: Mapping[str, Sequence[str]] | None) -> Judge:

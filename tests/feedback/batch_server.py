@@ -106,7 +106,7 @@ class BatchServer(ChatServer):
             return made | {"response": {"status_code": 400, "body": error}}
         self.lock.release()
         try:
-            body = self._completion(row["body"], None)
+            body = self._reply(row["body"], None)
         finally:
             self.lock.acquire()
         return made | {"response": {"status_code": 200, "request_id": "q", "body": body}}

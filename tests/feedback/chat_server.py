@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -43,12 +44,17 @@ class ChatServer:
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
         self._released = threading.Event()
+        self._connections: list[socket.socket] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
             wbufsize = -1
+
+            def setup(self) -> None:
+                super().setup()
+                outer._connections.append(self.connection)
 
             def do_POST(self) -> None:
                 outer._serve(self)
@@ -93,6 +99,13 @@ class ChatServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def kill(self) -> None:
+        """Close, and break off whatever is on its way."""
+        self.close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def __enter__(self) -> ChatServer:
         return self
 
@@ -129,6 +142,10 @@ class ChatServer:
             self._released.wait(details[0] if details else 30)
             handler.close_connection = True
             return None
+        if kind == "raw":
+            return send_bytes(handler, 200, details[0])
+        if kind == "page":
+            return send_bytes(handler, 200, b"<!DOCTYPE html><html><body>Sign in</body></html>")
         if kind == "malformed":
             return send_bytes(handler, 200, b'{"choices": [{"mess')
         if kind == "truncated":
@@ -138,12 +155,13 @@ class ChatServer:
             return None
         if kind == "drip":
             return drip(handler, self._released)
-        reply = self._completion(body, kind)
-        if self.calls_itself is not None:
-            reply["model"] = self.calls_itself
+        reply = self._reply(body, kind)
         with self.lock:
             self.answered[fingerprint(body)] += 1
         return send(handler, 200, reply)
+
+    def _reply(self, body: dict, kind: str | None) -> dict:
+        return self._completion(body, kind) | ({"model": self.calls_itself} if self.calls_itself else {})
 
     def _completion(self, body: dict, kind: str | None) -> dict:
         asked = body["messages"][-1]["content"]

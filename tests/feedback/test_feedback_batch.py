@@ -7,7 +7,7 @@ import json
 import pytest
 from batch_server import BatchServer
 
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
 from morlaif.feedback.judge import open_judge
 from morlaif.feedback.label import label, label_all, label_table, label_with
 from morlaif.feedback.ledger import Ledger
@@ -103,7 +103,7 @@ def test_a_run_can_stop_and_a_later_one_collects(run, live, pairs, tmp_path):
 def test_a_batch_whose_number_was_never_learnt_is_found_by_its_name(run, live, pairs):
     with BatchServer() as server:
         server.die_after_create = True
-        with pytest.raises(UserError, match="no answer"):
+        with pytest.raises(MachineError, match="no answer"):
             run(server, pairs, retries=0)
         server.die_after_create = False
         verdicts, _ = run(server, pairs)

@@ -136,11 +136,10 @@ def test_a_ledger_of_another_version(tmp_path):
 
 
 def refused(path, kind=UserError) -> str:
-    with pytest.raises(kind) as error:
-        with Ledger(path) as ledger:
-            ledger.put(b"n" * 16, "p", "m", Answer(1.0, OK), "raw")
-            ledger.get(b"k" * 16)
-            len(ledger)
+    with pytest.raises(kind) as error, Ledger(path) as ledger:
+        ledger.put(b"n" * 16, "p", "m", Answer(1.0, OK), "raw")
+        ledger.get(b"k" * 16)
+        len(ledger)
     line = str(error.value)
     assert "\n" not in line and str(path) in line and not re.search(r"move it away|delete|remove it", line, re.I)
     return line
@@ -249,6 +248,7 @@ def test_what_is_no_ledger(tmp_path):
     assert "a database of another program (its tables: songs)" in refused(tmp_path / "other")
     assert (tmp_path / "other").read_bytes() == before
     (tmp_path / "file").write_text("")
-    assert "a file is in the way" in str(pytest.raises(UserError, Ledger, tmp_path / "file" / "l").value)
+    with pytest.raises(UserError, match="a file is in the way"):
+        Ledger(tmp_path / "file" / "l")
     (tmp_path / "empty").write_bytes(b"")  # as a new one
     assert len(Ledger(tmp_path / "empty")) == 0

@@ -19,7 +19,7 @@ from chat_server import POSITION_BIAS, ChatServer, judged_gap
 from feedback_cases import make_pairs
 
 from morlaif.data.records import Pair
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
 from morlaif.feedback.arithmetic import soft_label
 from morlaif.feedback.chat import retry_after
 from morlaif.feedback.judge import open_judge
@@ -190,7 +190,7 @@ def test_a_limit_that_never_lifts(pairs, helpfulness, settings_for, tmp_path):
 def test_a_server_that_is_not_there(server, pairs, helpfulness, settings_for, tmp_path):
     nowhere = settings_for(server, base_url="http://127.0.0.1:9/v1")
     begun = time.monotonic()
-    with pytest.raises(UserError, match=r"no answer after 5 tries.*Check that the server runs"):
+    with pytest.raises(MachineError, match=r"no answer after 5 tries.*Check that the server runs"):
         run(pairs, helpfulness, nowhere, tmp_path)
     assert time.monotonic() - begun < 3
 

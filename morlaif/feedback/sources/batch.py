@@ -20,18 +20,18 @@ from typing import IO, Any
 import openai
 from filelock import FileLock
 
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
+from morlaif.feedback.answering import Watch
 from morlaif.feedback.chat import FATAL_CODES, KEPT, ROW_CODES
 from morlaif.feedback.ledger import OK, Answer, Ledger
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import READERS, Mode, Question, stored
 from morlaif.feedback.purse import spent_up
-from morlaif.feedback.reach import api_key
+from morlaif.feedback.reach import api_key, hide
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, parse
 from morlaif.feedback.settings import OpenAISettings
 from morlaif.feedback.sources.openai import most_usd, reading
-from morlaif.texts import redact
 
 log = logging.getLogger("morlaif.feedback")
 
@@ -42,7 +42,7 @@ ROUGH = 3.0  # bytes a token, for the limit of waiting tokens: on the safe side
 
 def deliver(
     settings: OpenAISettings, mode: Mode, ledger: Ledger, comparisons: Iterable[Comparison], logprobs: bool, usage:
-    Usage, scope: Callable, judge: str,
+    Usage, scope: Callable, judge: str, watch: Watch,
 ) -> Iterator[tuple[Comparison, Verdict]]:  # fmt: skip
     """Have all answers in the ledger, then give the verdicts.
 
@@ -52,7 +52,7 @@ def deliver(
     with tempfile.TemporaryFile() as spool, FileLock(ledger.path.with_name("batches.lock")):
         for asked in comparisons:
             pickle.dump(asked, spool)
-        batches = Batches(settings, ledger, usage)
+        batches = Batches(settings, ledger, usage, watch)
         batches.adopt()
         for _ in range(settings.batch.rounds):
             sent = batches.send(question for asked in _read(spool) for question in mode.questions(asked, logprobs))
@@ -81,9 +81,9 @@ def _read(spool: IO[bytes]) -> Iterator[Comparison]:
 class Batches:
     """The open batches of one model, of this run and of earlier ones."""
 
-    def __init__(self, settings: OpenAISettings, ledger: Ledger, usage: Usage) -> None:
-        self._settings, self._ledger, self._usage = settings, ledger, usage
-        self._provider = settings.provider or settings.base_url.rstrip("/")
+    def __init__(self, settings: OpenAISettings, ledger: Ledger, usage: Usage, watch: Watch) -> None:
+        self._settings, self._ledger, self._usage, self._watch = settings, ledger, usage, watch
+        self._provider = settings.who_at
         self._client = openai.OpenAI(
             api_key=api_key(settings),
             base_url=settings.base_url,
@@ -151,7 +151,7 @@ class Batches:
             if not self._look():
                 raise spent_up(settings.budget_usd, ledger)
             self._pause()
-        ledger.begin_batch(name, list(file.keys), self._provider, settings.model, file.reader, file.tokens)
+        ledger.begin_batch(name, list(file.keys), self._provider, settings.who, file.reader, file.tokens)
         file.body.seek(0)
         upload = self._call(lambda: self._client.files.create(file=(f"{name}.jsonl", file.body), purpose="batch"))
         batch = self._call(
@@ -208,7 +208,8 @@ class Batches:
             self._usage.output_tokens += reply.output_tokens
             self._usage.usd += usd
             answer = Answer(*read(reply), reply.input_tokens, reply.output_tokens, usd)
-            self._ledger.put(key, self._provider, self._settings.model, answer, reply.raw)
+            self._watch(reply)  # another model's line ends the run; its batch stays open, to be collected if allowed
+            self._ledger.put(key, self._provider, self._settings.who, answer, reply.raw)
             return
         error = body.get("error") or row.get("error") or {}
         code, said = str(error.get("code")), str(error.get("message") or error.get("code"))
@@ -240,12 +241,12 @@ class Batches:
         time.sleep(self._settings.batch.poll)
 
     def _open(self) -> list[tuple[str, str | None, str, float]]:
-        return self._ledger.open_batches(self._provider, self._settings.model)
+        return self._ledger.open_batches(self._provider, self._settings.who)
 
     def _key(self, question: Question) -> bytes:
         from morlaif.feedback.ledger import key_of
 
-        return key_of(self._provider, self._settings.model, question.messages, question.decoding, question.sample)
+        return key_of(self._provider, self._settings.who, question.messages, question.decoding, question.sample)
 
     def _line(self, key: bytes, question: Question) -> bytes:
         body = {"model": self._settings.model, "messages": question.messages, **question.decoding}
@@ -256,12 +257,12 @@ class Batches:
         try:
             return request()
         except openai.APIStatusError as error:
-            said = redact(" ".join(str(error.message).split()))[:300]
+            said = hide(" ".join(str(error.message).split()), self._client.api_key)[:300]
             raise UserError(
                 f"{self._where}: the server refused with status {error.status_code} ({said}). {KEPT}"
             ) from None
         except openai.APIConnectionError as error:
-            raise UserError(f"{self._where}: no answer ({error}). {KEPT} Run the same command again.") from None
+            raise MachineError(f"{self._where}: no answer ({error}). {KEPT} Run the same command again.") from None
 
     @property
     def _where(self) -> str:

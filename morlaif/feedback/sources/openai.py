@@ -7,22 +7,26 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
+from morlaif.feedback.answering import Watch, adopt, confirm, is_told, known_marks, reached, remember, settle
 from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
 from morlaif.feedback.courier import send_out
 from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
 from morlaif.feedback.memory import Memory
-from morlaif.feedback.modes import NO_LOGPROBS, Question, Reading, mode_of, stored
+from morlaif.feedback.modes import NO_LOGPROBS, Mode, Question, Reading, mode_of, stored
 from morlaif.feedback.outcomes import advice, tells_of_logprobs
 from morlaif.feedback.purse import Purse
 from morlaif.feedback.rating import Rated
-from morlaif.feedback.reach import api_key
+from morlaif.feedback.reach import Found, api_key
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.reply import Reply, parse
+from morlaif.feedback.reply import Garbled, Reply, parse
+from morlaif.feedback.served import Served
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.stream import Emit, iterate
 from morlaif.feedback.table import Verdicts
@@ -31,6 +35,7 @@ T = TypeVar("T")
 log = logging.getLogger("morlaif.feedback")
 
 ELSEWHERE = 0.05  # seconds between two looks for an answer that another process is waiting for
+MOST_SYSTEMS = 8  # fingerprints of a server's systems that are recorded
 ENOUGH = 100  # verdicts after which a low share of valid ones stops the work
 
 
@@ -48,20 +53,52 @@ class OpenAIJudge:
         self._settings = settings
         self._path = ledger
         self._asked_for = (tuple(together), highest)
-        self._mode = mode_of(settings, together) if highest is None else Rated(settings, highest)
         self._owner = new_owner()
         self._limiter: Limiter | None = None
         self._probe_key: bytes | None = None  # answered in this run, though it will be found in the ledger
-        self._provider = self._mode.provider
+        self._provider = settings.who_at
+        self._settled = False  # whether it is known which model answers, as far as the server tells
         self._logprobs: bool | None = None  # whether the model gives log-probabilities; None: not known yet
         self._scopes: dict[tuple[str, bool], tuple[bytes, str]] = {}
         self._memory: Memory | None = None
+
+    @cached_property
+    def _mode(self) -> Mode:
+        """How it asks; the keys of its questions hold which model answers, so that must be settled."""
+        together, highest = self._asked_for
+        return mode_of(self._settings, together) if highest is None else Rated(self._settings, highest)
+
+    def _settle(self) -> None:
+        """Find out which model answers. What is known of one that is named belongs to it, whoever answers now."""
+        if self._settled:
+            return
+        if self._settings.served is None:
+            self._settings = settle(self._settings, self._path, say=self._say)
+        if Path(self._path).is_file():
+            with Ledger(self._path) as ledger:
+                served = confirm(self._settings, ledger).served if self._settings.served == "" else None
+                adopt(ledger, self._settings, served)
+                self._note(ledger, served)
+        self._settled = True
+
+    def _note(self, ledger: Ledger, served: Served | None) -> None:
+        """Record which model answers, beside the counters."""
+        name = Watch(self._settings, ledger, served).name
+        marks = dict(served.marks) if served else known_marks(ledger, self._settings)
+        self.usage.served = {"id": self._settings.served or None, "name": name or (served and served.name), **marks}
+
+    def _say(self, line: str) -> None:
+        if line not in self.usage.said:
+            self.usage.said.append(line)
+            log.warning(line)
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         waiting = iter(comparisons)
         if (first := next(waiting, None)) is None:
             return  # with nothing to ask, not even a key is needed
         waiting = itertools.chain([first], waiting)
+        api_key(self._settings)  # a missing key is said here, before anything else
+        self._settle()
         if self._settings.delivery == "batch":
             from morlaif.feedback.sources.batch import deliver
 
@@ -71,11 +108,14 @@ class OpenAIJudge:
                     list(iterate(lambda emit: self.run([first], emit)))
                     known = bool(self._known_logprobs(ledger))
                 self.usage.method = "logprob" if known else "vote"
+                found = confirm(self._settings, ledger)
+                remember(ledger, self._settings, found.served)
+                watch = Watch(self._settings, ledger, found.served)
                 yield from deliver(
-                    self._settings, self._mode, ledger, waiting, known, self.usage, self._scope, self.name
+                    self._settings, self._mode, ledger, waiting, known, self.usage, self._scope, self.name, watch
                 )
+                self._note(ledger, found.served)
         elif self._settings.survive_kill:
-            api_key(self._settings)  # a missing key is said here
             yield from send_out((self._settings, self._path, *self._asked_for), waiting, self.usage)
         else:
             yield from iterate(lambda emit: self.run(waiting, emit))
@@ -84,6 +124,7 @@ class OpenAIJudge:
         return None
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
+        self._settle()
         if self._memory is None:
             ledger = Ledger(self._path)
             self._memory = Memory(self.name, ledger, lambda p: self._scope(p, self._known_logprobs(ledger)))
@@ -108,7 +149,7 @@ class OpenAIJudge:
         self._limiter = limiter = Limiter(
             settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute
         )
-        failures: list[UserError] = []
+        failures: list[UserError | MachineError] = []
 
         async def done(asked: Comparison) -> None:
             try:
@@ -116,7 +157,7 @@ class OpenAIJudge:
                 outcomes[verdict.reason or OK] += 1
                 if outcomes.total() == ENOUGH:
                     self._check(outcomes)
-            except UserError:
+            except (UserError, MachineError):
                 limiter.close()  # at once, before another request can leave
                 raise
             await emit((asked, verdict))
@@ -129,14 +170,20 @@ class OpenAIJudge:
                     await _all(done(asked) for asked in pair)
             except Stopped:
                 pass
-            except UserError as error:
+            except (UserError, MachineError) as error:
                 failures.append(error)
 
         with Ledger(self._path) as self._ledger:
             self._write = Writer(self._ledger)
             self._keep = Memory(self.name, self._ledger, lambda p: self._scope(p, self._logprobs)).keep
             self._purse = Purse(settings.budget_usd, self._ledger, settings.patience + 2 * settings.timeout)
-            async with ChatClient(self._settings, limiter, self.usage) as self._client:
+            self._watch = Watch(settings, self._ledger)
+            if self.usage.served is None:
+                self._note(self._ledger, None)
+            async with ChatClient(
+                settings, limiter, self.usage, reached=reached(self._ledger, settings), look=self._look,
+                arrived=lambda: reached(self._ledger, settings, now=True),
+            ) as self._client:  # fmt: skip
                 self._flying: dict[bytes, asyncio.Future[tuple[Answer, Reply | None]]] = {}
                 self._probing = asyncio.Lock()
                 if (known := self._known_logprobs(self._ledger)) is not None:
@@ -147,6 +194,18 @@ class OpenAIJudge:
         if failures:
             raise failures[0]
         self._check(outcomes)
+
+    def _look(self) -> Found:
+        """Who answers at the moment; in a thread of its own, with the ledger open a second time."""
+        with Ledger(self._path) as ledger:
+            found = confirm(self._settings, ledger, fresh=0.0)
+            if found.state == "up":
+                remember(ledger, self._settings, found.served)
+                self._watch.know(found.served)
+                self._note(ledger, found.served)
+            elif found.state == "away" and not is_told(self._settings, ledger):
+                return Found("wrong", found.line)  # perhaps it answers questions and nothing else: that will show
+            return found
 
     def stop(self) -> None:
         """Send nothing more; what is on its way still comes home into the ledger."""
@@ -196,7 +255,10 @@ class OpenAIJudge:
 
     def _known(self, question: Question, key: bytes, answer: Answer) -> Reading:
         raw = self._ledger.raw(key) if question.field is not None and answer.outcome == OK else None
-        return reading(question, answer, parse(raw) if raw else None)
+        try:
+            return reading(question, answer, parse(raw) if raw else None)
+        except Garbled as error:
+            return reading(question, replace(answer, value=None, outcome=str(error)[:200]), None)
 
     async def _ask(self, question: Question, key: bytes) -> tuple[Answer, Reply | None]:
         try:
@@ -220,13 +282,26 @@ class OpenAIJudge:
             async with self._purse.reserve(most_usd(question, self._settings)):
                 reply = await self._client.ask(question.messages, question.decoding)
                 answer = self._paid(reply, *stored(question)(reply))
-                await self._write(
-                    lambda: self._ledger.put(key, self._provider, self._settings.model, answer, reply.raw)
-                )
+                await self._held(reply, answer)
+                await self._write(lambda: self._ledger.put(key, self._provider, self._settings.who, answer, reply.raw))
             return answer, reply
         except BaseException:
             await self._write(lambda: self._ledger.unclaim(key))
             raise
+
+    async def _held(self, reply: Reply, answer: Answer) -> None:
+        """Take no other model's reply; what it cost is counted all the same."""
+        before = self._watch.name
+        try:
+            self._watch(reply)
+        except UserError:
+            await self._write(lambda: self._ledger.lose(answer.usd))
+            raise
+        about = self.usage.served
+        if about is not None and self._watch.name != before:
+            about["name"] = self._watch.name
+        if about is not None and reply.fingerprint and len(about.setdefault("systems", [])) < MOST_SYSTEMS:
+            about["systems"] = sorted({*about["systems"], reply.fingerprint})
 
     async def _claimed(self, key: bytes) -> bool:
         got: list[bool] = []
@@ -275,12 +350,11 @@ class OpenAIJudge:
 
     def _announce(self, logprobs: bool) -> None:
         self.usage.method = "logprob" if logprobs else "vote"
-        if not logprobs and not self.usage.said:
-            self.usage.said.append(
+        if not logprobs:
+            self._say(
                 f"{self._settings.model} gives no log-probabilities: {self._mode.said_of_votes()}, "
                 f"{self._settings.votes} times the requests for a coarser answer"
             )
-            log.warning(self.usage.said[-1])
 
 
 class Writer:
