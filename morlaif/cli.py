@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -183,7 +183,7 @@ def _job(tree: DictConfig) -> None:
     folder = Path(hydra.runtime.output_dir)
     sweep = os.environ.get(SWEEP_VARIABLE)
     overrides = list(hydra.overrides.task)
-    command = shlex.join(["morlaif", *(overrides if sweep else sys.argv[1:])])
+    command = _command(overrides if sweep else sys.argv[1:])
     console = Console(highlight=False)
     if sweep:
         console.rule(line(f"job {hydra.job.num + 1}: {' '.join(overrides) or 'defaults'}"), align="left")
@@ -193,6 +193,13 @@ def _job(tree: DictConfig) -> None:
             run(config, folder, command=command, overrides=overrides, group=sweep or config.name, console=console)
     except Exception as error:
         _outcome.append(error)
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command of `words`, as pages and records show it."""
+    from morlaif.texts import redact
+
+    return redact(shlex.join(["morlaif", *words]))
 
 
 def _single(hydra_run: Callable[[], None]) -> int:
@@ -212,7 +219,7 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | No
     from morlaif.pipeline.sweep import Sweep
 
     console, config = Console(highlight=False), jobs[0].config
-    command = shlex.join(["morlaif", *sys.argv[1:]])
+    command = _command(sys.argv[1:])
     sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command, preset)
     os.environ[SWEEP_VARIABLE] = sweep.name
     try:
@@ -231,7 +238,7 @@ def _compare(jobs: list[Composed]) -> int:
 
     if len(jobs) > 1:
         raise UserError("stages=[compare] is one job, not a sweep: name the runs in compare.runs")
-    console, command = Console(highlight=False), shlex.join(["morlaif", *sys.argv[1:]])
+    console, command = Console(highlight=False), _command(sys.argv[1:])
     return SUCCESS if compare_runs(jobs[0].config, command, console) else FAILURE
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from morlaif import pages
+from morlaif.errors import UserError
 from morlaif.texts import (
     add_row,
     csv_cell,
@@ -162,6 +163,20 @@ def test_a_key_whose_name_does_not_say_so(monkeypatch):
     assert redact("of plainlooking") == "of ***"
     keep_secret("no")  # a word that short would blot out half of every text
     assert redact("no news") == "no news"
+
+
+def test_a_run_s_record_and_a_failed_unit_show_no_key(monkeypatch, tmp_path):
+    from morlaif.pipeline.execute import _failures
+    from morlaif.pipeline.record import Run
+
+    monkeypatch.setenv("JUDGE_API_KEY", "zq9-very-secret-value")
+    run = Run(tmp_path, "x", "morlaif feedback.note=zq9-very-secret-value", [], 0)
+    run.close("failed", "Incorrect API key provided: sk-abc***wxyz")
+    assert "zq9" not in (tmp_path / "run.json").read_text() and "wxyz" not in str(run.as_dict())
+    events = []
+    with _failures(lambda kind, **payload: events.append(payload), None, ()):
+        raise UserError("key zq9-v****alue is not valid, nor is sk-abc***wxyz")
+    assert events == [{"error": "key *** is not valid, nor is ***", "user_error": True, "traceback": ""}]
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """From text to ids and back: the one place, so that SFT, preference models, PPO and scoring agree to the token.
 
-Prompt and response are tokenized apart and concatenated. A prompt that is too long loses its beginning (its BOS token
-stays), for what was said last matters most; a response loses its end only when it alone is too long, and keeps EOS.
+Prompt and response are tokenized apart and concatenated. A prompt that is too long loses whole turns from its front
+(see `morlaif.data.cut`), for what was said last matters most; its BOS token, its system turn and its headers stay. A
+response loses its end only where it and the least that a prompt keeps are too long, and keeps EOS.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from morlaif.data.control import control_of, plain_ids, template_ids
+from morlaif.data.cut import cut_messages
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 
@@ -48,18 +50,83 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.add_special_tokens({"pad_token": pad}) > 0
 
 
+LEAST = 4  # a prompt keeps at least a fourth of the room, or all of itself, however long the response is
+
+
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_length: int | None = None
 ) -> list[int]:
-    """Ids of the dialogue so far and the opening of the assistant's turn; the last `max_length` of them, BOS kept."""
+    """Ids of the dialogue so far and the opening of the assistant's turn, at most `max_length` of them.
+
+    Raises:
+        UserError: the tokenizer's template refuses the dialogue.
+    """
+    ids = _whole(tokenizer, messages)
+    if max_length is None or len(ids) <= max_length:
+        return ids
+    cut = fit_messages(tokenizer, messages, max_length)
+    return keep_end(_whole(tokenizer, cut), max_length, tokenizer.bos_token_id)  # where no room is left for headers
+
+
+def fit_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_length: int) -> list[Message]:
+    """The turns that `prompt_ids` keeps."""
+    return cut_messages(messages, lambda turns: len(_whole(tokenizer, turns)), max_length)
+
+
+def _whole(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     if _is_hh(tokenizer):  # it writes no special token: none in all of the text is one
         control = control_of(tokenizer)
         turns = [control.turn(turn, control.added) for turn in messages] if control.added else list(messages)
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        ids = _opening(tokenizer) + plain_ids(tokenizer, text)
-    else:  # a template of the model's own writes its special tokens itself, and nobody else does
-        ids = template_ids(tokenizer, messages, add_generation_prompt=True)
-    return keep_end(ids, max_length, tokenizer.bos_token_id)
+        return _opening(tokenizer) + plain_ids(tokenizer, text)
+    # a template of the model's own writes its special tokens itself, and nobody else does
+    return spoken_ids(tokenizer, messages, add_generation_prompt=True)
+
+
+def spoken_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
+) -> list[int]:
+    """Ids in the tokenizer's own template. Where that refuses a system turn, or leaves it out, its text stands before
+    that of the first user turn.
+
+    Raises:
+        UserError: the template refuses the dialogue.
+    """
+    from jinja2.exceptions import TemplateError
+
+    def ids(turns: Sequence[Message]) -> list[int]:
+        return template_ids(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+
+    folded = fold_system(messages)
+    try:
+        found = ids(messages)
+        return found if folded is None or found != ids(messages[1:]) else ids(folded)
+    except TemplateError as error:
+        if folded is None:
+            raise UserError(refused(tokenizer.name_or_path, messages, error)) from None
+    try:
+        return ids(folded)
+    except TemplateError as error:
+        raise UserError(refused(tokenizer.name_or_path, messages, error)) from None
+
+
+def fold_system(messages: Sequence[Message]) -> list[Message] | None:
+    """The dialogue with its system turn's text at the head of its first user turn; None: it has no system turn."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    text = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": text}, *messages[2:]]
+
+
+def refused(model: str, messages: Sequence[Message], error: Exception) -> str:
+    """One line for a dialogue that a chat template refuses: which, why, and what would be right."""
+    begin = " ".join(messages[0]["content"].split())
+    roles = ", ".join(turn["role"] for turn in messages[:4]) + (", …" if len(messages) > 4 else "")
+    return (
+        f"the chat template of {model!r} refuses the dialogue of the turns {roles} that begins with "
+        f"{begin[:60] + '…' * (len(begin) > 60)!r} ({' '.join(str(error).split())[:120]}); most templates want user "
+        "and assistant in turn, the user first: change or leave out such rows, or take a model that knows them"
+    )
 
 
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
@@ -69,15 +136,28 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]
 
 
 def dialogue_parts(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], response: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    response: str,
+    max_length: int,
+    max_prompt: int | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Prompt ids and response ids that together hold at most `max_length` tokens (callers mask the first part)."""
+    """Prompt ids and response ids that together hold at most `max_length` tokens (callers mask the first part).
+
+    max_prompt: most of the prompt, whatever the response; the response then has the rest. None: what the response
+    leaves, but a fourth at least.
+    """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; it must be at least 1")
     answer = response_ids(tokenizer, response)
-    if len(answer) > max_length:
-        answer = [*answer[: max_length - 1], tokenizer.eos_token_id]
-    return prompt_ids(tokenizer, messages, max_length - len(answer)), answer
+    room = max(max_length - len(answer), max_length // LEAST) if max_prompt is None else max_prompt
+    prompt = prompt_ids(tokenizer, messages, room)
+    return prompt, shorten(answer, max_length - len(prompt))
+
+
+def shorten(answer: list[int], room: int) -> list[int]:
+    """At most `room` ids of a response, the last one kept."""
+    return answer if len(answer) <= room else [*answer[: room - 1], answer[-1]]
 
 
 def dialogue_ids(

@@ -20,6 +20,7 @@ from morlaif.feedback.reach import Found, api_key, explain_silence, hide, is_her
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
+from morlaif.texts import redact
 
 LONGEST_BACKOFF = 60.0  # seconds
 LONGEST_LOOK = 5.0  # seconds between two looks whether a server is back
@@ -295,7 +296,7 @@ class ChatClient:
         if not words:
             cause = error.__cause__
             words = f"{error}{f' {type(cause).__name__}: {cause}' if cause else ''}"
-        return hide(" ".join(str(words).split()), self._key)[:300]
+        return redact(hide(" ".join(str(words).split()), self._key))[:300]
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) > 6 else text

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from morlaif.errors import UserError
 from morlaif.feedback.served import NotServed, Served, find
 from morlaif.feedback.settings import OpenAISettings
+from morlaif.texts import keep_secret
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def server_notes(key: str, settings: OpenAISettings) -> Iterator[str]:
 
 
 def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
-    """The key from the environment, read now and kept nowhere.
+    """The key from the environment, read now; from then on no text of this process shows it.
 
     Raises:
         UserError: the variable is not set, or holds what no request can carry.
@@ -85,7 +86,7 @@ def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
             f"{key}.api_key_env: the environment variable {settings.api_key_env} holds characters that no key has "
             "(line breaks, or others than ASCII). Export it again."
         )
-    return value
+    return keep_secret(value)
 
 
 def hide(text: str, secret: str) -> str:

@@ -33,7 +33,7 @@ VERSIONS = {
     "sft": 3,
     "respond": 2,
     "feedback": 2,
-    "backbone": 1,
+    "backbone": 2,
     "pm": 3,
     "weigh": 3,
     "ppo": 5,

@@ -101,10 +101,11 @@ class Run:
 
     def write(self) -> None:
         self.seconds = round(time.monotonic() - self._clock, 3)
-        write_whole(self.folder / RUN, json.dumps(redact(self.as_dict()), indent=1))
+        write_whole(self.folder / RUN, json.dumps(self.as_dict(), indent=1))
 
     def as_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "folder"}
+        """The contents of run.json, which a page shows too: no secret, whatever a command or an error holds."""
+        return redact({key: value for key, value in asdict(self).items() if key != "folder"})
 
 
 def write_whole(path: Path, text: str) -> None:

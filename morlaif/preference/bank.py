@@ -50,13 +50,14 @@ class _OwnReader:
     """Models that this project trained."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, scorer: Scorer, device: torch.device, tokens: int
+        self, tokenizer: PreTrainedTokenizerBase, report: PMReport, scorer: Scorer, device: torch.device, tokens: int
     ) -> None:
         self.names, self.tokens = scorer.names, tokens
-        self.tokenizer, self.max_length, self.scorer, self.device = tokenizer, max_length, scorer, device
+        self.tokenizer, self.scorer, self.device = tokenizer, scorer, device
+        self.max_length, self.max_prompt = report.max_length, report.max_prompt
 
     def encode(self, messages: Sequence[Message], response: str) -> Dialogue:
-        return tokenize(self.tokenizer, messages, response, self.max_length)
+        return tokenize(self.tokenizer, messages, response, self.max_length, self.max_prompt)
 
     def score(self, rows: Sequence[Dialogue]) -> Tensor:
         return self.scorer.score(pad_batch(rows, self.tokenizer.pad_token_id, self.device))
@@ -194,8 +195,8 @@ class _Loader:
             members = (len(report.members), *sorted(report.aggregate.items())) if report.members else None
             adapter = report.adapter if report.kind == "conditioned" else None
             key = (
-                report.kind, report.base["own"], report.base["fingerprint"], report.pooling, report.max_length, adapter,
-                members,
+                report.kind, report.base["own"], report.base["fingerprint"], report.pooling, report.max_length,
+                report.max_prompt, adapter, members,
             )  # fmt: skip
             groups.setdefault(key, []).append(name)
         return groups
@@ -218,7 +219,7 @@ class _Loader:
         if report.members:
             offsets = torch.tensor([[m["offset"] for m in self.reports[name].members] for name in names])
             scorer = EnsembleScorer(names, scorer, offsets, **report.aggregate)
-        return _OwnReader(tokenizer, report.max_length, scorer, self.device, tokens)
+        return _OwnReader(tokenizer, report, scorer, self.device, tokens)
 
     def _base_of(self, report: PMReport) -> tuple[str, str | None]:
         origin = report.base
@@ -248,7 +249,7 @@ class _Loader:
         tokenizer = load_tokenizer(folder)
         model = load_classifier(folder, tokenizer, dtype=self.dtype, device=self.device).requires_grad_(False)
         scorer = FullScorer(name, model, report.pooling)
-        return _OwnReader(tokenizer, report.max_length, scorer, self.device, self.tokens or forward_tokens(model))
+        return _OwnReader(tokenizer, report, scorer, self.device, self.tokens or forward_tokens(model))
 
     def _pretrained(self, name: str) -> _Reader:
         report = self.reports[name]
@@ -257,6 +258,7 @@ class _Loader:
             name, origin["path"], origin["revision"], report.max_length,
             dtype=self.dtype, device=self.device, trust_remote_code=report.trust_remote_code,
         )  # fmt: skip
+        model.max_prompt = report.max_prompt
         if model.fingerprint != origin["fingerprint"]:
             raise UserError(
                 f"preference model '{name}': the weights at '{origin['path']}' are no longer those that were measured; "

@@ -79,13 +79,25 @@ prompt have a meaning: σ(s₁ - s₂) is the probability that the first is pref
 {table}
 
 Text is prompt (chat template, generation prompt included) and response, tokenized apart, closed by EOS, at most
-{report.max_length} tokens: a longer prompt loses its beginning, a response its end only where it alone is longer.
+{report.max_length} tokens: a prompt of more than {report.max_prompt} loses whole turns from its front, whatever the
+response; a response has the rest. {_cut(report)}
 {_question(report)}
 ```python
 {_ADAPTER if adapter else _WHOLE}
 {_MEAN if report.pooling == "mean" else _LAST}
 ```
 """)
+
+
+def _cut(report: PMReport) -> str:
+    train, held = report.cut["train"], report.cut["held_out"]
+    if not train["pairs"] + held["pairs"]:
+        return "No pair was cut."
+    return (
+        f"Of the training pairs {train['pairs']} were cut (prompts by {train['prompt_tokens']:,} tokens, responses by "
+        f"{train['response_tokens']:,}), of the held-out ones {held['pairs']}; "
+        f"{train['equal'] + held['equal']} whose sides were equal after it were left out."
+    )
 
 
 def write_pretrained_card(path: Path, report: PMReport) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.utils import logging as hf_logging
 
 from morlaif import sharded
-from morlaif.data.chat import dialogue_parts
+from morlaif.data.chat import prompt_ids, response_ids, shorten
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.kernels import quicken
@@ -93,6 +93,8 @@ class Dialogue(NamedTuple):
 
     ids: list[int]
     start: int  # where the response begins
+    prompt_cut: int = 0  # tokens that the prompt lost
+    response_cut: int = 0  # tokens that the response lost
 
 
 class Batch(NamedTuple):
@@ -107,11 +109,22 @@ class Batch(NamedTuple):
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], response: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    response: str,
+    max_length: int,
+    max_prompt: int | None = None,
 ) -> Dialogue:
-    """The one form in which a dialogue is trained on and scored; see `morlaif.data.chat` for what is cut."""
-    prompt, answer = dialogue_parts(tokenizer, messages, response, max_length)
-    return Dialogue(prompt + answer, len(prompt))
+    """The one form in which a dialogue is trained on and scored.
+
+    The prompt is cut to `max_prompt` tokens (None: half of `max_length`) whatever the response is, so that all
+    responses to it are read behind the same prompt; the response has the rest. See `morlaif.data.cut` for what is cut.
+    """
+    whole, answer = prompt_ids(tokenizer, messages), response_ids(tokenizer, response)
+    room = max_length // 2 if max_prompt is None else max_prompt
+    prompt = whole if len(whole) <= room else prompt_ids(tokenizer, messages, room)
+    kept = shorten(answer, max_length - len(prompt))
+    return Dialogue(prompt + kept, len(prompt), len(whole) - len(prompt), len(answer) - len(kept))
 
 
 def pad_batch(rows: Sequence[Dialogue], pad: int, device: torch.device | str = "cpu") -> Batch:

@@ -19,6 +19,7 @@ from morlaif.preference.model import Dialogue
 if TYPE_CHECKING:
     from morlaif.feedback.records import Verdict
 
+SPARED = 0.99  # of the training responses are not cut for the sake of a long prompt
 COVERED = 0.5  # of the pairs: above it, a principle's batches are made of all pairs, those without a verdict masked
 
 
@@ -31,6 +32,7 @@ class LabelledPairs:
     probability: Tensor  # (N, K) that the first is better; NaN without a valid verdict
     invalid: list[int]  # for each principle: verdicts left out, since the judge gave no usable answer
     prompt_ids: list[str]
+    cut: dict[str, int]  # of what was too long: see `_cut`
 
     @property
     def response_lengths(self) -> NDArray[np.float64]:
@@ -51,6 +53,16 @@ class LabelledPairs:
         return len(self.first)
 
 
+def prompt_room(responses: Sequence[int], max_length: int) -> int:
+    """Most tokens of a prompt, from the lengths of the training responses: what nearly all of them leave, but half at
+    least. One number for all: were it what each response leaves, the two of a pair would be read behind different
+    prompts, and a score would tell of lengths. In whole eighths of `max_length`: models of like data share a forward.
+    """
+    longest = int(np.quantile(responses, SPARED, method="higher")) if len(responses) else 0
+    step = max(1, max_length // 8)
+    return max(max_length // 2, (max_length - longest) // step * step)
+
+
 def label_pairs(
     encode: Callable[[Sequence[Message], str], Dialogue],
     pairs: Sequence[Pair],
@@ -58,7 +70,8 @@ def label_pairs(
 ) -> LabelledPairs:
     """Join by pair id, never by position, and `encode` each response once, as the bank does when it scores.
 
-    A pair without a verdict was not judged and has no label; a verdict without its pair is an error.
+    A pair without a verdict was not judged and has no label; a verdict without its pair is an error. A pair whose
+    sides are equal after what was too long is cut teaches and tests nothing: it has no label either, and is counted.
     """
     place = {pair.id: i for i, pair in enumerate(pairs)}
     probability = torch.full((len(pairs), len(verdicts)), torch.nan, dtype=torch.float64)
@@ -70,13 +83,28 @@ def label_pairs(
                 )
             if verdict.valid:
                 probability[place[verdict.pair_id], k] = verdict.p_first
+    first = [encode(pair.messages, pair.first) for pair in pairs]
+    second = [encode(pair.messages, pair.second) for pair in pairs]
+    equal = [a.ids == b.ids for a, b in zip(first, second, strict=True)]
+    probability[torch.tensor(equal, dtype=torch.bool)] = torch.nan
     return LabelledPairs(
-        [encode(pair.messages, pair.first) for pair in pairs],
-        [encode(pair.messages, pair.second) for pair in pairs],
+        first,
+        second,
         probability,
         [sum(not verdict.valid for verdict in given) for given in verdicts.values()],
         [pair.prompt_id for pair in pairs],
+        _cut(first, second) | {"equal": sum(equal)},
     )
+
+
+def _cut(first: Sequence[Dialogue], second: Sequence[Dialogue]) -> dict[str, int]:
+    """Pairs that were too long, and the tokens that their prompts (counted once a pair) and responses lost."""
+    lost = [(a.prompt_cut, a.response_cut + b.response_cut) for a, b in zip(first, second, strict=True)]
+    return {
+        "pairs": sum(any(each) for each in lost),
+        "prompt_tokens": sum(prompt for prompt, _ in lost),
+        "response_tokens": sum(response for _, response in lost),
+    }
 
 
 def without_ties(probability: Tensor) -> Tensor:

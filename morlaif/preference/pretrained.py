@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import sharded
-from morlaif.data.chat import HH_TEMPLATE, dialogue_ids, keep_end, prepare_tokenizer
-from morlaif.data.control import control_of, template_ids
+from morlaif.data.chat import HH_TEMPLATE, fit_messages, prepare_tokenizer, spoken_ids
+from morlaif.data.control import control_of, plain_ids
 from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
 from morlaif.preference.card import write_pretrained_card
 from morlaif.preference.lora import forward_tokens
-from morlaif.preference.model import Dialogue, fingerprint, quiet
-from morlaif.preference.pairs import label_pairs
+from morlaif.preference.model import Dialogue, fingerprint, quiet, tokenize
+from morlaif.preference.pairs import label_pairs, prompt_room
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scoring import length_buckets
 from morlaif.preference.settings import PretrainedPM
@@ -32,20 +32,23 @@ class Text(NamedTuple):
 
     ids: list[int]
     types: list[int] | None  # encoders that read two texts: which is which
+    prompt_cut: int = 0  # tokens that the prompt lost
+    response_cut: int = 0  # tokens that the response lost
 
 
 class PretrainedModel:
     """A reward model with its tokenizer.
 
     Decoders read the dialogue in their own chat template (the HH-RLHF form, closed by EOS, where they have none);
-    encoders read prompt and response as a pair of texts, as they were trained. What is too long loses the beginning of
-    the prompt, never the end of the response.
+    encoders read prompt and response as a pair of texts, as they were trained. A prompt of more than `max_prompt`
+    tokens loses its beginning, whatever the response is; a response has the rest.
     """
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.name, self.model, self.tokenizer = name, model, tokenizer
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, positions, tokenizer.model_max_length)
+        self.max_prompt = self.max_length // 2  # most tokens of a prompt
         self.decoder = hasattr(model, "score")  # what transformers calls the head of a causal trunk
         if self.decoder:
             prepare_tokenizer(tokenizer)
@@ -95,28 +98,51 @@ class PretrainedModel:
 
     def encode(self, messages: Sequence[Message], response: str) -> Text:
         if self.decoder and self.tokenizer.chat_template == HH_TEMPLATE:
-            return Text(dialogue_ids(self.tokenizer, messages, response, self.max_length), None)
+            row = tokenize(self.tokenizer, messages, response, self.max_length, self.max_prompt)
+            return Text(row.ids, None, row.prompt_cut, row.response_cut)
         if self.tokenizer.chat_template is not None:
-            turns = [*messages, {"role": "assistant", "content": response}]
-            ids = template_ids(self.tokenizer, turns, add_generation_prompt=False)
-            return Text(keep_end(ids, self.max_length, self.tokenizer.bos_token_id), None)
+            return self._spoken(messages, response)
         return self._pair(messages, response)
+
+    def _spoken(self, messages: Sequence[Message], response: str) -> Text:
+        """The dialogue in the model's own template."""
+
+        def ids(turns: Sequence[Message], said: str) -> list[int]:
+            answered = [*turns, {"role": "assistant", "content": said}]
+            return spoken_ids(self.tokenizer, answered, add_generation_prompt=False)
+
+        turns = fit_messages(self.tokenizer, messages, self.max_prompt)
+        found = whole = ids(turns, response)
+        prompt_cut = 0 if turns == list(messages) else len(ids(messages, response)) - len(whole)
+        for _ in range(8):  # a shorter text may have a token more than was meant
+            if (over := len(found) - self.max_length) <= 0:
+                break
+            kept = plain_ids(self.tokenizer, response)[: -max(1, over)]
+            response = self.tokenizer.decode(kept)
+            found = ids(turns, response)
+        return Text(found[: self.max_length], None, prompt_cut, len(whole) - len(found))
 
     def _pair(self, messages: Sequence[Message], response: str) -> Text:
         prompt = messages[0]["content"] if len(messages) == 1 else _plain(messages)
         own = self.tokenizer
         prompt, response = map(control_of(own).disarm, (prompt, response))
-        own.truncation_side = "left"  # of the prompt
         room = self.max_length - own.num_special_tokens_to_add(pair=True)
-        answer = own(response, add_special_tokens=False)["input_ids"]
-        if len(answer) >= room:  # a response longer than all there is room for loses its end
-            response = own.decode(answer[: room - 1])
+        asked, answer = (own(text, add_special_tokens=False)["input_ids"] for text in (prompt, response))
+        if len(asked) > self.max_prompt:
+            prompt = own.decode(asked[-self.max_prompt :])
+        left = room - min(len(asked), self.max_prompt)
+        if len(answer) > left:
+            response = own.decode(answer[:left])
+        own.truncation_side = "left"  # of the prompt, where its text has a token more than was meant
         made = own(prompt, response, truncation="only_first", max_length=self.max_length)
-        return Text(made["input_ids"], made.get("token_type_ids"))
+        cut = max(0, len(asked) - self.max_prompt), max(0, len(answer) - left)
+        return Text(made["input_ids"], made.get("token_type_ids"), *cut)
 
     def answer(self, messages: Sequence[Message], response: str) -> Dialogue:
-        """The response alone, in this model's tokens: to know its length."""
-        return Dialogue(self.tokenizer(response, add_special_tokens=False)["input_ids"], 0)
+        """The response alone, in this model's tokens: to know its length; and what is cut of the whole."""
+        row = self.encode(messages, response)
+        ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+        return Dialogue(ids[: len(ids) - row.response_cut], 0, row.prompt_cut, row.response_cut)
 
     @torch.no_grad()
     def score(self, rows: Sequence[Text]) -> Tensor:
@@ -174,6 +200,8 @@ def measure_pretrained(
         principle, path, revision, settings.max_length,
         dtype=dtype, device=device, trust_remote_code=settings.trust_remote_code,
     )  # fmt: skip
+    responses = [model.tokenizer(text)["input_ids"] for pair in pairs for text in (pair.first, pair.second)]
+    model.max_prompt = prompt_room([len(ids) for ids in responses], model.max_length)
     data = label_pairs(model.answer, pairs, {principle: verdicts})
     held = label_pairs(model.answer, held_pairs, {principle: held_verdicts})
     scores = torch.zeros(2 * len(held_pairs))
@@ -183,6 +211,7 @@ def measure_pretrained(
         scores[bucket] = model.score([rows[i] for i in bucket]).cpu()
     report = PMReport(
         principle=principle, text=text, kind=settings.kind, pooling="own", max_length=model.max_length,
+        max_prompt=model.max_prompt,
         base={
             "path": str(Path(path).expanduser().resolve()) if _is_local(path) else path,
             "revision": revision, "own": False, "fingerprint": model.fingerprint,

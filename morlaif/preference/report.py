@@ -26,6 +26,7 @@ class PMReport:
     kind: str
     pooling: str
     max_length: int
+    max_prompt: int  # most tokens of a prompt, whatever the response
     base: dict[str, Any]  # path, revision, fingerprint of its weights, own: whether it is the run's SFT model
     adapter: str | None  # hash of the adapter in `model`, without its head: views of one trunk have the same
     accuracy: dict[str, Any]  # on held-out verdicts: value, low, high (Wilson, 95 %), n
@@ -35,6 +36,7 @@ class PMReport:
     ece: float | None
     train_loss: float | None  # mean over the last tenth of the steps
     pairs: dict[str, int]  # train, held_out, invalid, ties
+    cut: dict[str, dict[str, int]]  # of "train" and "held_out": pairs too long, tokens they lost, pairs equal after it
     first_preferred: float | None  # share of the training verdicts without a tie that prefer the first response
     steps: int
     together: list[str]  # principles whose verdicts trained the same weights, this one among them
@@ -78,6 +80,7 @@ def measures(
             "invalid": data.invalid[k] + held.invalid[k],
             "ties": int(sum(ties)),
         },
+        "cut": {"train": data.cut, "held_out": held.cut},
         "first_preferred": float((sided > 0.5).mean()) if len(sided) else None,
         **metrics.held_out(scores[tested], held.response_lengths[tested], held.probability[tested, k].numpy(), rule),
     }

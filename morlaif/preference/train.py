@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from morlaif import ranks, sharded
+from morlaif.data.chat import response_ids
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
@@ -28,7 +29,7 @@ from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
 from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts
 from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import fingerprint, load_classifier, quiet, tokenize
-from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, without_ties
+from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, prompt_room, without_ties
 from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scorers import aggregate
@@ -108,6 +109,8 @@ class _Training:
         self.saved: Saved | None = None  # known once the base is
         self.names = [task.principle for task in tasks]
         self.tokenizer = load_tokenizer(corpus.base, revision=corpus.revision)
+        responses = [response_ids(self.tokenizer, text) for pair in corpus.pairs for text in (pair.first, pair.second)]
+        self.max_prompt = prompt_room([len(ids) for ids in responses], settings.max_length)
         self.data = self._label(corpus.pairs, {task.principle: task.verdicts for task in tasks})
         self.held = self._label(corpus.held_pairs, {task.principle: task.held_verdicts for task in tasks})
         self.labels = self.data.probability if settings.ties == "keep" else without_ties(self.data.probability)
@@ -124,7 +127,7 @@ class _Training:
         self.running: Any = None  # what gathers a base that lies in parts on several ranks
 
     def _label(self, pairs: Sequence[Pair], verdicts: Mapping[str, Sequence[Verdict]]) -> LabelledPairs:
-        encode = partial(tokenize, self.tokenizer, max_length=self.settings.max_length)
+        encode = partial(tokenize, self.tokenizer, max_length=self.settings.max_length, max_prompt=self.max_prompt)
         return label_pairs(encode, pairs, verdicts)
 
     def run(self) -> dict[str, PMReport | UserError]:
@@ -141,9 +144,10 @@ class _Training:
     def _has_data(self, k: int) -> bool:
         if self.learnt[k]:
             return True
-        task, invalid = self.tasks[k], self.data.invalid[k]
+        task, invalid, equal = self.tasks[k], self.data.invalid[k], self.data.cut["equal"]
         self.ends[task.principle] = UserError(
-            f"pm/{task.principle}: none of {len(task.verdicts)} verdicts can be trained on ({invalid} invalid)"
+            f"pm/{task.principle}: none of {len(task.verdicts)} verdicts can be trained on ({invalid} invalid; "
+            f"{equal} pairs equal in {self.settings.max_length} tokens)"
         )
         return False
 
@@ -353,8 +357,9 @@ class _Training:
         settings, task = self.settings, self.tasks[k]
         return PMReport(
             principle=task.principle, text=task.text, kind=settings.kind, pooling=settings.pooling,
-            max_length=settings.max_length, base=origin, adapter=None, train_loss=fitted.train_loss(column),
-            steps=len(fitted.losses), together=together, **measures(k, self.data, self.learnt[k], self.held, held),
+            max_length=settings.max_length, max_prompt=self.max_prompt, base=origin, adapter=None,
+            train_loss=fitted.train_loss(column), steps=len(fitted.losses), together=together,
+            **measures(k, self.data, self.learnt[k], self.held, held),
         )  # fmt: skip
 
     def _write(self, k: int, adapter: Adapter, model: PreTrainedModel, folder: str = MODEL) -> str:

@@ -60,6 +60,7 @@ def context(run: RunData) -> dict[str, Any]:
             for policy, f in details["responses"].items()
         ],
         "accuracy_rows": _accuracy_rows(run),
+        "cut": _cut(details),
         "correlation_names": [words(name) for name in details["correlation"]["names"]],
         "correlation_rows": {
             kind: [
@@ -189,6 +190,20 @@ def _accuracy_rows(run: RunData) -> list[Sequence[str]]:
         cells += [interval(true.get(name))] if true else []
         rows.append((*cells, number(fit.get("brier"), 3), number(fit.get("ece"), 3)))
     return rows
+
+
+def _cut(details: Mapping[str, Any]) -> str:
+    """What pairs that were too long have lost, where any were: most that a model of the run met."""
+    found = max((details.get("cut") or {}).values(), key=lambda one: one["train"]["pairs"], default=None)
+    if found is None or not found["train"]["pairs"] + found["held_out"]["pairs"]:
+        return ""
+    train, held = found["train"], found["held_out"]
+    return (
+        f"Too long for the models: {train['pairs']:,} training pairs and {held['pairs']:,} held-out ones. Their "
+        f"prompts were cut to {found['max_prompt']:,} tokens, on both sides alike, by {train['prompt_tokens']:,} "
+        f"tokens in all, their responses by {train['response_tokens']:,}; pairs whose sides were equal after it, and "
+        f"that were left out: {train['equal'] + held['equal']:,}."
+    )
 
 
 def _principle_curve_rows(run: RunData) -> list[Sequence[str]]:

@@ -102,6 +102,7 @@ def build(job: Job) -> dict[str, Any]:
         "tie_accuracy": held_out.tie_accuracy(pairs, settings.confidence),
         "length_baseline": held_out.length_baseline(kinds, settings.confidence),
         "calibration": held_out.calibrations(pairs),
+        "cut": {name: trained[name]["cut"] | {"max_prompt": trained[name]["max_prompt"]} for name in names},
         **overview.of_models(names, kinds, objectives, list(principles), job.config["scalarizer"], settings, job.seed),
         **overview.of_policies(answers, names, list(principles), objectives, compared, kl, settings.reference, **how),
         "rewardbench": _bench(settings, names, score, objectives),

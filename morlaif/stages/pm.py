@@ -70,11 +70,13 @@ def task(job: Job, name: str, principle: Any, out: Any) -> Task:
 def headline(report: PMReport | UserError) -> dict[str, Any] | UserError:
     if isinstance(report, UserError):
         return report
+    cut = report.cut.values()
     return {
         "accuracy": report.accuracy["value"],
         "length_baseline": report.length_baseline["value"],
         "brier": report.brier,
         "train_loss": report.train_loss,
+        **({"cut_pairs": sum(part["pairs"] for part in cut)} if any(part["pairs"] for part in cut) else {}),
     }
 
 

@@ -12,6 +12,7 @@ from morlaif.data.chat import (
     decode_response,
     dialogue_ids,
     dialogue_parts,
+    fit_messages,
     prepare_tokenizer,
     prompt_ids,
     response_ids,
@@ -23,6 +24,11 @@ MESSAGES = [
     {"role": "assistant", "content": "I am well."},
     {"role": "user", "content": "today?"},
 ]
+# a template with hooks for what others refuse or leave out
+STRICT = (
+    "{% for m in messages %}{% if false %}{{ raise_exception('no such role') }}{% endif %}"
+    "{% if true %}[{{ m.role }}]{{ m.content }}[end]{% endif %}{% endfor %}[assistant]"
+)
 TEXT = "\n\nHuman: how are you?\n\nAssistant: I am well.\n\nHuman: today?\n\nAssistant:"
 
 
@@ -62,13 +68,81 @@ def test_truncation_spares_the_response(tokenizer, max_length, words):
     answer = " ".join(["well"] * words)
     full_prompt, full_answer = prompt_ids(tokenizer, MESSAGES), response_ids(tokenizer, answer)
     prompt, response = dialogue_parts(tokenizer, MESSAGES, answer, max_length)
-    assert len(prompt) + len(response) == min(max_length, len(full_prompt) + len(full_answer))
-    assert response[-1] == tokenizer.eos_token_id
-    assert prompt == full_prompt[len(full_prompt) - len(prompt) :], "a prompt keeps its end"
-    if len(full_answer) <= max_length:
+    least = min(len(full_prompt), max_length // 4)
+    assert 0 < len(response) <= len(prompt) + len(response) <= max_length and response[-1] == tokenizer.eos_token_id
+    assert response[:-1] == full_answer[: len(response) - 1]
+    if len(full_prompt) + len(full_answer) <= max_length:
+        assert (prompt, response) == (full_prompt, full_answer)
+    if len(full_answer) + least <= max_length:
         assert response == full_answer
-    else:
-        assert prompt == [] and response[:-1] == full_answer[: max_length - 1]
+    ends = len(prompt_ids(tokenizer, [{"role": "user", "content": "?"}]))
+    assert prompt[-1:] == full_prompt[-1:] or max_length < 4, "a prompt keeps its end"
+    assert tokenizer.decode(prompt).startswith("\n\nHuman:") or max(max_length - len(full_answer), least) < ends
+
+
+turns = st.lists(st.text("abc de", min_size=1, max_size=60).filter(str.strip), min_size=1, max_size=7)
+
+
+@settings(max_examples=60)
+@given(turns, st.booleans(), st.booleans(), st.integers(70, 200))
+def test_whole_turns_go_from_the_front_and_the_system_turn_stays(tokenizer, texts, with_system, own, room):
+    """Whatever is cut: headers and the end are there, at most `room` tokens, and no turn that would fit is lost."""
+    if own:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = STRICT
+    texts = texts if len(texts) % 2 else texts[1:]
+    said = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    messages = [{"role": "system", "content": "Be kind."}] * with_system + said
+    length = lambda turns: len(prompt_ids(tokenizer, turns))  # noqa: E731
+    kept = fit_messages(tokenizer, messages, room)
+    ids = prompt_ids(tokenizer, messages, room)
+    assert ids == prompt_ids(tokenizer, kept) and len(ids) <= room
+    head, tail = kept[:with_system], kept[with_system:]
+    assert head == messages[:with_system], "the system turn is short: it stays whole"
+    assert tail[0]["role"] == "user" and tail[1:] == said[len(said) - len(tail) + 1 :]
+    if len(tail) > 1 or tail == said[-1:]:
+        assert tail == said[len(said) - len(tail) :]
+        wider = said[max(0, len(said) - len(tail) - 2) :]
+        assert wider == tail or length([*head, *wider]) > room
+    else:  # the last turn alone was too long: it keeps its end
+        assert length([*head, said[-1]]) > room and said[-1]["content"].endswith(tail[0]["content"])
+
+
+def test_a_long_system_turn_leaves_half_to_the_question(tokenizer):
+    long = [{"role": "system", "content": "be kind " * 200}, {"role": "user", "content": "how are you today? " * 90}]
+    kept = fit_messages(tokenizer, long, 100)
+    assert [turn["role"] for turn in kept] == ["system", "user"] and len(prompt_ids(tokenizer, kept)) <= 100
+    assert (
+        all(25 < len(tokenizer(turn["content"], add_special_tokens=False)["input_ids"]) <= 50 for turn in kept)
+        and kept[0]["content"].startswith("be kind")
+        and kept[1]["content"].endswith("today? ")
+    )
+
+
+def test_a_system_turn_that_a_template_refuses_or_drops_is_said_by_the_user(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    system, user = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "how?"}
+    folded = [{"role": "user", "content": "Be kind.\n\nhow?"}]
+    for template in (
+        STRICT.replace("if false", "if m.role == 'system'"),
+        STRICT.replace("if true", "if m.role != 'system'"),
+    ):
+        own.chat_template = template
+        assert prompt_ids(own, [system, user]) == prompt_ids(own, folded)
+        assert prompt_ids(own, [user]) != prompt_ids(own, folded)
+    own.chat_template = STRICT
+    assert "Be kind." in own.decode(prompt_ids(own, [system, user])), "a template that knows the role keeps it"
+
+
+def test_a_dialogue_that_a_template_refuses_is_named(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = STRICT.replace("if false", "if loop.first and m.role != 'user'")
+    first = [{"role": "assistant", "content": "Welcome  to\nthis!"}, MESSAGES[0]]
+    with pytest.raises(
+        UserError, match=r"turns assistant, user that begins with 'Welcome to this!' .no such role."
+    ) as told:
+        prompt_ids(own, first)
+    assert "\n" not in str(told.value) and "leave out such rows" in str(told.value)
 
 
 def test_prompts_are_cut_on_the_left(tokenizer):
@@ -90,6 +164,8 @@ def test_bos_stays_where_the_tokenizer_begins_with_it(tokenizer):
         single="<bos> $A", special_tokens=[("<bos>", own.bos_token_id)]
     )
     assert prompt_ids(own, MESSAGES) == [own.bos_token_id, *prompt_ids(tokenizer, MESSAGES)]
+    last = [own.bos_token_id, *prompt_ids(tokenizer, MESSAGES[-1:])]
+    assert prompt_ids(own, MESSAGES, len(last)) == last
     assert prompt_ids(own, MESSAGES, 4) == [own.bos_token_id, *prompt_ids(tokenizer, MESSAGES)[-3:]]
     assert own.bos_token_id not in response_ids(own, "well")
 

@@ -79,7 +79,11 @@ def test_text_is_cut_at_the_left_of_the_prompt(tokenizer, chat) -> None:
     whole = tokenize(tokenizer, messages, response, 512)
     short = tokenize(tokenizer, messages, response, 40)
     answer = whole.ids[whole.start :]
-    assert len(short.ids) == 40 and short.ids[short.start :] == answer and answer[-1] == tokenizer.eos_token_id
+    assert short.ids[short.start :] == answer and answer[-1] == tokenizer.eos_token_id
+    header = tokenize(tokenizer, chat("x"), response, 512).ids[:4]
+    assert 15 < short.start <= 20 and short.ids[:4] == whole.ids[:4] == header, "half of the room, the header whole"
+    assert (short.prompt_cut, short.response_cut) == (whole.start - short.start, 0)
+    assert (whole.prompt_cut, whole.response_cut) == (0, 0)
     assert whole.ids == dialogue_ids(tokenizer, messages, response, 512)
 
 

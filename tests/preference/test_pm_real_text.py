@@ -51,18 +51,26 @@ def world(tmp_path_factory):
     return base, tokenizer, pairs
 
 
-def test_a_long_dialogue_keeps_its_response_whole(world) -> None:
+def test_both_sides_of_a_long_pair_are_read_behind_the_same_prompt(world) -> None:
     _, tokenizer, pairs = world
     cut = 0
     for pair in pairs["train"]:
-        for response in (pair.first, pair.second):
-            whole, short = (tokenize(tokenizer, pair.messages, response, n) for n in (100_000, LONGEST))
-            answer = whole.ids[whole.start :]
-            if len(answer) < LONGEST < len(whole.ids):
-                cut += 1
-                assert len(short.ids) == LONGEST and short.ids[short.start :] == answer
-                head = tokenizer.bos_token_id is not None and whole.ids[0] == tokenizer.bos_token_id
-                assert short.ids[head : short.start] == whole.ids[: whole.start][-(short.start - head) :]
+        whole, short = (
+            [tokenize(tokenizer, pair.messages, side, n, room) for side in (pair.first, pair.second)]
+            for n, room in ((100_000, 100_000), (LONGEST, LONGEST // 2))
+        )
+        assert short[0].ids[: short[0].start] == short[1].ids[: short[1].start]
+        for side, all_of_it in zip(short, whole, strict=True):
+            prompt, answer = side.ids[: side.start], all_of_it.ids[all_of_it.start :]
+            assert len(side.ids) <= LONGEST and 0 < side.start <= LONGEST // 2
+            assert prompt[:4] == all_of_it.ids[:4], "begins as a dialogue does"
+            assert prompt[-3:] == all_of_it.ids[: all_of_it.start][-3:]
+            assert side.ids[side.start : -1] == answer[: len(side.ids) - side.start - 1]
+            assert side.ids[-1] == answer[-1] == tokenizer.eos_token_id
+            assert (side.prompt_cut, side.response_cut) == (
+                all_of_it.start - side.start, len(answer) - len(side.ids) + side.start
+            )  # fmt: skip
+            cut += side.prompt_cut > 0
     assert cut > 20
 
 

@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from morlaif.data.chat import dialogue_ids
+from morlaif.data.records import Pair
 from morlaif.errors import UserError
+from morlaif.feedback.records import Verdict
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.scoring import length_buckets
 from morlaif.preference.train import train_pm
@@ -180,6 +182,31 @@ def test_invalid_verdicts_are_counted_and_left_out(data, llama, pm_settings, tmp
     stranger = dataclasses.replace(verdicts[0], pair_id="feedfeedfeedfeed")
     with pytest.raises(UserError, match="'feedfeedfeedfeed': no such pair"):
         train((pairs, [stranger], *held), llama, settings, tmp_path / "x")
+
+
+def test_what_is_too_long_is_cut_alike_in_training_and_scoring(data, llama, pm_settings, tmp_path, chat) -> None:
+    """A long prompt, a long response, and a pair that differs only in what is cut."""
+    from morlaif.preference.pairs import prompt_room
+
+    tail = "river stone cloud bread " * 30
+    long = [
+        Pair.of(chat(tail), "kindly river", "rudely " + "stone " * 30),
+        Pair.of(chat("window"), tail + "kindly", tail + "rudely"),
+    ]
+    pairs, verdicts = [*data[0], *long], [*data[1], *(Verdict(pair.id, 0.9, 0.0, True, "test") for pair in long)]
+    report = train_pm(
+        pairs, verdicts, *data[2:], llama, pm_settings(max_length=160), principle="kind", out=tmp_path, seed=0
+    )
+    assert report.cut["train"]["pairs"] == 2 and report.cut["train"]["equal"] == 1
+    assert report.cut["train"]["prompt_tokens"] > 30 and report.cut["train"]["response_tokens"] > 100
+    assert report.cut["held_out"] == {"pairs": 0, "prompt_tokens": 0, "response_tokens": 0, "equal": 0}
+    assert report.pairs["train"] == len(pairs) - 1, "the pair that is equal after the cut is left out"
+    assert report.max_prompt == 80
+    assert prompt_room([3] * 50 + [60], 64) == 32 and prompt_room([9] * 400 + [60], 64) == 48
+    assert "2 were cut" in (tmp_path / "model" / "README.md").read_text()
+    (reader,) = PreferenceBank.load({"kind": tmp_path})._readers
+    rows = [reader.encode(long[0].messages, text) for text in (long[0].first, long[0].second)]
+    assert rows[0].ids[: rows[0].start] == rows[1].ids[: rows[1].start] and 40 < rows[0].start <= 80
 
 
 def test_a_missing_or_foreign_adapter_is_named(trained, llama, gpt2, tmp_path) -> None:

@@ -130,6 +130,14 @@ def write_artifacts(
             "truth": None,
         },
         "calibration": {name: {"brier": 0.07, "ece": 0.031} for name in names},
+        "cut": {
+            name: {
+                "max_prompt": 96,
+                "train": {"pairs": 12, "prompt_tokens": 3400, "response_tokens": 56, "equal": 1},
+                "held_out": {"pairs": 3, "prompt_tokens": 70, "response_tokens": 0, "equal": 0},
+            }
+            for name in names
+        },
         "weights": {
             arm: {"names": own, "mean": [0.1] * len(own), "scale": [1.3] * len(own), "direction": [1.0] * len(own),
                   "weight": [1.0] * len(own)}

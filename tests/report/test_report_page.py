@@ -287,3 +287,9 @@ def test_a_run_without_evaluation_is_said_in_one_line(config):
 
     with pytest.raises(UserError, match="no unit 'evaluate'"):
         load({}, config)
+
+
+def test_what_was_too_long_is_said_beside_the_accuracies(built):
+    _, page = built
+    assert "Too long for the models: 12 training pairs and 3 held-out ones" in page.text
+    assert "cut to 96 tokens, on both sides alike, by 3,400 tokens" in page.text and "left out: 1." in page.text

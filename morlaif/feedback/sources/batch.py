@@ -32,6 +32,7 @@ from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, parse
 from morlaif.feedback.settings import OpenAISettings
 from morlaif.feedback.sources.openai import most_usd, reading
+from morlaif.texts import redact
 
 log = logging.getLogger("morlaif.feedback")
 
@@ -257,7 +258,7 @@ class Batches:
         try:
             return request()
         except openai.APIStatusError as error:
-            said = hide(" ".join(str(error.message).split()), self._client.api_key)[:300]
+            said = redact(hide(" ".join(str(error.message).split()), self._client.api_key))[:300]
             raise UserError(
                 f"{self._where}: the server refused with status {error.status_code} ({said}). {KEPT}"
             ) from None

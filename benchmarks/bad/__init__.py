@@ -1,0 +1,1 @@
+"""Bad inputs as data: one file a kind, each with a list `CASES`."""

@@ -1,0 +1,143 @@
+"""What is wrong with the data of a run, known before anything is built: its file is there, and its first rows read.
+
+Light: reads the beginning of one file, and nothing from a hub; needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from morlaif.data.files import read_rows
+from morlaif.data.load import input_files, read_example
+from morlaif.data.records import Example, Message
+from morlaif.data.rows import MalformedRow, UnusableRow
+from morlaif.data.settings import DataSettings, RowsData
+from morlaif.errors import UserError
+from morlaif.files import read_json, read_text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+ROWS = 5_000  # of the file that are looked at,
+SECONDS = 0.5  # and for how long
+
+
+def data_problems(
+    settings: DataSettings,
+    *,
+    pairs: bool = False,
+    demonstrations: bool = False,
+    refuses: Callable[[list[Message]], str | None] = lambda messages: None,
+) -> Iterator[str]:
+    """A line for each thing that is wrong, the key in front.
+
+    Args:
+        pairs: whether each row must hold two responses (`respond=pairs`).
+        demonstrations: whether there must be something to imitate (SFT).
+        refuses: why the model's chat template refuses a dialogue, None if it does not.
+    """
+    try:
+        files = input_files(settings)
+    except UserError as error:
+        yield str(error)
+        return
+    if not files or not isinstance(settings, RowsData):
+        return
+    seen: list[Example] = []
+    whole = True  # whether all rows were looked at
+    end = time.monotonic() + SECONDS
+    rows = read_rows(files[0], settings.path)
+    try:
+        for where, row in islice(rows, ROWS):
+            try:
+                example = read_example(row, settings)
+            except UnusableRow as error:
+                if settings.bad_rows == "error":
+                    yield f"data.path: {where}: {error}; or leave such rows out with data.bad_rows=skip"
+                    return
+                continue
+            if pairs and example.chosen is None:
+                yield f"data.path: {where}: no pair of responses, but respond=pairs wants one in each; use respond=sample"
+                return
+            if (why := refuses(example.messages)) is not None:
+                yield f"data.path: {where}: {why}"
+                return
+            seen.append(example)
+            if time.monotonic() > end:
+                whole = False
+                break
+        whole = whole and next(rows, None) is None
+    except MalformedRow as error:
+        yield f"data.path: {where}: {error}"
+        return
+    except UserError as error:
+        yield f"data.path: {error}"
+        return
+    if whole and len(seen) < 2:
+        yield f"data.path: {settings.path}: {len(seen)} usable rows; it must hold at least two prompts"
+    elif whole and demonstrations and all(example.demonstration is None for example in seen):
+        yield f"data.path: {settings.path}: no row holds a demonstration for SFT to imitate; use sft=none or other data"
+
+
+def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
+    """What tells why the chat template in a model's folder refuses a dialogue; a system turn may be said by the user.
+
+    Where there is no template, or one that does not compile (which the model's own check tells), nothing is refused.
+    """
+    from jinja2 import TemplateError
+
+    from morlaif.data.chat import fold_system, refused
+
+    template = _template(folder)
+    if template is None:
+        return lambda messages: None
+
+    def why(messages: list[Message]) -> str | None:
+        error: Exception | None = None
+        for turns in (messages, fold_system(messages)):
+            if turns is None:
+                continue
+            try:
+                template.render(messages=turns, add_generation_prompt=True, bos_token="", eos_token="", unk_token="")
+                return None
+            except TemplateError as raised:
+                error = error or raised
+            except Exception:  # of a template that wants more than it is given here: loading the model tells
+                return None
+        return refused(str(folder), messages, error)
+
+    return why
+
+
+def _template(folder: Path) -> Template | None:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        if (file := folder / "chat_template.jinja").is_file():
+            text = read_text(file)
+        else:
+            text = read_json(folder / "tokenizer_config.json", of=dict).get("chat_template")
+        if isinstance(text, list):
+            text = next((one.get("template") for one in text if one.get("name") == "default"), None)
+    except (UserError, AttributeError):
+        return None
+    if not isinstance(text, str):
+        return None
+
+    def refuse(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )  # as transformers has it
+    made.globals |= {"raise_exception": refuse, "strftime_now": lambda form: ""}
+    try:
+        return made.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text))
+    except TemplateError:
+        return None
