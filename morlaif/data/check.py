@@ -62,7 +62,7 @@ def data_problems(
                     return
                 continue
             if pairs and example.chosen is None:
-                yield f"data.path: {where}: no pair of responses, but respond=pairs wants one in each; use respond=sample"
+                yield f"data.path: {where}: no pair of responses; respond=pairs wants one in each, respond=sample none"
                 return
             if (why := refuses(example.messages)) is not None:
                 yield f"data.path: {where}: {why}"

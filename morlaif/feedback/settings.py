@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from morlaif.data.files import find_file
 from morlaif.errors import UserError, suggest
 from morlaif.settings import Settings
 
@@ -315,6 +316,4 @@ def input_files(settings: FeedbackSettings) -> list[Path]:
         return []
     if settings.path is None:
         raise UserError("feedback.path: give the file of verdicts, as in feedback.path=verdicts.jsonl")
-    if not (path := Path(settings.path).expanduser()).is_file():
-        raise UserError(f"feedback.path={settings.path!r}: no such file")
-    return [path]
+    return [find_file("feedback.path", settings.path)]

@@ -17,6 +17,7 @@ from morlaif.feedback.label import Assign, draw, label_all, label_table
 from morlaif.feedback.quality import Tally, audit_of, halo
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import Principle
+from morlaif.feedback.sources.jsonl import JsonlJudge
 from morlaif.feedback.table import PairTable, write_verdicts
 from morlaif.stages.job import Job
 
@@ -36,13 +37,14 @@ def build(job: Job) -> dict[str, Any]:
         label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress)
     parts = label_table(judge, every, assign, job.progress)
     write_verdicts(job.out, {split: tallies[split].passing(pairs[split], parts) for split in SPLITS})
+    counts = judge.finish() if isinstance(judge, JsonlJudge) else {}
     _check(job, judge, tallies)
     measured = {split: tallies[split].measure(_truth(judge, assign, pairs[split])) for split in SPLITS}
     report = {**measured, "judge": judge.name, "usage": asdict(judge.usage)}
     if together and (audited := audit_of(every, job.config["feedback"].joint.audit_fraction)):
         report["halo"] = _halo(job, judge, audited, together)
     (job.out / "quality.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return _headline(measured, judge)
+    return _headline(measured, judge) | counts
 
 
 def _halo(job: Job, judge: Judge, audited: PairTable, together: Sequence[Principle]) -> dict[str, Any]:
