@@ -76,6 +76,7 @@ def start(kind: str, case: Case, folder: Path, kit: Kit) -> Running:
     if case.prepare is not None:
         case.prepare(folder, kit)
     arguments = [word.replace("SERVER", kit.server) for word in case.arguments]
+    sys.stdout.flush()  # or the fork would write it again
     pid = os.fork()
     if pid == 0:
         _child(case, arguments, folder)
@@ -90,6 +91,7 @@ def _child(case: Case, arguments: Sequence[str], folder: Path) -> None:
     for stream, number in (("out", 1), ("err", 2)):
         file = os.open(folder.with_suffix(f".{stream}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
     for name, value in case.environment.items():
         os.environ.pop(name, None)
         if value is not None:
@@ -134,7 +136,7 @@ def faults(case: Case, folder: Path, code: int | None) -> Iterator[str]:
         yield f"a line of somebody else: {others[0][:80]!r}"
     if STEERING.search(out + err):
         yield "characters that steer a terminal"
-    if longest := max((len(line) for line in lines), default=0) > LONGEST:
+    if (longest := max((len(line) for line in lines), default=0)) > LONGEST:
         yield f"a line of {longest:,} characters"
     for want in case.wants:
         if not re.search(want, err):
