@@ -51,6 +51,7 @@ _KEYS = (
     re.compile(rf"\b(?:sk|pk|rk|hf|gsk|xai|nvapi|ghp|pplx|fw|r8)[-_][\w-]*{_MASK}[\w*•.…-]*"),
     re.compile(r"\b(?:sk|gsk|xai|nvapi|pplx|fw|r8)[-_](?=[\w-]*\d)[\w-]{16,}"),
     re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
+    re.compile(r"(?<![\w*])[\w-]{2,}\*{3,}[\w*-]*"),
 )
 _NAMED_KEY = re.compile(rf"(?i)\b(key|token|secret|password|bearer)\b([^\n]{{0,30}}?)(?<!\w)[\w-]*{_MASK}[\w*•-]+")
 _BEARER = re.compile(r"(?i)\b(bearer\s+)(?=\S*\d)[\w.~+/=-]{12,}")

@@ -16,7 +16,7 @@ import openai
 
 from morlaif.errors import MachineError, UserError
 from morlaif.feedback.limiter import Limiter
-from morlaif.feedback.reach import Found, api_key, explain_silence, hide, is_here
+from morlaif.feedback.reach import Found, api_key, explain_silence, is_here
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
@@ -296,7 +296,7 @@ class ChatClient:
         if not words:
             cause = error.__cause__
             words = f"{error}{f' {type(cause).__name__}: {cause}' if cause else ''}"
-        return redact(hide(" ".join(str(words).split()), self._key))[:300]
+        return redact(" ".join(str(words).split()))[:300]
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) > 6 else text

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from morlaif.errors import UserError
 from morlaif.feedback.served import NotServed, Served, find
 from morlaif.feedback.settings import OpenAISettings
-from morlaif.texts import keep_secret
+from morlaif.texts import keep_secret, redact
 
 T = TypeVar("T")
 
@@ -89,12 +89,6 @@ def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
     return keep_secret(value)
 
 
-def hide(text: str, secret: str) -> str:
-    """`text` without the key, and without what a server shows of one (sk-…****abcd)."""
-    text = text.replace(secret, "***") if len(secret) > 6 else text
-    return re.sub(r"[^\s'\"]*\*{3,}[^\s'\"]*", "***", text)
-
-
 _seen: dict[tuple, tuple[float, Found]] = {}
 FRESH = 10.0  # seconds during which a second look in one process gives what the first one saw
 
@@ -111,7 +105,8 @@ def look(settings: OpenAISettings, key: str = "feedback", limit: float = LIMIT, 
 
 
 def _secret(settings: OpenAISettings) -> str | None:
-    return os.environ.get(settings.api_key_env, "").strip() or None if settings.api_key_env else None
+    value = os.environ.get(settings.api_key_env, "").strip() if settings.api_key_env else ""
+    return keep_secret(value) or None
 
 
 def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) -> Found:
@@ -135,13 +130,13 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
     except Exception as error:
         return Found(*_silence(where, settings.base_url, error, limit))
     if response.status in LOADING:
-        said = hide(response.words(), secret or "")
+        said = redact(response.words())
         return Found("loading", f"{where}: the server is there, and not ready yet ({response.status} {said})".rstrip())
     if 300 <= response.status < 400:
         to = response.location.removesuffix("/models") or "another address"
         return Found("wrong", f"{where}: the server redirects to {to}. Give that address.")
     if response.status == 401:
-        said = hide(response.words(), secret or "")
+        said = redact(response.words())
         if settings.api_key_env:
             return Found("wrong", f"{key}.api_key_env: the key in {settings.api_key_env} was refused ({said}).")
         return Found("wrong", f"{key}.api_key_env: the server wants a key ({said}). Name the variable that holds it.")

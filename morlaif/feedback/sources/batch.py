@@ -27,7 +27,7 @@ from morlaif.feedback.ledger import OK, Answer, Ledger
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import READERS, Mode, Question, stored
 from morlaif.feedback.purse import spent_up
-from morlaif.feedback.reach import api_key, hide
+from morlaif.feedback.reach import api_key
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, parse
 from morlaif.feedback.settings import OpenAISettings
@@ -258,7 +258,7 @@ class Batches:
         try:
             return request()
         except openai.APIStatusError as error:
-            said = redact(hide(" ".join(str(error.message).split()), self._client.api_key))[:300]
+            said = redact(" ".join(str(error.message).split()))[:300]
             raise UserError(
                 f"{self._where}: the server refused with status {error.status_code} ({said}). {KEPT}"
             ) from None
