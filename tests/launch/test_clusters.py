@@ -49,7 +49,8 @@ def batch_command(tmp_path: Path, srun: str = SRUN, scancel: str = "exit 1", mul
     (home / ".venv" / "bin").mkdir(parents=True)
     (home / "launch").mkdir()
     tools.mkdir()
-    put(tools, "scontrol", 'printf "%s\\n" node7 node8')
+    # More than a pipe holds: a reader that leaves after the first line breaks it, as on a slow machine two lines do.
+    put(tools, "scontrol", "seq -f node%g 7 30000")
     put(tools, "scancel", scancel)
     put(tools, "srun", srun)
     put(home / ".venv" / "bin", "morlaif", 'echo "morlaif $*"')
