@@ -49,7 +49,7 @@ def compare(
         made[first, second] = Compared(
             outcome,
             win_rate(verdict.forward, verdict.backward, verdict.valid, **how),
-            length_controlled(outcome, *lengths, **how),
+            length_controlled(outcome, *lengths, confidence=confidence),
         )
     return made
 

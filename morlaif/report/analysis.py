@@ -46,11 +46,11 @@ def measured(kinds: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _controlled(run: RunData) -> list[Sequence[str]]:
-    """Win rates with the effect of length taken out."""
+    """Win rates with the effect of length taken out; in place of one that is withheld, the reason."""
     return [
         (
             comparison(run, key),
-            interval(rate),
+            f"withheld: {rate['withheld']}" if rate.get("withheld") else interval(rate),
             number((rate.get("coef_length") or {}).get("value"), sign=True),
             percent(rate.get("longer"), 0),
         )

@@ -161,6 +161,16 @@ def test_a_language_model_that_judges_here_and_a_policy_from_outside(artifacts, 
     assert "max-min vs base" in rows_of(html, "Win rates if all answers were as long")
 
 
+def test_a_withheld_figure_gives_its_reason(artifacts, config, tmp_path):
+    def withhold(details):
+        for rate in details["length_controlled"].values():
+            rate |= {"value": None, "withheld": "the first answer is longer on 100% of 60 prompts"}
+
+    html, _ = build(changed(artifacts(), withhold), config, tmp_path / "out")
+    ((rate, *_),) = rows_of(html, "Win rates if all answers were as long").values()
+    assert rate == "withheld: the first answer is longer on 100% of 60 prompts"
+
+
 def test_an_evaluation_without_them_has_a_page_too(artifacts, config, tmp_path):
     def bare(details):
         for key in ("cross_accuracy", "scalarizer_accuracy", "ablation", "length_controlled", "sacrificed", "hacking",
