@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from morlaif.errors import UserError
 from morlaif.preference.model import Batch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -42,14 +43,82 @@ def question_states(model: nn.Module, batch: Batch, questions: Sequence[Sequence
     seen[:, :width, :width] = place.unsqueeze(1) >= place
     seen[:, width:, :width] = (place < batch.lengths.unsqueeze(1)).unsqueeze(1)
     seen[:, width:, width:] = (owner.unsqueeze(1) == owner) & (offset.unsqueeze(1) >= offset)
-    dtype = next(model.parameters()).dtype
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)
 
     trunk = getattr(model, model.base_model_prefix)
-    states = trunk(
-        input_ids=ids, position_ids=positions, attention_mask=mask.unsqueeze(1), use_cache=False
-    ).last_hidden_state
+    masks = _masks(model, seen, positions)
+    states = trunk(input_ids=ids, position_ids=positions, attention_mask=masks, use_cache=False).last_hidden_state
     ends = width - 1 + torch.tensor([len(question) for question in questions], device=device).cumsum(0)
     return states[:, ends]
+
+
+def check_questions(model: nn.Module) -> None:
+    """Ask a model two short questions side by side, and each alone.
+
+    Raises:
+        UserError: the answers differ, or it has layers for which no mask can part the questions (recurrent ones, say).
+    """
+    device = next(model.parameters()).device
+    ids = torch.tensor([[3, 5, 4, 6], [4, 3, 0, 0]], device=device)
+    batch = Batch(ids, torch.ones(2, dtype=torch.long, device=device), torch.tensor([4, 2], device=device))
+    questions = [[5, 3], [4, 6, 3]]
+    trunk, training = getattr(model, model.base_model_prefix), model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = question_states(model, batch, questions).float()
+            alone = torch.empty_like(found)
+            for row, length in enumerate((4, 2)):
+                for k, question in enumerate(questions):
+                    whole = torch.tensor([[*ids[row, :length].tolist(), *question]], device=device)
+                    alone[row, k] = trunk(input_ids=whole, use_cache=False).last_hidden_state[0, -1].float()
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:  # each architecture has its own
+        name = type(model).__name__
+        raise UserError(f"pm=conditioned: {name} takes no positions or masks ({error}); {_INSTEAD}") from None
+    finally:
+        model.train(training)
+    exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
+    if (found - alone).abs().max() > (1e-3 if exact else 0.1) * alone.abs().max():
+        raise UserError(
+            f"pm=conditioned: {type(model).__name__} reads several questions in one pass otherwise than each alone; "
+            f"{_INSTEAD}"
+        )
+
+
+_INSTEAD = "use pm=heads or pm=lora"
+
+
+def _masks(model: nn.Module, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+    """Additive masks (B, 1, L, L) as the trunk takes them: one, or one for each kind of layer that its config names.
+
+    `seen` (B, L, L): who sees whom where attention is full. Windows and chunks are counted in positions, not in
+    places: questions stand side by side, but each as if right behind its dialogue.
+    """
+    config = model.config.get_text_config()
+    device_type = seen.device.type
+    dtype = next(model.parameters()).dtype
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+
+    def additive(kind: str) -> Tensor:
+        allowed = seen & _near(kind, config, positions)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+
+    if (kinds := getattr(config, "layer_types", None)) is not None:
+        return {kind: additive(kind) for kind in sorted(set(kinds))}
+    if getattr(config, "sliding_window", None) is not None:
+        return additive("sliding_attention")
+    return additive("full_attention" if getattr(config, "attention_chunk_size", None) is None else "chunked_attention")
+
+
+def _near(kind: str, config: PreTrainedConfig, positions: Tensor) -> Tensor:
+    """(B, L, L) or (1,) bool: what a layer of this kind may see at all, as transformers' own masks have it."""
+    asking, asked = positions.unsqueeze(2), positions.unsqueeze(1)
+    match kind:
+        case "full_attention":
+            return torch.ones(1, dtype=torch.bool, device=positions.device)
+        case "sliding_attention":
+            return asked > asking - config.sliding_window
+        case "chunked_attention":
+            return asked // config.attention_chunk_size == asking // config.attention_chunk_size
+    raise UserError(f"pm=conditioned: the base has layers of the kind '{kind}', which no mask parts; {_INSTEAD}")

@@ -30,7 +30,7 @@ from morlaif.preference.learners import FullLearner, Learner, SharedLearner, Sta
 from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import fingerprint, load_classifier, quiet, tokenize
 from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, prompt_room, without_ties
-from morlaif.preference.questions import question_ids
+from morlaif.preference.questions import check_questions, question_ids
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scorers import aggregate
 from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
@@ -239,6 +239,7 @@ class _Training:
         disable_dropout(model)
         asked = questions = None
         if isinstance(settings, ConditionedPM):
+            check_questions(model)
             asked = [self.tasks[k].instruction(settings) for k in taught]
             questions = [question_ids(self.tokenizer, text) for text in asked]
         learner = SharedLearner(names, model, settings.lora, settings.pooling, self._generator("shared"), questions)
