@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from morlaif.data.settings import DataSettings
 from morlaif.errors import UserError, suggest
@@ -20,7 +20,7 @@ from morlaif.report.comparison.settings import CompareSettings
 from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
-from morlaif.settings import Settings
+from morlaif.settings import DISTINCT, Folder, Seed, Settings
 from morlaif.tracking.settings import TrackingSettings
 
 STAGES = ("data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report")
@@ -28,12 +28,13 @@ COMPARE = "compare"  # reads finished runs and stands alone: no part of a run, n
 
 Stage = Literal["data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report", "compare"]
 Arm = Literal["multi", "single"]
-Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 def _stages(value: Any) -> Any:
     if value == "all":
         return STAGES
+    if value is None or value == "" or value == [] or value == ():
+        raise ValueError(f"names no stage. Give all, or a list of {', '.join(STAGES)}; or compare alone")
     for name in value if isinstance(value, list | tuple) else [value]:
         if name not in (*STAGES, COMPARE):
             hint = suggest(str(name), (*STAGES, COMPARE))
@@ -44,16 +45,30 @@ def _stages(value: Any) -> Any:
     return value
 
 
+def _arms(value: Any) -> Any:
+    if not value or not isinstance(value, list | tuple | str):
+        raise ValueError("names no arm. Give a list of multi and single, or of one of them")
+    return (value,) if isinstance(value, str) else value
+
+
+def _run_name(value: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", value):
+        raise ValueError("should be letters, digits and the signs _ . -, and begin with a letter or a digit")
+    if len(value.encode()) > 100:
+        raise ValueError(f"is longer than 100 bytes ({len(value.encode())}); it names the run's folder")
+    return value
+
+
 class Paths(Settings):
     store: Folder  # finished units, shared by all runs
     runs: Folder  # one folder a run
 
 
 class Config(Settings):
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    seed: Annotated[int, Field(ge=0)]
-    stages: Annotated[tuple[Stage, ...], BeforeValidator(_stages)]  # "all" in YAML: every stage
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    name: Annotated[str, AfterValidator(_run_name)]
+    seed: Seed
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(_stages), DISTINCT]  # "all" in YAML: every stage
+    arms: Annotated[tuple[Arm, ...], BeforeValidator(_arms), DISTINCT]
     dry_run: bool
     paths: Paths
     model: ModelSettings
@@ -72,13 +87,6 @@ class Config(Settings):
     tracking: TrackingSettings
     compare: CompareSettings
     human: HumanStudySettings
-
-    @field_validator("arms")
-    @classmethod
-    def _once(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-        if len(set(arms)) < len(arms):
-            raise ValueError("names an arm twice")
-        return arms
 
 
 def validate(tree: Mapping[str, Any]) -> Config:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from morlaif.settings import Settings
+from morlaif.settings import Batch, Count, Line, Part, PathText, Settings
 
 Format = Literal["auto", "dialogues", "pairs", "messages", "prompts", "scored"]
 
@@ -15,28 +15,28 @@ class ToyData(Settings):
     """The embedded world (`morlaif.toy`)."""
 
     source: Literal["toy"]
-    sft: PositiveInt  # demonstrations
-    train: PositiveInt  # prompts with a human-labelled pair, to train on
-    eval: PositiveInt  # the same, held out
+    sft: Batch  # demonstrations
+    train: Batch  # prompts with a human-labelled pair, to train on
+    eval: Batch  # the same, held out
 
 
 class Columns(Settings):
     """What the source calls its columns."""
 
-    prompt: str
-    completion: str
-    chosen: str
-    rejected: str
-    messages: str
-    label: str
-    conversations: str
-    system: str
-    instruction: str
-    input: str
-    output: str
-    history: str
-    completions: str
-    score: str
+    prompt: Line
+    completion: Line
+    chosen: Line
+    rejected: Line
+    messages: Line
+    label: Line
+    conversations: Line
+    system: Line
+    instruction: Line
+    input: Line
+    output: Line
+    history: Line
+    completions: Line
+    score: Line
 
 
 class RowsData(Settings):
@@ -46,9 +46,9 @@ class RowsData(Settings):
     columns: Columns
     bad_rows: Literal["error", "skip"]  # what to do about a row whose content is of no use
     deduplicate: bool
-    limit: PositiveInt | None  # rows to use in all, drawn with the seed
-    eval_size: PositiveInt | None  # rows held out …
-    eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None  # … or their share
+    limit: Count | None  # rows to use in all, drawn with the seed
+    eval_size: Count | None  # rows held out …
+    eval_fraction: Part | None  # … or their share
 
     @model_validator(mode="after")
     def _one_measure_of_eval(self) -> RowsData:
@@ -65,7 +65,7 @@ class JsonlData(RowsData):
     outside_digest: ClassVar[frozenset[str]] = frozenset({"path"})  # the file's content counts
 
     source: Literal["jsonl"]
-    path: str | None  # must be given; relative to the folder in which the command starts
+    path: PathText | None  # must be given; relative to the folder in which the command starts
 
 
 class HubData(RowsData):
@@ -74,12 +74,12 @@ class HubData(RowsData):
     outside_digest: ClassVar[frozenset[str]] = frozenset({"path"})  # the file's content counts
 
     source: Literal["hub"]
-    id: str | None  # must be given unless `path` is
-    subset: str | None  # configuration of the dataset
-    data_dir: str | None  # folder inside the dataset
-    revision: str | None
-    split: str
-    path: str | None  # a local JSONL(.gz) file to read instead of the hub
+    id: PathText | None  # must be given unless `path` is
+    subset: Line | None  # configuration of the dataset
+    data_dir: PathText | None  # folder inside the dataset
+    revision: Line | None
+    split: Line
+    path: PathText | None  # a local JSONL(.gz) file to read instead of the hub
 
 
 DataSettings = Annotated[ToyData | JsonlData | HubData, Field(discriminator="source")]

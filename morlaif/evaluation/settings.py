@@ -8,10 +8,25 @@ from pydantic import Field, field_validator, model_validator
 
 from morlaif.feedback.settings import HfSettings, OpenAISettings
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.settings import Settings
+from morlaif.settings import (
+    NUMBER,
+    Batch,
+    Count,
+    GreedyTemperature,
+    Line,
+    Number,
+    Part,
+    PathText,
+    Settings,
+    Share,
+    Stop,
+    Text,
+    Tokens,
+    Whole,
+)
 
-Count = Annotated[int, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]  # no _, since keys read "first_vs_second"
+# No _, since keys read "first_vs_second".
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$", max_length=100)]
 TAKEN = ("sft", "multi", "single", "policy", "gold")
 
 
@@ -24,8 +39,8 @@ class RulesJudge(Settings):
 class _EngineJudge(Settings):
     """A language model, asked by the feedback engine in both orders; its verdicts are kept in the ledger."""
 
-    question: Annotated[str, Field(min_length=1)]
-    description: str
+    question: Text
+    description: Text
 
 
 class OpenAIJudge(_EngineJudge):
@@ -57,21 +72,21 @@ class EvalSettings(Settings):
     prompts: Count  # held-out prompts on which policies are compared
     scored: Count  # of them, those whose responses the preference models score
     pairs: Count | None  # held-out pairs on which preference models and objectives are compared; null: all
-    temperature: Annotated[float, Field(ge=0)]  # 0 is greedy
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    max_prompt_tokens: Count | None
-    max_new_tokens: Count
-    stop: tuple[str, ...]
-    batch_size: Count
+    temperature: GreedyTemperature  # 0 is greedy
+    top_p: Share
+    max_prompt_tokens: Tokens | None
+    max_new_tokens: Tokens
+    stop: tuple[Stop, ...]
+    batch_size: Batch
     judge: JudgeSettings
-    policies: dict[Name, str]  # further ones to compare with: a folder or a hub id
-    scalarizers: dict[str, ScalarizerSettings]  # whose accuracy over the same preference models is told as well
-    ablation_subsets: Count  # random subsets of the principles of each size
-    reference: Annotated[float, Field(lt=0)]  # of the hypervolume, in deviations of SFT's scores
-    rewardbench: str | None  # a JSONL of prompt, chosen, rejected (and subset)
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    samples: Annotated[int, Field(ge=0)]  # prompts whose responses are kept for the report
+    policies: dict[Name, PathText]  # further ones to compare with: a folder or a hub id
+    scalarizers: dict[Line, ScalarizerSettings]  # whose accuracy over the same preference models is told as well
+    ablation_subsets: Annotated[int, Field(ge=1, le=10_000), NUMBER]  # random subsets of the principles of each size
+    reference: Annotated[Number, Field(lt=0)]  # of the hypervolume, in deviations of SFT's scores
+    rewardbench: PathText | None  # a JSONL of prompt, chosen, rejected (and subset)
+    confidence: Part
+    resamples: Annotated[int, Field(ge=100, le=10**6), NUMBER]
+    samples: Whole  # prompts whose responses are kept for the report
 
     @field_validator("policies")
     @classmethod

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from morlaif.data.files import find_file
 from morlaif.errors import UserError, suggest
-from morlaif.settings import Settings
+from morlaif.settings import (
+    DISTINCT,
+    NUMBER,
+    Address,
+    Batch,
+    Coefficient,
+    Count,
+    Dollars,
+    Line,
+    LogOdds,
+    NonNegative,
+    Params,
+    PathText,
+    Positive,
+    Probability,
+    Seconds,
+    Seed,
+    Settings,
+    Share,
+    Temperature,
+    Text,
+    Tokens,
+    Whole,
+)
 
-Text = Annotated[str, Field(min_length=1)]
+Covers = Annotated[tuple[Line, ...], Field(min_length=1), DISTINCT]  # toy principles whose mean the rules judge takes
 
 
 class Wording(Settings):
@@ -23,21 +44,21 @@ class Wording(Settings):
 
     question: Text  # one line: which of the two options …?
     description: Text  # what counts for and against
-    covers: Annotated[tuple[str, ...], Field(min_length=1)]  # toy principles whose mean the rules judge takes
+    covers: Covers
 
 
 class Principle(Wording):
     """A wording with its name."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 
 
 class Criterion(Settings):
     """What a single response is rated by; a higher rating is always better."""
 
-    name: str
+    name: Line
     ask: Text  # how well does this reply …?
-    covers: Annotated[tuple[str, ...], Field(min_length=1)]  # toy principles whose mean the rules judge takes
+    covers: Covers
 
 
 UNRATED = "(This was written for a choice between two. Ask how well the one reply would stand.)"
@@ -47,13 +68,13 @@ class PrinciplesSettings(Settings):
     """The principles to choose from, which of them a run uses, and the constitution of the single-model baseline."""
 
     definitions: Annotated[dict[str, Wording], Field(min_length=1)]
-    ratings: dict[str, Text]  # how a response is rated by itself, by name; the wording for pairs serves the others
-    select: list[str] | None  # names; null: all
-    count: Annotated[int, Field(ge=1)] | None  # the first so many, after ordering; null: all
+    ratings: dict[Line, Text]  # how a response is rated by itself, by name; the wording for pairs serves the others
+    select: list[Line] | None  # names; null: all
+    count: Count | None  # the first so many, after ordering; null: all
     order: Literal["listed", "random"]
-    seed: int  # of the random order
+    seed: Seed  # of the random order
     constitution: Annotated[list[Principle], Field(min_length=1)]
-    verdicts_per_pair: Annotated[int, Field(ge=1)]  # constitution principles drawn for each pair
+    verdicts_per_pair: Count  # constitution principles drawn for each pair
 
     @field_validator("definitions", mode="before")
     @classmethod
@@ -109,16 +130,16 @@ class RulesSettings(Settings):
     """The toy world's transparent judge, made fallible: gap = (s_A − s_B + noise·ε)/temperature + position_bias."""
 
     source: Literal["rules"]
-    temperature: Annotated[float, Field(gt=0)]  # in deviations of a principle's score; lower is surer
-    noise: Annotated[float, Field(ge=0)]  # scale of the logistic error on a score difference; 0: always right
-    position_bias: float  # log-odds given away to whichever option is shown first
+    temperature: Temperature  # in deviations of a principle's score; lower is surer
+    noise: Coefficient  # scale of the logistic error on a score difference; 0: always right
+    position_bias: LogOdds  # log-odds given away to whichever option is shown first
 
 
 class PriceSettings(Settings):
     """US dollars for a million tokens."""
 
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
+    input: Dollars
+    output: Dollars
 
 
 class Example(Settings):
@@ -132,8 +153,11 @@ class Example(Settings):
     answer: Literal["A", "B"]
 
 
+Thoughts = Annotated[Tokens, Field(ge=16)]
+
+
 class CotSettings(Settings):
-    max_tokens: Annotated[int, Field(ge=16)]
+    max_tokens: Thoughts
 
 
 class FewShotSettings(Settings):
@@ -151,25 +175,25 @@ class FewShotSettings(Settings):
 
 
 class ScoreSettings(Settings):
-    temperature: Annotated[float, Field(gt=0)]
-    max_tokens: Annotated[int, Field(ge=1)]
+    temperature: Temperature
+    max_tokens: Tokens
 
 
 class JointSettings(Settings):
-    audit_fraction: Annotated[float, Field(ge=0, le=1)]
-    max_tokens: Annotated[int, Field(ge=16)]
+    audit_fraction: Probability
+    max_tokens: Thoughts
 
 
 class BatchSettings(Settings):
     """Limits of the batch interface, and how to wait for it."""
 
-    discount: Annotated[float, Field(gt=0, le=1)]  # price of a batched request, as a share of the usual one
-    max_requests: Annotated[int, Field(ge=1, le=50_000)]
-    max_bytes: Annotated[int, Field(ge=10_000)]
-    max_enqueued_tokens: Annotated[int, Field(ge=1)] | None
-    poll: Annotated[float, Field(gt=0)]
-    wait: Annotated[float, Field(ge=0)] | None
-    rounds: Annotated[int, Field(ge=1)]
+    discount: Share  # price of a batched request, as a share of the usual one
+    max_requests: Annotated[int, Field(ge=1, le=50_000), NUMBER]
+    max_bytes: Annotated[Count, Field(ge=10_000)]
+    max_enqueued_tokens: Count | None
+    poll: Seconds
+    wait: NonNegative | None
+    rounds: Batch
 
 
 class OpenAISettings(Settings):
@@ -182,11 +206,12 @@ class OpenAISettings(Settings):
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"served": (None, "")}
 
     source: Literal["openai"]
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
-    provider: str | None  # who answers, in the ledger's key; null: base_url
-    model: Text
-    model_alias: Literal["any"] | tuple[Text, ...] | None  # other names under which it may answer; null: none
-    served: Annotated[str, Field(pattern=r"^[\w.-]*$")] | None  # which model that is; "": nobody knows; null: ask
+    base_url: Address
+    provider: Line | None  # who answers, in the ledger's key; null: base_url
+    model: Line
+    model_alias: Literal["any"] | tuple[Line, ...] | None  # other names under which it may answer; null: none
+    # Which model that is; "": nobody knows; null: ask.
+    served: Annotated[str, Field(pattern=r"^[\w.-]*$", max_length=200)] | None
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None  # null: the server wants no key
     mode: Literal["logprob", "cot", "few_shot", "score", "joint"]
     cot: CotSettings
@@ -197,24 +222,24 @@ class OpenAISettings(Settings):
     delivery: Literal["live", "batch"]
     batch: BatchSettings
     logprobs: Literal["auto", "always", "never"]
-    top_logprobs: Annotated[int, Field(ge=2, le=20)]
-    max_tokens: Annotated[int, Field(ge=1)]
+    top_logprobs: Annotated[int, Field(ge=2, le=20), NUMBER]
+    max_tokens: Tokens
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"]
-    votes: Annotated[int, Field(ge=1)]
-    vote_temperature: Annotated[float, Field(gt=0, le=2)]
-    extra_body: dict[str, Any]
-    concurrency: Annotated[int, Field(ge=1, le=4096)]
-    requests_per_minute: Annotated[float, Field(gt=0)] | None  # null: as the server's headers say, if they do
-    tokens_per_minute: Annotated[float, Field(gt=0)] | None  # input and output; null: as the server's headers say
-    timeout: Annotated[float, Field(gt=0)]  # seconds for one request
-    retries: Annotated[int, Field(ge=0)]  # of one request, after 5xx, time-outs and dropped connections
-    backoff: Annotated[float, Field(gt=0)]  # seconds before the first repetition; doubles up to a minute, with jitter
-    patience: Annotated[float, Field(gt=0)]  # seconds that one request may spend waiting for 429s to pass
+    votes: Annotated[int, Field(ge=1, le=1000), NUMBER]
+    vote_temperature: Annotated[Temperature, Field(le=2)]
+    extra_body: Params
+    concurrency: Annotated[int, Field(ge=1, le=4096), NUMBER]
+    requests_per_minute: Positive | None  # null: as the server's headers say, if they do
+    tokens_per_minute: Positive | None  # input and output; null: as the server's headers say
+    timeout: Seconds  # seconds for one request
+    retries: Annotated[Whole, Field(le=1000)]  # of one request, after 5xx, time-outs and dropped connections
+    backoff: Seconds  # seconds before the first repetition; doubles up to a minute, with jitter
+    patience: Seconds  # seconds that one request may spend waiting for 429s to pass
     ask_again: bool  # whether a question whose reply in the ledger is unusable is asked once more
-    min_validity: Annotated[float, Field(ge=0, le=1)]
+    min_validity: Probability
     price: PriceSettings
     survive_kill: bool  # whether a process of its own asks, which takes replies in even if the run is killed
-    budget_usd: Annotated[float, Field(gt=0)] | None  # in all that the ledger holds, over every run; null: no cap
+    budget_usd: Annotated[Dollars, Field(gt=0)] | None  # in all that the ledger holds, over every run; null: no cap
 
     @property
     def who(self) -> str:
@@ -225,22 +250,6 @@ class OpenAISettings(Settings):
     def who_at(self) -> str:
         """And where, as keys have it."""
         return self.provider or self.base_url.rstrip("/")
-
-    @field_validator("base_url")
-    @classmethod
-    def _an_address(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            good = bool(parts.hostname) and (parts.port is None or 0 < parts.port < 65536)
-        except ValueError:  # a port that is no number, a bracket that is not closed
-            good = False
-        if not good or re.search(r"[\s\x00-\x1f]", value):
-            raise ValueError("no address; one looks like http://localhost:8000/v1")
-        if parts.username or parts.password:
-            raise ValueError("a name and password in an address would be written to files; use api_key_env")
-        if parts.query or parts.fragment:
-            raise ValueError("an address without '?' and '#'; paths of requests are put behind it")
-        return value
 
     @field_validator("extra_body")
     @classmethod
@@ -263,12 +272,13 @@ class HfSettings(Settings):
     outside_digest = frozenset({"device", "batch_size", "order"})
 
     source: Literal["hf"]
-    path: str | None  # a folder or a hub id; must be given
-    revision: str | None
+    path: PathText | None  # a folder or a hub id; must be given
+    revision: Line | None
     trust_remote_code: bool
     dtype: Literal["float32", "bfloat16", "float16"]
-    device: str  # "auto": the accelerator, where there is one
-    batch_size: Annotated[int, Field(ge=1)]
+    # "auto": the accelerator, where there is one
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")]
+    batch_size: Batch
     order: Literal["principle", "pair"]
 
 
@@ -278,7 +288,7 @@ class JsonlSettings(Settings):
     outside_digest = frozenset({"path"})
 
     source: Literal["jsonl"]
-    path: str | None  # must be given
+    path: PathText | None  # must be given
 
 
 FeedbackSettings = Annotated[

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from morlaif.settings import Settings
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+from morlaif.settings import NonNegative, Positive, Processes, Seconds, Settings, Share, Whole
 
 
 class ZeroSettings(Settings):
@@ -18,8 +15,8 @@ class ZeroSettings(Settings):
     stage: Literal[2, 3]
     offload_optimizer: bool
     offload_parameters: bool
-    persistence_threshold: Annotated[int, Field(ge=0)]
-    gather_to_sample: Annotated[float, Field(ge=0)]  # GB
+    persistence_threshold: Whole
+    gather_to_sample: NonNegative  # GB
 
     @model_validator(mode="after")
     def _check(self) -> ZeroSettings:
@@ -41,21 +38,21 @@ class MachineSettings(Settings):
     tflops: Positive  # 10^12 operations a second of one device at its best
     bandwidth: Positive  # GB a second between a device and its memory
     link: Positive  # GB a second between devices
-    mfu: Annotated[float, Field(gt=0, le=1)]  # the share of them that training reaches
+    mfu: Share  # the share of them that training reaches
 
 
 class TimeoutSettings(Settings):
-    start: Positive  # seconds for the ranks to find one another
-    collective: Positive  # seconds that a rank waits for the others in one exchange
+    start: Seconds  # seconds for the ranks to find one another
+    collective: Seconds  # seconds that a rank waits for the others in one exchange
 
 
 class HardwareSettings(Settings):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["float32", "bfloat16", "float16"]
-    threads: Count | None
-    workers: Count
-    processes: Count  # ranks of a unit on each node
-    nodes: Count
+    threads: Processes | None
+    workers: Processes
+    processes: Processes  # ranks of a unit on each node
+    nodes: Processes
     zero: ZeroSettings
     machine: MachineSettings
     timeouts: TimeoutSettings

@@ -6,23 +6,39 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from morlaif.settings import Settings
-
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
+from morlaif.settings import (
+    NUMBER,
+    Batch,
+    Coefficient,
+    Count,
+    Decay,
+    Label,
+    LearningRate,
+    Line,
+    Names,
+    NonNegative,
+    PathText,
+    Positive,
+    Settings,
+    Share,
+    Size,
+    Stop,
+    Temperature,
+    Tokens,
+)
 
 
 class ScratchSettings(Settings):
     """A Llama and a byte-level BPE tokenizer made from nothing, trained on the dialogues of the data."""
 
-    vocab_size: Annotated[int, Field(ge=260)]  # 256 bytes and the special tokens at least
-    hidden_size: Count
-    layers: Count
-    heads: Count
-    intermediate_size: Count
-    max_positions: Count
+    vocab_size: Annotated[int, Field(ge=260, le=2**20), NUMBER]  # 256 bytes and the special tokens at least
+    hidden_size: Size
+    layers: Size
+    heads: Size
+    intermediate_size: Size
+    max_positions: Tokens
     tie_embeddings: bool
-    init_std: Positive
+    init_std: Share
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -34,9 +50,9 @@ class ScratchSettings(Settings):
 
 
 class ModelSettings(Settings):
-    name: str
-    path: str | None  # a folder or a hub id …
-    revision: str | None
+    name: Label
+    path: PathText | None  # a folder or a hub id …
+    revision: Line | None
     trust_remote_code: bool
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     scratch: ScratchSettings | None  # … or a model made here
@@ -49,10 +65,10 @@ class ModelSettings(Settings):
 
 
 class LoRASettings(Settings):
-    r: Count
+    r: Size
     alpha: Positive
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: tuple[str, ...] | Literal["all-linear"]
+    dropout: Decay
+    target_modules: Literal["all-linear"] | Names
 
 
 class _Training(Settings):
@@ -60,16 +76,16 @@ class _Training(Settings):
         {"checkpoint_every", "log_every", "gradient_checkpointing", "micro_batch_size"}
     )
 
-    learning_rate: Positive
+    learning_rate: LearningRate
     scheduler: Literal["linear", "cosine", "constant"]
-    warmup: Annotated[float, Field(ge=0)]  # below 1 a share of all steps, else a number of steps
+    warmup: NonNegative  # below 1 a share of all steps, else a number of steps
     epochs: Positive
     max_steps: Count | None  # counts instead of `epochs`
-    batch_size: Count  # sequences of an optimizer step
-    micro_batch_size: Count | None  # at most so many in a forward pass of each rank; null: its whole share
-    max_length: Annotated[int, Field(ge=2)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    adam_beta2: Annotated[float, Field(gt=0, lt=1)]
+    batch_size: Batch  # sequences of an optimizer step
+    micro_batch_size: Batch | None  # at most so many in a forward pass of each rank; null: its whole share
+    max_length: Annotated[Tokens, Field(ge=2)]
+    weight_decay: Coefficient
+    adam_beta2: Annotated[Decay, Field(gt=0)]
     max_grad_norm: Positive
     gradient_checkpointing: bool
     checkpoint_every: Count | None  # steps between resumable checkpoints
@@ -96,13 +112,13 @@ class SampleResponses(Settings):
     """Two distinct samples of the fine-tuned model for each prompt."""
 
     source: Literal["sample"]
-    temperature: Positive
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    max_prompt_tokens: Count | None
-    max_new_tokens: Count
-    stop: tuple[str, ...]
-    batch_size: Count
-    attempts: Count  # draws of the second response before a prompt is given up
+    temperature: Temperature
+    top_p: Share
+    max_prompt_tokens: Tokens | None
+    max_new_tokens: Tokens
+    stop: tuple[Stop, ...]
+    batch_size: Batch
+    attempts: Annotated[int, Field(ge=1, le=1000), NUMBER]  # draws of the second response before a prompt is given up
 
 
 class PairResponses(Settings):

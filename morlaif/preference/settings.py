@@ -8,26 +8,43 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from morlaif.settings import Settings
+from morlaif.settings import (
+    NUMBER,
+    Batch,
+    Coefficient,
+    Count,
+    Decay,
+    LearningRate,
+    Line,
+    Names,
+    NonNegative,
+    Part,
+    PathText,
+    Positive,
+    Settings,
+    Share,
+    Size,
+    Text,
+    Tokens,
+    Whole,
+)
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Length = Annotated[Tokens, Field(ge=8)]
 
 
 class LoraSettings(Settings):
     """Low-rank adapters, as in peft."""
 
-    r: Count
+    r: Size
     alpha: Positive  # the update is scaled by alpha / r
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: Literal["all-linear"] | list[str]  # names of the adapted layers
+    dropout: Decay
+    target_modules: Literal["all-linear"] | Names  # names of the adapted layers
 
 
 class EarlyStopping(Settings):
     """Stop when accuracy on a part of the training pairs no longer rises, and keep the best weights."""
 
-    share: Annotated[float, Field(gt=0, lt=1)]  # of the training pairs, kept out of training to choose by
+    share: Part  # of the training pairs, kept out of training to choose by
     every: Count  # optimizer steps between two measurements
     patience: Count  # measurements without a new best before the end
 
@@ -37,24 +54,24 @@ class TrainedPM(Settings):
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"gradient_checkpointing", "checkpoint_every"})
 
-    base: str | None  # null: the SFT model; else a folder or a hub name
-    revision: str | None  # of a hub base
+    base: PathText | None  # null: the SFT model; else a folder or a hub name
+    revision: Line | None  # of a hub base
     pooling: Literal["last", "mean"]  # which token states the head reads
     loss: Literal["soft", "margin"]
-    margin_scale: Annotated[float, Field(ge=0)]  # loss "margin": logit gap of the judge times this is the margin
-    center: Annotated[float, Field(ge=0)]  # weight of the penalty (s_first + s_second)^2
+    margin_scale: Coefficient  # loss "margin": logit gap of the judge times this is the margin
+    center: Coefficient  # weight of the penalty (s_first + s_second)^2
     ties: Literal["keep", "drop"]  # verdicts at exactly one half
-    learning_rate: Positive
-    head_learning_rate: Positive  # of the scalar head, which starts from nothing and may need larger steps
+    learning_rate: LearningRate
+    head_learning_rate: LearningRate  # of the scalar head, which starts from nothing and may need larger steps
     schedule: Literal["cosine", "linear", "constant"]
-    warmup_steps: Annotated[int, Field(ge=0)]  # at most half of all steps
+    warmup_steps: Whole  # at most half of all steps
     epochs: Count
     early_stopping: EarlyStopping | None
-    batch_size: Count  # pairs for each optimizer step
-    micro_batch_size: Count | None  # pairs for each forward; null: the whole batch
-    weight_decay: Annotated[float, Field(ge=0)]
+    batch_size: Batch  # pairs for each optimizer step
+    micro_batch_size: Batch | None  # pairs for each forward; null: the whole batch
+    weight_decay: Coefficient
     max_grad_norm: Positive  # of each principle's own weights, so that no principle changes another's step
-    max_length: Annotated[int, Field(ge=8)]  # tokens of prompt and response; the prompt is cut on the left
+    max_length: Length  # tokens of prompt and response; the prompt is cut on the left
     gradient_checkpointing: bool
     checkpoint_every: Count | None  # optimizer steps between checkpoints
 
@@ -71,7 +88,7 @@ class AdapterEach(TrainedPM):
     outside_digest: ClassVar[frozenset[str]] = TrainedPM.outside_digest | {"joint", "joint_tokens"}
 
     lora: LoraSettings
-    joint: Count  # so many principles are trained in one pass over the pairs; 1: each by itself
+    joint: Batch  # so many principles are trained in one pass over the pairs; 1: each by itself
     joint_tokens: Count  # padded tokens of one training forward over all its principles
 
 
@@ -87,7 +104,7 @@ class TopLayers(AdapterEach):
     outside_digest: ClassVar[frozenset[str]] = AdapterEach.outside_digest | {"cache_gb"}
 
     top: Share  # of the layers, at least one
-    cache_gb: Annotated[float, Field(ge=0)]  # memory for the states below them, kept over epochs if all fit; 0: never
+    cache_gb: NonNegative  # memory for the states below them, kept over epochs if all fit; 0: never
 
 
 class TrunkPM(TopLayers):
@@ -114,8 +131,8 @@ class ConditionedPM(TrainedPM):
 
     kind: Literal["conditioned"]
     lora: LoraSettings
-    instruction: Annotated[str, Field(min_length=1)]  # with {name}, {question} and {description} of the principle
-    overall: Annotated[str, Field(min_length=1)]  # {question} where no single principle is judged by: the baseline
+    instruction: Text  # with {name}, {question} and {description} of the principle
+    overall: Text  # {question} where no single principle is judged by: the baseline
 
 
 class EnsemblePM(TopLayers):
@@ -123,18 +140,18 @@ class EnsemblePM(TopLayers):
 
     kind: Literal["ensemble"]
     member: Literal["lora", "trunk"]  # `top` and `cache_gb` are read by trunk alone
-    members: Annotated[int, Field(ge=2)]
+    members: Annotated[int, Field(ge=2, le=1000), NUMBER]
     aggregate: Literal["mean", "uncertainty", "min"]
-    penalty: Annotated[float, Field(ge=0)]  # aggregate "uncertainty": times the members' variance, off the mean
+    penalty: Coefficient  # aggregate "uncertainty": times the members' variance, off the mean
 
 
 class PretrainedPM(Settings):
     """Reward models that exist already: any sequence classifier with one score, by principle."""
 
     kind: Literal["pretrained"]
-    paths: dict[str, str] | None  # folder or hub id, for each principle
-    revisions: dict[str, str] | None  # of hub ids, where not the main branch
-    max_length: Annotated[int, Field(ge=8)]
+    paths: dict[Line, PathText] | None  # folder or hub id, for each principle
+    revisions: dict[Line, Line] | None  # of hub ids, where not the main branch
+    max_length: Length
     trust_remote_code: bool
 
 

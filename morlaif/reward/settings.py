@@ -5,15 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.rating import check_rater
 from morlaif.feedback.settings import FeedbackSettings
-from morlaif.settings import Settings
+from morlaif.settings import NUMBER, Coefficient, Decay, Line, Number, Params, Settings
 
 SINGLE = "single"  # the column of the baseline, which has but one
 
@@ -22,7 +22,13 @@ class PMReward(Settings):
     """Preference models, one a principle."""
 
     kind: Literal["pm"]
-    principles: list[str] | None  # null: all of the run's
+    principles: list[Line] | None  # null: all of the run's
+
+
+def _one_digit(value: int) -> int:
+    if value > 9:
+        raise ValueError("at most 9: 10 is two tokens in many tokenizers, and would be read as a 1")
+    return value
 
 
 class JudgeReward(Settings):
@@ -32,27 +38,20 @@ class JudgeReward(Settings):
 
     kind: Literal["judge"]
     engine: FeedbackSettings | None  # who rates; null: the run's feedback
-    principles: list[str] | None  # null: all of the run's
-    overall: str | None  # of the constitution, for the single arm; null: its first
-    highest: Annotated[int, Field(ge=2)]
-    asks: Annotated[int, Field(ge=1, le=10)]  # attempts at a usable rating
-    max_invalid: Annotated[float, Field(ge=0, lt=1)]
-
-    @field_validator("highest")
-    @classmethod
-    def _one_digit(cls, value: int) -> int:
-        if value > 9:
-            raise ValueError("at most 9: 10 is two tokens in many tokenizers, and would be read as a 1")
-        return value
+    principles: list[Line] | None  # null: all of the run's
+    overall: Line | None  # of the constitution, for the single arm; null: its first
+    highest: Annotated[int, Field(ge=2), AfterValidator(_one_digit), NUMBER]
+    asks: Annotated[int, Field(ge=1, le=10), NUMBER]  # attempts at a usable rating
+    max_invalid: Decay
 
 
 class FunctionReward(Settings):
     """A function of the user's: (prompts, responses) -> (B, K) or (B,)."""
 
     kind: Literal["function"]
-    function: str | None  # dotted path; must be given
-    names: Annotated[tuple[str, ...], Field(min_length=1)]  # of its columns
-    params: dict[str, Any]
+    function: Line | None  # dotted path; must be given
+    names: Annotated[tuple[Line, ...], Field(min_length=1)]  # of its columns
+    params: Params
 
     @field_validator("names")
     @classmethod
@@ -73,7 +72,7 @@ class MixtureReward(Settings):
 
     kind: Literal["mixture"]
     parts: Annotated[dict[str, Part], Field(min_length=1)]
-    weights: dict[str, Annotated[float, Field(gt=0)]]  # by part; multiplies what `weights` makes of its columns
+    weights: dict[str, Annotated[Coefficient, Field(gt=0)]]  # by part; multiplies what `weights` makes of its columns
 
     @model_validator(mode="after")
     def _weights_of_parts(self) -> MixtureReward:
@@ -97,7 +96,7 @@ class Column(Settings):
     name: str
     part: str  # of the mixture; "" where there is none
     own: str  # what the part calls it: a principle, or one of a function's names
-    weight: float
+    weight: Number
 
 
 class Layout(Settings):

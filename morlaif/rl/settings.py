@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from morlaif.settings import Settings
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from morlaif.settings import (
+    Address,
+    Batch,
+    Coefficient,
+    Count,
+    Decay,
+    LearningRate,
+    Line,
+    Names,
+    Number,
+    Port,
+    Positive,
+    Probability,
+    Processes,
+    Seconds,
+    Settings,
+    Share,
+    Size,
+    Stop,
+    Temperature,
+    Tokens,
+    Whole,
+)
 
 GROUPED = ("rloo", "grpo", "gdpo")  # estimators that compare several responses to one prompt
 
@@ -22,9 +39,9 @@ class PolicySettings(Settings):
     outside_digest: ClassVar[frozenset[str]] = frozenset({"gradient_checkpointing"})
 
     kind: Literal["full", "lora"]
-    r: Count
+    r: Size
     alpha: Positive
-    target_modules: str | list[str]
+    target_modules: Line | Names
     export: Literal["merged", "adapter", "both"]
     gradient_checkpointing: bool
 
@@ -40,9 +57,9 @@ class CriticSettings(Settings):
 
     kind: Literal["shared", "adapter", "separate", "none"]
     init: Literal["sft", "pm"]
-    principle: str | None
-    learning_rate: Positive | None
-    warmup_steps: Annotated[int, Field(ge=0)]
+    principle: Line | None
+    learning_rate: LearningRate | None
+    warmup_steps: Whole
 
     @model_validator(mode="after")
     def _check(self) -> CriticSettings:
@@ -54,12 +71,12 @@ class CriticSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW, its schedule and its clip."""
 
-    learning_rate: Positive
+    learning_rate: LearningRate
     schedule: Literal["constant", "linear", "cosine"]
-    warmup_steps: Annotated[int, Field(ge=0)]
-    betas: tuple[Fraction, Fraction]
-    eps: Positive
-    weight_decay: NonNegative
+    warmup_steps: Whole
+    betas: tuple[Decay, Decay]
+    eps: Share
+    weight_decay: Coefficient
     max_grad_norm: Positive
 
 
@@ -69,7 +86,7 @@ class KLSettings(Settings):
     placement: Literal["reward", "loss"]
     estimator: Literal["k1", "k2", "k3"]
     controller: Literal["fixed", "adaptive"]
-    coef: NonNegative
+    coef: Coefficient
     target: Positive
     horizon: Positive
     stop: Positive | None
@@ -92,8 +109,8 @@ class ShapingSettings(Settings):
     center: bool
     clip: Positive | None
     missing_eos: Literal["none", "replace", "subtract"]
-    missing_eos_value: float
-    length_penalty: NonNegative
+    missing_eos_value: Number
+    length_penalty: Coefficient
     score_at: Literal["last_token", "after_eos"]
     constant_score: Literal["stop", "allow"]
 
@@ -107,12 +124,12 @@ class VLLMSettings(Settings):
     )  # fmt: skip
 
     mode: Literal["colocate", "server"]
-    server_url: str | None
-    group_port: Annotated[int, Field(ge=1, le=65535)]
-    server_timeout: Positive
-    tensor_parallel_size: Count
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
-    max_num_seqs: Count | None
+    server_url: Address | None
+    group_port: Port
+    server_timeout: Seconds
+    tensor_parallel_size: Processes
+    gpu_memory_utilization: Share
+    max_num_seqs: Batch | None
     sleep: bool
 
     @model_validator(mode="after")
@@ -129,13 +146,13 @@ class PPOSettings(Settings):
 
     steps: Count
     # 1. sample
-    rollouts: Count
-    samples_per_prompt: Count
-    max_prompt_length: Count
-    max_new_tokens: Count
-    temperature: Positive
-    stop: list[str]
-    generation_batch_size: Count
+    rollouts: Batch
+    samples_per_prompt: Batch
+    max_prompt_length: Tokens
+    max_new_tokens: Tokens
+    temperature: Temperature
+    stop: list[Stop]
+    generation_batch_size: Batch
     rollout: Literal["transformers", "vllm"]
     vllm: VLLMSettings
     # 2. score, 3. shape the reward
@@ -143,8 +160,8 @@ class PPOSettings(Settings):
     kl: KLSettings
     # 4. estimate advantages
     advantage: Literal["gae", "rloo", "grpo", "gdpo", "reinforce_pp"]
-    gamma: Fraction
-    lam: Fraction
+    gamma: Probability
+    lam: Probability
     whiten_advantages: bool
     whiten_rewards: bool
     # 5. optimise
@@ -152,17 +169,17 @@ class PPOSettings(Settings):
     critic: CriticSettings
     optimizer: OptimizerSettings
     epochs: Count
-    minibatches: Count
-    micro_batch_size: Count
+    minibatches: Batch
+    micro_batch_size: Batch
     clip_range: Positive
     clip_range_value: Positive | None
-    value_coef: NonNegative
-    entropy_coef: NonNegative
+    value_coef: Coefficient
+    entropy_coef: Coefficient
     # 6. log, keep
-    checkpoint_every: Annotated[int, Field(ge=0)]
-    eval_every: Annotated[int, Field(ge=0)]
-    eval_prompts: Annotated[int, Field(ge=0)]
-    samples: Annotated[int, Field(ge=0)]
+    checkpoint_every: Whole
+    eval_every: Whole
+    eval_prompts: Whole
+    samples: Whole
     keep: Literal["last", "best"]
     keep_other: bool
 

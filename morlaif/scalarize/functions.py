@@ -17,13 +17,11 @@ from pydantic import Field
 
 from morlaif.errors import UserError
 from morlaif.scalarize.registry import PrincipleName, State, properties, stateful
+from morlaif.settings import Coefficient, Number, Positive, Share, Temperature
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Principles = Annotated[list[PrincipleName], Field(min_length=1)]
 
 
@@ -43,13 +41,13 @@ def max_min(rewards: Tensor) -> Tensor:
 
 
 @properties(monotone=False, symmetric=True, homogeneous=False, bounds="between")
-def soft_max_min(rewards: Tensor, *, temperature: Positive) -> Tensor:
+def soft_max_min(rewards: Tensor, *, temperature: Temperature) -> Tensor:
     """Σ softmax(-r'/T)_i r'_i. Falls when a score far above the rest rises: its term leaves the sum."""
     return ((-rewards / temperature).softmax(-1) * rewards).sum(-1)
 
 
 @properties(monotone=False, symmetric=True, homogeneous=False, bounds="below")
-def uncertainty_weighted(rewards: Tensor, *, penalty: NonNegative) -> Tensor:
+def uncertainty_weighted(rewards: Tensor, *, penalty: Coefficient) -> Tensor:
     """mean - λ·var, the variance over principles divided by K (2310.02743, there over an ensemble's members)."""
     return rewards.mean(-1) - penalty * rewards.var(-1, correction=0)
 
@@ -85,7 +83,7 @@ def bernoulli_nash(rewards: Tensor, *, root: bool) -> Tensor:
 
 
 @properties(monotone=True, symmetric=True, homogeneous=False, bounds="between")
-def log_sum_exp(rewards: Tensor, *, temperature: Positive) -> Tensor:
+def log_sum_exp(rewards: Tensor, *, temperature: Temperature) -> Tensor:
     """-T log (1/K Σ exp(-r'_i / T)): between the minimum (T → 0) and the mean (T → ∞), monotone throughout."""
     return -temperature * ((-rewards / temperature).logsumexp(-1) - math.log(rewards.shape[-1]))
 
@@ -111,7 +109,7 @@ def cvar(rewards: Tensor, *, alpha: Share) -> Tensor:
 
 
 @properties(monotone=True, symmetric=True, homogeneous=False, bounds="unit")
-def power_mean(rewards: Tensor, *, exponent: float) -> Tensor:
+def power_mean(rewards: Tensor, *, exponent: Number) -> Tensor:
     """(1/K Σ u_iᵖ)^(1/p) on u = σ(r'); p = 0 is the geometric mean."""
     logs = _log_sigmoid(rewards)
     if exponent == 0:
@@ -123,13 +121,13 @@ def power_mean(rewards: Tensor, *, exponent: float) -> Tensor:
 
 
 @properties(monotone=True, symmetric=True, homogeneous=False, bounds="below")
-def tchebycheff(rewards: Tensor, *, ideal: float, weights: Tensor) -> Tensor:
+def tchebycheff(rewards: Tensor, *, ideal: Number, weights: Tensor) -> Tensor:
     """-max_i w_i (z* - r_i), the ideal z* in normalised units. `rewards` holds w_i r_i, so the gap is w_i z* - r'_i."""
     return -(ideal * weights - rewards).amax(-1)
 
 
 @properties(monotone=True, symmetric=True, homogeneous=False, bounds="below")
-def smooth_tchebycheff(rewards: Tensor, *, ideal: float, temperature: Positive, weights: Tensor) -> Tensor:
+def smooth_tchebycheff(rewards: Tensor, *, ideal: Number, temperature: Temperature, weights: Tensor) -> Tensor:
     """-T log Σ exp(w_i (z* - r_i) / T)."""
     return -temperature * ((ideal * weights - rewards) / temperature).logsumexp(-1)
 
@@ -138,14 +136,14 @@ def smooth_tchebycheff(rewards: Tensor, *, ideal: float, temperature: Positive, 
 
 
 @properties(monotone=True, symmetric=True, homogeneous=False, bounds="nonpositive")
-def log_sigmoid_sum(rewards: Tensor, *, reference: float) -> Tensor:
+def log_sigmoid_sum(rewards: Tensor, *, reference: Number) -> Tensor:
     """Σ log σ(r'_i - reference) (2402.00742)."""
     return _log_sigmoid(rewards - reference).sum(-1)
 
 
 @properties(monotone=True, symmetric=False, homogeneous=False, bounds="nonnegative")
 def lexicographic(
-    rewards: Tensor, *, threshold: float, order: list[PrincipleName] | None, names: tuple[str, ...]
+    rewards: Tensor, *, threshold: Number, order: list[PrincipleName] | None, names: tuple[str, ...]
 ) -> Tensor:
     """Thresholded lexicographic order as one number (after Gábor et al. 1998).
 
@@ -161,7 +159,7 @@ def lexicographic(
 
 
 @properties(monotone=False, symmetric=True, homogeneous=True, bounds="below")
-def mean_minus_std(rewards: Tensor, *, penalty: NonNegative) -> Tensor:
+def mean_minus_std(rewards: Tensor, *, penalty: Coefficient) -> Tensor:
     """mean - β·std, the deviation over principles with divisor K (2401.00243). Monotone only for β ≤ 1/√(K-1)."""
     variance = rewards.var(-1, correction=0)
     spread = variance > 0  # the root has no gradient at zero
@@ -169,7 +167,7 @@ def mean_minus_std(rewards: Tensor, *, penalty: NonNegative) -> Tensor:
 
 
 @properties(monotone=True, symmetric=False, homogeneous=False, bounds="below")
-def gated(rewards: Tensor, *, gates: Principles, threshold: float, names: tuple[str, ...]) -> Tensor:
+def gated(rewards: Tensor, *, gates: Principles, threshold: Number, names: tuple[str, ...]) -> Tensor:
     """The mean of the others (of the gates, where there is nothing else) behind gates.
 
     Open (every gate ≥ t) it counts whole, shut only where it is negative.
@@ -194,7 +192,7 @@ def single(rewards: Tensor, *, principle: PrincipleName, names: tuple[str, ...])
 def _multipliers(
     *,
     constraints: Principles,
-    thresholds: list[float],
+    thresholds: list[Number],
     initial: Positive,
     maximum: Positive,
 ) -> State:
@@ -213,7 +211,7 @@ def _multipliers(
 def _dual_ascent(
     rewards: Tensor,
     *,
-    thresholds: list[float],
+    thresholds: list[Number],
     step_size: Positive,
     maximum: Positive,
     names: tuple[str, ...],
@@ -238,7 +236,7 @@ def lagrangian(
     *,
     objectives: Principles | None,
     constraints: Principles,
-    thresholds: list[float],
+    thresholds: list[Number],
     rescale: bool,
     names: tuple[str, ...],
     state: State,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from morlaif.settings import Settings
+from morlaif.settings import DISTINCT, Label, Settings
 
 
 class LocalTracking(Settings):
@@ -20,11 +20,11 @@ class WandbTracking(Settings):
 
     kind: Literal["wandb"]
     mode: Literal["online", "offline"]
-    project: Annotated[str, Field(min_length=1)]
-    entity: str | None
-    group: str | None
-    job_type: Annotated[str, Field(min_length=1)]
-    tags: tuple[str, ...]
+    project: Label
+    entity: Label | None
+    group: Label | None
+    job_type: Label
+    tags: Annotated[tuple[Label, ...], DISTINCT]
 
 
 TrackingSettings = Annotated[LocalTracking | WandbTracking, Field(discriminator="kind")]
