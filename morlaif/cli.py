@@ -8,44 +8,30 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from hydra import main as hydra_main
-from omegaconf import DictConfig, OmegaConf
-
-from morlaif.errors import MachineError, UserError
-from morlaif.launch.processes import forget_launchers
+from morlaif.errors import MachineError, UserError, describe
 
 if TYPE_CHECKING:
-    from morlaif.config import Config
+    from omegaconf import DictConfig
 
-CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
-# What does not change a run's numbers is no part of its folder's name.
-OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "compare", "human")
+    from morlaif.compose import Composed
+
 HUMAN_SPELLINGS = re.compile(r"^(eval|evaluate)\.human=")  # people's ratings are part of no unit, so of no group `eval`
 SWEEP_VARIABLE = "MORLAIF_SWEEP"  # tells the jobs of a sweep, in whatever process they run, which sweep it is
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
-class Composed(NamedTuple):
-    """One job of a command line, validated before anything is built."""
-
-    overrides: list[str]
-    config: Config
-    run_name: str
-
-
 def main() -> None:
     """Exit codes: 0 all built; 1 a unit failed; 2 a mistake in the command, the config or the data; 130 interrupted."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from morlaif.launch.processes import forget_launchers
 
     forget_launchers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to here, where each becomes one line
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
     try:
         code = _main()
     except UserError as error:
@@ -53,13 +39,15 @@ def main() -> None:
     except MachineError as error:
         _say(str(error))
         code = FAILURE
-    except (HydraException, OmegaConfBaseException) as error:
-        from morlaif.mistakes import explain
-
-        code = _say(explain(error, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
     except KeyboardInterrupt:
         print("morlaif: interrupted; the same command continues where it stopped", file=sys.stderr)
         code = INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILURE
+    except Exception as error:
+        _say(f"{describe(error)}; {_keep_traceback(error)}")
+        code = FAILURE
     sys.exit(code)
 
 
@@ -71,19 +59,77 @@ def _say(message: str) -> int:
     return USER_ERROR
 
 
-def _main() -> int:
-    from hydra._internal.utils import get_args_parser
+def _keep_traceback(error: Exception) -> str:
+    """Where the traceback of an error that nobody has foreseen was written."""
+    import tempfile
+    import traceback
 
-    sys.argv[1:] = [HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]]
-    flags = get_args_parser().parse_intermixed_args()
-    # Hydra's own parser does not take overrides on both sides of a flag.
-    sys.argv[1:] = [word for word in sys.argv[1:] if word not in flags.overrides] + flags.overrides
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="morlaif-", suffix=".txt", delete=False) as file:
+            file.write(text)
+    except OSError:
+        return f"no place for its traceback: {text.strip().splitlines()[-1]}"
+    return f"the traceback is in {file.name}"
+
+
+def _main() -> int:
+    from morlaif.usage import read_flags, usage
+
+    words = [HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]]
+    flags = read_flags(words)
+    if flags.help:
+        print(usage(flags.config_dir), end="")
+        return SUCCESS
+    if flags.version:
+        from importlib.metadata import version
+
+        print(f"morlaif {version('morlaif')}")
+        return SUCCESS
+    sys.argv[1:] = _for_hydra(flags)
+    with _explained(flags):
+        return _answer(flags)
+
+
+def _for_hydra(flags: Namespace) -> list[str]:
+    """The command line in the order that Hydra's own parser takes."""
+    from morlaif.usage import VALUED
+
+    given = vars(flags)
+    words = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is True]
+    words += [f"--{name.replace('_', '-')}={given[name]}" for name in VALUED if given[name] is not None]
+    return [*words, *flags.overrides]
+
+
+@contextmanager
+def _explained(flags: Namespace) -> Iterator[None]:
+    """An error of Hydra's as one line."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        from morlaif.mistakes import explain
+
+        raise UserError(explain(error, flags.overrides)) from None
+
+
+def _answer(flags: Namespace) -> int:
+    from hydra import main as hydra_main
+
+    from morlaif.compose import CONFIG_MODULE, CONFIG_NAME, check_package, compose_all, register, repeated
+
+    register()
     hydra_run = hydra_main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_job)
-    if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
-        _copy_repository_once()
+    if flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
+        if flags.package is not None:
+            check_package(flags)
         hydra_run()
         return SUCCESS
-    jobs, multirun, preset = look_ahead(flags)
+    for line in repeated(flags.overrides):
+        _say(line)
+    jobs, multirun, preset = compose_all(flags)
     if jobs[0].config.stages == ("compare",):
         return _compare(jobs)
     if jobs[0].config.human.action is not None:
@@ -91,78 +137,6 @@ def _main() -> int:
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
     return _sweep(hydra_run, jobs, preset) if multirun else _single(hydra_run)
-
-
-def _copy_repository_once() -> None:
-    """Hydra copies its whole repository of configs for each group that its help lists: most of the help's time."""
-    from functools import cache
-
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.config_repository import IConfigRepository
-    from hydra.core.object_type import ObjectType
-
-    @cache
-    def repository(loader: ConfigLoaderImpl) -> IConfigRepository:
-        return loader._parse_overrides_and_create_caching_repo(None, [])[1]
-
-    def get_group_options(
-        self: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG
-    ) -> list[str]:
-        return repository(self).get_group_options(group_name, results_filter)
-
-    ConfigLoaderImpl.get_group_options = get_group_options
-
-
-def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
-    """Every job of a command line, composed and validated, whether it is a sweep, and the name of its preset.
-
-    Raises:
-        UserError: a config does not validate. HydraException: one does not compose.
-    """
-    from hydra import compose, initialize_config_module
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.types import RunMode
-
-    from morlaif.config import validate
-
-    found = ["pkg://morlaif.sweeps", *([f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else [])]
-    search = f"hydra.searchpath=[{','.join(found)}]"
-    parser = OverridesParser.create()
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        parsed = parser.parse_overrides(flags.overrides)
-        swept = [override.input_line for override in parsed if override.is_sweep_override()]
-        plain = [override.input_line for override in parsed if not override.is_sweep_override()]
-        try:
-            base = compose(CONFIG_NAME, [*plain, search], return_hydra_config=True)
-        except ValueError as error:  # Hydra lets `group=null` through to here
-            empty = next((override.key_or_group for override in parsed if override.value() is None), "")
-            raise UserError(f"{empty}=null: give one of the group's options, or leave it out: ~{empty}.") from error
-        multirun = flags.multirun or base.hydra.mode == RunMode.MULTIRUN
-        if swept and not multirun:
-            raise UserError(f"'{swept[0]}' gives several values: add -m to run each, or quote the value.")
-        trees = [(plain, base)]
-        if multirun and base.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
-            parameters = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-            sets = BasicSweeper.split_arguments(parser.parse_overrides([*parameters, *flags.overrides]), None)[0]
-            trees = [(list(job), compose(CONFIG_NAME, [*job, search])) for job in sets]
-        return [
-            Composed(job, validate(OmegaConf.to_container(_own(tree), resolve=True)), run_name(tree))
-            for job, tree in trees
-        ], multirun, base.hydra.runtime.choices.get("sweep")
-
-
-def _own(tree: DictConfig) -> DictConfig:
-    """The config without Hydra's part."""
-    return OmegaConf.masked_copy(tree, [key for key in tree if key != "hydra"])
-
-
-def run_name(tree: DictConfig) -> str:
-    """`<name>-<digest>`: the same config has the same run folder, whoever starts it and wherever the store lies."""
-    from morlaif.pipeline.unit import hash_json
-
-    kept = [key for key in tree if key not in OUTSIDE_RUN_NAME]
-    return f"{tree.name}-{hash_json(OmegaConf.to_container(OmegaConf.masked_copy(tree, kept), resolve=True))[:8]}"
 
 
 _outcome: list[Exception] = []  # what ended the job of this process; Hydra would print it with a traceback
@@ -173,13 +147,14 @@ def _job(tree: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
+    from morlaif.compose import plain
     from morlaif.config import validate
     from morlaif.launch.devices import own_gpu
     from morlaif.pipeline.run import run
     from morlaif.texts import line
 
     hydra = HydraConfig.get()
-    config = validate(OmegaConf.to_container(tree, resolve=True))
+    config = validate(plain(tree))
     folder = Path(hydra.runtime.output_dir)
     sweep = os.environ.get(SWEEP_VARIABLE)
     overrides = list(hydra.overrides.task)

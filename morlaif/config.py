@@ -98,63 +98,6 @@ def validate(tree: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(dict.fromkeys(_line(item, tree) for item in error.errors()))) from None
+        from morlaif.keys import explain_values
 
-
-def _line(item: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
-    keys = _keys_in(tree, item["loc"])
-    dotted = ".".join(str(key) for key in keys)
-    if item["type"] == "extra_forbidden":
-        kind = [part for part in item["loc"][:-1] if part not in keys]  # the member of a union, such as sft.method
-        if kind and dotted.count(".") == 1:
-            group, _, name = dotted.partition(".")
-            own = [key for key in known_keys(tree, without=dotted) if key.startswith(f"{group}.")]
-            hint = suggest(dotted, own, 0.8) or f" If a preset sets it, '~{dotted}' takes it out."
-            return f"unknown key '{dotted}': {group} '{kind[-1]}' has no '{name}'.{hint}"
-        return f"unknown key '{dotted}'.{suggest_key(dotted, known_keys(tree, without=dotted))}"
-    if item["type"] == "missing":
-        return f"{dotted}: missing; this key must be given (null where it is meant to be empty)."
-    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    given = "" if item["type"] == "value_error" and isinstance(item["input"], Mapping) else f"={item['input']!r}"
-    return f"{dotted}{given}: {message}."
-
-
-def _keys_in(tree: Any, loc: tuple[int | str, ...]) -> list[int | str]:
-    """The parts of pydantic's location that are keys of the tree: it also names the member of a union."""
-    keys: list[int | str] = []
-    for position, key in enumerate(loc):
-        last = position == len(loc) - 1
-        if (isinstance(tree, Mapping) and key in tree) or (
-            isinstance(tree, list | tuple) and isinstance(key, int) and key < len(tree)
-        ):
-            tree = tree[key]
-        elif not last or not isinstance(tree, Mapping):
-            continue
-        keys.append(key)
-    return keys
-
-
-def known_keys(tree: Mapping[str, Any], prefix: str = "", without: str = "") -> list[str]:
-    """Every dotted key of a tree."""
-    keys: list[str] = []
-    for name, value in tree.items():
-        dotted = f"{prefix}{name}"
-        if dotted != without:
-            keys.append(dotted)
-            if isinstance(value, Mapping):
-                keys += known_keys(value, dotted + ".", without)
-    return keys
-
-
-def suggest_key(wrong: str, right: list[str]) -> str:
-    """The near key: first among those with the same parent, then one of the same name elsewhere, then any near one."""
-    parent, _, name = wrong.rpartition(".")
-    siblings = [key for key in right if key.rpartition(".")[0] == parent]
-    namesakes = [key for key in right if key.rpartition(".")[2] == name]
-    others = [key for key in right if not wrong.startswith(key + ".")]
-    return (
-        suggest(wrong, siblings)
-        or suggest(wrong, namesakes, cutoff=0)
-        or suggest(wrong, others)
-        or " `morlaif --cfg job` prints every key."
-    )
+        raise UserError("\n".join(explain_values(error, tree, Config))) from None

@@ -19,7 +19,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 class Settings(BaseModel):
     """Frozen, and closed: an unknown key is an error. Subclasses give no defaults; every default lives in `conf/`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False,
+        defer_build=True,  # one schema for the whole tree, when a config is validated, not one more for each class
+    )  # fmt: skip
 
     # Fields that say where, how fast or how often saved, and so cannot change a result: no digest covers them.
     outside_digest: ClassVar[frozenset[str]] = frozenset()

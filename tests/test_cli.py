@@ -38,7 +38,7 @@ def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subproce
         (["scalarizer=linear", "+scalarizer.params.temperature=2"], "temperature"),
         (["principles.select=[helpfullness]"], "no principle 'helpfullness'. Did you mean 'helpfulness'?"),
         (["stages=[pmm]"], "no stage 'pmm'. Did you mean 'pm'?"),
-        (["arms=[multi,multi]"], "names an arm twice"),
+        (["arms=[multi,multi]"], "names 'multi' twice"),
         (["scalarizer=linear,max_min"], "gives several values: add -m"),
         (["data=hh_rlhf", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
         (["weights.normalizer=group"], "ppo.samples_per_prompt=1: sample 2 or more"),

@@ -9,7 +9,7 @@ from composed import composed
 from omegaconf import OmegaConf
 
 import morlaif.cli  # noqa: F401
-from morlaif.cli import run_name
+from morlaif.compose import run_name
 from morlaif.config import validate
 from morlaif.reference import reference
 

@@ -13,7 +13,7 @@ from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.rating import check_rater
 from morlaif.feedback.settings import FeedbackSettings
-from morlaif.settings import NUMBER, Coefficient, Decay, Line, Number, Params, Settings
+from morlaif.settings import NUMBER, Decay, Line, Number, Params, Positive, Settings
 
 SINGLE = "single"  # the column of the baseline, which has but one
 
@@ -72,7 +72,7 @@ class MixtureReward(Settings):
 
     kind: Literal["mixture"]
     parts: Annotated[dict[str, Part], Field(min_length=1)]
-    weights: dict[str, Annotated[Coefficient, Field(gt=0)]]  # by part; multiplies what `weights` makes of its columns
+    weights: dict[str, Positive]  # by part; multiplies what `weights` makes of its columns
 
     @model_validator(mode="after")
     def _weights_of_parts(self) -> MixtureReward:

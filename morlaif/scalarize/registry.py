@@ -235,5 +235,6 @@ def _checked(settings: ScalarizerSettings, key: str, value: Any, kind: Any) -> A
     except ValidationError as error:
         first = error.errors()[0]
         dotted = ".".join([key, *map(str, first["loc"])])
-        message = f"{first['msg']}, got {first['input']!r}".replace("Input", "value", 1)
+        said = first["msg"].removeprefix("Value error, ").replace("Input", "value", 1)
+        message = f"{said}, got {first['input']!r}"
         raise UserError(f"scalarizer.params.{dotted} of '{settings.name}': {message}") from None

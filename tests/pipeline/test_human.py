@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from human_cases import make_rows
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from morlaif.cli import HUMAN_SPELLINGS, Composed, look_ahead, run_name
+from morlaif.cli import HUMAN_SPELLINGS
+from morlaif.compose import Composed, look_ahead, register
 from morlaif.config import Paths
 from morlaif.errors import UserError
 from morlaif.evaluation.human.settings import HumanStudySettings
@@ -33,7 +33,7 @@ PAGE = '<nav><a href="#run">Run</a></nav><main><section id="run"><!--run-->old<!
 
 @cache
 def composed(*overrides: str) -> Composed:
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+    register()
     flags = argparse.Namespace(config_dir=None, overrides=list(overrides), multirun=False)
     return look_ahead(flags)[0][0]
 

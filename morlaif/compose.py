@@ -1,0 +1,200 @@
+"""From a command line to validated configs, one a job, by Hydra's presets and overrides. Builds nothing."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from morlaif.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+    from morlaif.config import Config
+
+CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
+# What does not change a run's numbers is no part of its folder's name.
+OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "compare", "human")
+MOST_JOBS = 1000  # of a sweep; more are a slip of the finger
+
+
+class Composed(NamedTuple):
+    """One job of a command line, validated before anything is built."""
+
+    overrides: list[str]
+    config: Config
+    run_name: str
+
+
+def register() -> None:
+    """Let configs name their run's folder: `${morlaif.run_name:}`."""
+    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+
+
+def run_name(tree: DictConfig) -> str:
+    """`<name>-<digest>`: the same config has the same run folder, whoever starts it and wherever the store lies."""
+    from morlaif.pipeline.unit import hash_json
+
+    kept = [key for key in tree if key not in OUTSIDE_RUN_NAME]
+    return f"{tree.name}-{hash_json(plain(OmegaConf.masked_copy(tree, kept)))[:8]}"
+
+
+def plain(tree: DictConfig) -> dict[str, Any]:
+    """The config without Hydra's part, its interpolations resolved.
+
+    Raises:
+        UserError: a value that is still to be given.
+    """
+    own = OmegaConf.masked_copy(tree, [key for key in tree if key != "hydra"])
+    try:
+        return OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}: ??? stands for a value that is still to be given") from None
+
+
+def compose_all(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
+    """`look_ahead`, whatever Hydra stumbles over.
+
+    Raises:
+        UserError: as `look_ahead`, and for an override or a preset that breaks Hydra itself.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return look_ahead(flags)
+    except (UserError, HydraException, OmegaConfBaseException):
+        raise
+    except RecursionError:
+        raise UserError("an override is nested too deeply to be read") from None
+    except Exception as error:  # 5,000 digits, a preset that is no YAML: what is composed comes from the user
+        reason = " ".join((str(error).strip() or type(error).__name__).split())
+        raise UserError(f"the config cannot be composed: {reason[:300]}") from error
+
+
+def check_package(flags: Namespace) -> None:
+    """`--package` names a part of the config."""
+    from hydra import compose, initialize_config_module
+
+    from morlaif.config import Config
+    from morlaif.keys import unknown_key
+
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        tree = compose(CONFIG_NAME, flags.overrides)
+    if flags.package != "_global_" and OmegaConf.select(tree, flags.package) is None:
+        line = unknown_key(flags.package.split("."), OmegaConf.to_container(tree), Config)
+        raise UserError(f"--package {flags.package}: {line}")
+
+
+def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
+    """Every job of a command line, composed and validated, whether it is a sweep, and the name of its preset.
+
+    Raises:
+        UserError: a config does not validate. HydraException: one does not compose.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    from morlaif.config import Config, validate
+
+    found = ["pkg://morlaif.sweeps", *([f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else [])]
+    search = f"hydra.searchpath=[{','.join(found)}]"
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        # With the loader, the parser knows what globs match.
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = parser.parse_overrides(flags.overrides)
+        _check_words(parsed, list(Config.model_fields))
+        swept = [override.input_line for override in parsed if override.is_sweep_override()]
+        unswept = [override.input_line for override in parsed if not override.is_sweep_override()]
+        base = compose(CONFIG_NAME, [*unswept, search], return_hydra_config=True)
+        multirun = flags.multirun or base.hydra.mode == RunMode.MULTIRUN
+        if swept and not multirun:
+            raise UserError(f"'{swept[0]}' gives several values: add -m to run each, or quote the value.")
+        trees: Sequence[tuple[list[str], DictConfig]] = [(unswept, base)]
+        if multirun and base.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
+            parameters = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+            every = parser.parse_overrides([*parameters, *flags.overrides])
+            _check_sweep(every)
+            sets = BasicSweeper.split_arguments(every, None)[0]
+            trees = [(list(job), compose(CONFIG_NAME, [*job, search])) for job in sets]
+        jobs = [Composed(job, validate(plain(tree)), run_name(tree)) for job, tree in trees]
+    _check_distinct(jobs)
+    return jobs, multirun, base.hydra.runtime.choices.get("sweep")
+
+
+def _check_words(overrides: Sequence[Override], keys: Sequence[str]) -> None:
+    """What Hydra would take, or refuse in words of its own.
+
+    Raises:
+        UserError: no key, or a group that is given something else than an option.
+    """
+    from morlaif.usage import options
+
+    groups = options(None)
+    for override in overrides:
+        key, value = override.key_or_group, override._value
+        if not key:
+            raise UserError(f"'{override.input_line}': there is no key before the equals sign")
+        if key in keys and key in groups and not (override.is_delete() or override.is_sweep_override()):
+            offers = f"It offers {', '.join(sorted(groups[key]))}"
+            if override.is_add() and not isinstance(value, Mapping):
+                raise UserError(f"'{override.input_line}': the group is there already; write {key}=<option>. {offers}")
+            if isinstance(value, list):
+                raise UserError(f"'{override.input_line}': give one option, or several runs: -m {key}=a,b. {offers}")
+            if value is None or isinstance(value, bool | int | float):
+                raise UserError(f"'{override.input_line}': give one of the group's options. {offers}")
+        elif key == "experiment" and value is None:
+            raise UserError("experiment=null: give one of the group's options, or leave it out: ~experiment.")
+
+
+def _check_sweep(overrides: Sequence[Override]) -> None:
+    """The size of a sweep, before anything of it is made."""
+    sizes = []
+    for override in overrides:
+        if not override.is_sweep_override():
+            continue
+        if not override.is_discrete_sweep():
+            raise UserError(f"'{override.input_line}': give the values one by one, as a,b,c, or as range(1,4)")
+        values = list(islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+        if not values:
+            raise UserError(f"'{override.input_line}' names no value: a sweep needs at least one")
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise UserError(f"'{override.input_line}' names {twice} twice")
+        sizes.append(len(values))
+    if prod(sizes) > MOST_JOBS:
+        raise UserError(f"the sweep means more than {MOST_JOBS} runs; give fewer values")
+
+
+def _check_distinct(jobs: Sequence[Composed]) -> None:
+    """No two jobs write into one folder."""
+    seen: dict[Path, Composed] = {}
+    for job in jobs:
+        other = seen.setdefault(job.config.paths.runs / job.run_name, job)
+        if other is not job:
+            raise UserError(
+                f"'{' '.join(other.overrides)}' and '{' '.join(job.overrides)}' are the same run, {job.run_name}: they "
+                "differ in nothing that changes its numbers"
+            )
+
+
+def repeated(words: Sequence[str]) -> list[str]:
+    """A line for each key that a command gives two values; the last counts."""
+    given: dict[str, str] = {}
+    lines = []
+    for word in words:
+        key = word.partition("=")[0]
+        if key in given and given[key] != word and not key.startswith(("+", "~")):
+            lines.append(f"{key} is given twice, '{given[key]}' and '{word}': the last counts")
+        given[key] = word
+    return lines

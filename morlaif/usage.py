@@ -1,0 +1,130 @@
+"""The flags of the command and its help, from the folders of presets alone: asking loads nothing."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from morlaif.errors import UserError, suggest
+
+HELP = """\
+morlaif: experiments in multi-objective reinforcement learning from AI feedback.
+
+Usage: morlaif [group=option] [key=value] …
+  morlaif                                   the quickstart, on the toy world
+  morlaif scalarizer=max_min principles.count=4
+  morlaif -m scalarizer=linear,max_min      a sweep: every combination, upstream units shared
+  morlaif sweep=scalarizers                 a sweep preset, from sweeps/
+  morlaif dry_run=true                      what would be built, what is there already, what would stop it
+  morlaif stages=[pm]                       build up to the preference models and stop
+  morlaif stages=[compare] compare.runs='runs/*'   one page for several finished runs
+  morlaif human=export human.run=<run>      a blinded form for raters; human=import reads what they return
+  morlaif --cfg job                         the composed config; docs/config.md explains every key
+
+== Groups (group=option) ==
+{groups}
+
+Plain keys: name seed stages arms dry_run paths.store paths.runs, and every key of a group, e.g. ppo.steps=50.
+Flags: {flags}
+  --config-dir FOLDER adds a folder of presets; --hydra-help tells of the others, which are Hydra's.
+"""
+
+VALUED = ("cfg", "package", "config_dir", "info")  # flags with a value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(_explain(message, list(self._option_string_actions)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Hydra's flags, as far as they do something here."""
+    made = _Parser(prog="morlaif", add_help=False, allow_abbrev=False)
+    for names, options in {
+        ("--help", "-h"): {"action": "store_true"},
+        ("--hydra-help",): {"action": "store_true"},
+        ("--version",): {"action": "store_true"},
+        ("--cfg", "-c"): {"choices": ["job", "hydra", "all"]},
+        ("--resolve",): {"action": "store_true"},
+        ("--package", "-p"): {},
+        ("--run", "-r"): {"action": "store_true"},
+        ("--multirun", "-m"): {"action": "store_true"},
+        ("--shell-completion", "-sc"): {"action": "store_true"},
+        ("--config-dir", "-cd"): {},
+        ("--info", "-i"): {
+            "nargs": "?", "const": "all",
+            "choices": ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
+        },
+    }.items():  # fmt: skip
+        made.add_argument(*names, **options)
+    made.add_argument("overrides", nargs="*")
+    return made
+
+
+def read_flags(words: Sequence[str]) -> argparse.Namespace:
+    """The flags and overrides of a command line, on whichever side of each other they stand.
+
+    Raises:
+        UserError: a flag that there is not, or one that lacks or misses its value.
+    """
+    for word in words:
+        if re.match(r"--?(config-path|cp|config-name|cn|experimental-rerun)(=|$)", word):
+            raise UserError(f"{word.split('=')[0]} is not offered; --config-dir FOLDER adds a folder of presets")
+    flags = parser().parse_intermixed_args(list(words))
+    if (flags.package or flags.resolve) and not flags.cfg:
+        raise UserError(f"{'--package' if flags.package else '--resolve'} belongs to --cfg job")
+    if flags.run and flags.multirun:
+        raise UserError("--run and --multirun exclude each other; give one")
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise UserError(f"--config-dir {flags.config_dir}: there is no such folder")
+    return flags
+
+
+def options(config_dir: str | None) -> dict[str, set[str]]:
+    """The options of every group, of ours and of a folder beside it."""
+    import morlaif.conf
+    import morlaif.sweeps
+
+    found: dict[str, set[str]] = {}
+    for place in map(Path, [morlaif.conf.__path__[0], morlaif.sweeps.__path__[0], *filter(None, [config_dir])]):
+        for file in place.rglob("*.yaml"):
+            if file.parent != place:
+                found.setdefault(file.parent.relative_to(place).as_posix(), set()).add(file.stem)
+    return found
+
+
+def usage(config_dir: str | None) -> str:
+    """The help, with the options of every group: of ours, and of a folder beside it."""
+    found = options(config_dir)
+    groups = "\n".join(f"{group}: {', '.join(sorted(found[group]))}" for group in sorted(found))
+    flags = "--help, --version, --cfg job, --multirun (-m), --info, --shell-completion"
+    return HELP.format(groups=groups, flags=flags)
+
+
+def _top_keys() -> list[str]:
+    from morlaif.config import Config
+
+    return [*Config.model_fields, "experiment", "sweep"]
+
+
+def _explain(message: str, known: list[str]) -> str:
+    """argparse's message as one line that helps."""
+    if match := re.match(r"unrecognized arguments: (\S+)", message):
+        name, equals, value = match[1].lstrip("-").partition("=")
+        key = name.replace("-", "_")
+        near = get_close_matches(match[1], known, n=1, cutoff=0.75)
+        if key.split(".")[0] in _top_keys():
+            given = value if equals else "true" if key == "dry_run" else "…"
+            return f"unknown flag '{match[1]}': keys are written without dashes: {key}={given}"
+        return f"unknown flag '{match[1]}'.{f' Did you mean {near[0]}?' if near else ' --help lists the flags.'}"
+    if match := re.match(r"argument (\S+?): invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        flag, choices = match[1].split("/")[0], re.sub("'", "", match[3]).split(", ")
+        return f"{flag} {match[2]}: it offers {', '.join(choices)}.{suggest(match[2], choices)}"
+    if match := re.match(r"argument (\S+?): expected .*argument", message):
+        flag = match[1].split("/")[0]
+        return f"{flag} needs a value{', such as --cfg job' if flag == '--cfg' else ''}"
+    return message
