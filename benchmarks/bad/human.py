@@ -106,7 +106,7 @@ CASES = {
         imports("a list", write("answers/Ann.json", "[]"), "Ann.json", "list"),
         imports("half of a character", write("answers/Ann.json", '{"rater": "\\ud800"}'), "Ann.json", "half"),
         answers("of another form", lambda f: f.update(form="xyz"), "row 1", "xyz"),
-        answers("nobody's", lambda f: f.update(rater=""), "row 1", "no rater"),
+        answers("nobody's", lambda f: f.update(rater=""), "no rater"),
         answers("an item that is none", lambda f: f["answers"][0].update(item="x9"), "row 1", "x9"),
         answers("an answer that is none", lambda f: f["answers"][1].update(answer="C"), "row 2", "a, tie, b"),
         answers("an endless time", lambda f: f["answers"][0].update(seconds=1e300), "row 1", "seconds"),

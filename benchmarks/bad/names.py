@@ -24,7 +24,6 @@ CASES = {
         case("a group with an option of markup", ["scalarizer='[/]'", "dry_run=true"], r"\[/\]|scalarizer"),
         case("a principle that is a path", ["+principles.definitions={'../x':{question:q,description:d,covers:[]}}",
                                             "dry_run=true"], r"\.\./x|principles"),
-        case("a policy with a separator", ["+eval.policies={'a/b':model}", "dry_run=true"], "eval.policies"),
         case("a policy of the name of ours", ["+eval.policies={sft:model}", "dry_run=true"], "eval.policies", "sft"),
         case("a variable that cannot be", "feedback=server feedback.api_key_env=1-x dry_run=true", "api_key_env"),
     ],

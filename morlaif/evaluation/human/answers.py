@@ -79,6 +79,8 @@ def _json_rows(name: str, text: str) -> Iterator[Row]:
     if not isinstance(value.get("answers"), list):
         raise UserError(f"{name}: no answers of a rating form; expected {WHAT}")
     head = {part: value.get(part) for part in ("form", "rater")}
+    if head["rater"] is None or not _alike(str(head["rater"])):
+        raise UserError(f"{name}: no rater; write the name or code of whoever answered")
     for number, row in enumerate(value["answers"], 1):
         yield number, (row if isinstance(row, dict) else {"item": row}) | head
 

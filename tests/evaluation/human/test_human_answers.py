@@ -58,7 +58,7 @@ def test_answers_of_several_files_are_one_raters(study, ann):
         (lambda f: f["answers"].append(f["answers"][0]), "is answered twice by 'Ann', first in ann.json row 1"),
         (lambda f: f["answers"][1].update(seconds="long"), "ann.json row 2: seconds 'long' is no number"),
         (lambda f: f["answers"][1].update(seconds="nan"), "ann.json row 2: seconds 'nan' is no time"),
-        (lambda f: f.update(rater=" "), "ann.json row 1: no rater"),
+        (lambda f: f.update(rater=" "), "ann.json: no rater"),
         (lambda f: f.update(form="xyz"), "ann.json row 1: answers to the form 'xyz', and the key is of the form"),
         (lambda f: f.update(answers=3), "ann.json: no answers of a rating form"),
         (lambda f: f["answers"].insert(0, "text"), "ann.json row 1: no item 'text'"),
