@@ -9,17 +9,19 @@ perhaps `subset`. A model is right where it scores `chosen` higher; equal scores
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from morlaif.data.files import read_rows
+from morlaif.data.files import find_file, read_rows
 from morlaif.data.records import Message
 from morlaif.data.rows import MalformedRow, UnusableRow, to_example
-from morlaif.data.settings import Columns
+from morlaif.data.settings import Columns, Format
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import agreement
 from morlaif.evaluation.statistics import Array, accuracy
@@ -37,28 +39,42 @@ class BenchRow:
     subset: str  # "" where the file names none
 
 
-def read_bench(path: Path) -> list[BenchRow]:
-    """The rows of the file.
+def read_bench(path: Path, most: int | None = None) -> list[BenchRow]:
+    """The rows of the file, or the first `most` of them; each by its own columns.
 
     Raises:
         UserError: it is not there, holds no row, or a row is not as it should be: the line, and what would be right.
     """
-    if not path.is_file():
-        raise UserError(f"eval.rewardbench={str(path)!r}: no such file; give a JSONL with {', '.join(KNOWN)}")
+    path = find_file("eval.rewardbench", str(path))
     rows = []
-    for place, row in read_rows(path):
+    for place, row in islice(read_rows(path), most):
         try:
-            example = to_example(row, "pairs", COLUMNS)
+            example = to_example(row, _format(row), COLUMNS)
         except (MalformedRow, UnusableRow) as error:
-            told = str(error).replace("; data.columns can rename them", "").replace("; data.columns can rename it", "")
+            told = re.sub(r"; data\.columns[^;]*rename (it|them)", "", str(error))
             raise UserError(f"{place}: {told}") from None
         subset = row.get("subset")
         if subset is not None and not isinstance(subset, str):
-            raise UserError(f"{place}: 'subset' is {subset!r}; it must be a text, or left out")
+            raise UserError(f"{place}: 'subset' is {str(subset)[:40]}; it must be a text, or left out")
         rows.append(BenchRow(example.messages, example.chosen, example.rejected, subset or ""))
     if not rows:
-        raise UserError(f"{path}: no rows; each line must be an object with prompt, chosen and rejected")
+        raise UserError(f"{path}: no rows; each must be an object with prompt, chosen and rejected")
     return rows
+
+
+def bench_problems(given: str) -> Iterator[str]:
+    """What is wrong with the first rows of the benchmark: at most one line."""
+    try:
+        read_bench(Path(given), most=5_000)
+    except UserError as error:
+        told = str(error)
+        yield told if told.startswith("eval.rewardbench") else f"eval.rewardbench: {told}"
+
+
+def _format(row: Mapping[str, Any]) -> Format:
+    """Whole dialogues without a prompt beside them (HH-RLHF), or pairs."""
+    whole = row.get("prompt") is None and row.get("chosen") is not None and row.get("rejected") is not None
+    return "dialogues" if whole and isinstance(row["chosen"], str | list) and "instruction" not in row else "pairs"
 
 
 def score_bench(rows: Sequence[BenchRow], score: Score) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from morlaif.errors import UserError
-from morlaif.evaluation.rewardbench import bench_accuracy, evaluate_bench, read_bench
+from morlaif.evaluation.rewardbench import bench_accuracy, bench_problems, evaluate_bench, read_bench
 
 ROWS = [
     {"prompt": "Which bus?", "chosen": "Line 4, from the harbour.", "rejected": "No.", "subset": "chat"},
@@ -56,12 +56,31 @@ def test_a_file_without_subsets_has_one_number(bench):
         ({"prompt": "a", "chosen": 3, "rejected": "b"}, "line 2: 'chosen' is a number"),
         ({**ROWS[0], "subset": 7}, "line 2: 'subset' is 7; it must be a text"),
         ("{not json", "line 2, column 2: not JSON"),
+        ({"chosen": "a", "rejected": "b"}, "line 2: 'chosen' is no dialogue"),
+        ({"prompt": "a", "chosen": ["b"], "rejected": ["c"]}, "line 2: 'chosen', message 1: it must be an object"),
+        ({"prompt": "a", "chosen": None, "rejected": "c"}, "line 2: 'chosen' is null"),
+        ('{"prompt": "a", "n": ' + "1" * 5000 + "}", "line 2: an integer of more than 4,300 digits"),
     ],
 )
 def test_a_bad_row_is_told_by_its_line(bench, bad, told):
     with pytest.raises(UserError, match=told) as error:
         read_bench(bench([ROWS[0], bad]))
     assert "data." not in str(error.value), "the file has no columns to rename"
+    (line,) = bench_problems(str(bench([ROWS[0], bad])))
+    assert line.startswith("eval.rewardbench: ") and "line 2" in line
+
+
+def test_other_forms_are_read_as_data_is(bench):
+    turns = [{"role": "developer", "content": "Be brief"}, {"role": "user", "content": "q"}]
+    said = [[*turns, {"role": "assistant", "content": text}] for text in "ab"]
+    rows = [
+        {"prompt": "q", "chosen": said[0], "rejected": said[1]},
+        {"prompt": None, "chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+    ]
+    system = {"role": "system", "content": "Be brief"}
+    assert [row.messages for row in read_bench(bench(rows))] == [[system, turns[1]], [turns[1]]]
+    assert list(bench_problems(str(bench(rows)))) == []
+    assert "a folder" in next(bench_problems("/")) and "no such file" in next(bench_problems("nowhere"))
 
 
 def test_no_file_and_no_rows(tmp_path, bench):
