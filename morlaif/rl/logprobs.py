@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-CHUNK = 2**24  # logits alive at once: 64 MB in float32
+CHUNK = {"cpu": 2**24, "cuda": 2**27}  # logits alive at once: 64 MB in float32, or on a GPU, which wants more work, 512
 
 
 def token_logprobs(
@@ -36,6 +36,8 @@ def token_logprobs(
     """
     sharded = hasattr(next(head.parameters()), "ds_id")  # ZeRO-3: the weights are there inside of `head` alone
     if type(head) is nn.Linear and not sharded and softcap is None and entropy != "gradient":
+        if torch.is_autocast_enabled(hidden.device.type):  # norms leave float32; a plain head would be given this
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         flags = torch.is_grad_enabled(), entropy == "value"
         return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, temperature, *flags)
     logits = head(hidden).float()
@@ -61,10 +63,11 @@ class _TokenLogprobs(torch.autograd.Function):
         grad: bool,
         entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        rows = max(1, CHUNK // len(weight))
+        rows = rows_at_once(hidden.device.type, len(weight))
         logprobs, entropies = [], []
+        own = weight.to(hidden.dtype)  # once, and not for each chunk
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
-            table = _log_softmax(h, weight, bias, temperature)
+            table = _log_softmax(h, own, bias, temperature)
             logprobs.append(table.gather(1, t[:, None])[:, 0])
             if entropy:
                 entropies.append(-table.exp().mul_(table).sum(-1))
@@ -84,16 +87,17 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias) if need_bias else None
-        rows = max(1, CHUNK // len(weight))
+        rows = rows_at_once(hidden.device.type, len(weight))
+        own = weight.to(hidden.dtype)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            table = _log_softmax(hidden[part], weight, bias, ctx.temperature) if kept is None else kept
+            table = _log_softmax(hidden[part], own, bias, ctx.temperature) if kept is None else kept
             g = grad[part, None] / ctx.temperature
             logits = table.exp_().mul_(-g)
             logits.scatter_add_(1, targets[part, None], g)
             logits = logits.to(hidden.dtype)
             if need_hidden:
-                grad_hidden[part] = logits @ weight.to(hidden.dtype)
+                grad_hidden[part] = logits @ own
             if need_weight:
                 grad_weight += (logits.T @ hidden[part]).to(weight.dtype)
             if need_bias:
@@ -101,9 +105,14 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
+def rows_at_once(device: str, vocabulary: int) -> int:
+    """How many tokens have logits at the same time."""
+    return max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // vocabulary)
+
+
 def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
     """(n, H) -> (n, V) float32; the product in the dtype of `hidden`, whether autocast is on (forward) or off."""
     with torch.autocast(hidden.device.type, enabled=False):
         bias = None if bias is None else bias.to(hidden.dtype)
-        logits = nn.functional.linear(hidden, weight.to(hidden.dtype), bias).float()
+        logits = nn.functional.linear(hidden, weight, bias).float()
     return (logits if temperature == 1 else logits / temperature).log_softmax(-1)

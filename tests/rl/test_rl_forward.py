@@ -95,7 +95,7 @@ def test_gradient_checkpointing_leaves_the_gradient(small):
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
 def test_fused_logprobs_against_autograd(monkeypatch, chunk, bias, temperature):
     """Kept in one piece, or made again chunk by chunk in the backward pass."""
-    monkeypatch.setattr(logprobs, "CHUNK", chunk)
+    monkeypatch.setattr(logprobs, "CHUNK", {"cpu": chunk})
     torch.manual_seed(0)
     hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     head = torch.nn.Linear(5, 32, bias=bias, dtype=torch.float64)
@@ -112,6 +112,22 @@ def test_fused_logprobs_against_autograd(monkeypatch, chunk, bias, temperature):
     with torch.no_grad():
         entropy = token_logprobs(hidden, head, targets, temperature, entropy="value")[1]
     assert torch.allclose(entropy.double(), -(table.exp() * table).sum(-1), atol=1e-6)
+
+
+def test_under_autocast_the_head_computes_as_a_plain_one_would(monkeypatch):
+    """In bfloat16, whatever type the last norm leaves: a product in float32 would be the slowest of all on a GPU."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(6, 16), torch.nn.Linear(16, 40, bias=False)
+    targets = torch.arange(6)
+    products = []
+    plain = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: products.append(x.dtype) or plain(x, w, b))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = token_logprobs(hidden.requires_grad_(), head, targets, 1.0)
+        other, _ = token_logprobs(hidden, head, targets, 1.0, entropy="gradient")  # by `head` itself
+    assert products == [torch.bfloat16, *products[1:]] and torch.equal(found, other) and found.dtype == torch.float32
+    found.sum().backward()
+    assert hidden.grad.dtype == head.weight.grad.dtype == torch.float32
 
 
 def test_frozen_head_gets_no_gradient():
