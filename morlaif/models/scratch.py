@@ -57,6 +57,6 @@ def build_causal_lm(settings: ScratchSettings, tokenizer: PreTrainedTokenizerBas
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # of the CPU alone, where the weights are drawn
         return LlamaForCausalLM(config)

@@ -74,9 +74,10 @@ class ActorCritic(nn.Module):
         self.value_head = None
         if settings.critic.kind != "none":
             size = (self.critic or model).config.get_text_config().hidden_size
-            self.value_head = nn.Linear(size, 1, device=model.device)
+            self.value_head = nn.Linear(size, 1)  # drawn on the CPU: the same head wherever the model is
             nn.init.normal_(self.value_head.weight, std=1 / math.sqrt(size + 1))
             nn.init.zeros_(self.value_head.bias)
+            self.value_head.to(model.device)
             score = getattr(critic, "score", None)
             if settings.critic.init == "pm" and isinstance(score, nn.Linear):  # go on from its own head
                 self.value_head.weight.data.copy_(score.weight.data)

@@ -41,7 +41,7 @@ def build(job: Job) -> dict[str, Any]:
     reference = None
     if settings.policy.kind == "full" and sharded.is_sharded(next(model.parameters())):
         reference = load_policy(job.inputs["sft"], dtype=kept, device=job.device)[0]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):  # else of every GPU
         torch.manual_seed(job.seed)  # for the value head and the adapter
         models = ActorCritic(model, settings, _critic(job, settings, pms, model, tokenizer), reference)
 
