@@ -22,7 +22,8 @@ BUCKET = 50_000_000  # parameters in one exchange of gradients (reduce_bucket_si
 ADAM = 16  # bytes a trained parameter: float32 weight and gradient and two moments; or, over ranks with bfloat16,
 #            weight and gradient of 2 bytes each, and 12 for the float32 original with its moments
 HOST_FACTOR = 1.5  # DeepSpeed's allowance for buffers beside the offloaded 16 bytes
-LOGITS = 2**24  # logits that PPO holds at once (morlaif.rl.logprobs.CHUNK)
+LOGITS = {"cpu": 2**24, "cuda": 2**27}  # logits that PPO holds at once (morlaif.rl.logprobs.CHUNK)
+PIECE = 2**25  # logits that TRL's loss makes at once, on a GPU (4096 tokens, some of the vocabulary)
 RETURN = 1.5  # what one layer's backward takes beside what was kept, in units of that (measured, with the allocator)
 CONTEXT = 1.0e9  # bytes that CUDA, its libraries and the allocator's gaps take on a GPU
 
@@ -138,11 +139,13 @@ class Layout:
         return [Item("gather", size, text + (" + a bucket" if learns else ""))]
 
     def activations(
-        self, shape: Shape, batch: Rows, checkpointing: bool, logits: bool, lora: tuple[int, float] | None = None
+        self, shape: Shape, batch: Rows, checkpointing: bool, logits: bool, lora: tuple[int, float] | None = None,
+        stacked: int = 0,
     ) -> list[Item]:
-        """What a forward keeps for its backward. `lora`: rank and dropout of adapters in the path."""
+        """What a forward keeps for its backward. `lora`: rank and dropout of adapters in the path, `stacked` of them on
+        one frozen base (`morlaif.preference.lora`; 0: peft's)."""  # fmt: skip
         tokens = batch.rows * batch.tokens
-        numbers, norms = _kept(shape, lora)
+        numbers, norms = _kept(shape, lora, stacked)
         block = numbers * self.element + norms * (4 - self.element)  # norms compute in float32
         carried = shape.width * self.element
         kept = carried if checkpointing else block
@@ -150,7 +153,10 @@ class Layout:
         each = shape.layers * kept + again * block
         how = f"{shape.layers} layers × {_bytes(kept)} + {again:g} × {_bytes(block)}"
         items = [Item("activ", tokens * each, f"{batch.rows} × {batch.tokens} tokens × ({how})")]
-        if logits:
+        if logits and self.cuda:
+            size = min(tokens * shape.vocabulary, PIECE)
+            items.append(Item("activ", size * 12.0, f"{size / 1e6:.3g} M logits at once × 12 B"))
+        elif logits:
             size = 12 if self.element == 4 else 14
             items.append(
                 Item("activ", tokens * shape.vocabulary * size, f"{tokens:,} × {shape.vocabulary:,} logits × {size} B")
@@ -222,7 +228,7 @@ def host_bytes(memory: StageMemory, hardware: HardwareSettings) -> float:
     return memory.host.bytes / hardware.nodes if memory.host else 0.0
 
 
-def _kept(shape: Shape, lora: tuple[int, float] | None) -> tuple[float, float]:
+def _kept(shape: Shape, lora: tuple[int, float] | None, stacked: int) -> tuple[float, float]:
     """Numbers that autograd keeps of one token in one block, and how many of them belong to norms."""
     h, m = shape.width, shape.inner
     if shape.kind == "gpt2":
@@ -232,8 +238,11 @@ def _kept(shape: Shape, lora: tuple[int, float] | None) -> tuple[float, float]:
     if lora is not None:
         rank, dropout = lora
         numbers += 2 * rank * len(shape.linears)
-        if dropout:
-            numbers += 2 * sum(a for a, _ in shape.linears)  # each input once more, and its mask
+        inputs = sum(a for a, _ in shape.linears)
+        if dropout and stacked:  # each input after dropout in place of the base's own, and one mask for all adapters
+            numbers += inputs * (1 + 1 / stacked) - 2 * h - m
+        elif dropout:
+            numbers += 2 * inputs  # each input once more, and its mask
     return numbers, norms
 
 

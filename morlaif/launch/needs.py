@@ -66,7 +66,7 @@ class Needs:
         top = replace(self.base, layers=max(1, round(share * self.base.layers)))  # what keeps numbers for a backward
         work = layout.activations(
             top, rows._replace(rows=rows.rows * together), s.gradient_checkpointing, logits=False,
-            lora=(lora.r, lora.dropout) if lora else None,
+            lora=(lora.r, lora.dropout) if lora else None, stacked=together,
         )  # fmt: skip
         if getattr(s, "cache_gb", 0):
             always.append(Item("cache", self._kept_states(s.cache_gb * 1e9), "states below the top, at most cache_gb"))
@@ -135,7 +135,8 @@ class Needs:
             learning += adapters * size
         else:
             always += layout.trained(self.shape)
-            always += [item._replace(formula=f"reference: {item.formula}") for item in layout.frozen(self.shape)]
+            twin = layout if layout.ranks > 1 else replace(layout, element=4)  # a copy of weights in float32
+            always += [item._replace(formula=f"reference: {item.formula}") for item in twin.frozen(self.shape)]
             learning += self.shape.parameters
         if s.critic.kind == "separate":
             always += [item._replace(formula=f"critic: {item.formula}") for item in layout.trained(self.shape)]
@@ -154,7 +155,7 @@ class Needs:
             "scoring": layout.scoring(self.base, self.config.pm.max_length) if self.models else [],
             "learning": [
                 *layout.activations(whole, update, s.policy.gradient_checkpointing, logits=False, lora=rank),
-                _logits(self.shape, update.rows * s.max_new_tokens),
+                _logits(self.shape, update.rows * s.max_new_tokens, layout.cuda),
             ],
         }
         tokens = s.rollouts * length
@@ -276,8 +277,8 @@ def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
     return [memory for memory in found if memory is not None]
 
 
-def _logits(shape: Shape, tokens: int) -> Item:
-    size = min(tokens * shape.vocabulary, LOGITS)
+def _logits(shape: Shape, tokens: int, cuda: bool) -> Item:
+    size = min(tokens * shape.vocabulary, LOGITS["cuda" if cuda else "cpu"])
     return Item("activ", size * 12.0, f"{size / 1e6:.3g} M logits at once × 12 B")
 
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from morlaif.config import Config
 from morlaif.launch.advice import advise, apply
-from morlaif.launch.memory import Layout, Rows, StageMemory, fits
+from morlaif.launch.memory import LOGITS, Layout, Rows, StageMemory, fits
 from morlaif.launch.needs import stage_memories
 from morlaif.launch.shape import of_config, of_path
 from morlaif.pipeline.plan import plan
+from morlaif.rl.logprobs import CHUNK
 
 GIB = 2**30
 LLAMA_70B = of_path("meta-llama/Llama-2-70b-hf")
@@ -109,6 +110,42 @@ def test_what_is_advised_fits_and_no_less_does(overrides, name):
         for left_out in way if len(way) > 1 else ():
             less = apply(made, [change for change in way if change != left_out])
             assert not fits(stage(name, less), less.hardware), left_out
+
+
+def test_the_plan_counts_the_logits_that_ppo_holds():
+    assert LOGITS == CHUNK  # the plan imports no torch
+
+
+# GB that were allocated at most on an H100, as benchmarks/gpu.md has them: models of Qwen 2.5's shape in bfloat16.
+PEAKS = {
+    (896, 4864, 24, 14): {"sft": 9.34, "pm": 14.99, "ppo": 12.03, "full": 24.23, "pm.joint_tokens": 8192},
+    (1536, 8960, 28, 12): {"sft": 28.47, "pm": 57.54, "ppo": 24.08, "pm.joint_tokens": 16384},
+}
+
+
+@pytest.mark.parametrize("sizes", PEAKS)
+def test_the_plan_agrees_with_what_a_gpu_took(tmp_path, sizes):
+    """Within a tenth below and a quarter above: what is planned should fit."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    values = dict(zip(names, sizes, strict=True)) | {"num_key_value_heads": 2, "vocab_size": 151_936}
+    values |= {"model_type": "qwen2", "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    measured = PEAKS[sizes]
+    usual = [
+        "data=jsonl", f"data.path={tmp_path / 'pairs.jsonl'}", "model=gpt2", f"model.path={tmp_path}", "hardware=gpu",
+        "respond=pairs", "arms=[multi]", "hardware.workers=1", "sft=full", "sft.batch_size=32",
+        "sft.micro_batch_size=8", "pm=lora", "pm.batch_size=16", "pm.micro_batch_size=4", "pm.joint=12",
+        f"pm.joint_tokens={measured['pm.joint_tokens']}", "ppo=paper", "ppo.rollouts=64",
+        "ppo.generation_batch_size=64", "ppo.max_prompt_length=256", "ppo.max_new_tokens=128",
+        "ppo.micro_batch_size=16", "ppo.minibatches=2", "feedback=rules",
+    ]  # fmt: skip
+    made = config(*usual, "ppo.policy.kind=lora")
+    for name in ("sft", "pm", "ppo"):
+        assert 0.9 < stage(name, made).device / (measured[name] * 1e9) < 1.25, name
+    if "full" in measured:
+        full = stage("ppo", config(*usual, "ppo.policy.kind=full")).device
+        assert 0.9 < full / (measured["full"] * 1e9) < 1.25
 
 
 def test_advice_prefers_what_changes_no_result():
