@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from morlaif.data.records import Message, Pair
 from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.settings import HfJudge, OpenAIJudge
 from morlaif.evaluation.statistics import Array
+from morlaif.feedback.information import information
 from morlaif.feedback.judge import at_home, open_judge
 from morlaif.feedback.label import Progress, label_with
 from morlaif.feedback.records import Verdict
 from morlaif.feedback.settings import Principle
+from morlaif.texts import visible
 from morlaif.toy import judge as toy
+
+log = logging.getLogger("morlaif.evaluation")
 
 Score = Callable[[Sequence[list[Message]], Sequence[str]], Array]  # prompts, responses -> (N,) or (N, K)
 
@@ -82,6 +87,7 @@ class EngineJudge:
         self.name = f"{settings.engine.source}:{model}"
         self.cost: Counter[str] = Counter()
         self.served: Mapping[str, Any] | None = None  # which model answers, by what its server tells
+        self.warnings: list[str] = []  # what is wrong with its verdicts, as `feedback.information` finds
         self._engine, self._ledger, self._seed, self._on_progress = settings.engine, ledger, seed, on_progress
         self._question = Principle(
             name="overall",
@@ -99,6 +105,7 @@ class EngineJudge:
         verdicts = {verdict.pair_id: verdict for verdict in answers}
         for kind in ("input_tokens", "output_tokens", "usd"):
             self.cost[kind] += sum(getattr(verdict, kind) for verdict in answers)
+        self._look_at([verdict for verdict in answers if verdict.valid])
         forward, backward, valid = (np.full(len(pairs), x) for x in (0.5, 0.5, True))
         for row, pair in enumerate(pairs):
             if (verdict := verdicts.get(pair.id)) is None:
@@ -117,6 +124,13 @@ class EngineJudge:
             raise at_home(error, "eval.judge.engine") from None
         self.served = judge.usage.served or self.served
         return answers
+
+    def _look_at(self, valid: Sequence[Verdict]) -> None:
+        """A judge that only picks a place decides every comparison by chance; no win rate shows that."""
+        found = information(*([getattr(v, name) for v in valid] for name in ("p_first", "d_forward", "d_backward")))
+        for warning in found.warnings:
+            self.warnings.append(warning)
+            log.warning(visible(f"WARNING: evaluate: {self.name} {warning}. Its win rates say nothing."))
 
 
 def true_scores(

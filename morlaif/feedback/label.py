@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from morlaif.data.records import Pair
+from morlaif.feedback.information import Watch
 from morlaif.feedback.judge import Judge, open_judge
 from morlaif.feedback.records import Comparison, Verdict
 from morlaif.feedback.settings import FeedbackSettings, Principle
@@ -53,14 +54,15 @@ def label_with(
 
 
 def label_table(
-    judge: Judge, pairs: PairTable, assign: Assign, on_progress: Progress | None = None
+    judge: Judge, pairs: PairTable, assign: Assign, on_progress: Progress | None = None, watch: Watch | None = None
 ) -> Iterator[Verdicts]:
     """Verdicts on `pairs`, in their order and in pieces: memory does not grow with their number.
 
     Of a judge that remembers, whatever it does not know is asked first, and then all is read from its memory in the
-    order of the pairs; only invalid verdicts, which are not remembered, are held here meanwhile.
+    order of the pairs; only invalid verdicts, which are not remembered, are held here meanwhile. `watch` sees each new
+    verdict.
     """
-    progress = _Progress(judge, pairs, assign, on_progress)
+    progress = _Progress(judge, pairs, assign, on_progress, watch)
     if not judge.remembers:
         for piece in pairs.pieces():
             yield _ask(judge, piece, assign, progress)
@@ -79,13 +81,18 @@ def label_table(
     for asked, verdict in judge.judge(_unknown(judge, islice(pairs.pieces(), known, None), assign, progress)):
         if not verdict.valid:
             missing[asked.id, _name(asked.principle)] = verdict
-        progress.add(1)
+        progress.came(asked, verdict)
     for piece in islice(pairs.pieces(), known, None):
         yield averaged([_complete(part, principles, missing) for part, principles in recall(judge, piece, assign)])
 
 
 def label_all(
-    judge: Judge, pairs: PairTable, principles: Sequence[Principle], lock: Path, on_progress: Progress | None = None
+    judge: Judge,
+    pairs: PairTable,
+    principles: Sequence[Principle],
+    lock: Path,
+    on_progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Have the judge remember its verdicts on `pairs` under all `principles`, asked pair by pair.
 
@@ -96,9 +103,9 @@ def label_all(
     from filelock import FileLock
 
     with FileLock(lock):
-        progress = _Progress(judge, pairs, lambda _: principles, on_progress)
-        for _ in judge.judge(_unknown(judge, pairs.pieces(), lambda _: principles, progress)):
-            progress.add(1)
+        progress = _Progress(judge, pairs, lambda _: principles, on_progress, watch)
+        for asked, verdict in judge.judge(_unknown(judge, pairs.pieces(), lambda _: principles, progress)):
+            progress.came(asked, verdict)
 
 
 def draw(constitution: Sequence[Principle], count: int, seed: int) -> Assign:
@@ -117,7 +124,7 @@ def _ask(judge: Judge, piece: Piece, assign: Assign, progress: _Progress) -> Ver
     found = {}
     for comparison, verdict in judge.judge(asked):
         found[comparison.id, _name(comparison.principle)] = verdict
-        progress.add(1)
+        progress.came(comparison, verdict)
     named = ([(id, _name(p)) for id, p in zip(piece.ids, column, strict=True)] for column in columns)
     return averaged([Verdicts.of(judge.name, [found[key] for key in keys]) for keys in named])
 
@@ -172,8 +179,10 @@ def _name(principle: Principle | None) -> str:
 class _Progress:
     """Tells a listener how many verdicts there are, but not more than ten times a second."""
 
-    def __init__(self, judge: Judge, pairs: PairTable, assign: Assign, listener: Progress | None) -> None:
-        self._usage, self._listener = judge.usage, listener
+    def __init__(
+        self, judge: Judge, pairs: PairTable, assign: Assign, listener: Progress | None, watch: Watch | None = None
+    ) -> None:
+        self._usage, self._listener, self._watch = judge.usage, listener, watch
         each = next((len(assign(id)) for piece in pairs.pieces() for id in piece.ids), 0)
         self._done, self._total = 0, len(pairs) * each
         self._begun = self._last = time.monotonic()
@@ -183,6 +192,12 @@ class _Progress:
         known = sum(int(part.valid.sum()) for part in parts)
         self._usage.recalled += known
         self.add(known)
+
+    def came(self, asked: Comparison, verdict: Verdict) -> None:
+        """A new verdict."""
+        if self._watch is not None:
+            self._watch.see(asked, verdict)
+        self.add(1)
 
     def add(self, verdicts: int) -> None:
         self._done += verdicts

@@ -72,8 +72,19 @@ class Usage:
     output_tokens: int = 0
     reused_tokens: int = 0  # that a local model did not have to read again
     usd: float = 0.0  # spent in this run
+    letters: int = 0  # log-probabilities of a letter that were read in this run
+    letter_mass: float = 0.0  # the sum over them of the probability on A and B
     said: list[str] = field(default_factory=list)  # what the user was told, once each
     served: dict[str, Any] | None = None  # which model answered, by what its server tells; None: nobody asked it
+
+    @property
+    def mean_letter_mass(self) -> float | None:
+        return self.letter_mass / self.letters if self.letters else None
+
+    def weigh(self, mass: float | None) -> None:
+        """Count the probability that lies on the letters of one answer; None: it is not known."""
+        if mass is not None:
+            self.letters, self.letter_mass = self.letters + 1, self.letter_mass + mass
 
 
 VERDICT_COLUMNS = {

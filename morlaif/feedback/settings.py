@@ -126,13 +126,29 @@ class PrinciplesSettings(Settings):
         return Criterion(name=name or principle.name, ask=ask, covers=principle.covers)
 
 
+class StopSettings(Settings):
+    """When labels that say too little stop a run: after the first 20 pairs under a principle, and at the end.
+
+    Nothing stops by itself. The limit depends on what a run is for, a poor judge may be the very thing that is
+    studied, and a warning on the console and on the page is there in any case; whoever leaves a large run alone sets
+    a limit.
+    """
+
+    orders_disagree: Probability | None
+    spread: Annotated[Probability, Field(le=0.5)] | None
+    letter_mass: Probability | None
+
+
 class RulesSettings(Settings):
     """The toy world's transparent judge, made fallible: gap = (s_A − s_B + noise·ε)/temperature + position_bias."""
+
+    outside_digest = frozenset({"stop_if"})
 
     source: Literal["rules"]
     temperature: Temperature  # in deviations of a principle's score; lower is surer
     noise: Coefficient  # scale of the logistic error on a score difference; 0: always right
     position_bias: LogOdds  # log-odds given away to whichever option is shown first
+    stop_if: StopSettings
 
 
 class PriceSettings(Settings):
@@ -202,6 +218,7 @@ class OpenAISettings(Settings):
     outside_digest = frozenset({
         "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "backoff",
         "patience", "min_validity", "price", "budget_usd", "order", "delivery", "batch", "survive_kill", "model_alias",
+        "stop_if",
     })  # fmt: skip
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"served": (None, "")}
 
@@ -237,6 +254,7 @@ class OpenAISettings(Settings):
     patience: Seconds  # seconds that one request may spend waiting for 429s to pass
     ask_again: bool  # whether a question whose reply in the ledger is unusable is asked once more
     min_validity: Probability
+    stop_if: StopSettings
     price: PriceSettings
     survive_kill: bool  # whether a process of its own asks, which takes replies in even if the run is killed
     budget_usd: Annotated[Dollars, Field(gt=0)] | None  # in all that the ledger holds, over every run; null: no cap
@@ -269,7 +287,7 @@ class HumanSettings(Settings):
 class HfSettings(Settings):
     """A causal language model of your own, run here."""
 
-    outside_digest = frozenset({"device", "batch_size", "order"})
+    outside_digest = frozenset({"device", "batch_size", "order", "stop_if"})
 
     source: Literal["hf"]
     path: PathText | None  # a folder or a hub id; must be given
@@ -279,16 +297,18 @@ class HfSettings(Settings):
     # "auto": the accelerator, where there is one
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")]
     batch_size: Batch
+    stop_if: StopSettings
     order: Literal["principle", "pair"]
 
 
 class JsonlSettings(Settings):
     """Ready verdicts from a file, whose content, not its place, counts in a digest."""
 
-    outside_digest = frozenset({"path"})
+    outside_digest = frozenset({"path", "stop_if"})
 
     source: Literal["jsonl"]
     path: PathText | None  # must be given
+    stop_if: StopSettings
 
 
 FeedbackSettings = Annotated[

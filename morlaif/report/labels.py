@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from morlaif.feedback.information import warnings_of
 from morlaif.report.data import SINGLE, RunData, words
 from morlaif.report.tables import DASH, interval, number, percent
 
@@ -18,6 +19,20 @@ FREE = {
     "human": "human raters, as the data has them",
     "jsonl": "a file of ready verdicts",
 }
+
+
+def warnings(details: Mapping[str, Any]) -> list[str]:
+    """What makes a run's labels, or the verdicts on its policies, worthless: for the top of a page."""
+    qualities = details.get("label_quality") or {}
+    under: dict[str, list[str]] = {}
+    for name, found in warnings_of(qualities).items():
+        for warning in found:
+            judge = qualities[name].get("judge", "of unknown name")
+            under.setdefault(f"The judge of the labels, {judge}, {warning}", []).append(words(name))
+    judge = details.get("judge") or {}
+    return [f"{warning} (under {', '.join(names)})." for warning, names in under.items()] + [
+        f"The judge of the policies, {judge.get('name')}, {warning}." for warning in judge.get("warnings") or ()
+    ]
 
 
 def kappa(i: Mapping[str, Any] | None) -> str:

@@ -28,7 +28,8 @@ def render(run: RunData, svgs: Mapping[str, str]) -> str:
     """The page of `run` with its figures `svgs` by name; the run's own record is left open for `add_run`."""
     css = resources.files("morlaif.report").joinpath("page.css").read_text(encoding="utf-8")
     shown = tables.context(run) | labels.context(run) | analysis.context(run)
-    return environment().get_template("page.html.j2").render(css=css, svgs=svgs, **shown)
+    warnings = labels.warnings(run.details)
+    return environment().get_template("page.html.j2").render(css=css, svgs=svgs, warnings=warnings, **shown)
 
 
 def add_run(html: str, run: Mapping[str, Any]) -> str:

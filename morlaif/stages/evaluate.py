@@ -89,6 +89,7 @@ def build(job: Job) -> dict[str, Any]:
         "pairs": len(pairs.human),
         "confidence": settings.confidence,
         "judge": {"source": settings.judge.source, "name": judge.name, "cost": dict(judge.cost), **_served(judge)}
+        | ({"warnings": list(dict.fromkeys(found))} if (found := getattr(judge, "warnings", ())) else {})
         | _gold(job),
         "principles": list(principles),
         "names": names,

@@ -12,8 +12,10 @@ import numpy as np
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
+from morlaif.feedback.information import Information, Watch, information
 from morlaif.feedback.judge import Judge, open_judge
 from morlaif.feedback.label import Assign, draw, label_all, label_table
+from morlaif.feedback.outcomes import advice
 from morlaif.feedback.quality import Tally, audit_of, halo
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import Principle
@@ -30,17 +32,20 @@ def build(job: Job) -> dict[str, Any]:
     assign = _assignment(job)
     together = job.config.get("together", ())
     judge = open_judge(job.config["feedback"], ledger=job.ledger, seed=job.seed, together=together)
+    watch = Watch(judge, getattr(job.config["feedback"], "stop_if", None), job.name)
     tallies = {split: Tally() for split in SPLITS}
 
     company = together or (job.config["company"].principles if "company" in job.config else ())
     if company:
-        label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress)
-    parts = label_table(judge, every, assign, job.progress)
+        label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress, watch)
+    parts = label_table(judge, every, assign, job.progress, watch)
     write_verdicts(job.out, {split: tallies[split].passing(pairs[split], parts) for split in SPLITS})
     counts = judge.finish() if isinstance(judge, JsonlJudge) else {}
     _check(job, judge, tallies)
+    found = _information(judge, list(tallies.values()))
+    watch.judged(found)
     measured = {split: tallies[split].measure(_truth(judge, assign, pairs[split])) for split in SPLITS}
-    report = {**measured, "judge": judge.name, "usage": asdict(judge.usage)}
+    report = {**measured, "judge": judge.name, "usage": asdict(judge.usage), "information": found.as_dict()}
     if together and (audited := audit_of(every, job.config["feedback"].joint.audit_fraction)):
         report["halo"] = _halo(job, judge, audited, together)
     (job.out / "quality.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -66,7 +71,19 @@ def _check(job: Job, judge: Judge, tallies: Mapping[str, Tally]) -> None:
     if not any(tally.column("valid").any() for tally in tallies.values()):
         invalid = sum((tally.invalid for tally in tallies.values()), Counter())
         why = ", ".join(sorted(invalid)) or "no pairs"
-        raise UserError(f"{job.name}: none of {invalid.total()} pairs has a valid verdict ({why}). {_advice(judge)}")
+        raise UserError(
+            f"{job.name}: none of {invalid.total()} pairs has a valid verdict ({why}). "
+            f"{_advice(judge)}{advice(invalid)}"
+        )
+
+
+def _information(judge: Judge, tallies: Sequence[Tally]) -> Information:
+    """What the valid labels of all splits hold."""
+    columns = {
+        name: np.concatenate([tally.column(name)[tally.column("valid")] for tally in tallies])
+        for name in ("p_first", "d_forward", "d_backward")
+    }
+    return information(*columns.values(), letter_mass=judge.usage.mean_letter_mass)
 
 
 def _assignment(job: Job) -> Assign:

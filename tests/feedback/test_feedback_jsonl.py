@@ -135,8 +135,11 @@ def test_rows_without_their_pair_are_counted_and_most_are_a_mistake(tmp_path, he
 
 
 def test_the_file_must_be_there_and_its_place_is_no_part_of_the_digest(tmp_path):
+    def at(path: str | None) -> JsonlSettings:
+        return JsonlSettings(**preset("feedback", "jsonl") | {"path": path})
+
     with pytest.raises(UserError, match=r"feedback\.path: give the file"):
-        input_files(JsonlSettings(source="jsonl", path=None))
+        input_files(at(None))
     with pytest.raises(UserError, match="no such file"):
-        input_files(JsonlSettings(source="jsonl", path=str(tmp_path / "none")))
-    assert identity(JsonlSettings(source="jsonl", path="a")) == identity(JsonlSettings(source="jsonl", path="b"))
+        input_files(at(str(tmp_path / "none")))
+    assert identity(at("a")) == identity(at("b"))

@@ -12,7 +12,8 @@ import yaml
 from morlaif.data.records import Pair, load_pairs, save_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import load_verdicts
-from morlaif.feedback.settings import HumanSettings, PrinciplesSettings, RulesSettings
+from morlaif.feedback.settings import HumanSettings, JsonlSettings, PrinciplesSettings, RulesSettings, StopSettings
+from morlaif.settings import identity
 from morlaif.stages.feedback import build
 from morlaif.stages.job import Job
 from morlaif.toy.world import make_world
@@ -95,3 +96,21 @@ def test_no_label_at_all_is_an_error(tmp_path):
         UserError, match=r"none of 1 pairs has a valid verdict .no human label.*another feedback source"
     ):
         run(tmp_path / "x", tmp_path / "respond", {"feedback": HumanSettings(source="human")})
+
+
+def test_labels_without_information_are_told_of_and_stop_where_that_is_asked_for(tmp_path, responses):
+    """A file whose verdicts are all at one half."""
+    pairs = [pair for split in ("train", "eval") for pair in load_pairs(responses, split)]
+    flat = tmp_path / "flat.jsonl"
+    flat.write_text("".join(json.dumps({"pair_id": pair.id, "p_first": 0.5}) + "\n" for pair in pairs))
+    base = yaml.safe_load((CONF / "feedback/jsonl.yaml").read_text())
+    settings = JsonlSettings(**base | {"path": str(flat)})
+    _, quality, _ = run(tmp_path / "a", responses, {"feedback": settings, "principle": principle("detail")})
+    found = quality["information"]
+    assert found["n"] == 210 and found["spread"] == 0.0 and found["orders_disagree"] is None
+    assert found["warnings"] == ["sees no difference: its labels on 210 pairs lie 0 from ½ on average"]
+    assert "WARNING: feedback/detail: jsonl sees no difference" in quality["usage"]["said"][0]
+    strict = settings.model_copy(update={"stop_if": StopSettings(orders_disagree=None, spread=0.01, letter_mass=None)})
+    assert identity(strict) == identity(settings), "a limit changes no label"
+    with pytest.raises(UserError, match=r"feedback/detail: jsonl: .* spread 0 is below 0\.01 \(feedback\.stop_if\)"):
+        run(tmp_path / "b", responses, {"feedback": strict, "principle": principle("detail")})

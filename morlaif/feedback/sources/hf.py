@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import specimen
+from morlaif.feedback.outcomes import NOT_FINITE
 from morlaif.feedback.prompt import comparison_messages, rating_messages
 from morlaif.feedback.rating import Rating, Single, mean_rating, to_score
 from morlaif.feedback.records import Comparison, Usage, Verdict
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TOO_LONG = "longer than the model's context"
 PROBED = 1 << 20  # bytes at either end of a weight file that tell it from others
 
 
@@ -45,8 +48,8 @@ class Stem:
 
 
 class HfJudge:
-    """Verdicts enter the ledger batch by batch, under the model's identity: files for a folder, revision for a hub
-    id.
+    """Verdicts enter the ledger pair by pair, as the model gives them, under its identity: files for a folder, revision
+    for a hub id.
     """
 
     remembers = True
@@ -90,25 +93,31 @@ class HfJudge:
         engine = self._engine
         stems = [engine.stem([_orders(asked)[order] for asked in group]) for group in groups for order in (0, 1)]
         fits = [engine.fits(stem) for stem in stems]
-        found = iter(engine.gaps([stem for stem, fine in zip(stems, fits, strict=True) if fine]))
-        gaps = [next(found) if fine else [None] * len(stem.endings) for stem, fine in zip(stems, fits, strict=True)]
-        self.usage.input_tokens, self.usage.reused_tokens = engine.computed, engine.reused
-        done = []
+        found = engine.logprobs([stem for stem, fine in zip(stems, fits, strict=True) if fine])
         for i, group in enumerate(groups):
-            both = stems[2 * i], stems[2 * i + 1]
+            both = stems[2 * i : 2 * i + 2]
+            rows = [next(found) if fits[2 * i + k] else None for k in (0, 1)]  # runs the model when there is no more
+            self.usage.input_tokens, self.usage.reused_tokens = engine.computed, engine.reused
+            done = []
             for k, asked in enumerate(group):
                 cost = sum(len(stem.prefix) / len(group) + len(stem.endings[k]) for stem in both), 0.0, 0.0
-                done.append((asked, self._verdict(asked, gaps[2 * i][k], gaps[2 * i + 1][k], cost)))
-        with self._ledger.transaction():
-            for asked, verdict in done:
-                if verdict.valid:
-                    self._memory.keep(asked.principle, verdict)
-        self.usage.requests += 2 * len(done)
-        yield from done
+                done.append((asked, self._verdict(asked, [row and row[k] for row in rows], cost)))
+            with self._ledger.transaction():  # at once: a kill loses what the model is at, and nothing else
+                for asked, verdict in done:
+                    if verdict.valid:
+                        self._memory.keep(asked.principle, verdict)
+            self.usage.requests += 2 * len(done)
+            yield from done
 
-    def _verdict(self, asked: Comparison, forward: float | None, backward: float | None, cost: tuple) -> Verdict:
-        if forward is None or backward is None:
-            return Verdict.invalid(asked.id, self.name, "longer than the model's context", cost=(0.0, 0.0, 0.0))
+    def _verdict(self, asked: Comparison, orders: Sequence[list[float] | None], cost: tuple) -> Verdict:
+        """From the log-probabilities of A and B in both orders; None: the question was too long."""
+        if None in orders:
+            return Verdict.invalid(asked.id, self.name, TOO_LONG, cost=(0.0, 0.0, 0.0))
+        if not all(math.isfinite(x) for row in orders for x in row):
+            return Verdict.invalid(asked.id, self.name, NOT_FINITE, cost=cost)
+        forward, backward = (a - b for a, b in orders)
+        for a, b in orders:
+            self.usage.weigh(min(1.0, math.exp(a) + math.exp(b)))
         p, bias = soft_label(forward, backward), position_bias(forward, backward)
         return Verdict(asked.id, p, bias, True, self.name, forward, backward, None, *cost)
 
@@ -116,7 +125,7 @@ class HfJudge:
 class HfRater:
     """Ratings from the likelihood of the numbers, several criteria of one response together.
 
-    They enter the ledger batch by batch, each under its question: what is asked, and of which model.
+    They enter the ledger response by response, each under its question: what is asked, and of which model.
     """
 
     def __init__(self, settings: HfSettings, ledger: Path, highest: int) -> None:
@@ -161,24 +170,23 @@ class HfRater:
         engine = self._engine
         stems = [engine.stem([self._messages(single) for single in group]) for group in groups]
         fits = [engine.fits(stem) for stem in stems]
-        found = iter(list(engine.logits([stem for stem, fine in zip(stems, fits, strict=True) if fine])))
-        self.usage.input_tokens, self.usage.reused_tokens = engine.computed, engine.reused
-        done = []
-        with self._ledger.transaction():
-            for group, stem, fine in zip(groups, stems, fits, strict=True):
-                for single, logits, ending in zip(
-                    group, next(found) if fine else [None] * len(group), stem.endings, strict=True
-                ):
+        found = engine.logprobs([stem for stem, fine in zip(stems, fits, strict=True) if fine])
+        for group, stem, fine in zip(groups, stems, fits, strict=True):
+            rows = next(found) if fine else [None] * len(group)
+            self.usage.input_tokens, self.usage.reused_tokens = engine.computed, engine.reused
+            done = []
+            with self._ledger.transaction():  # at once, as verdicts are
+                for single, row, ending in zip(group, rows, stem.endings, strict=True):
                     read = len(stem.prefix) // len(group) + len(ending)
-                    done.append((single, self._put(single, logits, read)))
-        self.usage.requests += len(done)
-        yield from done
+                    done.append((single, self._put(single, row, read)))
+            self.usage.requests += len(done)
+            yield from done
 
-    def _put(self, single: Single, logits: list[float] | None, read: int) -> Rating:
-        """Write down a rating from the logits of the numbers; None: the question was too long."""
-        if logits is None:
-            return Rating(single.id, None, self.name, "longer than the model's context")
-        listed = {str(i): x - max(logits) for i, x in enumerate(logits, 1)}  # a constant falls out of the mean
+    def _put(self, single: Single, row: list[float] | None, read: int) -> Rating:
+        """Write down a rating from the log-probabilities of the numbers; None: the question was too long."""
+        if row is None or not all(map(math.isfinite, row)):
+            return Rating(single.id, None, self.name, TOO_LONG if row is None else NOT_FINITE)
+        listed = {str(i): x - max(row) for i, x in enumerate(row, 1)}  # a constant falls out of the mean
         answer = Answer(mean_rating(list(listed.items()), self._highest), OK, read)
         self._ledger.put(self._key(single), "hf", self._settings.path, answer, json.dumps(listed))
         return self._rating(single, answer)
@@ -249,17 +257,28 @@ class Engine:
 
     def gaps(self, stems: Sequence[Stem]) -> Iterator[list[float]]:
         """log P(A) − log P(B) for every ending of every stem, in order."""
-        return ([a - b for a, b in rows] for rows in self.logits(stems))
+        return ([a - b for a, b in rows] for rows in self.logprobs(stems))
 
-    def logits(self, stems: Sequence[Stem]) -> Iterator[list[list[float]]]:
-        """For every ending of every stem, in order, the summed logit of the tokens that say each answer."""
+    def logprobs(self, stems: Sequence[Stem]) -> Iterator[list[list[float]]]:
+        """For every ending of every stem, in order, the log-probability of each answer, all tokens that say it summed.
+
+        Raises:
+            UserError: the first ones are all NaN or infinite: the model cannot be used.
+        """
         start = 0
         while start < len(stems):
             end, rows = start, 0
             while end < len(stems) and (end == start or rows + len(stems[end].endings) <= self.batch_size):
                 rows += len(stems[end].endings)
                 end += 1
-            yield from self._shared(stems[start:end])
+            found = self._shared(stems[start:end])
+            if not start and not any(math.isfinite(x) for rows in found for row in rows for x in row):
+                raise UserError(
+                    f"feedback.path={self.tokenizer.name_or_path!r}: the model's scores are not finite in "
+                    f"{str(self.model.dtype).removeprefix('torch.')}: its weights are damaged, or it needs another "
+                    "feedback.dtype (bfloat16 or float32)"
+                )
+            yield from found
             start = end
 
     def _shared(self, stems: Sequence[Stem]) -> list[list[list[float]]]:
@@ -284,7 +303,8 @@ class Engine:
                 mask = torch.cat([prefix_mask[owner], ends_mask], dim=1)
             logits = self._forward(ends, mask, positions, cache, keep=0)
         last = logits[torch.arange(len(endings), device=device), ends_mask.sum(1) - 1].float()
-        values = iter(torch.stack([last[:, ids.to(device)].logsumexp(-1) for ids in self._answers], 1).tolist())
+        sums = torch.stack([last[:, ids.to(device)].logsumexp(-1) for ids in self._answers], 1)
+        values = iter((sums - last.logsumexp(-1, keepdim=True)).tolist())
         self.computed += sum(map(len, prefixes)) + sum(map(len, endings))
         self.reused += sum(len(stem.prefix) * (len(stem.endings) - 1) for stem in stems)
         return [[next(values) for _ in stem.endings] for stem in stems]

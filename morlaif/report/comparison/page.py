@@ -12,6 +12,7 @@ from morlaif.report.comparison import figures, more_figures, paper, tables
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import Comparison
 from morlaif.report.comparison.labels import heading, shown
+from morlaif.report.labels import warnings as label_warnings
 from morlaif.report.page import environment
 from morlaif.report.tables import percent
 
@@ -65,6 +66,7 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
             seed_heads=seed_heads, seed_rows=seed_rows,
             tradeoff_heads=tradeoff_heads, tradeoff_rows=tradeoff_rows,
             human="human_win_rates" in names, source=paper.SOURCE,
+            warnings=list(dict.fromkeys(line for run in data.runs for line in label_warnings(run.details))),
             no_matrix="" if "win_matrix" in names else data.judged.get("note", ""),
         )
     )  # fmt: skip
