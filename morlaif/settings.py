@@ -108,11 +108,11 @@ def _usable_path(text: str) -> str:
     return text
 
 
-def _folder(text: Any) -> Path:
+def _folder(text: Any) -> str:
     if not isinstance(text, str | Path):
         raise ValueError("should be the path of a folder")
     try:
-        return Path(_usable_path(str(text))).expanduser().absolute()
+        return str(Path(_usable_path(str(text))).expanduser().absolute())  # a worker reads JSON, which has no Path
     except RuntimeError:  # ~nobody
         raise ValueError("names the home of a user that is not known here") from None
 

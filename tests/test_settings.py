@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -213,3 +214,9 @@ def test_a_wrong_value_is_named_with_its_key(key, value, line, tree):
 def test_a_number_as_a_text_is_that_number(tree):
     config: Config = validate({**tree, "seed": "3"})
     assert config.seed == 3
+
+
+def test_a_folder_is_read_from_yaml_and_from_a_workers_json():
+    made = TypeAdapter(Folder)
+    python, given = made.validate_python("/a/b"), made.validate_json('"/a/b"')
+    assert python == given == made.validate_python(Path("/a/b")) == Path("/a/b")
