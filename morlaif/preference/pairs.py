@@ -19,7 +19,7 @@ from morlaif.preference.model import Dialogue
 if TYPE_CHECKING:
     from morlaif.feedback.records import Verdict
 
-SPARED = 0.99  # of the training responses are not cut for the sake of a long prompt
+SPARED = 0.95  # of the training responses are not cut for the sake of a long prompt
 COVERED = 0.5  # of the pairs: above it, a principle's batches are made of all pairs, those without a verdict masked
 
 
