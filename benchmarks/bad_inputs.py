@@ -92,6 +92,7 @@ def _child(case: Case, arguments: Sequence[str], folder: Path) -> None:
         file = os.open(folder.with_suffix(f".{stream}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
+    tempfile.tempdir = str(folder.parent)
     for name, value in case.environment.items():
         os.environ.pop(name, None)
         if value is not None:
@@ -127,6 +128,8 @@ def faults(case: Case, folder: Path, code: int | None) -> Iterator[str]:
         yield f"exit {code} instead of {case.code}"
     if "Traceback (most recent call last)" in out + err:
         yield "a traceback"
+    if "the traceback is in" in err:
+        yield "an error that nobody has foreseen"
     lines = [line for line in err.splitlines() if line.strip()]
     if not lines and code != 0:
         yield "not a word on standard error"

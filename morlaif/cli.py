@@ -64,7 +64,9 @@ def _keep_traceback(error: Exception) -> str:
     import tempfile
     import traceback
 
-    text = "".join(traceback.format_exception(error))
+    from morlaif.texts import redact
+
+    text = redact("".join(traceback.format_exception(error)))
     try:
         with tempfile.NamedTemporaryFile("w", prefix="morlaif-", suffix=".txt", delete=False) as file:
             file.write(text)

@@ -92,7 +92,7 @@ SYNTAX = [
     dry("a value that is missing", "seed=???", "seed"),
     case("a flag that is none", "--confgi job", "--confgi", lines=9),
     dry("a folder of presets that is none", "--config-dir nowhere", "nowhere"),
-    dry("a config that is none", "--config-name nothing", "nothing"),
+    dry("a config that is none", "--config-name nothing", "--config-name"),
     dry("as a process", "ppo.stepz=5", "'ppo.steps'", real=True),
 ]
 

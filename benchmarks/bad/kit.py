@@ -47,14 +47,12 @@ def tiny_model(folder: Path) -> Path:
 
 def finished_run(folder: Path) -> Path:
     """`folder`/store and `folder`/runs/finished: an evaluation, a page, a form for raters and Ann's answers to it."""
-    from omegaconf import OmegaConf
-
-    from morlaif.cli import look_ahead, run_name
+    from morlaif.compose import look_ahead, register
     from morlaif.pipeline.plan import plan
     from morlaif.pipeline.record import Run
     from morlaif.pipeline.store import Store
 
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+    register()
     words = [f"paths.store={folder / 'store'}", f"paths.runs={folder / 'runs'}"]
     made = look_ahead(argparse.Namespace(config_dir=None, overrides=words, multirun=False))[0][0]
     record = Run.open(folder / "runs" / "finished", made.config, "morlaif", [])

@@ -8,15 +8,15 @@ LONG = "n" * 300
 
 CASES = {
     "names": [
-        case("a run of 300 letters", f"name={LONG} dry_run=true", "name", "255|at most|letters|characters"),
+        case("a run of 300 letters", f"name={LONG} dry_run=true", "name", "100 bytes"),
         case("a run that is a parent folder", "name=.. dry_run=true", "name"),
         case("a run that is this folder", "name=. dry_run=true", "name"),
         case("a run with a separator", "name=a/b dry_run=true", "name"),
         case("a run with a blank", ["name=a b", "dry_run=true"], "name"),
         case("a run with an escape", ["name='a\x1b[2Jb'", "dry_run=true"], "name"),
         case("a run with markup", ["name='[red]x'", "dry_run=true"], r"name='\[red\]x'"),
-        case("a store of 300 letters", f"paths.store={LONG} stages=[data]", r"paths\.store", "255|letters|shorter"),
-        case("runs of 300 letters", f"paths.runs={LONG} stages=[data]", r"paths\.runs", "255|letters|shorter"),
+        case("a store of 300 letters", f"paths.store={LONG} stages=[data]", r"paths\.store", "255|shorter|bytes"),
+        case("runs of 300 letters", f"paths.runs={LONG} stages=[data]", r"paths\.runs", "255|shorter|bytes"),
         case("a data file with markup", ["data=jsonl", "data.path='[bold]x[/]'", "stages=[data]"], r"\[bold\]x\[/\]"),
         case("a data file with an escape", ["data=jsonl", "data.path='a\x1b]0;t\x07'", "stages=[data]"], r"\\x1b"),
         case("a data file of 300 letters", f"data=jsonl data.path={LONG} stages=[data]", r"data\.path"),

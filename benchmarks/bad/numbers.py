@@ -64,7 +64,7 @@ CASES: dict[str, list[Case]] = {
     "numbers": [
         case(
             f"{key}={value}", f"{needs} {key}={value} dry_run=true", key.replace(".", r"(\.|: )"),
-            files={"a.jsonl": '{"prompt": "p"}\n{"prompt": "q"}\n'},
+            lines=2 if key.endswith("betas") else 1, files={"a.jsonl": '{"prompt": "p"}\n{"prompt": "q"}\n'},
         )
         for key, values, needs in REFUSED
         for value in values.split()
