@@ -57,14 +57,15 @@ def settle(
         time.sleep(min(1.0, patience))
         found = look(settings, key, fresh=0.0)
     with _reading(ledger) as opened:
-        known = list(_seen(opened, settings)) if opened else []
-        unmarked = opened.recall(_adopted(settings)) if opened else None  # whose answers carry no mark
+        there = opened is not None
+        known = list(_seen(opened, settings)) if there else []
+        unmarked = opened.recall(_adopted(settings)) if there else None  # whose answers carry no mark
         if found.state == "other":
             names = f" {key}.served={' or '.join(known)} takes what is known of the other." if known else ""
             raise UserError(f"{found.line}{names}")
         if found.state == "up":
             id = _effective(opened, settings, found)
-            if id and not known and not unmarked and opened and opened.has_answers(settings.who_at, settings.model):
+            if id and there and not known and not unmarked and opened.has_answers(settings.who_at, settings.model):
                 say(
                     f"{key}: the ledger has answers of '{settings.model}' at {settings.who_at} from before servers "
                     f"were asked which model they serve; they are not taken for those of {id}"
@@ -78,6 +79,8 @@ def settle(
             )
         for name in candidates:
             say(f"{found.line} Going on with what is known of {name}.")
+        if found.state == "loading" and not candidates:
+            say(f"{found.line}; which model it serves will show later")
         return settings.model_copy(update={"served": "".join(candidates.values())})
 
 

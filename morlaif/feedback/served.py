@@ -62,7 +62,7 @@ def find(models: Any, model: str, alias: Alias, ask: Ask) -> Served | None:
         raise NotServed(_listed(entries, model))
     marks = _marks(entry, ask)
     if not any(same(model, name) for name in _names(entry)):
-        marks["id"] = entry["id"]  # an alias allows it, and may allow another one tomorrow
+        marks["listed"] = entry["id"]  # an alias allows it, and may allow another one tomorrow
     return Served(entry["id"], marks, tuple(_names(entry)))
 
 
