@@ -153,7 +153,7 @@ def _check_words(overrides: Sequence[Override], keys: Sequence[str]) -> None:
                 raise UserError(f"'{override.input_line}': give one option, or several runs: -m {key}=a,b. {offers}")
             if value is None or isinstance(value, bool | int | float):
                 raise UserError(f"'{override.input_line}': give one of the group's options. {offers}")
-        elif key == "experiment" and value is None:
+        elif key == "experiment" and value is None and not override.is_delete():
             raise UserError("experiment=null: give one of the group's options, or leave it out: ~experiment.")
 
 

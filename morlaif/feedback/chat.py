@@ -16,7 +16,7 @@ import openai
 
 from morlaif.errors import MachineError, UserError
 from morlaif.feedback.limiter import Limiter
-from morlaif.feedback.reach import Found, api_key, explain_silence, is_here
+from morlaif.feedback.reach import FATAL_CODES, Found, api_key, explain_silence, is_here
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
@@ -26,7 +26,6 @@ LONGEST_BACKOFF = 60.0  # seconds
 LONGEST_LOOK = 5.0  # seconds between two looks whether a server is back
 TRIES_UNREACHED = 4  # a server that has never answered is not waited for as long as one that has
 KEPT = "What was answered is kept."
-FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
 ROW_CODES = (
     "context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation",
     "invalid_prompt",

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 LIMIT = 2.0  # seconds for all that a server is asked before a run
 MOST = 8_000_000  # bytes of a reply that are read
+FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
 LOADING = (429, 502, 503, 504)  # it is there, and will answer later
 
 State = Literal["up", "loading", "away", "other", "wrong"]
@@ -129,6 +130,9 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
         response = get(f"{base}/models")
     except Exception as error:
         return Found(*_silence(where, settings.base_url, error, limit))
+    if response.status == 402 or (response.status == 429 and any(code in FATAL_CODES for code in response.codes())):
+        said = redact(response.words())
+        return Found("wrong", f"{where}: the account has no credit left ({said}). Top up, then run again.")
     if response.status in LOADING:
         said = redact(response.words())
         return Found("loading", f"{where}: the server is there, and not ready yet ({response.status} {said})".rstrip())
@@ -199,6 +203,14 @@ class Response:
             return json.loads(self.body)
         except RecursionError:
             raise ValueError("nested too deep") from None
+
+    def codes(self) -> tuple[Any, Any]:
+        """By which an error is known."""
+        try:
+            error = json.loads(self.body)["error"]
+            return error.get("code"), error.get("type")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None, None
 
     def words(self) -> str:
         """What an error says, on one line."""

@@ -198,6 +198,13 @@ def test_pages_and_redirects(server, settings_for):
     assert "redirects to https://elsewhere.example/v1. Give that address." in problems(settings_for(server))[0]
 
 
+def test_money_that_is_spent(server, settings_for):
+    server.told["/v1/models"] = (429, {"error": {"code": "insufficient_quota", "message": "You exceeded it"}})
+    assert "no credit left (You exceeded it)" in problems(settings_for(server))[0]
+    server.told["/v1/models"] = (429, {"error": {"code": "rate_limit_exceeded", "message": "slow down"}})
+    assert not problems(settings_for(server))
+
+
 def test_a_server_that_loads_is_no_problem_but_a_note(server, settings_for):
     server.told["/v1/models"] = (503, {"error": {"message": "Loading model", "code": 503}})
     assert not problems(settings_for(server))

@@ -22,12 +22,12 @@ from filelock import FileLock
 
 from morlaif.errors import MachineError, UserError
 from morlaif.feedback.answering import Watch
-from morlaif.feedback.chat import FATAL_CODES, KEPT, ROW_CODES
+from morlaif.feedback.chat import KEPT, ROW_CODES
 from morlaif.feedback.ledger import OK, Answer, Ledger
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import READERS, Mode, Question, stored
 from morlaif.feedback.purse import spent_up
-from morlaif.feedback.reach import api_key
+from morlaif.feedback.reach import FATAL_CODES, api_key
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, parse
 from morlaif.feedback.settings import OpenAISettings
