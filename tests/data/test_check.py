@@ -54,7 +54,7 @@ def test_the_first_rows_are_looked_at(tmp_path, rows, asked, line):
 
 
 def test_what_cannot_be_read_has_its_key(tmp_path):
-    for path in (None, tmp_path, tmp_path / "no", "/dev/zero", "x" * 300, "a\0b", "~nobody-of-that-name/x"):
+    for path in (None, tmp_path, tmp_path / "no", "/dev/zero", "~nobody-of-that-name/x"):
         (line,) = data_problems(of(path))
         assert line.startswith("data.path:") and "\n" not in line
     assert list(data_problems(of(None, "hub"))) == ["data.id: null; name a dataset of the hub, as in "

@@ -201,12 +201,12 @@ def test_what_is_too_long_is_cut_alike_in_training_and_scoring(data, llama, pm_s
     assert report.cut["train"]["prompt_tokens"] > 30 and report.cut["train"]["response_tokens"] > 100
     assert report.cut["held_out"] == {"pairs": 0, "prompt_tokens": 0, "response_tokens": 0, "equal": 0}
     assert report.pairs["train"] == len(pairs) - 1, "the pair that is equal after the cut is left out"
-    assert report.max_prompt == 80
-    assert prompt_room([3] * 50 + [60], 64) == 32 and prompt_room([9] * 400 + [60], 64) == 48
+    assert report.max_prompt == 120
+    assert prompt_room([3] * 9 + [60], 64) == 32 and prompt_room([9] * 400 + [60], 64) == 48
     assert "2 were cut" in (tmp_path / "model" / "README.md").read_text()
     (reader,) = PreferenceBank.load({"kind": tmp_path})._readers
     rows = [reader.encode(long[0].messages, text) for text in (long[0].first, long[0].second)]
-    assert rows[0].ids[: rows[0].start] == rows[1].ids[: rows[1].start] and 40 < rows[0].start <= 80
+    assert rows[0].ids[: rows[0].start] == rows[1].ids[: rows[1].start] and 80 < rows[0].start <= 120
 
 
 def test_a_missing_or_foreign_adapter_is_named(trained, llama, gpt2, tmp_path) -> None:
