@@ -238,6 +238,7 @@ def _dry_run(jobs: list[Composed]) -> int:
 
     from morlaif.launch.batches import check_batches
     from morlaif.launch.launcher import on_ranks
+    from morlaif.pipeline.contents import Contents
     from morlaif.pipeline.cost import cost_table, feedback_costs
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.plan import plan
@@ -250,7 +251,8 @@ def _dry_run(jobs: list[Composed]) -> int:
     for job in jobs:
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
         config = with_served(job.config, partial(say, console), wait=False)
-        planned, store = plan(config), Store(config.paths.store)
+        contents = Contents(config.paths.store, partial(say, console))
+        planned, store = plan(config, contents), Store(config.paths.store)
         check_batches(planned, config.hardware, on_ranks)
         console.print(plan_table(planned, store))
         if costs := feedback_costs(planned, store, config):

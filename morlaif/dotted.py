@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable
 from types import ModuleType
 
@@ -30,14 +31,24 @@ def find(path: str, key: str, home: str, example: str) -> Callable:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # the module exists and misses something of its own
+            raise _failed(where, module_name, error) from error  # it is there, and misses something of its own
         raise UserError(f"{where}: no module '{error.name}'; is it installed, or its folder on PYTHONPATH?") from None
+    except Exception as error:
+        raise _failed(where, module_name, error) from error
     if not hasattr(module, attribute):
         raise UserError(f"{where}: '{module_name}' has no '{attribute}'.{suggest(attribute, _public(module))}")
     function = getattr(module, attribute)
     if not callable(function):
         raise UserError(f"{where}: expected a function, found {type(function).__name__}")
     return function
+
+
+def _failed(where: str, module: str, error: Exception) -> UserError:
+    """What the user's own module raised, and at which of its lines."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{place.filename}:{place.lineno}"
+    told = " ".join(str(error).split()) or "no message"
+    return UserError(f"{where}: importing '{module}' failed at {at}: {type(error).__name__}: {told}")
 
 
 def _public(module: ModuleType) -> list[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from unicodedata import category
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Outside = Literal["model", "dataset", "function"]  # what a field's text may name that lies outside the run
 
 
 class Settings(BaseModel):
@@ -28,6 +30,8 @@ class Settings(BaseModel):
     outside_digest: ClassVar[frozenset[str]] = frozenset()
     # Values with which a field, added later, changes nothing: then no digest covers it.
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # Fields that name what is read from outside: its content stands in the digest of each unit that reads them.
+    reads_outside: ClassVar[Mapping[str, Outside]] = {}
 
 
 # --- Numbers -----------------------------------------------------------------------------------------------------

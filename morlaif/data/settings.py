@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from morlaif.settings import Batch, Count, Line, Part, PathText, Settings
+from morlaif.settings import Batch, Count, Line, Outside, Part, PathText, Settings
 
 Format = Literal["auto", "dialogues", "pairs", "messages", "prompts", "scored"]
 
@@ -72,6 +73,8 @@ class HubData(RowsData):
     """A dataset of the Hugging Face hub."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"path"})  # the file's content counts
+
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"id": "dataset"}  # by its commit
 
     source: Literal["hub"]
     id: PathText | None  # must be given unless `path` is

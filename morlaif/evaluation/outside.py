@@ -2,59 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from morlaif.errors import UserError
-from morlaif.feedback.sources.hf import identity
+from morlaif.models.place import POINTER, Source, policy_place
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def identities(policies: Mapping[str, str]) -> dict[str, str]:
-    """What tells each policy from another, by name: of a folder its files, of a hub id its revision.
-
-    Raises:
-        UserError: a folder that is not there, or holds no model.
-    """
-    return {name: _identity(name, where) for name, where in policies.items()}
-
-
-def _identity(name: str, where: str) -> str:
-    path, revision = _parts(where)
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        for inner in (folder / "model", folder):
-            if (inner / "config.json").is_file():
-                return identity(str(inner), None)
-        if (folder / "model.json").is_file():
-            return identity(str(folder), None)
-        raise UserError(
-            f"eval.policies.{name}={where!r}: no model in this folder (no config.json, model/ or model.json)"
-        )
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise UserError(f"eval.policies.{name}={where!r}: no such folder; give one, or a hub id such as owner/model")
-    return identity(path, revision)
-
-
-def load_outside(where: str, *, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """Model and tokenizer."""
-    from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer
-
-    path, revision = _parts(where)
-    folder = Path(path).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        return load_policy(folder, dtype=dtype, device=device)
-    path = str(folder) if folder.is_dir() else path
-    tokenizer = load_tokenizer(path, revision=revision)
-    return load_causal_lm(path, revision=revision, dtype=dtype, device=device, tokenizer=tokenizer), tokenizer
-
-
-def _parts(where: str) -> tuple[str, str | None]:
+def parts_of(where: str) -> tuple[str, str | None]:
     """`owner/model@revision` -> its two parts; a folder may have an @ in its name."""
-    if Path(where).expanduser().exists() or "@" not in where:
+    if Path(where).expanduser().exists() or "@" not in where or where.startswith((".", "/", "~")):
         return where, None
     path, _, revision = where.rpartition("@")
     return path, revision
+
+
+def load_outside(
+    name: str, where: str, trust_remote_code: bool, *, dtype: torch.dtype, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of `eval.policies.<name>=<where>`.
+
+    Raises:
+        UserError: there is none, or none that this run allows.
+    """
+    from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer
+
+    (path, revision), key = parts_of(where), f"eval.policies.{name}"
+    folder = Path(path).expanduser()
+    place = policy_place(folder) if folder.is_dir() else None
+    if place == folder / POINTER:
+        return load_policy(folder, dtype=dtype, device=device, key=key, trust_remote_code=trust_remote_code)
+    source = Source(str(place or path), revision, trust_remote_code, key)
+    tokenizer = load_tokenizer(source)
+    return load_causal_lm(source, dtype=dtype, device=device, tokenizer=tokenizer), tokenizer

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message, prompt_id
-from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.evaluation.statistics import Array
 from morlaif.models.generate import generate
-from morlaif.models.load import load_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +85,19 @@ def relative_rows(rows: Sequence[dict[str, Any]], base: Array, names: Sequence[s
 
 
 def respond(
-    folder: Path | str,
+    load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     prompts: Sequence[list[Message]],
     settings: EvalSettings,
     *,
     seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
     gather: float = math.inf,
 ) -> Responses:
-    """Answers of the policy in the artifact `folder` (or, a text, of an outside one) to each prompt.
+    """Answers to each prompt of the policy that `load` loads.
 
     Policies given one seed share their random numbers, which narrows what chance adds to their comparison.
     Several ranks share the prompts and all get all answers; `gather`: see `generate`.
     """
-    load = load_outside if isinstance(folder, str) else load_policy
-    model, tokenizer = load(folder, dtype=dtype, device=device)
+    model, tokenizer = load()
     rows = generate(
         model,
         tokenizer,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from morlaif.errors import suggest
 from morlaif.feedback.settings import HfSettings, OpenAISettings
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import (
@@ -67,7 +68,8 @@ JudgeSettings = Annotated[RulesJudge | OpenAIJudge | HfJudge | PMJudge, Field(di
 
 
 class EvalSettings(Settings):
-    outside_digest = frozenset({"policies", "rewardbench"})  # what the files hold counts, not where they lie
+    # what the files hold counts, not where they lie
+    outside_digest = frozenset({"policies", "trust_remote_code", "rewardbench"})
 
     prompts: Count  # held-out prompts on which policies are compared
     scored: Count  # of them, those whose responses the preference models score
@@ -80,6 +82,7 @@ class EvalSettings(Settings):
     batch_size: Batch
     judge: JudgeSettings
     policies: dict[Name, PathText]  # further ones to compare with: a folder or a hub id
+    trust_remote_code: tuple[Name, ...]  # those of `policies` that may run Python of their own
     scalarizers: dict[Line, ScalarizerSettings]  # whose accuracy over the same preference models is told as well
     ablation_subsets: Annotated[int, Field(ge=1, le=10_000), NUMBER]  # random subsets of the principles of each size
     reference: Annotated[Number, Field(lt=0)]  # of the hypervolume, in deviations of SFT's scores
@@ -95,6 +98,14 @@ class EvalSettings(Settings):
             if name in TAKEN:
                 raise ValueError(f"'{name}' names a policy of the run itself; call the other one something else")
         return policies
+
+    @model_validator(mode="after")
+    def _trusted_are_compared(self) -> EvalSettings:
+        for name in self.trust_remote_code:
+            if name not in self.policies:
+                hint = suggest(name, self.policies)
+                raise ValueError(f"trust_remote_code: no policy '{name}' among `policies`.{hint}")
+        return self
 
     @model_validator(mode="after")
     def _samples_are_scored(self) -> EvalSettings:

@@ -22,6 +22,7 @@ from morlaif.settings import (
     Line,
     LogOdds,
     NonNegative,
+    Outside,
     Params,
     PathText,
     Positive,
@@ -287,7 +288,8 @@ class HumanSettings(Settings):
 class HfSettings(Settings):
     """A causal language model of your own, run here."""
 
-    outside_digest = frozenset({"device", "batch_size", "order", "stop_if"})
+    outside_digest = frozenset({"device", "batch_size", "order", "stop_if", "path", "revision", "trust_remote_code"})
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"path": "model"}
 
     source: Literal["hf"]
     path: PathText | None  # a folder or a hub id; must be given

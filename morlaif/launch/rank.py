@@ -25,6 +25,7 @@ from morlaif.config import Config
 from morlaif.errors import UserError, describe
 from morlaif.launch.processes import die_with_parent, redirect_output, take_events
 from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.execute import build_here, build_together_here, make_job
 from morlaif.pipeline.plan import plan
 from morlaif.pipeline.store import Store
@@ -40,7 +41,7 @@ def main(config_file: str, units_file: str, ds_file: str, log_prefix: str) -> No
     try:
         config = Config.model_validate_json(Path(config_file).read_text())
         places = json.loads(Path(units_file).read_text())
-        planned = plan(config).by_name
+        planned = plan(config, Contents.of_run(Path(config_file).parent, config.paths.store)).by_name
         units = [planned[name] for name in places]
         _zero = join(config.hardware, json.loads(Path(ds_file).read_text()))  # kept: transformers asks for it weakly
 

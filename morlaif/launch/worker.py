@@ -19,6 +19,7 @@ from pathlib import Path
 from morlaif.config import Config
 from morlaif.launch.launcher import build_on_ranks, build_together_on_ranks, on_ranks
 from morlaif.launch.processes import die_with_parent, log_name, redirect_output, take_events
+from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.execute import (
     build_here,
     build_together_here,
@@ -37,9 +38,9 @@ def main(config_file: str, logs: str) -> None:
     names: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     threading.Thread(target=_read_names, args=(names,), daemon=True).start()
     config = Config.model_validate_json(Path(config_file).read_text())
-    units = plan(config).by_name
-    store = Store(config.paths.store)
     run = Path(config_file).parent
+    units = plan(config, Contents.of_run(run, config.paths.store)).by_name
+    store = Store(config.paths.store)
     while True:
         wanted = [units[name] for name in names.get()]
         redirect_output(Path(logs) / f"{log_name(wanted[0].name)}.log")

@@ -39,6 +39,7 @@ def folder_problems(
     *,
     kind: Kind = "causal",
     revision: str | None = None,
+    tokenizer: bool = True,
 ) -> Iterator[str]:
     """What is wrong with the model that the config's `key` names, as far as its files say: finished lines.
 
@@ -48,30 +49,40 @@ def folder_problems(
         kind: what it is to be: a causal language model; a trunk to put a score head on; a sequence classifier with
             one score; a policy, which may be a finished unit's folder.
         revision: of a hub id.
+        tokenizer: whether the folder must hold one.
     """
-    folder = Path(path).expanduser()
-    where = f"{key}={str(path)!r}"
+    folder, where = Path(path).expanduser(), f"{key}={str(path)!r}"
     if not folder.is_dir():
-        if looks_local(path):
-            yield _no_folder(where, folder)
-        elif (cached := cached_folder(str(path), revision)) is not None:
-            folder = cached
-        elif not _HUB_ID.fullmatch(str(path)):
-            yield f"{where}: neither a folder nor a hub id such as owner/model"
-        elif offline():
-            yield (
-                f"{where}: no such folder here, the hub's cache does not have it, and HF_HUB_OFFLINE keeps this "
-                "machine from asking the hub; give a folder, or fetch it first (hf download)"
-            )
-        if not folder.is_dir():
+        if wrong := list(place_problems(key, path, revision)):
+            yield from wrong
             return
+        if (cached := cached_folder(str(path), revision)) is None or kind == "policy":
+            return
+        folder = cached
     try:
         if kind == "policy":
             yield from _policy(key, where, folder, trust_remote_code)
         else:
-            yield from _model(key, where, folder, trust_remote_code, kind)
+            partly = folder != Path(path).expanduser() and not offline()  # the hub has what the cache lacks
+            yield from _model(key, where, folder, trust_remote_code, kind, partly, tokenizer)
     except OSError as error:
         yield f"{where}: cannot be read: {error.strerror or error}"
+
+
+def place_problems(key: str, path: str | Path, revision: str | None = None) -> Iterator[str]:
+    """Why there is nothing to load at `path`, where that is plain without asking the hub."""
+    folder, where = Path(path).expanduser(), f"{key}={str(path)!r}"
+    if folder.is_dir():
+        return
+    if looks_local(path):
+        yield _no_folder(where, folder)
+    elif not _HUB_ID.fullmatch(str(path)):
+        yield f"{where}: neither a folder nor a hub id such as owner/model"
+    elif offline() and cached_folder(str(path), revision) is None:
+        yield (
+            f"{where}: no such folder here, the hub's cache does not have it, and HF_HUB_OFFLINE forbids asking "
+            "the hub; give a folder, or fetch it first (hf download)"
+        )
 
 
 def _no_folder(where: str, folder: Path) -> str:
@@ -105,25 +116,40 @@ def _policy(key: str, where: str, folder: Path, trusted: bool) -> Iterator[str]:
             yield from adapter_problems(key, folder / origin["adapter"])
 
 
-def _model(key: str, where: str, folder: Path, trusted: bool, kind: Kind) -> Iterator[str]:
+def _model(
+    key: str, where: str, folder: Path, trusted: bool, kind: Kind, partly: bool = False, tokenizer: bool = True
+) -> Iterator[str]:
     if (folder / ADAPTER_CONFIG).is_file():
         yield (
             f"{where}: holds a peft adapter ({ADAPTER_CONFIG}), which is no model by itself; merge it into its base "
             "(peft's merge_and_unload, then save_pretrained) and give the merged folder"
         )
         return
+    if wrong := [] if partly and not (folder / "config.json").exists() else list(config_problems(key, folder)):
+        yield from wrong
+        return
+    if not (folder / "config.json").is_file():
+        return
+    config = read_json(folder / "config.json", of=dict)
+    yield from _architecture(key, where, config, trusted, kind)
+    if not partly:
+        yield from _weights(key, where, folder, config)
+    if tokenizer and not partly:
+        yield from _tokenizer(key, where, folder, trusted, config)
+
+
+def config_problems(key: str, folder: Path) -> Iterator[str]:
+    """What is wrong with a folder's config.json as a file; nothing where there is no such folder."""
+    if not folder.is_dir():
+        return
     if not (folder / "config.json").is_file():
         held = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "it is empty"
-        yield f"{where}: no config.json, so no model in Hugging Face format ({held})"
+        yield f"{key}={str(folder)!r}: no config.json, so no model in Hugging Face format ({held})"
         return
     try:
-        config = read_json(folder / "config.json", "a model's config, a JSON object", of=dict)
+        read_json(folder / "config.json", "a model's config, a JSON object", of=dict)
     except UserError as error:
         yield f"{key}: {error}"
-        return
-    yield from _architecture(key, where, config, trusted, kind)
-    yield from _weights(key, where, folder, config)
-    yield from _tokenizer(key, where, folder, trusted, config)
 
 
 def _architecture(key: str, where: str, config: dict[str, Any], trusted: bool, kind: Kind) -> Iterator[str]:
@@ -295,7 +321,11 @@ def check_adapter_config(config: dict[str, Any], file: Path) -> None:
     """
     if config.get("peft_type") != "LORA":
         raise UserError(f"{file}: peft_type is {config.get('peft_type')!r}; expected LORA")
-    for name in ("auto_mapping", "megatron_config", "corda_config", "eva_config", "loftq_config"):
+    mapping = config.get("auto_mapping") or {"parent_library": "transformers"}
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if str(library).partition(".")[0] != "transformers":
+        raise UserError(f"{file}: auto_mapping is {config['auto_mapping']!r}; expected a plain LoRA without it")
+    for name in ("megatron_config", "corda_config", "eva_config", "loftq_config"):
         if config.get(name):
             raise UserError(f"{file}: {name} is {config[name]!r}; expected a plain LoRA without it")
     if config.get("megatron_core", "megatron.core") not in (None, "megatron.core"):

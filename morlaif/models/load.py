@@ -8,43 +8,35 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import sharded
 from morlaif.data.chat import prepare_tokenizer
 from morlaif.errors import UserError
+from morlaif.models.check import adapter_problems
+from morlaif.models.open import check_causal, check_files, check_finite, open_config, open_model, open_tokenizer
+from morlaif.models.place import POINTER, Source, absolute, read_pointer
+from morlaif.models.settings import ModelSettings
 
-MODEL = "model"  # folder of the model inside the artifact of `sft` …
-POINTER = "model.json"  # … or the file that names the untouched base …
+MODEL = "model"  # folder of the model inside the artifact of `sft`, or a file POINTER names the untouched base …
 ADAPTER = "adapter"  # … on which, if it is there, the peft adapter in this folder sits
 
 
 def load_tokenizer(
-    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    source: Source | str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a dedicated pad token and a chat template.
 
     Raises:
-        UserError: there is none at `path`, or it has no EOS token.
+        UserError: there is none at `source`, or it has no EOS token.
     """
-    _check_folder(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise _cannot_load("tokenizer", path, revision, error) from error
+    tokenizer = open_tokenizer(Source.of(source, revision=revision, trust_remote_code=trust_remote_code))
     prepare_tokenizer(tokenizer)
     return tokenizer
 
 
 def load_causal_lm(
-    path: str | Path,
+    source: Source | str | Path,
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -53,25 +45,20 @@ def load_causal_lm(
     attention: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedModel:
-    """The causal LM at `path` in eval mode, its embeddings grown if `tokenizer` (default: its own) needs more rows.
+    """The causal LM at `source` in eval mode, its embeddings grown if `tokenizer` (default: its own) needs more rows.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or it is no sound causal language model; see `open_model`.
     """
-    _check_folder(path)
+    source = Source.of(source, revision=revision, trust_remote_code=trust_remote_code, attention=attention)
     if tokenizer is None:
-        tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
-    options = {} if attention is None else {"attn_implementation": attention}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, **options
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise _cannot_load("causal language model", path, revision, error) from error
+        tokenizer = load_tokenizer(source)
+    model = open_model(AutoModelForCausalLM, source, "causal", dtype=dtype).eval()
     fit_to_tokenizer(model, tokenizer)
     if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
         model.to(device)
-    return model.eval()
+    check_causal(source, model)
+    return model
 
 
 def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -94,23 +81,58 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def resolve_model(folder: Path) -> tuple[str, str | None]:
     """Path (or hub id) and revision of the model that the artifact of `sft` in `folder` stands for."""
-    origin = _origin(folder)
-    return origin["path"], origin["revision"]
+    source = source_of(folder)
+    return source.path, source.revision
+
+
+def source_of(
+    folder: Path, base: ModelSettings | None = None, key: str = "model.path", trust_remote_code: bool = False
+) -> Source:
+    """The model that the artifact in `folder` stands for, without the artifact's own adapter.
+
+    Args:
+        base: the run's `model`: where the untouched base lies now, and whether it may run Python of its own. Without
+            it the base is looked for where it lay, and may not.
+        key: of the config, for messages.
+        trust_remote_code: whether the config says so of a policy that is not the run's own.
+
+    Raises:
+        UserError: there is no model here.
+    """
+    folder = Path(folder)
+    trusted = trust_remote_code if base is None else base.trust_remote_code
+    if (folder / MODEL / "config.json").is_file() and not (folder / POINTER).is_file():
+        return Source(str(folder / MODEL), trust_remote_code=trusted, own=True, key=key)
+    if not (folder / POINTER).is_file():
+        raise UserError(f"{folder}: no model here, neither a folder '{MODEL}' nor a file '{POINTER}'")
+    origin = read_pointer(folder)
+    here = {"trust_remote_code": trusted, "key": key, "attention": origin["attention"]}
+    if origin["untouched"] and base is not None and base.path is not None:
+        return Source(absolute(base.path), base.revision, **here)
+    return Source(origin["path"], origin["revision"], own=not origin["untouched"], **here)
 
 
 def load_policy(
-    folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    base: ModelSettings | None = None,
+    key: str = "model.path",
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of the artifact of `sft` in `folder`; remote code runs only if its run agreed."""
-    origin = _origin(folder)
-    path, options = origin["path"], {key: origin[key] for key in ("revision", "trust_remote_code")}
-    tokenizer = load_tokenizer(path, **options)
-    model = load_causal_lm(
-        path, **options, dtype=dtype, device=device, attention=origin["attention"], tokenizer=tokenizer
-    )
-    if origin["adapter"] is not None:
+    """Model and tokenizer of the artifact in `folder`; `base`, `key` and `trust_remote_code` as in `source_of`."""
+    folder = Path(folder)
+    source = source_of(folder, base, key, trust_remote_code)
+    tokenizer = load_tokenizer(source)
+    model = load_causal_lm(source, dtype=dtype, device=device, tokenizer=tokenizer)
+    adapter = read_pointer(folder)["adapter"] if (folder / POINTER).is_file() else None
+    if adapter is not None:
+        if wrong := list(adapter_problems(key, folder / adapter)):
+            raise UserError("\n".join(wrong))
         with sharded.unsharded():  # the adapter itself is small
-            adapted = PeftModel.from_pretrained(model, str(Path(folder) / origin["adapter"]))
+            adapted = PeftModel.from_pretrained(model, str(folder / adapter))
+        check_finite(f"{key}: {folder / adapter}", adapted)
         model = sharded.merge(adapted).eval()
     return model, tokenizer
 
@@ -131,21 +153,19 @@ def save_policy(
     tokenizer.save_pretrained(folder / MODEL)
 
 
-def point_to(
-    folder: Path, path: str, *, revision: str | None, trust_remote_code: bool, attention: str | None
-) -> dict[str, Any]:
-    """Let the artifact folder `folder` stand for the untouched model at `path`; a hub id is pinned to its commit."""
-    _check_folder(path)
-    local = Path(path).is_dir()
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise _cannot_load("causal language model", path, revision, error) from error
+def point_to(folder: Path, source: Source) -> dict[str, Any]:
+    """Let the artifact folder `folder` stand for the untouched model of `source`; a hub id is pinned to its commit.
+
+    Whether the model may run Python of its own is not written down: the config of each run says so anew.
+    """
+    check_files(source, "causal")
+    config = open_config(source)
+    local = Path(source.path).expanduser().is_dir()
     origin = {
-        "path": str(Path(path).resolve()) if local else path,
-        "revision": revision if local else getattr(config, "_commit_hash", None) or revision,
-        "trust_remote_code": trust_remote_code,
-        "attention": attention,
+        "path": absolute(source.path),
+        "revision": source.revision if local else getattr(config, "_commit_hash", None) or source.revision,
+        "attention": source.attention,
+        "untouched": True,
     }
     (folder / POINTER).write_text(json.dumps(origin, indent=2) + "\n")
     return origin
@@ -153,39 +173,9 @@ def point_to(
 
 def point_to_adapter(folder: Path, base: Path) -> None:
     """Let the artifact folder `folder` stand for the model of the artifact `base` with the adapter in `ADAPTER`."""
-    (folder / POINTER).write_text(json.dumps(_origin(base) | {"adapter": ADAPTER}, indent=2) + "\n")
-
-
-def _origin(folder: Path) -> dict[str, Any]:
-    folder = Path(folder)
-    own = {
-        "path": str(folder / MODEL), "revision": None, "trust_remote_code": False, "attention": None, "adapter": None,
+    source = source_of(base)
+    origin = {
+        "path": source.path, "revision": source.revision, "attention": source.attention, "untouched": not source.own,
+        "adapter": ADAPTER,
     }  # fmt: skip
-    if (folder / POINTER).is_file():
-        origin = own | json.loads((folder / POINTER).read_text())
-        # A base in the same store lies where it did relative to this artifact, even if the store has moved.
-        beside = folder.resolve().parent.parent.joinpath(*Path(origin["path"]).parts[-3:])
-        if origin["adapter"] and not Path(origin["path"]).exists() and beside.is_dir():
-            origin["path"] = str(beside)
-        return origin
-    if (folder / MODEL / "config.json").is_file():
-        return own
-    raise UserError(f"{folder}: no model here, neither a folder '{MODEL}' nor a file '{POINTER}'")
-
-
-def _check_folder(path: str | Path) -> None:
-    """A path that is plainly a folder must exist: else transformers would ask a hub for it."""
-    text = str(path)
-    looks_local = isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
-    if not looks_local:
-        return
-    if not Path(path).is_dir():
-        raise UserError(f"model folder {text!r} does not exist; give a folder with a config.json, or a hub id")
-    if not (Path(path) / "config.json").is_file():
-        raise UserError(f"model folder {text!r} has no config.json: it is not a Hugging Face model")
-
-
-def _cannot_load(what: str, path: str | Path, revision: str | None, error: Exception) -> UserError:
-    at = f" at revision {revision!r}" if revision else ""
-    reason = " ".join(str(error).split())[:300]
-    return UserError(f"model.path {str(path)!r}{at}: cannot load a {what}: {reason}")
+    (folder / POINTER).write_text(json.dumps(origin, indent=2) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def policy_place(folder: Path) -> Path | None:
 
 
 def read_pointer(folder: Path) -> dict[str, Any]:
-    """`path`, `revision` and `adapter` of the model that the unit in `folder` stands for.
+    """`path`, `revision` and `attention` of the model that the unit in `folder` stands for, the folder of its adapter,
+    and whether the model is the run's base, left `untouched`. Whatever else the file says counts for nothing.
 
     A base in the same store is looked for where it lay relative to this unit, should the store have moved.
 
@@ -73,13 +75,44 @@ def read_pointer(folder: Path) -> dict[str, Any]:
         UserError: the file is not as it should be.
     """
     file = folder / POINTER
-    origin = {"revision": None, "attention": None, "adapter": None} | read_json(file, "where a model lies", of=dict)
-    for name, kinds in (("path", str), ("revision", str | None), ("attention", str | None), ("adapter", str | None)):
-        if not isinstance(origin.get(name), kinds):
+    own = {"revision": None, "attention": None, "adapter": None, "untouched": False}
+    origin = own | read_json(file, "where a model lies", of=dict)
+    for name in ("path", "revision", "attention", "adapter"):
+        if not isinstance(origin.get(name), str if name == "path" else str | None):
             raise UserError(f"{file}: '{name}' is {origin.get(name)!r}; expected a text; build the unit again")
+    if origin["attention"] not in (None, "sdpa", "eager", "flash_attention_2"):
+        raise UserError(f"{file}: 'attention' is {origin['attention']!r}; expected sdpa, eager or flash_attention_2")
     if origin["adapter"] is not None and Path(origin["adapter"]).name != origin["adapter"]:
         raise UserError(f"{file}: 'adapter' is {origin['adapter']!r}; expected a folder beside the file")
     beside = folder.resolve().parent.parent.joinpath(*Path(origin["path"]).parts[-3:])
     if origin["adapter"] and not Path(origin["path"]).exists() and beside.is_dir():
         origin["path"] = str(beside)
     return origin
+
+
+def absolute(path: str) -> str:
+    """A folder's whole path; a hub id as it is."""
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, and by what right it is loaded."""
+
+    path: str  # a folder or a hub id
+    revision: str | None = None  # of a hub id
+    trust_remote_code: bool = False  # as this run's config says for `key`: no file can
+    key: str = "model"  # of the config, where it names the model
+    attention: str | None = None  # the implementation that is asked for
+    own: bool = False  # this project wrote the folder
+
+    @classmethod
+    def of(cls, source: Source | str | Path, **more: Any) -> Source:
+        return source if isinstance(source, Source) else cls(str(source), **more)
+
+    @property
+    def where(self) -> str:
+        """Key and value, for messages."""
+        at = f" at revision {self.revision!r}" if self.revision else ""
+        return f"{self.key}={self.path!r}{at}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,6 +18,7 @@ from morlaif.settings import (
     Line,
     Names,
     NonNegative,
+    Outside,
     PathText,
     Positive,
     Settings,
@@ -50,6 +52,9 @@ class ScratchSettings(Settings):
 
 
 class ModelSettings(Settings):
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"name", "path", "revision", "trust_remote_code"})
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"path": "model"}
+
     name: Label
     path: PathText | None  # a folder or a hub id …
     revision: Line | None

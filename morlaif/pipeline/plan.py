@@ -17,15 +17,16 @@ from typing import Any
 from morlaif.config import STAGES, Config
 from morlaif.data.load import input_files
 from morlaif.errors import UserError, suggest
-from morlaif.evaluation.outside import identities
 from morlaif.evaluation.settings import EvalSettings, HfJudge
 from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
 from morlaif.feedback.settings import input_files as feedback_files
+from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.unit import Plan, Unit
-from morlaif.preference.settings import SHARED, PMSettings, PretrainedPM, file_marks
+from morlaif.preference.settings import SHARED, PMSettings, PretrainedPM
 from morlaif.reward.settings import JudgeReward, Layout, PMReward, check, layout, of_baseline
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages.places import Places
 
 # Raise a stage's number when its code changes what it builds.
 VERSIONS = {
@@ -47,34 +48,44 @@ GOLD = "gold"  # the judge of last resort: a preference model of the held-out hu
 LINEAR = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
 
 
-def plan(config: Config) -> Plan:
-    """The units of `config`, each after what it needs; `config.stages` chooses how far it goes."""
+def plan(config: Config, contents: Contents | None = None) -> Plan:
+    """The units of `config`, each after what it needs; `config.stages` chooses how far it goes.
+
+    `contents`: what lies outside the run; a run takes it once, for all its processes.
+    """
+    contents = Contents(config.paths.store) if contents is None else contents
+    given, config = config, contents.pinned(config)
     principles = config.principles.chosen
     rewards = _rewards(config)
     _check_objective(config, rewards["multi"])
-    outside, bench = _outside(config.eval)
-    seed = {"seed": config.seed}
+    outside, bench = _outside(config.eval, contents)
+    seed, places = {"seed": config.seed}, {"places": Places(model=config.model, pm=config.pm)}
     units: list[Unit] = []
 
     def unit(stage: str, reads: dict, needs: list[Unit], name: str | None = None, **more) -> Unit:
+        if (held := contents.of(reads)) and stage != "report":
+            reads = {**reads, "contents": held}
         made = Unit(stage, name or stage, VERSIONS[stage], {**reads, **seed}, tuple(needs), **more)
         units.append(made)
         return made
 
-    data = unit("data", {"data": config.data}, [], files=tuple(input_files(config.data)))
+    data = unit("data", {"data": config.data}, [], files=contents.files(input_files(config.data)))
     sft = unit("sft", {"model": config.model, "sft": config.sft}, [data])
     sampled = config.respond.source == "sample"
-    respond = unit("respond", {"respond": config.respond}, [data, sft] if sampled else [data])
+    reads = {"respond": config.respond, **(places if sampled else {})}
+    respond = unit("respond", reads, [data, sft] if sampled else [data])
 
     def preference_models(arm: str, labels: dict[str, dict], split: str = "train") -> list[tuple[Unit, Unit]]:
         """Feedback and preference model for each of `labels`."""
         pm = config.pm
         base = [sft] if getattr(pm, "base", "") is None else []
         judged = {
-            name: unit("feedback", reads, [respond], f"feedback/{name}", files=tuple(feedback_files(reads["feedback"])))
-            for name, reads in labels.items()
+            name: unit(
+                "feedback", own, [respond], f"feedback/{name}", files=contents.files(feedback_files(own["feedback"]))
+            )
+            for name, own in labels.items()
         }
-        reads = {"pm": pm, "split": split}
+        reads = {"pm": pm, "split": split, **places}
         shared = []
         if pm.kind in SHARED and labels:
             texts = {"principles": {name: own.get("principle") for name, own in labels.items()}}
@@ -85,7 +96,7 @@ def plan(config: Config) -> Plan:
             (
                 feedback,
                 unit(
-                    "pm", {**reads, "principle": labels[name].get("principle"), **_weights_of(pm, name)},
+                    "pm", {**reads, "principle": labels[name].get("principle"), **_weights_of(pm, name, contents)},
                     [respond, *base, feedback, *shared], f"pm/{name}", paired=True,
                     together=f"{arm}/{place // most}" if most > 1 else None,
                 ),
@@ -116,7 +127,7 @@ def plan(config: Config) -> Plan:
     aligned: dict[str, Unit] = {}
     for arm in config.arms:
         models = [pm for _, pm in labelled[arm]]
-        scored = {"names": rewards[arm].names, **_reward_reads(config, rewards[arm])}
+        scored = {"names": rewards[arm].names, **_reward_reads(config, rewards[arm]), **places}
         labels = [feedback for feedback, _ in labelled[arm]] if config.weights.method == "regressed" else []
         weigh = {"weights": config.weights, **scored}
         weighed[arm] = unit("weigh", weigh, [data, sft, respond, *models, *labels], f"weigh/{arm}", paired=True)
@@ -132,21 +143,23 @@ def plan(config: Config) -> Plan:
         {
             "eval": config.eval,
             "scalarizer": config.scalarizer,
+            "objective": config.scalarizer.name,  # what results call it
             "principles": principles,
             "arms": config.arms,
             **outside,
+            **places,
         },
         [data, sft, respond, *(u for pair in chain for u in pair), *weighed.values(), *aligned.values(), *gold],
         files=bench,
     )  # fmt: skip
     outside = {"paths", "dry_run", "hardware", "tracking", "stages", "compare", "human"}
-    shown = config.model_dump(mode="json", exclude=outside)
+    shown = given.model_dump(mode="json", exclude=outside)
     unit("report", {"config": shown}, [*units])
     units.sort(key=lambda unit: STAGES.index(unit.stage))  # each still stands after its needs
     return Plan(tuple(units)).restricted_to(config.stages)
 
 
-def _weights_of(pm: PMSettings, name: str) -> dict[str, Any]:
+def _weights_of(pm: PMSettings, name: str, contents: Contents) -> dict[str, Any]:
     """What tells the weights of a reward model that exists already from others that may come to lie in their place.
 
     Raises:
@@ -158,7 +171,8 @@ def _weights_of(pm: PMSettings, name: str) -> dict[str, Any]:
     if name not in paths:
         only = " or leave the baseline out: arms=[multi]" if name == SINGLE else ""
         raise UserError(f"pm.paths: no reward model for '{name}'; give 'pm.paths={{{name}: <folder or hub id>}}'{only}")
-    return {"weights": file_marks(paths[name])}
+    source = pm.source(name)
+    return {"weights": contents.model(source.key, source.path, source.revision, source.trust_remote_code)}
 
 
 def _rewards(config: Config) -> dict[str, Layout]:
@@ -199,7 +213,7 @@ def _criteria(principles: PrinciplesSettings, reward: Any) -> list[Criterion]:
     return made
 
 
-def _outside(settings: EvalSettings) -> tuple[dict[str, Any], tuple[Path, ...]]:
+def _outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the evaluation reads from outside the run: the identity of each further policy, and the benchmark's file.
 
     Raises:
@@ -207,14 +221,14 @@ def _outside(settings: EvalSettings) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """
     if isinstance(settings.judge, HfJudge) and settings.judge.engine.path is None:
         raise UserError("eval.judge.engine.path: give the judge's folder in Hugging Face format, or a hub id")
-    reads = {"policies": identities(settings.policies)} if settings.policies else {}
+    reads = {"policies": contents.policies(settings)} if settings.policies else {}
     if settings.rewardbench is None:
         return reads, ()
     from morlaif.evaluation.rewardbench import read_bench
 
     path = Path(settings.rewardbench).expanduser().absolute()
     read_bench(path)
-    return reads, (path,)
+    return reads, contents.files([path])
 
 
 def _check_objective(config: Config, reward: Layout) -> None:

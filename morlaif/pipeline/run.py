@@ -17,6 +17,7 @@ from morlaif.config import Config
 from morlaif.errors import MachineError, UserError, describe
 from morlaif.launch.batches import check_batches
 from morlaif.launch.launcher import on_ranks
+from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
 from morlaif.pipeline.plan import plan as make_plan
@@ -46,7 +47,9 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
     with _closing_on_error(record):
         config = with_served(config, partial(say, console), wait=True)
         write_config(folder, config)  # as the workers are to read it
-        plan = make_plan(config)
+        contents = Contents(config.paths.store, partial(say, console))
+        plan = make_plan(config, contents)
+        contents.save(folder)
         check_batches(plan, config.hardware, on_ranks)
         record.plan(plan)
         store = Store(config.paths.store)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from morlaif.settings import identity
@@ -24,7 +23,7 @@ class Unit:
     version: int  # raised when the stage's code changes what it builds
     reads: Mapping[str, Any]  # the settings it reads
     needs: tuple[Unit, ...] = ()
-    files: tuple[Path, ...] = ()  # input files: their content counts, not where they lie
+    files: tuple[str, ...] = ()  # hashes of what the input files hold: where they lie does not count
     together: str | None = None  # units of one key may be built in one go (`build_together` of their stage)
     paired: bool = False  # units of this stage share their random numbers, so that arms differ in treatment alone
 
@@ -41,7 +40,7 @@ class Unit:
             "version": self.version,
             "reads": identity(self.reads),
             "needs": {need.name: need.digest for need in self.needs},
-            "files": [hash_file(path) for path in self.files],
+            "files": [*self.files],
         }
 
     @property
@@ -80,8 +79,3 @@ class Plan:
 
 def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

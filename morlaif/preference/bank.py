@@ -15,6 +15,7 @@ from morlaif import ranks, sharded
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
+from morlaif.models.place import Source
 from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter
 from morlaif.preference.lora import forward_tokens, size
 from morlaif.preference.model import Dialogue, fingerprint, load_classifier, pad_batch, tokenize
@@ -23,6 +24,7 @@ from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, read_report
 from morlaif.preference.scorers import AdapterScorer, EnsembleScorer, FullScorer, Scorer
 from morlaif.preference.scoring import length_buckets
+from morlaif.preference.settings import PMSettings, PretrainedPM, outside_base
 from morlaif.preference.share import classifier_on
 
 ADAPTED = ("lora", "trunk", "heads", "conditioned", "ensemble")
@@ -100,11 +102,12 @@ class PreferenceBank:
     def load(
         cls,
         folders: Mapping[str, Path],
-        base: str | Path | None = None,
+        base: Source | str | Path | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         tokens: int | None = None,
         shared: PreTrainedModel | None = None,
+        settings: PMSettings | None = None,
     ) -> PreferenceBank:
         """The models in `folders` (artifacts of `pm`, by principle), each base loaded once.
 
@@ -112,16 +115,23 @@ class PreferenceBank:
         other than those an adapter was trained on are an error. `tokens` bounds the padded tokens of one forward
         (None: what suits the device and the model). `shared`: a network in memory, such as a policy's frozen base under
         its adapter; adapters that were trained on the same weights score on its tensors, and no base is loaded then.
+        `settings`: the run's, which say where models lie that it did not train, and whether these may run Python of
+        their own; without them they are looked for where they lay, and may not.
         """
         if not folders:
             raise UserError("no preference models were given; name at least one principle")
         device = torch.device(device)
-        loader = _Loader({n: Path(folder) for n, folder in folders.items()}, base, device, dtype, tokens, shared)
+        places = {name: Path(folder) for name, folder in folders.items()}
+        loader = _Loader(places, base, device, dtype, tokens, shared, settings)
         return cls(tuple(folders), loader.readers(), device)
 
     def score(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> Tensor:
         """(B, K) float32 on the bank's device, columns in the order of `names`."""
-        return self._run(prompts, responses, lambda reader, rows: reader.score(rows))
+        scores = self._run(prompts, responses, lambda reader, rows: reader.score(rows))
+        for name, column in zip(self.names, scores.T, strict=True):
+            if not torch.isfinite(column).all():
+                raise UserError(f"preference model '{name}': its scores are not finite; train it with a lower rate")
+        return scores
 
     def deviation(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> Tensor:
         """(B, K): how far the members of each score stand apart; NaN for models that are no ensemble."""
@@ -162,13 +172,16 @@ class _Loader:
     def __init__(
         self,
         folders: Mapping[str, Path],
-        base: str | Path | None,
+        base: Source | str | Path | None,
         device: torch.device,
         dtype: torch.dtype,
         tokens: int | None,
         shared: PreTrainedModel | None,
+        settings: PMSettings | None,
     ) -> None:
-        self.folders, self.base, self.device, self.dtype, self.tokens = folders, base, device, dtype, tokens
+        self.folders, self.device, self.dtype, self.tokens = folders, device, dtype, tokens
+        self.base = None if base is None else Source.of(base, key="model.path")
+        self.settings = settings
         self.reports = {name: read_report(name, folder) for name, folder in folders.items()}
         self.bases: dict[str, PreTrainedModel] = {}  # by fingerprint: loaded once, then lent out
         if shared is not None:
@@ -203,8 +216,7 @@ class _Loader:
 
     def _adapters(self, names: Sequence[str]) -> _Reader:
         report = self.reports[names[0]]
-        path, revision = self._base_of(report)
-        tokenizer = load_tokenizer(path, revision=revision)
+        tokenizer = load_tokenizer(self._base_of(report))
         model = self._base_model(names[0], report, tokenizer)
         adapters = []
         for name in names:
@@ -221,23 +233,23 @@ class _Loader:
             scorer = EnsembleScorer(names, scorer, offsets, **report.aggregate)
         return _OwnReader(tokenizer, report, scorer, self.device, tokens)
 
-    def _base_of(self, report: PMReport) -> tuple[str, str | None]:
+    def _base_of(self, report: PMReport) -> Source:
         origin = report.base
-        moved = self.base is not None and origin["own"]
-        return (str(self.base), None) if moved else (origin["path"], origin["revision"])
+        now = self.base if origin["own"] else self.settings and outside_base(self.settings)
+        return now or Source(origin["path"], origin["revision"], key="model.path" if origin["own"] else "pm.base")
 
     def _base_model(self, name: str, report: PMReport, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """The base that these adapters were trained on: a network of its own, on tensors that are loaded once."""
         wanted = report.base["fingerprint"]
         if wanted in self.bases:
             return classifier_on(self.bases[wanted])
-        path, revision = self._base_of(report)
-        model = load_classifier(path, tokenizer, revision=revision, dtype=self.dtype, device=self.device)
+        source = self._base_of(report)
+        model = load_classifier(source, tokenizer, dtype=self.dtype, device=self.device)
         model.requires_grad_(False)
         if fingerprint(model) != wanted:
             raise UserError(
                 f"preference model '{name}': its adapter was trained on '{report.base['path']}', and the weights of "
-                f"'{path}' are others; give the base it was trained on"
+                f"'{source.path}' are others; give the base it was trained on"
             )
         self.bases[wanted] = model
         return model
@@ -246,22 +258,23 @@ class _Loader:
         folder, report = self.folders[name] / MODEL, self.reports[name]
         if not (folder / "config.json").is_file():
             raise UserError(f"preference model '{name}': {folder / 'config.json'} is missing")
-        tokenizer = load_tokenizer(folder)
-        model = load_classifier(folder, tokenizer, dtype=self.dtype, device=self.device).requires_grad_(False)
+        trusted = self._base_of(report).trust_remote_code  # what it was trained from brings its Python along
+        source = Source(str(folder), trust_remote_code=trusted, key=f"pm/{name}", own=True)
+        tokenizer = load_tokenizer(source)
+        model = load_classifier(source, tokenizer, dtype=self.dtype, device=self.device).requires_grad_(False)
         scorer = FullScorer(name, model, report.pooling)
         return _OwnReader(tokenizer, report, scorer, self.device, self.tokens or forward_tokens(model))
 
     def _pretrained(self, name: str) -> _Reader:
         report = self.reports[name]
         origin = report.base
-        model = PretrainedModel.load(
-            name, origin["path"], origin["revision"], report.max_length,
-            dtype=self.dtype, device=self.device, trust_remote_code=report.trust_remote_code,
-        )  # fmt: skip
+        now = self.settings.source(name) if isinstance(self.settings, PretrainedPM) else None
+        source = now or Source(origin["path"], origin["revision"], key=f"pm.paths.{name}")
+        model = PretrainedModel.load(name, source, report.max_length, dtype=self.dtype, device=self.device)
         model.max_prompt = report.max_prompt
         if model.fingerprint != origin["fingerprint"]:
             raise UserError(
-                f"preference model '{name}': the weights at '{origin['path']}' are no longer those that were measured; "
+                f"preference model '{name}': the weights at '{source.path}' are no longer those that were measured; "
                 "build its `pm` unit again"
             )
         return _OtherReader(name, model, self.tokens or forward_tokens(model.model))

@@ -4,60 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as hf_logging
 
 from morlaif import sharded
 from morlaif.data.chat import prompt_ids, response_ids, shorten
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.kernels import quicken
+from morlaif.models.open import check_causal, open_model
+from morlaif.models.place import Source
 from morlaif.models.tail import Places, prepare, states_at
 
 Pooling = Literal["last", "mean"]
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers without bars, and without its report that one head is unused and the other new."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
 def load_classifier(
-    path: str | Path,
+    source: Source | str | Path,
     tokenizer: PreTrainedTokenizerBase,
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """The model at `path` (a causal LM or a classifier) with one score, in eval mode.
+    """The model at `source` (a causal LM or a classifier) with one score, in eval mode.
 
     Its pad token is that of `tokenizer`. Where the model has no row for it one is added; no real token attends to it.
     """
-    try:
-        with quiet(), torch.random.fork_rng(devices=[]):  # what is new is drawn here, and again by `draw_head`
-            model = AutoModelForSequenceClassification.from_pretrained(
-                str(path), revision=revision, num_labels=1, dtype=dtype
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"preference model base '{path}': cannot load it as a sequence classifier: {reason}") from error
+    source = Source.of(source, revision=revision, key="pm.base")
+    with torch.random.fork_rng(devices=[]):  # what is new is drawn here, and again by `draw_head`
+        model = open_model(AutoModelForSequenceClassification, source, "trunk", dtype=dtype, new=("score.",)).eval()
     rows = sharded.shape(model.get_input_embeddings().weight)[0]
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -69,9 +50,10 @@ def load_classifier(
     head(model)  # an architecture without a linear score is found out now
     if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
         model.to(device)
+        check_causal(source, model)
         quicken(model)
         prepare(model)
-    return model.eval()
+    return model
 
 
 def head(model: nn.Module) -> nn.Linear:

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import sharded
 from morlaif.data.chat import HH_TEMPLATE, fit_messages, prepare_tokenizer, spoken_ids
 from morlaif.data.control import control_of, plain_ids
 from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
+from morlaif.models.open import open_model, open_tokenizer
+from morlaif.models.place import Source, absolute
 from morlaif.preference.card import write_pretrained_card
 from morlaif.preference.lora import forward_tokens
-from morlaif.preference.model import Dialogue, fingerprint, quiet, tokenize
+from morlaif.preference.model import Dialogue, fingerprint, tokenize
 from morlaif.preference.pairs import label_pairs, prompt_room
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scoring import length_buckets
@@ -59,36 +61,19 @@ class PretrainedModel:
     def load(
         cls,
         name: str,
-        path: str,
-        revision: str | None,
+        source: Source,
         max_length: int,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        trust_remote_code: bool = False,
     ) -> PretrainedModel:
-        where = str(Path(path).expanduser()) if _is_local(path) else path
-        if _is_local(path) and not (Path(where) / "config.json").is_file():
-            raise UserError(f"pm.paths.{name}: '{path}' is no folder with a config.json")
-        try:
-            with quiet(), torch.random.fork_rng(devices=[]), sharded.unsharded():
-                given = {"revision": revision, "trust_remote_code": trust_remote_code}
-                model, facts = AutoModelForSequenceClassification.from_pretrained(
-                    where, dtype=dtype, output_loading_info=True, **given
-                )
-                tokenizer = AutoTokenizer.from_pretrained(where, **given)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"pm.paths.{name}: cannot load '{path}' as a sequence classifier: {reason}") from None
+        with torch.random.fork_rng(devices=[]), sharded.unsharded():
+            model = open_model(AutoModelForSequenceClassification, source, "classifier", dtype=dtype)
+            tokenizer = open_tokenizer(source)
         if model.config.num_labels != 1:
             raise UserError(
-                f"pm.paths.{name}: '{path}' gives {model.config.num_labels} scores; a reward model gives one "
+                f"{source.where}: gives {model.config.num_labels} scores; a reward model gives one "
                 "(num_labels 1)"
-            )
-        if facts["missing_keys"]:
-            raise UserError(
-                f"pm.paths.{name}: '{path}' has no weights for {', '.join(sorted(facts['missing_keys'])[:3])}: "
-                "it is no trained reward model"
             )
         return cls(name, model.to(device).eval().requires_grad_(False), tokenizer, max_length)
 
@@ -160,7 +145,13 @@ class PretrainedModel:
         if rows[0].types is not None and "token_type_ids" in self.tokenizer.model_input_names:
             given["token_type_ids"] = padded([row.types for row in rows], 0)
         self.model.config.get_text_config().pad_token_id = pad
-        return self.model(**given).logits[:, 0].float()
+        scores = self.model(**given).logits[:, 0].float()
+        if not torch.isfinite(scores).all():
+            raise UserError(
+                f"pm.paths.{self.name}={self.model.name_or_path!r}: its scores are not finite in "
+                f"{str(self.model.dtype).removeprefix('torch.')}; take another model, or a wider hardware.dtype"
+            )
+        return scores
 
     def _pad(self, rows: Sequence[Text]) -> int:
         """A decoder's head reads the last token that is not the pad token: so the pad must end no row."""
@@ -170,10 +161,6 @@ class PretrainedModel:
         ends = {row.ids[-1] for row in rows}
         vocabulary = self.model.get_input_embeddings().num_embeddings
         return next(i for i in (own, *range(vocabulary)) if i is not None and i < vocabulary and i not in ends)
-
-
-def _is_local(path: str) -> bool:
-    return path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).is_dir()
 
 
 def _plain(messages: Sequence[Message]) -> str:
@@ -195,11 +182,10 @@ def measure_pretrained(
     dtype: torch.dtype = torch.float32,
 ) -> PMReport:
     """Test a reward model on the verdicts of a principle, and leave `pm.json` and a card; no weights are copied."""
-    path, revision = (settings.paths or {})[principle], (settings.revisions or {}).get(principle)
-    model = PretrainedModel.load(
-        principle, path, revision, settings.max_length,
-        dtype=dtype, device=device, trust_remote_code=settings.trust_remote_code,
-    )  # fmt: skip
+    source = settings.source(principle)
+    if source is None:
+        raise UserError(f"pm.paths: no reward model for '{principle}'")
+    model = PretrainedModel.load(principle, source, settings.max_length, dtype=dtype, device=device)
     responses = [model.tokenizer(text)["input_ids"] for pair in pairs for text in (pair.first, pair.second)]
     model.max_prompt = prompt_room([len(ids) for ids in responses], model.max_length)
     data = label_pairs(model.answer, pairs, {principle: verdicts})
@@ -213,10 +199,9 @@ def measure_pretrained(
         principle=principle, text=text, kind=settings.kind, pooling="own", max_length=model.max_length,
         max_prompt=model.max_prompt,
         base={
-            "path": str(Path(path).expanduser().resolve()) if _is_local(path) else path,
-            "revision": revision, "own": False, "fingerprint": model.fingerprint,
+            "path": absolute(source.path), "revision": source.revision, "own": False, "fingerprint": model.fingerprint,
         },
-        adapter=None, train_loss=None, steps=0, together=[principle], trust_remote_code=settings.trust_remote_code,
+        adapter=None, train_loss=None, steps=0, together=[principle],
         **measures(0, data, data.judged(0), held, scores.view(2, -1).T.double().numpy()),
     )  # fmt: skip
     report.save(out)

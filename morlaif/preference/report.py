@@ -43,7 +43,6 @@ class PMReport:
     question: str | None = None  # kind conditioned: the text that stands behind the dialogue
     members: list[dict[str, Any]] | None = None  # kind ensemble: folder, adapter, offset, accuracy of each
     aggregate: dict[str, Any] | None = None  # kind ensemble: rule, penalty
-    trust_remote_code: bool = False
 
     def save(self, folder: Path) -> None:
         (folder / REPORT).write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -55,8 +54,10 @@ def read_report(name: str, folder: Path) -> PMReport:
     if not path.is_file():
         raise UserError(f"preference model '{name}': {path} is missing; is this the folder of a finished `pm` unit?")
     try:
-        return PMReport(**json.loads(path.read_text()))
-    except (TypeError, json.JSONDecodeError) as error:
+        kept = json.loads(path.read_text())
+        kept.pop("trust_remote_code", None)  # older reports have it; only a run's config may say so
+        return PMReport(**kept)
+    except (TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"preference model '{name}': {path} cannot be read ({error}); train it again") from None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from morlaif.models.place import Source
 from morlaif.settings import (
     NUMBER,
     Batch,
@@ -18,6 +18,7 @@ from morlaif.settings import (
     Line,
     Names,
     NonNegative,
+    Outside,
     Part,
     PathText,
     Positive,
@@ -52,10 +53,14 @@ class EarlyStopping(Settings):
 class TrainedPM(Settings):
     """What every kind that is trained on verdicts has in common."""
 
-    outside_digest: ClassVar[frozenset[str]] = frozenset({"gradient_checkpointing", "checkpoint_every"})
+    outside_digest: ClassVar[frozenset[str]] = frozenset(
+        {"gradient_checkpointing", "checkpoint_every", "base", "revision", "trust_remote_code"}
+    )
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"base": "model"}
 
     base: PathText | None  # null: the SFT model; else a folder or a hub name
     revision: Line | None  # of a hub base
+    trust_remote_code: bool  # whether that base may run Python of its own
     pooling: Literal["last", "mean"]  # which token states the head reads
     loss: Literal["soft", "margin"]
     margin_scale: Coefficient  # loss "margin": logit gap of the judge times this is the margin
@@ -148,25 +153,27 @@ class EnsemblePM(TopLayers):
 class PretrainedPM(Settings):
     """Reward models that exist already: any sequence classifier with one score, by principle."""
 
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"paths", "revisions", "trust_remote_code"})  # see `source`
+
     kind: Literal["pretrained"]
     paths: dict[Line, PathText] | None  # folder or hub id, for each principle
     revisions: dict[Line, Line] | None  # of hub ids, where not the main branch
     max_length: Length
     trust_remote_code: bool
 
+    def source(self, name: str) -> Source | None:
+        """The reward model of a principle."""
+        if name not in (self.paths or {}):
+            return None
+        revision = (self.revisions or {}).get(name)
+        return Source(self.paths[name], revision, self.trust_remote_code, key=f"pm.paths.{name}")
 
-def file_marks(path: str) -> list[list[Any]]:
-    """Name, size and hash of the first megabyte of each file of weights in a folder; of a hub id, nothing.
 
-    Cheap enough to be read at each start, and other weights in the same place are seen.
-    """
-    folder = Path(path).expanduser()
-    names = sorted(file for pattern in ("*.safetensors", "config.json") for file in folder.glob(pattern))
-    marks: list[list[Any]] = []
-    for file in names:
-        with file.open("rb") as stream:
-            marks.append([file.name, file.stat().st_size, hashlib.sha256(stream.read(1 << 20)).hexdigest()[:16]])
-    return marks
+def outside_base(settings: PMSettings) -> Source | None:
+    """What preference models are trained on where it is not the run's SFT model."""
+    if isinstance(settings, PretrainedPM) or settings.base is None:
+        return None
+    return Source(settings.base, settings.revision, settings.trust_remote_code, key="pm.base")
 
 
 SHARED = ("heads", "conditioned")  # kinds whose one network is trained on all principles' verdicts together

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from morlaif.data.records import Pair
+from morlaif.models.place import Source
 from morlaif.preference.settings import ConditionedPM
 
 if TYPE_CHECKING:
@@ -54,8 +55,12 @@ class Corpus:
 
     pairs: Sequence[Pair]
     held_pairs: Sequence[Pair]
-    base: str | Path
+    base: str | Path | Source
     revision: str | None = None
     own_base: bool = True  # the base is the run's own SFT model, which the bank is told of when the store has moved
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+
+    @property
+    def source(self) -> Source:
+        return Source.of(self.base, revision=self.revision, key="model.path" if self.own_base else "pm.base")

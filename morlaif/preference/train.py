@@ -22,13 +22,14 @@ from morlaif.data.chat import response_ids
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.models.load import load_tokenizer
+from morlaif.models.open import quiet
 from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter, write_adapter
 from morlaif.preference.card import write_card
 from morlaif.preference.checkpoint import Saved
 from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
 from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts
 from morlaif.preference.lora import forward_tokens
-from morlaif.preference.model import fingerprint, load_classifier, quiet, tokenize
+from morlaif.preference.model import fingerprint, load_classifier, tokenize
 from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, prompt_room, without_ties
 from morlaif.preference.questions import check_questions, question_ids
 from morlaif.preference.report import MODEL, PMReport, measures
@@ -108,7 +109,7 @@ class _Training:
         self.keep = keep
         self.saved: Saved | None = None  # known once the base is
         self.names = [task.principle for task in tasks]
-        self.tokenizer = load_tokenizer(corpus.base, revision=corpus.revision)
+        self.tokenizer = load_tokenizer(corpus.source)
         responses = [response_ids(self.tokenizer, text) for pair in corpus.pairs for text in (pair.first, pair.second)]
         self.max_prompt = prompt_room([len(ids) for ids in responses], settings.max_length)
         self.data = self._label(corpus.pairs, {task.principle: task.verdicts for task in tasks})
@@ -257,9 +258,7 @@ class _Training:
 
     def _load(self, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
         corpus = self.corpus
-        model = load_classifier(
-            corpus.base, self.tokenizer, revision=corpus.revision, dtype=dtype, device=corpus.device
-        )
+        model = load_classifier(corpus.source, self.tokenizer, dtype=dtype, device=corpus.device)
         model.requires_grad_(self.settings.kind == "full")
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -267,7 +266,7 @@ class _Training:
         if self.settings.kind != "full":
             self.running = sharded.run_frozen(trunk)
         origin = {
-            "path": str(corpus.base), "revision": corpus.revision, "own": corpus.own_base,
+            "path": corpus.source.path, "revision": corpus.source.revision, "own": corpus.own_base,
             "fingerprint": fingerprint(model),
         }  # fmt: skip
         if self.keep is not None and self.saved is None:

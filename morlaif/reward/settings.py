@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.rating import check_rater
 from morlaif.feedback.settings import FeedbackSettings
-from morlaif.settings import NUMBER, Decay, Line, Number, Params, Positive, Settings
+from morlaif.settings import NUMBER, Decay, Line, Number, Outside, Params, Positive, Settings
 
 SINGLE = "single"  # the column of the baseline, which has but one
 
@@ -47,6 +47,8 @@ class JudgeReward(Settings):
 
 class FunctionReward(Settings):
     """A function of the user's: (prompts, responses) -> (B, K) or (B,)."""
+
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"function": "function"}
 
     kind: Literal["function"]
     function: Line | None  # dotted path; must be given

@@ -10,12 +10,14 @@ import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
 
 from morlaif import sharded
 from morlaif.errors import UserError
+from morlaif.models.check import adapter_problems
+from morlaif.models.open import open_config, open_model
+from morlaif.models.place import Source, absolute
 from morlaif.preference.adapters import Adapter, read_adapter
 from morlaif.rl.settings import PPOSettings
 
@@ -65,7 +67,9 @@ def adapter_critic(model: PreTrainedModel, settings: PPOSettings, start: Adapter
     return critic.eval()
 
 
-def load_adapter_critic(folder: Path, base: str | Path, model: PreTrainedModel, settings: PPOSettings) -> nn.Module:
+def load_adapter_critic(
+    folder: Path, base: Source | str | Path, model: PreTrainedModel, settings: PPOSettings
+) -> nn.Module:
     """`adapter_critic` that begins as the preference model in `folder` (an artifact of `pm`) on the policy's own base.
 
     Raises:
@@ -79,7 +83,8 @@ def load_adapter_critic(folder: Path, base: str | Path, model: PreTrainedModel, 
             f"ppo.critic.init: pm: the preference model '{name}' is a whole model, not an adapter on the policy's "
             "base; use critic.kind=separate, or critic.init=sft"
         )
-    if not trained_on["own"] and str(trained_on["path"]) != str(base):
+    base = absolute(Source.of(base).path)
+    if not trained_on["own"] and absolute(trained_on["path"]) != base:
         raise UserError(
             f"ppo.critic.init: pm: the preference model '{name}' sits on {trained_on['path']}, the policy on {base}; "
             "use critic.kind=separate, or preference models on the SFT model"
@@ -93,43 +98,48 @@ def load_adapter_critic(folder: Path, base: str | Path, model: PreTrainedModel, 
 
 
 def load_critic(
-    folder: Path, base: str | Path, tokenizer: PreTrainedTokenizerBase, device: torch.device | str
+    folder: Path,
+    base: Source | str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str,
+    other: Source | None = None,
 ) -> PreTrainedModel:
     """The preference model in `folder` (an artifact of `pm`), its adapter merged into `base`, in float32.
 
-    The critic reads the policy's tokens, so both must share a vocabulary.
+    The critic reads the policy's tokens, so both must share a vocabulary. `other`: the base of preference models that
+    do not sit on the policy's, where the run says where that lies.
 
     Raises:
         UserError: the preference model reads other tokens than the policy.
     """
     path = Path(folder) / "model"
     adapter = (path / "adapter_config.json").is_file()
-    source = _base(path, base) if adapter else str(path)
-    size = AutoConfig.from_pretrained(source).get_text_config().vocab_size
-    own = AutoConfig.from_pretrained(str(base)).get_text_config().vocab_size
+    base = Source.of(base, key="model.path")
+    under = _base(path, base, other)
+    source = under if adapter else Source(str(path), trust_remote_code=under.trust_remote_code, key="pm", own=True)
+    size = open_config(source).get_text_config().vocab_size
+    own = open_config(base).get_text_config().vocab_size
     if size != own:
         raise UserError(
             f"ppo.critic.init: pm: {path} has a vocabulary of {size}, the policy of {own}; a critic must read the "
             "policy's tokens: use critic.init=sft, or preference models on the SFT model"
         )
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # that the base has no score head is meant: the adapter brings it
-    try:
-        with sharded.unsharded():  # an adapter is merged into whole weights; DeepSpeed splits them afterwards
-            model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32)
-    finally:
-        logging.set_verbosity(level)
+    new = ("score.",) if adapter else ()  # the adapter brings the head
+    with sharded.unsharded():  # an adapter is merged into whole weights; DeepSpeed splits them afterwards
+        model = open_model(AutoModelForSequenceClassification, source, "trunk", dtype=torch.float32, new=new)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if adapter:
+        if wrong := list(adapter_problems("ppo.critic.init=pm", path)):
+            raise UserError("\n".join(wrong))
         model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
     return model.requires_grad_(True).to(device).eval()
 
 
-def _base(path: Path, base: str | Path) -> str:
+def _base(path: Path, base: Source, other: Source | None) -> Source:
     """What the adapter sits on: the run's SFT model wherever it lies now, else the model that the report names."""
     origin = json.loads((path.parent / "pm.json").read_text())["base"]
-    return str(base) if origin["own"] else origin["path"]
+    return base if origin["own"] else other or Source(origin["path"], origin["revision"], key="pm.base")
 
 
 def _transposed(model: nn.Module) -> bool:

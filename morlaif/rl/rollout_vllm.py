@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
 from morlaif.errors import UserError
 from morlaif.models.generate import Ends
+from morlaif.models.open import open_config
+from morlaif.models.place import Source
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
 
@@ -104,7 +106,7 @@ def _source_class(engine: Engine) -> type:
 
 def _check_vocabulary(engine: Engine) -> None:
     model = engine.models.model
-    stored = AutoConfig.from_pretrained(model.name_or_path).get_text_config().vocab_size
+    stored = open_config(Source(model.name_or_path)).get_text_config().vocab_size  # vLLM runs no code of a model's
     own = model.config.get_text_config().vocab_size
     if stored != own:
         raise UserError(

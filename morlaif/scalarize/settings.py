@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from morlaif.settings import (
     Label,
     Line,
     Number,
+    Outside,
     Params,
     Part,
     Settings,
@@ -27,6 +28,9 @@ Normalizer = Literal["none", "frozen", "running", "group"]
 
 class ScalarizerSettings(Settings):
     """Which function turns K weighted scores into one, and its parameters (checked by `morlaif.scalarize.registry`)."""
+
+    outside_digest = frozenset({"name"})
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"function": "function"}
 
     name: Label
     function: Line  # dotted path of a function (B, K) -> (B,), ours or the user's

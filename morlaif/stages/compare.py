@@ -129,10 +129,10 @@ def _judge(job: Job, policies: Sequence[Policy]) -> Judge:
 
 
 def _gold(job: Job, units: Mapping[str, str]) -> Any:
-    from morlaif.models.load import resolve_model
+    from morlaif.models.load import source_of
     from morlaif.preference.bank import PreferenceBank
 
-    base = resolve_model(job.inputs[f"sft/{units['sft']}"])[0]
+    base = source_of(job.inputs[f"sft/{units['sft']}"])
     models = {"gold": job.inputs[f"pm/{units['pm/gold']}"]}
     bank = PreferenceBank.load(models, base, job.device, job.dtype)
     return lambda prompts, responses: bank.score(prompts, responses).double().cpu().numpy()[:, 0]

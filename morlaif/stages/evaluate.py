@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,19 @@ from morlaif.evaluation import budget, overview, regression, wins
 from morlaif.evaluation import pairs as held_out
 from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge, true_scores
 from morlaif.evaluation.objectives import as_function
+from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.policies import Answers, relative_rows, respond, response_rows
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJudge, RulesJudge
 from morlaif.evaluation.statistics import Array
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
-from morlaif.models.load import resolve_model
 from morlaif.models.respond import source_pairs
-from morlaif.preference.bank import PreferenceBank
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.job import Job
+from morlaif.stages.places import bank_of, policy_of
 
 MULTI, SINGLE, GOLD, SFT = "multi", "single", "gold", "sft"
 
@@ -52,7 +53,12 @@ def build(job: Job) -> dict[str, Any]:
     steps = len(policies) + 2
     answers: dict[str, Answers] = {}
     for step, (policy, where) in enumerate(policies.items()):
-        made = respond(where, prompts, settings, seed=job.seed, device=job.device, dtype=job.dtype, gather=gather)
+        if isinstance(where, str):
+            trusted = policy in settings.trust_remote_code
+            load = partial(load_outside, policy, where, trusted, dtype=job.dtype, device=job.device)
+        else:
+            load = partial(policy_of, job, where)
+        made = respond(load, prompts, settings, seed=job.seed, gather=gather)
         scored = score(prompts[: settings.scored], made.texts[: settings.scored])
         true = true_scores(prompts, made.texts, truth) if truth else None
         answers[policy] = Answers(made, scored, true)
@@ -134,8 +140,7 @@ def _scorer(job: Job, names: Sequence[str]) -> Score:
     """prompts, responses -> raw scores (N, K) of the preference models `names`; of none where a run has none."""
     if not names:
         return lambda prompts, responses: np.zeros((len(responses), 0))
-    base = resolve_model(job.inputs["sft"])[0]
-    bank = PreferenceBank.load({name: job.inputs[f"pm/{name}"] for name in names}, base, job.device, job.dtype)
+    bank = bank_of(job, {name: job.inputs[f"pm/{name}"] for name in names})
 
     def score(prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
         return ranks.mapped(bank.score, prompts, responses, mistake=UserError).double().cpu().numpy()

@@ -13,12 +13,12 @@ from typing import Any
 from morlaif.data.records import Pair, load_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict, load_verdicts
-from morlaif.models.load import resolve_model
 from morlaif.preference.pretrained import measure_pretrained
 from morlaif.preference.report import PMReport, read_report
-from morlaif.preference.settings import SHARED, PretrainedPM, TrainedPM
+from morlaif.preference.settings import SHARED, PretrainedPM, TrainedPM, outside_base
 from morlaif.preference.train import Corpus, Task, train_pms
 from morlaif.stages.job import Job
+from morlaif.stages.places import base_of
 
 OTHER = {"train": "eval", "eval": "train"}
 CHECKPOINTS = "training"  # inside `keep`, of the first of several jobs
@@ -55,9 +55,8 @@ def corpus(job: Job) -> Corpus:
     """What all preference models of a run are trained on."""
     settings: TrainedPM = job.config["pm"]
     pairs, held = (load_pairs(job.inputs["respond"], split) for split in _splits(job))
-    own = settings.base is None
-    base, revision = resolve_model(job.inputs["sft"]) if own else (settings.base, settings.revision)
-    return Corpus(pairs, held, base, revision, own, job.device, job.dtype)
+    other = outside_base(settings)
+    return Corpus(pairs, held, other or base_of(job), None, other is None, job.device, job.dtype)
 
 
 def task(job: Job, name: str, principle: Any, out: Any) -> Task:

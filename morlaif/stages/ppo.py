@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from morlaif import ranks, sharded
 from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
-from morlaif.models.load import ADAPTER, load_policy, point_to_adapter, resolve_model, save_policy
+from morlaif.models.load import ADAPTER, point_to_adapter, save_policy
 from morlaif.preference.report import read_report
 from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.policy import ActorCritic
@@ -23,6 +23,7 @@ from morlaif.rl.trainer import PPOTrainer
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.job import Job
+from morlaif.stages.places import base_of, pm_base_of, policy_of
 from morlaif.stages.scoring import open_scores
 
 OBJECTIVE = "objective.json"  # what the objective has learnt, where it learns
@@ -37,10 +38,10 @@ def build(job: Job) -> dict[str, Any]:
 
     # 1. the models: weights that learn stay in float32, whatever the computation's number format
     kept = torch.float32 if settings.policy.kind == "full" else job.dtype
-    model, tokenizer = load_policy(job.inputs["sft"], dtype=kept, device=job.device)
+    model, tokenizer = policy_of(job, dtype=kept)
     reference = None
     if settings.policy.kind == "full" and sharded.is_sharded(next(model.parameters())):
-        reference = load_policy(job.inputs["sft"], dtype=kept, device=job.device)[0]
+        reference = policy_of(job, dtype=kept)[0]
     with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):  # else of every GPU
         torch.manual_seed(job.seed)  # for the value head and the adapter
         models = ActorCritic(model, settings, _critic(job, settings, pms, model, tokenizer), reference)
@@ -115,7 +116,7 @@ def _critic(
     critic = settings.critic
     if critic.init == "sft":
         separate = critic.kind == "separate"
-        return load_policy(job.inputs["sft"], dtype=torch.float32, device=job.device)[0] if separate else None
+        return policy_of(job, dtype=torch.float32)[0] if separate else None
     if not pms:
         raise UserError("ppo.critic.init=pm: this run's reward has no preference model to begin from; use init=sft")
     name = next(iter(pms)) if critic.principle is None else critic.principle
@@ -123,10 +124,10 @@ def _critic(
         raise UserError(f"ppo.critic.principle: no preference model '{name}' in this run.{suggest(name, pms)}")
     if read_report(name, pms[name]).kind == "pretrained":
         raise UserError(f"ppo.critic.init=pm: '{name}' is a model from elsewhere; use init=sft")
-    base = resolve_model(job.inputs["sft"])[0]
+    base = base_of(job)
     if critic.kind == "adapter":
         return load_adapter_critic(pms[name], base, model, settings)
-    return load_critic(pms[name], base, tokenizer, job.device)
+    return load_critic(pms[name], base, tokenizer, job.device, pm_base_of(job))
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 from morlaif import ranks
 from morlaif.data.records import content_id, load_split, save_pairs
 from morlaif.errors import UserError
-from morlaif.models.load import load_policy
 from morlaif.models.respond import Responses, sample_pairs, source_pairs
 from morlaif.models.settings import PairResponses, RespondSettings
 from morlaif.stages.job import Job
+from morlaif.stages.places import policy_of
 
 SPLITS = ("train", "eval")
 
@@ -24,7 +24,7 @@ def build(job: Job) -> dict[str, Any]:
         responses = {split: source_pairs(examples[split]) for split in SPLITS}
         job.progress(total, total)
     else:
-        model, tokenizer = load_policy(job.inputs["sft"], dtype=job.dtype, device=job.device)
+        model, tokenizer = policy_of(job)
         done = 0
         for split in SPLITS:
             # Each split has its own noise: more prompts in one do not change the other.

@@ -10,11 +10,10 @@ from transformers import PreTrainedModel
 from morlaif import ranks
 from morlaif.data.records import Message
 from morlaif.errors import UserError
-from morlaif.models.load import resolve_model
-from morlaif.preference.bank import PreferenceBank
 from morlaif.reward.settings import Column, Layout, PMReward
 from morlaif.reward.sources import Source, open_reward
 from morlaif.stages.job import Job
+from morlaif.stages.places import bank_of
 
 
 def open_scores(job: Job, shared: PreTrainedModel | None = None) -> Source:
@@ -25,8 +24,7 @@ def open_scores(job: Job, shared: PreTrainedModel | None = None) -> Source:
 
     def models(names: Sequence[str]) -> Callable[..., Tensor]:
         folders = {name: job.inputs[f"pm/{name}"] for name in names}
-        base = resolve_model(job.inputs["sft"])[0]
-        return PreferenceBank.load(folders, base, job.device, job.dtype, shared=shared).score
+        return bank_of(job, folders, shared).score
 
     return open_reward(
         layout_of(job),

@@ -14,6 +14,7 @@ from morlaif.data.records import Example, load_split
 from morlaif.errors import UserError
 from morlaif.models.finetune import finetune
 from morlaif.models.load import load_causal_lm, load_tokenizer, point_to, save_policy
+from morlaif.models.place import Source
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import LoRASFT, ModelSettings, NoSFT, ScratchSettings, SFTSettings
 from morlaif.stages.job import Job
@@ -34,11 +35,9 @@ def build(job: Job) -> dict[str, Any]:
     else:
         # Adam's small steps vanish in half-precision weights; under LoRA the base does not move.
         dtype = job.dtype if isinstance(settings, LoRASFT) else torch.float32
-        origin = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
-        tokenizer = load_tokenizer(base.path, **origin)
-        model = load_causal_lm(
-            base.path, **origin, dtype=dtype, device=job.device, attention=base.attention, tokenizer=tokenizer
-        )
+        source = _source(base)
+        tokenizer = load_tokenizer(source)
+        model = load_causal_lm(source, dtype=dtype, device=job.device, tokenizer=tokenizer)
     parameters = sharded.count(model)
     model, report = finetune(
         model, tokenizer, examples, settings, seed=job.seed, keep=job.keep, dtype=job.dtype,
@@ -62,9 +61,13 @@ def _save(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 def _untouched(job: Job, base: ModelSettings) -> dict[str, Any]:
     if base.path is None:
         raise UserError("sft=none needs a pretrained model (model.path), but model.scratch makes an untrained one")
-    options = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
-    load_tokenizer(base.path, **options)  # a base without EOS fails here and not hours later
-    return {"base": point_to(job.out, base.path, **options, attention=base.attention)["path"]}
+    source = _source(base)
+    load_tokenizer(source)  # a base without EOS fails here and not hours later
+    return {"base": point_to(job.out, source)["path"]}
+
+
+def _source(base: ModelSettings) -> Source:
+    return Source(base.path, base.revision, base.trust_remote_code, "model.path", base.attention)
 
 
 def _from_nothing(

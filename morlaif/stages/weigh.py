@@ -13,7 +13,6 @@ from morlaif.data.records import Example, Message, Pair, load_pairs, load_split
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import pair_accuracy
 from morlaif.models.generate import generate
-from morlaif.models.load import load_policy
 from morlaif.reward.sources import Source
 from morlaif.rl.scores import check_scores
 from morlaif.scalarize.functions import linear
@@ -21,6 +20,7 @@ from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
 from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
 from morlaif.stages.job import Job
+from morlaif.stages.places import policy_of
 from morlaif.stages.scoring import SharedSource, layout_of, open_scores
 
 SINGLE = "single"  # the baseline's one model: there is nothing to weigh
@@ -82,7 +82,7 @@ def _sft_responses(job: Job, settings: WeightsSettings) -> tuple[list[list[Messa
     examples = load_split(job.inputs["data"], "train")[: settings.prompts]
     if len(examples) < 2:
         raise UserError("weigh: the data's split 'train' has fewer than two prompts to take statistics from")
-    model, tokenizer = load_policy(job.inputs["sft"], dtype=job.dtype, device=job.device)
+    model, tokenizer = policy_of(job)
     ids = generate(
         model, tokenizer, [prompt_ids(tokenizer, example.messages, settings.max_prompt_tokens) for example in examples],
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, batch_size=settings.batch_size,

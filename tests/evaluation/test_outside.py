@@ -9,7 +9,14 @@ import sys
 import pytest
 
 from morlaif.errors import UserError
-from morlaif.evaluation.outside import identities
+from morlaif.evaluation.outside import parts_of
+from morlaif.evaluation.settings import EvalSettings
+from morlaif.pipeline.contents import Contents
+
+
+def identities(policies):
+    """As the plan takes them."""
+    return Contents(None).policies(EvalSettings.model_construct(policies=policies, trust_remote_code=()))
 
 
 def test_a_folder_is_told_by_its_files_and_a_hub_id_by_its_revision(tmp_path):
@@ -25,6 +32,36 @@ def test_a_folder_is_told_by_its_files_and_a_hub_id_by_its_revision(tmp_path):
     assert made["plain"] == "gpt2@main"
     (tmp_path / "b" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     assert identities({"b": b})["b"] != made["a"]
+
+
+def test_a_finished_unit_that_points_elsewhere_is_told_by_what_it_points_to(tmp_path):
+    unit, base, adapter = tmp_path / "unit", tmp_path / "base", tmp_path / "unit" / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    (unit / "model.json").write_text(json.dumps({"path": str(base)}))
+    untouched = identities({"a": str(unit)})["a"]
+    assert untouched == identities({"a": str(base)})["a"]
+    (unit / "model.json").write_text(json.dumps({"path": str(base), "adapter": "adapter"}))
+    adapted = identities({"a": str(unit)})["a"]
+    (adapter / "weights").write_text("other")
+    assert len({untouched, adapted, identities({"a": str(unit)})["a"]}) == 3
+    (base / "config.json").write_text("[]")
+    assert len({untouched, adapted, identities({"a": str(unit)})["a"]}) == 3
+
+
+def test_a_revision_stands_behind_an_at_sign(tmp_path):
+    (tmp_path / "a@b").mkdir()
+    assert parts_of("owner/model@v1") == ("owner/model", "v1") and parts_of("gpt2") == ("gpt2", None)
+    assert parts_of(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), None)
+    assert parts_of("./no@where") == ("./no@where", None)
+
+
+def test_only_policies_that_are_compared_may_run_their_own_code(tmp_path):
+    given = ["eval.trust_remote_code=[bose]", "+eval.policies.base=gpt2", "dry_run=true"]
+    command = [sys.executable, "-m", "morlaif", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2 and "no policy 'bose' among `policies`. Did you mean 'base'?" in done.stderr
 
 
 @pytest.mark.parametrize("where, told", [("./nowhere", "no such folder"), ("a/b/c", "no such folder")])

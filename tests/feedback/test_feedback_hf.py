@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from morlaif.feedback.label import label_all, label_table
 from morlaif.feedback.prompt import comparison_messages
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import HfSettings
-from morlaif.feedback.sources.hf import Engine, _orders, identity
+from morlaif.feedback.sources.hf import Engine, _orders
 from morlaif.feedback.table import PairTable
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
@@ -184,14 +185,33 @@ def test_what_is_longer_than_the_context_is_invalid(settings, helpfulness, tmp_p
 
 
 def test_another_model_in_the_same_folder_is_another_judge(folder, settings, tmp_path):
-    import shutil
+    def at(path, **more):
+        return settings.model_copy(update={"path": str(path), **more})
 
     copy = shutil.copytree(folder, tmp_path / "copy")
-    assert identity(str(copy), None) == identity(str(folder), None)
+    mine, theirs = (open_judge(made, ledger=tmp_path / "l", seed=0)._identity for made in (settings, at(copy)))
+    assert mine == theirs
     weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\1\0")
-    assert identity(str(copy), None) != identity(str(folder), None)
-    assert identity("org/model", None) != identity("org/model", "v2")
+    whole = bytearray(weights.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    weights.write_bytes(whole)
+    assert open_judge(at(copy), ledger=tmp_path / "l", seed=0)._identity != mine
+    hub = [at("org/model", revision=revision) for revision in (None, "v2")]
+    assert len({open_judge(made, ledger=tmp_path / "l", seed=0)._identity for made in hub}) == 2
+
+
+def test_a_judge_whose_weights_are_not_finite_stops_with_its_name(folder, settings, helpfulness, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights[name][0, 0] = float("nan")
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    judge = open_judge(settings.model_copy(update={"path": str(copy)}), ledger=tmp_path / "l", seed=0)
+    told = rf"feedback\.path='.*copy': 1 of [\d,]+ values of its weight '{name}' are not finite in float32"
+    with pytest.raises(UserError, match=told):
+        list(label_table(judge, PairTable.of(long_pairs(1)), lambda _: (helpfulness,)))
 
 
 def test_a_judge_must_be_named(settings, tmp_path):

@@ -101,7 +101,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights cut in the data": (lambda f: cut(f / "model.safetensors", 90), r"cut off: 90 bytes of \d+"),
     "too many bytes": (lambda f: (f / "model.safetensors").open("ab").write(b"x"), "longer than its header says"),
     "a pointer of Git LFS": (
-        lambda f: (f / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull",
+        lambda f: (f / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull",
     ),
     "shape and size differ": (lambda f: safetensors(f / "model.safetensors", shape=[9]), "damaged at the tensor 'w'"),
     "offsets overlap": (

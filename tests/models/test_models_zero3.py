@@ -16,6 +16,7 @@ from morlaif import ranks, sharded
 from morlaif.models import generate as generation
 from morlaif.models.generate import generate
 from morlaif.models.load import load_policy, point_to, point_to_adapter
+from morlaif.models.place import Source
 
 pytest.importorskip("deepspeed")
 
@@ -59,7 +60,7 @@ def policies(folder: Path) -> None:
         model.resize_token_embeddings(len(tokenizer) - (kind == "grown"), mean_resizing=False)
         model.save_pretrained(there := folder / f"{kind} there")
         tokenizer.save_pretrained(there)
-        point_to(folder / kind, str(there), revision=None, trust_remote_code=False, attention=None)
+        point_to(folder / kind, Source(str(there)))
     torch.manual_seed(0)
     adapted = get_peft_model(small_ppo.llama(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     adapted.save_pretrained(folder / "adapted" / "adapter")

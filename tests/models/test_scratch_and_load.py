@@ -17,6 +17,7 @@ from morlaif.models.load import (
     resolve_model,
     save_policy,
 )
+from morlaif.models.place import Source
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 
@@ -105,26 +106,27 @@ def test_a_pointer_stands_for_the_untouched_base(saved, tmp_path):
     base = str(saved / "model")
     other = tmp_path / "artifact"
     other.mkdir()
-    point_to(other, base, revision=None, trust_remote_code=False, attention="eager")
+    point_to(other, Source(base, trust_remote_code=True, attention="eager"))
     assert resolve_model(other) == (base, None)
-    assert json.loads((other / "model.json").read_text())["attention"] == "eager"
+    written = json.loads((other / "model.json").read_text())
+    assert written["attention"] == "eager" and "trust_remote_code" not in written, "no file may allow code"
     model, tokenizer = load_policy(other, dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
     assert tokenizer.pad_token != tokenizer.eos_token
 
 
 def test_clear_errors(tmp_path, saved, tokenizer):
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"model='.*nowhere': no such folder"):
         load_tokenizer(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"has no config\.json"):
+    with pytest.raises(UserError, match=r"no config\.json"):
         load_causal_lm(str(tmp_path / "empty"))
     with pytest.raises(UserError, match="no model here"):
         resolve_model(tmp_path / "empty")
     (saved / "model" / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"model\.path .*cannot load a causal language model"):
-        load_causal_lm(saved / "model")
-    with pytest.raises(UserError, match="cannot load a tokenizer"):
+    with pytest.raises(UserError, match=r"model\.path=.*no weights in this folder; expected model\.safetensors"):
+        load_causal_lm(Source(str(saved / "model"), key="model.path"))
+    with pytest.raises(UserError, match="the hub's cache does not have it"):
         load_tokenizer("no-such-organisation/no-such-model")  # offline: the hub is not asked
     with pytest.raises(UserError, match=r"vocab_size 300 is below the tokenizer's"):
         build_causal_lm(ScratchSettings(**SHAPE | {"vocab_size": 300}), tokenizer, 0)

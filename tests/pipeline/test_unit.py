@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import pytest
 
+from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.unit import Plan, Unit
 from morlaif.settings import Settings
 
@@ -35,10 +36,14 @@ def test_digest_covers_the_content_of_files_not_their_place(tmp_path):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     first.write_text("one")
     second.write_text("one")
-    before = unit(files=(first,)).digest
-    assert unit(files=(second,)).digest == before
+
+    def digest(path):
+        return unit(files=Contents(None).files([path])).digest
+
+    before = digest(first)
+    assert digest(second) == before
     first.write_text("two")
-    assert unit(files=(first,)).digest != before
+    assert digest(first) != before
 
 
 def test_seeds_differ_by_unit_and_are_shared_by_paired_arms():

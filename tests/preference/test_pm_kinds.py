@@ -20,6 +20,7 @@ from transformers import (
 
 from morlaif.data.chat import dialogue_ids
 from morlaif.errors import UserError
+from morlaif.models.place import Source
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.pretrained import measure_pretrained
 from morlaif.preference.settings import PretrainedPM
@@ -221,7 +222,7 @@ def test_long_dialogues_lose_their_beginning_whatever_the_model(decoder, encoder
     from morlaif.preference.pretrained import PretrainedModel
 
     for path in (decoder, encoder):
-        model = PretrainedModel.load("x", str(path), None, 40)
+        model = PretrainedModel.load("x", Source(str(path)), 40)
         long, short = (model.encode(chat("river stone " * n), "kindly bread window") for n in (60, 2))
         assert len(long.ids) <= 40 and long.ids[-4:] == short.ids[-4:]
 
@@ -230,14 +231,19 @@ def test_wrong_models_from_elsewhere_are_told_in_one_line(llama, gpt2, decoder, 
     def measure(path: str):
         return measure_pretrained("x", other({"x": path}), data[0], data[2], data[1], data[3], tmp_path)
 
-    with pytest.raises(UserError, match=r"pm\.paths\.x: '.*nowhere' is no folder"):
+    with pytest.raises(UserError, match=r"pm\.paths\.x='.*nowhere': no such folder"):
         measure(str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"pm\.paths\.x: .* no weights for score\.weight"):
+    with pytest.raises(UserError, match=r"pm\.paths\.x=.* no weights for score\.weight"):
         bare = tmp_path / "bare"
         AutoModelForCausalLM.from_pretrained(gpt2).save_pretrained(bare)
         AutoTokenizer.from_pretrained(gpt2).save_pretrained(bare)
         config = json.loads((bare / "config.json").read_text()) | {"num_labels": 1, "id2label": {"0": "x"}}
         (bare / "config.json").write_text(json.dumps(config))
+        config["architectures"] = ["GPT2ForSequenceClassification"]
+        (bare / "config.json").write_text(json.dumps(config))
+        measure(str(bare))
+    with pytest.raises(UserError, match=r"pm\.paths\.x=.* expected a trained reward model"):
+        (bare / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
         measure(str(bare))
     with pytest.raises(UserError, match="gives 2 scores"):
         two = tmp_path / "two"

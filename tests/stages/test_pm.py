@@ -98,5 +98,5 @@ def test_a_whole_model(run) -> None:
 
 
 def test_a_base_that_does_not_exist(run, tmp_path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"pm\.base=.*nowhere': no such folder"):
         run(base=str(tmp_path / "nowhere"))

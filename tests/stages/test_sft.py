@@ -242,7 +242,7 @@ def test_clear_errors(trained, tmp_path):
     with pytest.raises(UserError, match="no row of the data's split 'sft' has a demonstration"):
         sft.build(make_job(tmp_path / "d", rows=mute))
     missing = TINY.model_copy(update={"path": str(tmp_path / "gone"), "scratch": None})
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"model\.path='.*gone': no such folder"):
         sft.build(make_job(tmp_path / "e", missing))
     with pytest.raises(UserError, match=r"the loss became nan; lower sft\.learning_rate"):
         sft.build(

@@ -10,7 +10,6 @@ of a run ask, for all the others.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morlaif.contents import Hashes
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
@@ -30,13 +30,13 @@ from morlaif.feedback.rating import Rating, Single, mean_rating, to_score
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import HfSettings, Principle
 from morlaif.feedback.table import Verdicts
+from morlaif.models.fingerprint import identity
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOO_LONG = "longer than the model's context"
-PROBED = 1 << 20  # bytes at either end of a weight file that tell it from others
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class HfJudge:
         self.usage = Usage(method="logprob")
         self._settings = settings
         self._ledger = Ledger(ledger)
-        self._identity = identity(settings.path, settings.revision)
+        self._identity = _identity(settings, ledger)
         self._memory = Memory(self.name, self._ledger, self._scope)
         self._engine: Engine | None = None
 
@@ -133,7 +133,7 @@ class HfRater:
         self.usage = Usage(method="logprob")
         self._settings, self._highest = settings, highest
         self._ledger = Ledger(ledger)
-        self._identity = identity(settings.path, settings.revision)
+        self._identity = _identity(settings, ledger)
         self._engine: Engine | None = None
 
     def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
@@ -222,13 +222,14 @@ class Engine:
 
         from morlaif import sharded
         from morlaif.models.load import load_causal_lm, load_tokenizer
+        from morlaif.models.place import Source
 
         device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-        tokenizer = load_tokenizer(settings.path, **source)
+        source = Source(settings.path, settings.revision, settings.trust_remote_code, "feedback.path")
+        tokenizer = load_tokenizer(source)
         dtype = getattr(torch, settings.dtype)
         with sharded.unsharded():  # ranks ask it different numbers of questions
-            model = load_causal_lm(settings.path, **source, dtype=dtype, device=device, tokenizer=tokenizer)
+            model = load_causal_lm(source, dtype=dtype, device=device, tokenizer=tokenizer)
         return cls(model, tokenizer, settings.batch_size, **answers)
 
     def stem(self, prompts: Sequence[list[dict[str, str]]]) -> Stem:
@@ -329,21 +330,10 @@ class Engine:
         return (torch.tensor(x, device=self.model.device) for x in (ids, mask))
 
 
-def identity(path: str, revision: str | None) -> str:
-    """What tells this model from another: of a folder its files, by size and both ends; of a hub id its revision."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        return f"{path}@{revision or 'main'}"
-    digest = hashlib.sha256()
-    for file in sorted(
-        file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model")
-    ):
-        with file.open("rb") as stream:
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size} ".encode() + stream.read(PROBED))
-            stream.seek(max(0, size - PROBED))
-            digest.update(stream.read())
-    return digest.hexdigest()[:32]
+def _identity(settings: HfSettings, ledger: Path) -> str:
+    """What tells this model from another. Hashes of its files are remembered beside the ledger."""
+    trusted = settings.trust_remote_code
+    return identity(settings.path, settings.revision, Hashes(ledger.parent), trusted=trusted, key="feedback.path")
 
 
 def _orders(asked: Comparison) -> list[list[dict[str, str]]]:
