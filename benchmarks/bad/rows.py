@@ -85,7 +85,7 @@ ROWS = [
         ' {"response": "b", "overall_score": 2}]}', "NaN|score|finite"),
 ]  # fmt: skip
 
-LABEL = "experiment=smoke data=jsonl data.path=d.jsonl respond=pairs feedback=jsonl feedback.path=l.jsonl " \
+LABEL = "~experiment data=jsonl data.path=d.jsonl respond=pairs feedback=jsonl feedback.path=l.jsonl " \
         "stages=[feedback] principles.select=[helpfulness] arms=[multi]"  # fmt: skip
 NAMED = {"prompt": PAIRS[0]["prompt"], "first": GOOD["chosen"], "second": GOOD["rejected"], "p_first": 0.8}
 
