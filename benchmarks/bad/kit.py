@@ -144,7 +144,7 @@ class Manners(BaseHTTPRequestHandler):
     def _good(self, manner: str, listing: bool) -> None:
         name = {"other": "another-model", "liar": "another-model"}.get(manner, "tiny")
         if listing:
-            listed = {"other": ["another-model"], "none": []}.get(manner, ["tiny"])
+            listed = ["another-model"] if manner == "other" else ["tiny"]
             data = [{"id": one, "object": "model"} for one in listed]
             return self._send(200, json.dumps({"object": "list", "data": data}))
         top = [{"token": mark, "logprob": lp, "bytes": None} for mark, lp in (("A", -0.5), ("B", -1.0))]

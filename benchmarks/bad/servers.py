@@ -10,6 +10,7 @@ ASK = (
     "experiment=smoke feedback=server stages=[feedback] principles.count=1 arms=[multi] data.sft=8 "
     "data.train=6 data.eval=4 sft.max_steps=1 feedback.patience=1 feedback.retries=1 feedback.timeout=3 "
 )
+FIRST = frozenset({"data", "sft", "respond"})  # built before a judge is asked for its first verdict
 
 
 def server(name: str, manner: str, *wants: str, code: int = USER, more: str = "", **rest: Any) -> Case:
@@ -34,13 +35,12 @@ CASES = {
         server("that answers with a page", "html", "base_url|HTML|JSON"),
         server("that answers with nonsense", "nonsense", "base_url|JSON|answer"),
         server("that lists another model", "other", "tiny", "another-model"),
-        server("that answers as another model", "liar", "tiny", "another-model"),
-        server("that lists nothing", "none", "tiny|model"),
+        server("that answers as another model", "liar", "tiny", "another-model", built=FIRST),
         server("that fails", "500", "500|failed|error", code=MACHINE),
         server("that is loading", "503", "503|loading|Loading", code=MACHINE),
         server("that hangs up", "drop", "connection|answer|Connection|base_url", code=MACHINE),
         server("that never ends its answer", "slow", "time|answer|timeout", code=MACHINE),
-        server("whose money is spent", "quota", "quota|insufficient|credit"),
+        server("whose money is spent", "quota", "quota|insufficient|credit", built=FIRST),
         server("that echoes half of the key", "echo", r"\*\*\*|key", more="feedback.api_key_env=JUDGE_KEY",
                environment={"JUDGE_KEY": "zq9-long-secret-tail"}),
         case("an empty model", f"{ASK} feedback.base_url=SERVER/good/v1 feedback.model=", "feedback.model"),
