@@ -7,7 +7,7 @@ answer at random. The labels then lie at ½, or scatter about it, and what is tr
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,21 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def all_alike(labels: Mapping[str, ArrayLike]) -> str | None:
+    """The warning where labels of several principles, (N,) each over the same pairs, cannot be told apart.
+
+    Asked in one request, a judge may decide once and write its decision down under every name.
+    """
+    p = np.stack([np.asarray(column, dtype=float) for column in labels.values()])
+    p = p[:, np.isfinite(p).all(0)]
+    if len(p) < 2 or p.shape[1] < FIRST:
+        return None
+    same = float(np.mean(np.all(np.sign(p - 0.5) == np.sign(p[0] - 0.5), axis=0)))
+    if same < PLACE:
+        return None
+    return f"gives all {len(p)} principles the same side on {same:.0%} of {p.shape[1]} pairs: it judges once for all"
+
+
 class Watch:
     """Looks at a judge's first verdicts while it goes on, and at all of them in the end: says so loudly, or stops."""
 
@@ -129,7 +144,12 @@ class Watch:
                 f"{visible(where)}: its labels carry too little information: {', '.join(broken)} (feedback.stop_if), "
                 f"on {found.n} pairs.{why} What was answered is kept. Take another judge, or change the limit."
             )
-        for warning in found.warnings:
+        self.tell(found.warnings, where)
+
+    def tell(self, warnings: Iterable[str], where: str | None = None) -> None:
+        """Say each kind of warning once."""
+        where = where or f"{self._unit}: {self._judge.name}"
+        for warning in warnings:
             if (kind := warning.split()[0]) not in self._told:
                 self._told.add(kind)
                 line = f"WARNING: {where} {warning}. What is trained on such labels learns noise: take another judge, "

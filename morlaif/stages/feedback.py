@@ -12,7 +12,7 @@ import numpy as np
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
-from morlaif.feedback.information import Information, Watch, information
+from morlaif.feedback.information import Information, Watch, all_alike, information
 from morlaif.feedback.judge import Judge, open_judge
 from morlaif.feedback.label import Assign, draw, label_all, label_table
 from morlaif.feedback.outcomes import advice
@@ -46,6 +46,9 @@ def build(job: Job) -> dict[str, Any]:
     watch.judged(found)
     measured = {split: tallies[split].measure(_truth(judge, assign, pairs[split])) for split in SPLITS}
     report = {**measured, "judge": judge.name, "usage": asdict(judge.usage), "information": found.as_dict()}
+    if together and (alike := all_alike(_labels(judge, together, every))):
+        report["information"]["warnings"].append(alike)
+        watch.tell([alike])
     if together and (audited := audit_of(every, job.config["feedback"].joint.audit_fraction)):
         report["halo"] = _halo(job, judge, audited, together)
     (job.out / "quality.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -75,6 +78,12 @@ def _check(job: Job, judge: Judge, tallies: Mapping[str, Tally]) -> None:
             f"{job.name}: none of {invalid.total()} pairs has a valid verdict ({why}). "
             f"{_advice(judge)}{advice(invalid)}"
         )
+
+
+def _labels(judge: Judge, principles: Sequence[Principle], pairs: PairTable) -> dict[str, np.ndarray]:
+    """What the judge remembers of the first pairs under each of `principles`, some thousands at most."""
+    piece = next(iter(pairs.pieces()), None)
+    return {p.name: judge.recall(p, piece.ids).p_first for p in principles} if piece else {}
 
 
 def _information(judge: Judge, tallies: Sequence[Tally]) -> Information:

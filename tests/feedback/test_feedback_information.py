@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit
 
 from morlaif.errors import UserError
-from morlaif.feedback.information import FIRST, Watch, information, warnings_of
+from morlaif.feedback.information import FIRST, Watch, all_alike, information, warnings_of
 from morlaif.feedback.judge import open_judge
 from morlaif.feedback.label import label_all, label_table
 from morlaif.feedback.records import Usage, Verdict
@@ -175,3 +175,46 @@ def test_a_server_that_picks_a_place_is_told_of_and_stopped_where_it_is_asked_fo
 def test_warnings_of_artifacts():
     qualities = {"a": {"information": {"warnings": ["x"]}}, "b": {"information": {"warnings": []}}, "c": {}}
     assert warnings_of(qualities) == {"a": ["x"]}
+
+
+def test_principles_that_are_judged_as_one():
+    p = expit(CONTENT)
+    assert all_alike({"a": p, "b": p**2, "c": expit(OTHER)}) is None
+    warning = "gives all 3 principles the same side on 100% of 200 pairs: it judges once for all"
+    assert all_alike({"a": p, "b": expit(2 * CONTENT), "c": expit(CONTENT / 3)}) == warning
+    assert all_alike({"a": p}) is None and all_alike({"a": p[:9], "b": p[:9]}) is None
+    assert all_alike({"a": p, "b": np.full(200, np.nan)}) is None
+
+
+class Deaf(ChatServer):
+    """Ignores the temperature, and gives no log-probabilities."""
+
+    def __init__(self, **more) -> None:
+        super().__init__(logprobs=False, **more)
+
+    def _completion(self, body, kind):
+        return super()._completion({**body, "temperature": 0.0}, kind)
+
+
+def test_draws_that_never_differ_are_asked_for_once(helpfulness, settings_for, tmp_path):
+    pairs, one = make_pairs(60), (helpfulness,)
+    with Deaf() as server:
+        settings = settings_for(server, votes=5, concurrency=1)
+        judge = open_judge(settings, ledger=tmp_path / "l", seed=0)
+        (part,) = label_table(judge, PairTable.of(pairs), lambda _: one)
+        asked = server.received
+        assert 1 + 20 * 10 + 40 * 2 <= asked <= 1 + 24 * 10 + 36 * 2, "five draws for 20 pairs, one for the others"
+        assert part.valid.all() and set(np.abs(part.d_forward).round(9)) == {round(math.log(11), 9)}
+        said = [line for line in judge.usage.said if "were alike" in line]
+        assert len(said) == 1 and "ignores feedback.vote_temperature" in said[0]
+        later = open_judge(settings, ledger=tmp_path / "l", seed=0)
+        more = PairTable.of(make_pairs(70)[60:])
+        (again,) = label_table(later, more, lambda _: one)
+        assert again.valid.all() and server.received == asked + 20 and "were alike" not in "".join(later.usage.said)
+
+
+def test_draws_that_differ_are_all_asked_for(helpfulness, settings_for, tmp_path):
+    with ChatServer(logprobs=False) as server:
+        judge = open_judge(settings_for(server, votes=3), ledger=tmp_path / "l", seed=0)
+        list(label_table(judge, PairTable.of(make_pairs(40)), lambda _: (helpfulness,)))
+        assert server.received == 1 + 40 * 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -97,6 +98,26 @@ def test_every_figure_is_drawn_spoken_and_backed_by_a_table(built):
         colours = set(re.findall(r"#[0-9a-f]{6}\b", figure))
         assert colours <= {"#000000"}, "a colour that does not follow light and dark"
         assert "var(--ink)" in figure or "var(--muted)" in figure
+
+
+def test_labels_without_information_stand_above_all_figures(artifacts, config, tmp_path):
+    folders = dict(artifacts())
+    evaluated = tmp_path / "evaluate"
+    shutil.copytree(folders["evaluate"], evaluated)
+    details = json.loads((evaluated / "details.json").read_text())
+    for quality in details["label_quality"].values():
+        quality["information"] = {"warnings": ["sees <no> difference"]}
+    details["judge"]["warnings"] = ["prefers the same place"]
+    (evaluated / "details.json").write_text(json.dumps(details))
+    html, page = build(folders | {"evaluate": evaluated}, config, tmp_path / "out")
+    (warning,) = re.findall(r'<aside class="warning".*?</aside>', html, re.DOTALL)
+    assert html.index(warning) < html.index('<section id="results"') and page.misnested == []
+    assert warning.count("sees &lt;no&gt; difference") == 1, "one line for a judge, whatever the principles"
+    assert "openai:m" in warning and "The judge of the policies" in warning and "prefers the same place." in warning
+
+
+def test_sound_labels_have_no_such_banner(built):
+    assert "<aside" not in built[0]
 
 
 def test_png_figures_and_numbers(built, out):

@@ -16,10 +16,11 @@ from morlaif.errors import MachineError, UserError
 from morlaif.feedback.answering import Watch, adopt, confirm, is_told, known_marks, reached, remember, settle
 from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
 from morlaif.feedback.courier import send_out
+from morlaif.feedback.draws import ALIKE, Draws
 from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
 from morlaif.feedback.memory import Memory
-from morlaif.feedback.modes import NO_LOGPROBS, Mode, Question, Reading, mode_of, stored
+from morlaif.feedback.modes import NO_LOGPROBS, Mode, Question, Reading, mass_in, mode_of, stored
 from morlaif.feedback.outcomes import advice, tells_of_logprobs
 from morlaif.feedback.purse import Purse
 from morlaif.feedback.rating import Rated
@@ -175,6 +176,7 @@ class OpenAIJudge:
 
         with Ledger(self._path) as self._ledger:
             self._write = Writer(self._ledger)
+            self._draws = Draws(settings.votes, self._ledger.recall(self._fact_of_draws) == "alike")
             self._keep = Memory(self.name, self._ledger, lambda p: self._scope(p, self._logprobs)).keep
             self._purse = Purse(settings.budget_usd, self._ledger, settings.patience + 2 * settings.timeout)
             self._watch = Watch(settings, self._ledger)
@@ -227,11 +229,31 @@ class OpenAIJudge:
         if self._logprobs is None and (reason := await self._probe(asked)):
             return Verdict.invalid(asked.id, self.name, reason)
         logprobs = bool(self._logprobs)
-        readings = await _all(self._answer(question) for question in self._mode.questions(asked, logprobs))
+        questions = self._mode.questions(asked, logprobs)
+        readings = await _all(self._answer(question) for question in self._draws.needed(questions))
+        readings = self._draws.whole(questions, readings)
+        if self._draws.saw(questions, readings):
+            self._once()
         verdict = self._mode.verdict(asked, readings, logprobs, self.name)
         if verdict.valid and self._mode.remembers:
             await self._write(lambda: self._keep(asked.principle, verdict))
         return verdict
+
+    def _once(self) -> None:
+        """Draws never differ: say so, and remember it for the runs to come."""
+        votes = self._settings.votes
+        self._ledger.remember(self._fact_of_draws, "alike")
+        self._say(
+            f"WARNING: all {votes} answers that {self._settings.model} drew to each of {ALIKE} questions were alike: "
+            f"its server ignores feedback.vote_temperature, or it is certain of everything. From here on each question "
+            f"is asked once and counts as {votes} answers."
+        )
+
+    @property
+    def _fact_of_draws(self) -> str:
+        settings = self._settings
+        where = f"{self._provider}, {settings.mode}, temperature {settings.vote_temperature:g}"
+        return f"draws of {settings.who} at {where}"
 
     async def _answer(self, question: Question) -> Reading:
         """From the ledger, from a request on its way, or from the server; new answers enter the ledger at once."""
@@ -282,6 +304,7 @@ class OpenAIJudge:
             async with self._purse.reserve(most_usd(question, self._settings)):
                 reply = await self._client.ask(question.messages, question.decoding)
                 answer = self._paid(reply, *stored(question)(reply))
+                self.usage.weigh(mass_in(question.read, reply))
                 await self._held(reply, answer)
                 await self._write(lambda: self._ledger.put(key, self._provider, self._settings.who, answer, reply.raw))
             return answer, reply
