@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from morlaif.errors import MachineError, UserError, describe
+from morlaif.errors import MachineError, UserError, describe, of_system
+from morlaif.signals import Ended, end_in_order
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,57 +22,64 @@ if TYPE_CHECKING:
 
 HUMAN_SPELLINGS = re.compile(r"^(eval|evaluate)\.human=")  # people's ratings are part of no unit, so of no group `eval`
 SWEEP_VARIABLE = "MORLAIF_SWEEP"  # tells the jobs of a sweep, in whatever process they run, which sweep it is
-SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+SUCCESS, FAILURE, USER_ERROR = 0, 1, 2
 
 
 def main() -> None:
-    """Exit codes: 0 all built; 1 a unit failed; 2 a mistake in the command, the config or the data; 130 interrupted."""
+    """Exit codes: 0 all built; 1 a unit, or the machine, failed, or nobody reads what is printed; 2 a mistake in the
+    command, the config or the data; 128 + n ended by signal n.
+    """
     from morlaif.launch.processes import forget_launchers
 
+    end_in_order()
     forget_launchers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to here, where each becomes one line
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = _main()
-    except UserError as error:
-        code = _say(str(error))
-    except MachineError as error:
-        _say(str(error))
-        code = FAILURE
-    except KeyboardInterrupt:
-        print("morlaif: interrupted; the same command continues where it stopped", file=sys.stderr)
-        code = INTERRUPTED
+        sys.stdout.flush()
+    except Ended as end:
+        code = end.status
+    except (UserError, MachineError) as error:
+        code = _tell(error)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILURE
+    except OSError as error:
+        code = _tell(of_system(error))
     except Exception as error:
-        _say(f"{describe(error)}; {_keep_traceback(error)}")
-        code = FAILURE
+        code = _tell(_fault(error))
     sys.exit(code)
 
 
-def _say(message: str) -> int:
+def _say(message: str) -> None:
     from morlaif.texts import redact, visible
 
     for line in visible(redact(message), lines=True).split("\n"):
         print(f"morlaif: {line}", file=sys.stderr)
-    return USER_ERROR
 
 
-def _keep_traceback(error: Exception) -> str:
-    """Where the traceback of an error that nobody has foreseen was written."""
+def _tell(error: UserError | MachineError) -> int:
+    _say(str(error))
+    return USER_ERROR if isinstance(error, UserError) else FAILURE
+
+
+def _fault(error: Exception) -> MachineError:
+    """One line for a fault of the program, which says where its traceback is."""
     import tempfile
     import traceback
 
+    from morlaif.pipeline.run import RunFailed
     from morlaif.texts import redact
 
-    text = redact("".join(traceback.format_exception(error)))
+    if isinstance(error, RunFailed):
+        return MachineError(str(error))
+    line = describe(error)
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="morlaif-", suffix=".txt", delete=False) as file:
-            file.write(text)
+        with tempfile.NamedTemporaryFile("w", prefix="morlaif-", suffix=".traceback.txt", delete=False) as file:
+            file.write(redact("".join(traceback.format_exception(error))))
     except OSError:
-        return f"no place for its traceback: {text.strip().splitlines()[-1]}"
-    return f"the traceback is in {file.name}"
+        return MachineError(line)
+    return MachineError(f"{line}; traceback: {file.name}")
 
 
 def _main() -> int:
@@ -136,9 +143,19 @@ def _answer(flags: Namespace) -> int:
         return _compare(jobs)
     if jobs[0].config.human.action is not None:
         return _human(jobs)
+    _check_places(jobs)
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
     return _sweep(hydra_run, jobs, preset) if multirun else _single(hydra_run)
+
+
+def _check_places(jobs: list[Composed]) -> None:
+    """Before Hydra makes the run folders."""
+    from morlaif.pipeline.places import place_problems
+
+    problems = (place_problems("paths.runs", job.config.paths.runs / job.run_name) for job in jobs)
+    if lines := list(dict.fromkeys(line for found in problems for line in found)):
+        raise UserError("\n".join(lines))
 
 
 _outcome: list[Exception] = []  # what ended the job of this process; Hydra would print it with a traceback
@@ -153,7 +170,7 @@ def _job(tree: DictConfig) -> None:
     from morlaif.config import validate
     from morlaif.launch.devices import own_gpu
     from morlaif.pipeline.run import run
-    from morlaif.texts import line
+    from morlaif.texts import line, say
 
     hydra = HydraConfig.get()
     config = validate(plain(tree))
@@ -170,6 +187,8 @@ def _job(tree: DictConfig) -> None:
             run(config, folder, command=command, overrides=overrides, group=sweep or config.name, console=console)
     except Exception as error:
         _outcome.append(error)
+        if sweep:
+            say(console, ("failed:", "bold red"), f" {error}", lines=True)
 
 
 def _command(words: Sequence[str]) -> str:
@@ -180,14 +199,10 @@ def _command(words: Sequence[str]) -> str:
 
 
 def _single(hydra_run: Callable[[], None]) -> int:
-    from morlaif.pipeline.run import RunFailed
-
     hydra_run()
-    if not _outcome:
-        return SUCCESS
-    if isinstance(_outcome[0], RunFailed):
-        return FAILURE  # its closing table has said why
-    raise _outcome[0]
+    if _outcome:
+        raise _outcome[0]
+    return SUCCESS
 
 
 def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | None) -> int:
@@ -204,7 +219,12 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | No
     finally:
         sweep.close(console)
     compared = sweep.compare(config, console)
-    return SUCCESS if compared and not sweep.any_failed() else FAILURE
+    match sweep.failed():
+        case "":
+            return SUCCESS if compared else FAILURE
+        case "by mistake":
+            return USER_ERROR
+    return FAILURE
 
 
 def _compare(jobs: list[Composed]) -> int:
@@ -215,8 +235,8 @@ def _compare(jobs: list[Composed]) -> int:
 
     if len(jobs) > 1:
         raise UserError("stages=[compare] is one job, not a sweep: name the runs in compare.runs")
-    console, command = Console(highlight=False), _command(sys.argv[1:])
-    return SUCCESS if compare_runs(jobs[0].config, command, console) else FAILURE
+    compare_runs(jobs[0].config, _command(sys.argv[1:]), Console(highlight=False))
+    return SUCCESS
 
 
 def _human(jobs: list[Composed]) -> int:
@@ -254,6 +274,7 @@ def _dry_run(jobs: list[Composed]) -> int:
         contents = Contents(config.paths.store, partial(say, console))
         planned, store = plan(config, contents), Store(config.paths.store)
         check_batches(planned, config.hardware, on_ranks)
+        store.check_place(planned.units)
         console.print(plan_table(planned, store))
         if costs := feedback_costs(planned, store, config):
             console.print()

@@ -27,15 +27,19 @@ class Damaged(MachineError):
 
 
 class ProcessFailed(Exception):
-    """Another process that worked for this one failed: one line that says which and how, and what it left to read."""
+    """Another process that worked for this one failed: one line that says which and how, and what it left to read.
 
-    def __init__(self, line: str, traceback: str):
+    `asked`: it was asked to end, which is no fault.
+    """
+
+    def __init__(self, line: str, traceback: str, asked: bool = False):
         super().__init__(line)
-        self.traceback = traceback
+        self.traceback, self.asked = traceback, asked
 
 
 # What a change of the command would seldom mend.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_LONGEST = 400  # characters of a place that are shown
 _FULL = "free some space there, or name another place"
 _ADVICE = {
     errno.ENOSPC: f"the disk is full; {_FULL}",
@@ -44,6 +48,7 @@ _ADVICE = {
     errno.EACCES: "this user may not write there; name another place, or change its owner or mode",
     errno.EPERM: "this user may not do that there; name another place, or change its owner or mode",
     errno.EEXIST: "a file is in the way; name a folder",
+    errno.EISDIR: "a folder is in the way; remove it, or move it away",
     errno.ENOTDIR: "a part of the path is a file; name a folder",
     errno.ELOOP: "its symbolic links go in a circle; name another place",
     errno.ENAMETOOLONG: "a name of more than 255 bytes, or a path of more than 4,095; give a shorter one",
@@ -60,6 +65,8 @@ def of_system(error: OSError, where: str = "") -> UserError | MachineError:
     """
     place = where or str(error.filename2 or error.filename or "")
     reason = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    if len(place) > _LONGEST:
+        place = f"{place[: _LONGEST // 2]}…{place[-_LONGEST // 2 :]}"
     line = f"{place}: {reason}" if place else reason
     return MachineError(line) if error.errno in MACHINE else UserError(line)
 

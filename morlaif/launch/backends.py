@@ -20,6 +20,7 @@ from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.execute import execute_and_tell, execute_together_and_tell
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Unit
+from morlaif.signals import Ended, say_ended
 
 # {"kind": "progress"|"waiting"|"done"|"failed", "unit": name, …}
 Emit = Callable[[dict[str, Any]], None]
@@ -85,6 +86,9 @@ class Workers:
         worker, line = self.events.get()
         if not line:  # its output ended: the process is gone
             self.workers.remove(worker)
+            if worker.process.wait() == -signal.SIGTERM and worker.left:  # the whole run was meant
+                say_ended(f"a worker process, at {worker.left[0]}, was ended by SIGTERM")
+                raise Ended(signal.SIGTERM)
             epitaph = worker.epitaph()
             for name in worker.left:
                 self.emit({"kind": "failed", "unit": name, **epitaph})

@@ -236,8 +236,10 @@ def failure(
         if event["user_error"]:
             return UserError(event["error"])
         return _failed(event["rank"], f"failed: {event['error']}", logs)
-    for death in sorted(deaths, key=lambda death: death["time"]):
-        return _failed(death["rank"], f"exited with {death['exitcode']}", logs)
+    for death in sorted(deaths, key=lambda death: (death["exitcode"] == -signal.SIGTERM, death["time"])):
+        if death["exitcode"] != -signal.SIGTERM:
+            return _failed(death["rank"], f"exited with {death['exitcode']}", logs)
+        return ProcessFailed(f"rank {death['rank']} was ended by SIGTERM", "", asked=True)
     text = launch_log.read_text(errors="replace").strip() if launch_log.is_file() else ""
     last = text.splitlines()[-1] if text else "nothing was printed"
     return ProcessFailed(f"the ranks could not be started: {last}", text)

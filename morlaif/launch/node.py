@@ -27,6 +27,7 @@ def main(config_file: str, *rank_arguments: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     hardware = Config.model_validate_json(Path(rank_arguments[0]).read_text()).hardware
@@ -41,6 +42,10 @@ def main(config_file: str, *rank_arguments: str) -> None:
             for rank, failure in error.failures.items()
         ]
         print(json.dumps({"kind": "died", "failures": failures}), flush=True)
+        sys.exit(1)
+    except SignalException as error:  # this process was asked to end; its ranks are
+        death = {"rank": 0, "exitcode": -int(error.sigval), "time": time.time()}
+        print(json.dumps({"kind": "died", "failures": [death]}), flush=True)
         sys.exit(1)
     except DistError:  # no rank was started yet
         if hardware.nodes == 1:

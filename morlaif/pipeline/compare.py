@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -15,15 +17,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from morlaif.errors import UserError, suggest
+from morlaif.errors import Damaged, MachineError, UserError, suggest
 from morlaif.evaluation.settings import JudgeSettings
+from morlaif.files import read_json
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.execute import execute
-from morlaif.pipeline.integrity import MANIFEST
+from morlaif.pipeline.integrity import MANIFEST, damage, read_manifest
 from morlaif.pipeline.plan import VERSIONS
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
-from morlaif.pipeline.store import Store
+from morlaif.pipeline.store import State, Store
 from morlaif.pipeline.unit import Unit
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
@@ -32,6 +35,10 @@ from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
 
 PAGE = "comparison.html"
+_READ = ("evaluate", "ppo", "sft")  # stages whose artifacts a comparison reads
+_CONFIG = {  # keys that it reads of a run's config
+    "paths.store": str, "seed": int, "eval.judge": dict, "eval.confidence": float, "eval.resamples": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,9 @@ class Found:
     record: Mapping[str, Any]
     config: Mapping[str, Any]
     folders: Mapping[str, Path]  # its finished units in whichever store holds them: <stage>/<digest> -> folder
+    human: Mapping[str, Any] | None = None  # what raters said of it
+    principles: Mapping[str, list[str]] = field(default_factory=dict)  # that its evaluation read: what each covers
+    damaged: str = ""  # what of it cannot be read
 
     @property
     def units(self) -> dict[str, str]:
@@ -50,6 +60,8 @@ class Found:
     @property
     def evaluated(self) -> bool:
         """Whether a comparison can read it: it is evaluated, with what each policy said, and its curves are there."""
+        if self.damaged:
+            return False
         evaluate = self.folders.get(f"evaluate/{self.units.get('evaluate')}")
         curves = [f"ppo/{digest}" in self.folders for name, digest in self.units.items() if name.startswith("ppo/")]
         return evaluate is not None and all(curves)
@@ -61,9 +73,13 @@ class Found:
     @property
     def why(self) -> str:
         """Why a comparison leaves it out."""
-        if self.status != "succeeded":
+        if self.evaluated:
             return failure(self.record)
-        return "" if self.evaluated else "it has no evaluation in a store that can be reached"
+        if self.status not in ("succeeded", "damaged"):
+            return failure(self.record) or f"it is {self.status}; the command that made it goes on with it"
+        if self.damaged or "evaluate" in self.units:
+            return self.damaged or "it has no evaluation in a store that can be reached"
+        return "it made no evaluation; run it with stages=[evaluate]"
 
 
 def find(patterns: Sequence[str], runs: Path, key: str = "compare.runs") -> list[Path]:
@@ -75,41 +91,98 @@ def find(patterns: Sequence[str], runs: Path, key: str = "compare.runs") -> list
     found: dict[Path, None] = {}
     for pattern in patterns:
         tried = [Path(pattern).expanduser(), runs / pattern]
-        matches = [Path(match).absolute() for path in tried for match in sorted(glob(str(path)))]
-        folders = [match for match in matches if (match / RUN).is_file()]
+        matches = [Path(match).absolute() for path in tried for match in _matches(str(path))]
+        folders = [match for match in matches if os.path.lexists(match / RUN)]
         if not folders:
-            names = [path.parent.name for path in runs.glob(f"*/{RUN}")]
-            hint = suggest(Path(pattern).name, names) or f" {runs} has {len(names)} runs."
-            raise UserError(f"{key}: no run folder matches '{pattern}'.{hint}")
+            raise UserError(f"{key}: no run folder matches '{pattern}'.{_hint(pattern, matches, runs)}")
         found |= dict.fromkeys(folders)
     return list(found)
 
 
-def read(folder: Path, store: Store) -> Found | None:
-    """None where there is no run, or one that an older version left without what is needed."""
-    record = read_run(folder)
+def _matches(pattern: str) -> list[str]:
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        return None
-    if record is None:
-        return None
-    roots = dict.fromkeys([Path(config["paths"]["store"]), store.root])
+        return sorted(glob(pattern))
+    except (OSError, ValueError, re.error):  # too long, a null byte, a range that is none
+        return []
+
+
+def _hint(pattern: str, matches: Sequence[Path], runs: Path) -> str:
+    files = [match for match in matches if not match.is_dir()]
+    if files:
+        inside = next((file.parent.name for file in files if os.path.lexists(file.parent / RUN)), None)
+        return f" '{files[0]}' is a file: name the run's folder" + (f", '{inside}'." if inside else ".")
+    if matches:
+        return f" '{matches[0]}' is a folder without {RUN}, so no run's."
+    names = [path.parent.name for path in runs.glob(f"*/{RUN}")]
+    here = Path(pattern).expanduser().absolute().parent
+    return suggest(Path(pattern).name, names) or f" Looked in '{here}' and in '{runs}', which has {len(names)} runs."
+
+
+def read(folder: Path, store: Store) -> Found | None:
+    """None where there is no run. What cannot be read is said by `why`: one bad run does not spoil a page."""
+    record: Mapping[str, Any] | None = None
+    try:
+        record = read_run(folder)
+        if record is None:
+            return None
+        config = read_json(folder / "config.json", "the config of a run", of=dict, failure=Damaged)
+        _check_config(folder / "config.json", config)
+        human = None
+        if os.path.lexists(folder / HUMAN):
+            human = read_json(folder / HUMAN, "what raters said of a run", of=dict, failure=Damaged)
+        folders = _folders(record, [Path(config["paths"]["store"]), store.root])
+        evaluate = next((unit for unit in record["units"] if unit["name"] == "evaluate"), None)
+        place = evaluate and folders.get(f"evaluate/{evaluate['digest']}")
+        return Found(folder, record, config, folders, human, _principles(place) if place else {})
+    except (UserError, MachineError) as error:
+        record = record or {"status": "damaged", "seconds": 0.0, "units": []}
+        return Found(folder, record, {}, {}, damaged=str(error))
+
+
+def _check_config(path: Path, config: Mapping[str, Any]) -> None:
+    for key, kind in _CONFIG.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if not isinstance(value, kind):
+            raise Damaged(f"{path}: no {key} as this version writes it: damaged, or written by another version")
+
+
+def _folders(record: Mapping[str, Any], roots: Sequence[Path]) -> dict[str, Path]:
+    """Where the finished units of a run are.
+
+    Raises:
+        Damaged: one that a comparison reads is not as it was written.
+    """
     folders = {}
     for unit in record["units"]:
         name = f"{unit['stage']}/{unit['digest']}"
-        place = next((root / name for root in roots if (root / name / MANIFEST).is_file()), None)
-        if place is not None:
-            folders[name] = place
-    return Found(folder, record, config, folders)
+        places = [root / name for root in dict.fromkeys(roots) if (root / name / MANIFEST).is_file()]
+        if places and (unit["stage"] in _READ or unit["name"] == "pm/gold"):
+            wrong = {place: damage(place) for place in places}
+            places = [place for place in places if wrong[place] is None]
+            if not places:
+                place, line = next(iter(wrong.items()))
+                raise Damaged(f"{place}: {line}; run it again, and it is built anew")
+        if places:
+            folders[name] = places[0]
+    return folders
+
+
+def _principles(evaluate: Path) -> dict[str, list[str]]:
+    """The principles that an evaluation read, and what each covers in a world of known truth."""
+    try:
+        return {p["name"]: p["covers"] for p in read_manifest(evaluate)["reads"]["principles"]}
+    except (KeyError, TypeError):
+        raise Damaged(f"{evaluate / MANIFEST}: names no principles: written by another version") from None
 
 
 def unit_of(runs: Sequence[Found], settings: CompareSettings) -> Unit:
     """The unit of work that compares `runs`: its digest follows from the units that it reads."""
     judge, note, why_not = _judge(runs, settings)
     principles: dict[str, list[str]] = {}
-    for run in sorted(runs, key=lambda run: -len(_principles(run))):
-        principles |= {name: covers for name, covers in _principles(run).items() if name not in principles}
+    for run in sorted(runs, key=lambda run: -len(run.principles)):
+        principles |= {name: covers for name, covers in run.principles.items() if name not in principles}
     evaluation = runs[0].config["eval"]
     reads = {
         "runs": [_reads(run) for run in runs],
@@ -126,19 +199,12 @@ def unit_of(runs: Sequence[Found], settings: CompareSettings) -> Unit:
 
 
 def _reads(run: Found) -> dict[str, Any]:
-    human = run.folder / HUMAN
     return {
         "name": run.folder.name,
-        "config": {PRINCIPLES: len(_principles(run)), **flat(run.config)},
+        "config": {PRINCIPLES: len(run.principles), **flat(run.config)},
         "units": run.units,
-        "human": json.loads(human.read_text()) if human.is_file() else None,
+        "human": run.human,
     }
-
-
-def _principles(run: Found) -> dict[str, list[str]]:
-    """The principles that its evaluation read, and what each covers in a world of known truth."""
-    manifest = json.loads((run.folders[f"evaluate/{run.units['evaluate']}"] / MANIFEST).read_text())
-    return {p["name"]: p["covers"] for p in manifest["reads"]["principles"]}
 
 
 def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, str]:
@@ -162,7 +228,7 @@ def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, 
 
 def _truth_note(judge: Any, runs: Sequence[Found]) -> str:
     """Where runs have different principles, the truth is that of all."""
-    differ = len({tuple(sorted(_principles(run))) for run in runs}) > 1
+    differ = len({tuple(sorted(run.principles)) for run in runs}) > 1
     known = judge is not None and judge.source == "rules"
     return " The truth is the mean over the principles of all runs." if known and differ else ""
 
@@ -190,22 +256,24 @@ def compare(
     """Compare those of `runs` that can be, and write the page with its files into `out`; None if none can be."""
     usable = [run for run in runs if run is not None and run.evaluated]
     if not usable:
-        say(console, "no comparison: no run has been evaluated")
         return None
-    from morlaif.stages import compare as stage
-
     started = time.monotonic()
-    unit = unit_of(usable, settings)
-    inputs = {name: folder for run in usable for name, folder in run.folders.items()}
-    with Display(console) as display:
-        display.begin(unit)
-        state = execute(
-            unit, store, hardware,
-            on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
-            tell=lambda _, kind, line: display.say(f"compare: {line}{' builds it; waiting' * (kind == 'waiting')}"),
-            build=lambda _, job: stage.build(replace(job, inputs=inputs)),
-        )  # fmt: skip
-        display.end(unit, "cached", 0.0)
+    try:
+        unit, state = _build(usable, settings, store, hardware, console)
+    except (UserError, MachineError):
+        raise
+    except Exception:
+        from morlaif.stages.compare import trouble
+
+        odd = {run.folder: line for run in usable if (line := trouble(_reads(run), run.folders))}
+        if not odd or len(odd) == len(usable):
+            raise
+        told = "evaluated by another version? This one cannot show it"
+        runs = [
+            replace(run, damaged=f"{told} ({odd[run.folder]})") if run and run.folder in odd else run for run in runs
+        ]
+        usable = [run for run in runs if run is not None and run.evaluated]
+        unit, state = _build(usable, settings, store, hardware, console)
     out.mkdir(parents=True, exist_ok=True)
     stored = store.folder(unit)
     for part in ("figures", "data"):
@@ -215,16 +283,36 @@ def compare(
 
     jobs = [_job(run, name, told, out) for run, name, told in zip(runs, names, overrides, strict=True)]
     write_whole(out / PAGE, add_jobs((stored / PAGE).read_text(encoding="utf-8"), jobs, command))
-    numbers = json.loads((stored / "comparison.json").read_text(encoding="utf-8"))
+    numbers = read_json(stored / "comparison.json", "a comparison's numbers", of=dict, failure=Damaged)
     write_whole(out / "comparison.json", json.dumps({"jobs": jobs, **numbers}, indent=1, ensure_ascii=False))
     say(console, numbers["summary"])
     say(console, f"comparison: {out / PAGE}  ({state}, {time.monotonic() - started:.1f} s)")
     return out / PAGE
 
 
+def _build(
+    runs: Sequence[Found], settings: CompareSettings, store: Store, hardware: HardwareSettings, console: Console
+) -> tuple[Unit, State]:
+    """Have the comparison in the store."""
+    from morlaif.stages import compare as stage
+
+    unit = unit_of(runs, settings)
+    inputs = {name: folder for run in runs for name, folder in run.folders.items()}
+    with Display(console) as display:
+        display.begin(unit)
+        state = execute(
+            unit, store, hardware,
+            on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
+            tell=lambda _, kind, line: display.say(f"compare: {line}{' builds it; waiting' * (kind == 'waiting')}"),
+            build=lambda _, job: stage.build(replace(job, inputs=inputs)),
+        )  # fmt: skip
+        display.end(unit, "cached", 0.0)
+    return unit, state
+
+
 def tell(settings: TrackingSettings, out: Path, count: int, console: Console) -> None:
     """A tracker's run of its own, in the sweep's group: strengths as summary, who won as a table, the figures."""
-    found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    found = read_json(out / "comparison.json", "a comparison's numbers", of=dict, failure=Damaged)
     labels = {policy["key"]: policy["label"] for policy in found["policies"]}
     tracker = open_tracker(
         settings, out,

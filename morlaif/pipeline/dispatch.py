@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from morlaif.pipeline.execute import read_metrics
 from morlaif.pipeline.record import Run
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan, Unit
+from morlaif.signals import Ended, say_ended
 from morlaif.texts import file_name
 from morlaif.tracking import Tracker
 
@@ -91,6 +93,9 @@ class Dispatcher:
                 self.run.note(unit, event["line"])
             case "done":
                 self._finish(unit, event["state"], self._spent(unit))
+            case "failed" if event.get("asked"):
+                say_ended(event["error"])
+                raise Ended(signal.SIGTERM)
             case "failed":
                 self._fail(unit, event)
 
@@ -113,8 +118,11 @@ class Dispatcher:
         if event["traceback"]:
             log = Path("logs") / f"{file_name(unit.name)}.traceback.txt"
             path = self.run.folder / log
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(event["traceback"])
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(event["traceback"], encoding="utf-8", errors="backslashreplace")
+            except OSError:  # the disk is full: the line alone is told
+                log = None
         self.failed.add(unit.name)
         self.mistaken |= event["user_error"]
         self.run.set(unit, "failed", seconds, event["error"], log and str(log))

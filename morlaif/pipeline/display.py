@@ -130,7 +130,7 @@ def _rows(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def closing(console: Console, run: Run, results: Mapping[str, Any], report: Path | None) -> None:
-    """What became of the run."""
+    """What became of the run; why units failed is for whoever started it to say."""
     console.print()
     console.print(units_table(run.units))
     if results:
@@ -138,10 +138,8 @@ def closing(console: Console, run: Run, results: Mapping[str, Any], report: Path
         console.print(results_table(results))
     console.print()
     for unit in run.units:
-        if unit.state == "failed":
-            say(console, (f"{unit.name} failed:", "bold red"), f" {unit.error or ''}", lines=True)
-            if unit.log:
-                say(console, f"  traceback: {run.folder / unit.log}")
+        if unit.damaged:
+            say(console, f"{unit.name}: {unit.damaged}")
     if report:
         say(console, f"report: {report}")
     say(console, f"run:    {run.folder}  ({run.status}, {run.seconds:.1f} s)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,13 +15,13 @@ from typing import Any
 from morlaif.errors import MACHINE, Damaged, MachineError, ProcessFailed, UserError, describe
 from morlaif.files import read_json_lines
 from morlaif.launch.settings import HardwareSettings
+from morlaif.pipeline.places import full_disk
 from morlaif.pipeline.store import Places, State, Store, Tell
 from morlaif.pipeline.unit import Unit
 from morlaif.stages.job import Job
 from morlaif.texts import redact
 
 METRICS = "metrics.jsonl"
-NO_ROOM = 1 << 20  # bytes; a disk with less is full: what a library was writing did not fit
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
 Build = Callable[[Unit, Job], dict[str, Any] | None]  # writes a unit's artifact; returns its headline numbers
 Ends = Mapping[str, dict[str, Any] | Exception]  # unit name -> headline numbers, or why there are none
@@ -171,15 +170,20 @@ def _failures(tell: Callable[..., None], store: Store, units: Sequence[Unit]) ->
         fail(str(error), user_error=True)
     except MachineError as error:
         fail(_of_input(store, units) or str(error))
+    except ProcessFailed as error:
+        if error.asked:
+            tell("failed", error=str(error), user_error=False, traceback="", asked=True)
+        else:
+            fail(_of_full_disk(error, store.root) or str(error), traceback=error.traceback)
     except Exception as error:
-        text = error.traceback if isinstance(error, ProcessFailed) else traceback.format_exc()
-        if line := full_disk(error, store.root) or _of_input(store, units):
+        text = traceback.format_exc()
+        if line := _of_full_disk(error, store.root) or _of_input(store, units):
             fail(line)
         else:
             fail(describe(error), traceback=text)
 
 
-def full_disk(error: BaseException, folder: Path) -> str | None:
+def _of_full_disk(error: BaseException, store: Path) -> str | None:
     """One line if `error`, or what it came from, is that of a full disk, however a library words it."""
     cause: BaseException | None = error
     while cause is not None:
@@ -187,8 +191,8 @@ def full_disk(error: BaseException, folder: Path) -> str | None:
             return describe(cause)
         cause = cause.__cause__ or cause.__context__
     with suppress(OSError):
-        if (free := shutil.disk_usage(folder).free) < NO_ROOM:
-            return f"{folder}: the disk is full ({free:,} bytes are free): {describe(error)}"
+        if full := full_disk("paths.store", store):
+            return f"{full} ({describe(error)})"
     return None
 
 

@@ -61,6 +61,8 @@ def _find(config: Config, run_name: str) -> compare.Found:
     if len(folders) > 1:
         raise UserError(f"human.run: '{wanted}' matches {len(folders)} runs; a form is about one")
     run = compare.read(folders[0], Store(config.paths.store))
+    if run is not None and run.damaged:
+        raise UserError(f"human.run: {run.damaged}")
     if run is None or f"evaluate/{run.units.get('evaluate')}" not in run.folders:
         raise UserError(f"human.run: {folders[0].name} has no evaluation in a store that can be reached")
     return run

@@ -39,6 +39,7 @@ def write_manifest(out: Path, about: Mapping[str, Any]) -> None:
 def _facts(out: Path) -> dict[str, dict[str, Any]]:
     """What a manifest says of the files below `out`: `files_written` (bytes), `sha256`, `modified` (nanoseconds)."""
     files = {str(path.relative_to(out)): path for path in sorted(out.rglob("*")) if path.is_file()}
+    files.pop(MANIFEST, None)
     return {
         "files_written": {name: path.stat().st_size for name, path in files.items()},
         "sha256": {name: _hash(path) for name, path in files.items()},

@@ -3,6 +3,7 @@
 config.yaml     the resolved config          metrics.jsonl   every step of every loop
 config.json     the same, for the workers    results.json    the headline numbers
 run.json        status, versions, units      report.html     the page
+.run.lock       held by who builds the run
 logs/           what stages printed; the traceback of each that failed
 """
 
@@ -13,13 +14,17 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from platform import python_version
-from typing import TYPE_CHECKING, Any, Literal
+from platform import node, python_version
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from morlaif.errors import Damaged
+from morlaif.files import read_json
+from morlaif.pipeline.locks import is_held
 from morlaif.pipeline.unit import Plan, Unit
 from morlaif.texts import redact
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from morlaif.config import Config
 
 RUN = "run.json"
+LOCK = ".run.lock"  # held by the process that builds the run
 HUMAN = "human.json"  # what raters said of a run, if anybody asked them
 PACKAGES = (
     "morlaif", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers",
@@ -61,12 +67,14 @@ class Run:
     seed: int
     status: Status = "running"
     pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=node)
     started: str = field(default_factory=lambda: now())
     finished: str | None = None
     seconds: float = 0.0
     git: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     error: str | None = None  # of the run as a whole; a unit's own stands with the unit
+    mistaken: bool = False  # whether it failed by the user's mistake
     units: list[UnitRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -111,8 +119,13 @@ class Run:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file at once: a reader or a crash sees the old text or the new."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8", errors="backslashreplace")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -123,23 +136,65 @@ def write_config(folder: Path, config: Config) -> None:
     write_whole(folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
 
 
-def read_run(folder: Path) -> Mapping[str, Any] | None:
-    """run.json of a folder, None where there is none; a run whose process is gone reads `interrupted`."""
-    try:
-        run = json.loads((folder / RUN).read_text())
-    except FileNotFoundError:
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """run.json of a folder, None where there is none; a run whose process is gone reads `interrupted`.
+
+    Raises:
+        Damaged: it cannot be read, or is not what a run writes.
+    """
+    path = folder / RUN
+    if not os.path.lexists(path):
         return None
-    if run["status"] == "running" and not _alive(run["pid"]):
+    run = read_json(path, "the record of a run", of=dict, failure=Damaged)
+    if problem := _unlike_a_run(run):
+        raise Damaged(f"{path}: {problem}: damaged, or written by another version")
+    if run["status"] == "running" and not _at_work(folder, run):
         run["status"] = "interrupted"
     return run
+
+
+def _unlike_a_run(run: Mapping[str, Any]) -> str | None:
+    if run.get("status") not in get_args(Status):
+        return f"status is {run.get('status')!r} where one of {', '.join(get_args(Status))} should be"
+    if not isinstance(run.get("seconds"), int | float):
+        return "seconds is no number"
+    units = run.get("units")
+    if not isinstance(units, list) or not all(isinstance(unit, dict) for unit in units):
+        return "units is no list of units"
+    for number, unit in enumerate(units):
+        for key in ("name", "stage", "digest", "state"):
+            if not isinstance(unit.get(key), str):
+                return f"units[{number}].{key} is no text"
+    return None
 
 
 def failure(run: Mapping[str, Any]) -> str:
     """Why a run failed, in one line; empty where it did not."""
     if run["status"] != "failed":
         return ""
-    failed = [f"{unit['name']}: {unit['error']}" for unit in run["units"] if unit["state"] == "failed"]
+    failed = [f"{unit['name']}: {unit.get('error')}" for unit in run["units"] if unit["state"] == "failed"]
     return run.get("error") or "; ".join(failed)
+
+
+def failures(run: Run) -> list[str]:
+    """A line for each way in which units failed, with their names and where the first one's traceback is."""
+    alike: dict[str, list[UnitRecord]] = {}
+    for unit in run.units:
+        if unit.state == "failed":
+            alike.setdefault(unit.error or "", []).append(unit)
+    lines = []
+    for error, units in alike.items():
+        others = f" and {len(units) - 1} more" if len(units) > 1 else ""
+        log = f"; traceback: {run.folder / units[0].log}" if units[0].log else ""
+        lines.append(f"{units[0].name}{others}: {error}{log}")
+    return lines
+
+
+def _at_work(folder: Path, run: Mapping[str, Any]) -> bool:
+    """Whether the process that builds a run lives: it holds the lock, or, of an older version, has the number."""
+    if (folder / LOCK).is_file():
+        return is_held(folder / LOCK)
+    return isinstance(run.get("pid"), int) and _alive(run["pid"])
 
 
 def _alive(pid: int) -> bool:
@@ -147,7 +202,7 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return True
     return True
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ from typing import Any
 from rich.console import Console
 
 from morlaif.config import Config
-from morlaif.errors import MachineError, UserError, describe
+from morlaif.errors import MACHINE, Damaged, MachineError, UserError, describe, of_system
+from morlaif.files import read_json, read_json_lines
 from morlaif.launch.batches import check_batches
 from morlaif.launch.launcher import on_ranks
 from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
+from morlaif.pipeline.locks import locked
+from morlaif.pipeline.places import full_disk
 from morlaif.pipeline.plan import plan as make_plan
-from morlaif.pipeline.record import HUMAN, Run, write_config, write_whole
+from morlaif.pipeline.record import HUMAN, LOCK, Run, Status, failures, write_config, write_whole
 from morlaif.pipeline.served import with_served
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan
@@ -33,44 +36,74 @@ ARTIFACTS = {"data": "dataset", "sft": "model", "pm": "preference-model", "ppo":
 
 
 class RunFailed(Exception):
-    """Some units could not be built; the run folder says which and why."""
+    """Something could not be built; a line for each unit that failed, or for the run, and where its traceback is."""
 
 
 def run(config: Config, folder: Path, *, command: str, overrides: list[str], group: str, console: Console) -> None:
-    """Build `config` into the store and its record into `folder`.
+    """Build `config` into the store and its record into `folder`. Where another process does so already, wait for it.
 
     Raises:
         RunFailed: a unit failed. The others were built as far as their needs went.
         UserError: a unit failed by a mistake in the config or the data.
+        MachineError: the folder or the store cannot be written.
     """
-    record = Run.open(folder, config, command, overrides)
-    with _closing_on_error(record):
-        config = with_served(config, partial(say, console), wait=True)
-        write_config(folder, config)  # as the workers are to read it
-        contents = Contents(config.paths.store, partial(say, console))
-        plan = make_plan(config, contents)
-        contents.save(folder)
-        check_batches(plan, config.hardware, on_ranks)
-        record.plan(plan)
-        store = Store(config.paths.store)
-        (folder / METRICS).unlink(missing_ok=True)  # the store keeps those of finished units; they are read again
-        tracker = open_tracker(
-            config.tracking, folder,
-            name=folder.name, group=group, run_id=folder.name, tags=_tags(config),
-            config=config.model_dump(mode="json", exclude={"paths"}), warn=partial(say, console),
-        )  # fmt: skip
-        with Display(console) as display:
-            dispatcher = Dispatcher(plan, store, config.hardware, record, tracker, display)
-            built_all = dispatcher.build()
-        record.close("succeeded" if built_all else "failed")
-        results = gather_results(plan, store, folder)
-        report = gather_report(plan, store, record, config.model_dump(mode="json"))
-        _tell(tracker, plan, store, results, folder)
-        tracker.close(failed=not built_all)
+
+    def waiting(holder: str) -> None:
+        say(console, f"{folder} is being built by {holder}; waiting for its end")
+
+    with _one_line_for_files(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        with _one_line_for_files(folder):
+            held.enter_context(locked(folder / LOCK, waiting))
+            if full := full_disk("paths.runs", folder):
+                raise full
+            record = Run.open(folder, config, command, overrides)
+        with _closing_on_error(record):
+            mistaken = _build(config, record, group=group, console=console)
+        if lines := failures(record):
+            raise (UserError if mistaken else RunFailed)("\n".join(lines))
+
+
+def _build(config: Config, record: Run, *, group: str, console: Console) -> bool:
+    """Build all that can be; whether a unit failed by the user's mistake."""
+    folder = record.folder
+    config = with_served(config, partial(say, console), wait=True)
+    write_config(folder, config)  # as the workers are to read it
+    contents = Contents(config.paths.store, partial(say, console))
+    plan = make_plan(config, contents)
+    contents.save(folder)
+    check_batches(plan, config.hardware, on_ranks)
+    record.plan(plan)
+    store = Store(config.paths.store)
+    store.check_place(plan.units)
+    (folder / METRICS).unlink(missing_ok=True)  # the store keeps those of finished units; they are read again
+    tracker = open_tracker(
+        config.tracking, folder,
+        name=folder.name, group=group, run_id=folder.name, tags=_tags(config),
+        config=config.model_dump(mode="json", exclude={"paths"}), warn=partial(say, console),
+    )  # fmt: skip
+    with Display(console) as display:
+        dispatcher = Dispatcher(plan, store, config.hardware, record, tracker, display)
+        built_all = dispatcher.build()
+    record.mistaken = dispatcher.mistaken
+    record.close("succeeded" if built_all else "failed")
+    results = gather_results(plan, store, folder)
+    report = gather_report(plan, store, record, config.model_dump(mode="json"))
+    _tell(tracker, plan, store, results, folder)
+    tracker.close(failed=not built_all)
+    if built_all or any(unit.state == "built" for unit in record.units):
         closing(console, record, results, report)
-    if not built_all:
-        failed = ", ".join(unit.name for unit in record.units if unit.state == "failed")
-        raise (UserError if dispatcher.mistaken else RunFailed)(f"failed: {failed}")
+    return dispatcher.mistaken
+
+
+@contextmanager
+def _one_line_for_files(folder: Path) -> Iterator[None]:
+    """An error of the system inside is told as one line that names the run folder."""
+    try:
+        yield
+    except OSError as error:
+        raise of_system(error, f"paths.runs: {error.filename2 or error.filename or folder}") from error
 
 
 @contextmanager
@@ -78,16 +111,33 @@ def _closing_on_error(record: Run) -> Iterator[None]:
     """Whatever ends a run early, its record says so; an error that is nobody's mistake leaves its traceback."""
     try:
         yield
+    except (UserError, MachineError) as error:
+        record.mistaken = isinstance(error, UserError)
+        _close(record, "failed", str(error))
+        raise
     except Exception as error:
-        if not isinstance(error, UserError | MachineError):
-            log = record.folder / "logs" / "run.traceback.txt"
-            log.parent.mkdir(exist_ok=True)
-            log.write_text(redact(traceback.format_exc()))
-        record.close("failed", describe(error))
-        raise
+        _close(record, "failed", describe(error))
+        if isinstance(error, OSError) and (error.errno in MACHINE or str(record.folder) in str(error)):
+            raise of_system(error) from error
+        raise RunFailed(_with_traceback(record, error)) from error
     except BaseException:
-        record.close("interrupted")
+        _close(record, "interrupted")
         raise
+
+
+def _close(record: Run, status: Status, error: str | None = None) -> None:
+    with suppress(OSError):  # what ends the run is what matters, and its folder may be why
+        record.close(status, error)
+
+
+def _with_traceback(record: Run, error: Exception) -> str:
+    log = record.folder / "logs" / "run.traceback.txt"
+    try:
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8")
+    except OSError:
+        return describe(error)
+    return f"{describe(error)}; traceback: {log}"
 
 
 def gather_results(plan: Plan, store: Store, folder: Path) -> dict[str, Any]:
@@ -95,7 +145,7 @@ def gather_results(plan: Plan, store: Store, folder: Path) -> dict[str, Any]:
     evaluate = plan.by_name.get("evaluate")
     if evaluate is None or not store.has(evaluate):
         return {}
-    results = json.loads((store.folder(evaluate) / "results.json").read_text())
+    results = read_json(store.folder(evaluate) / "results.json", "the run's results", of=dict, failure=Damaged)
     results["seconds"] = round(sum(store.manifest(unit)["seconds"] for unit in plan.units if store.has(unit)), 1)
     write_whole(folder / "results.json", json.dumps(results, indent=1))
     return results
@@ -110,11 +160,11 @@ def gather_report(plan: Plan, store: Store, record: Run, config: Mapping[str, An
     from morlaif.report.page import add_run
 
     stored = store.folder(unit)
-    page, html = record.folder / "report.html", add_run((stored / "report.html").read_text(), record.as_dict())
+    page, html = record.folder / "report.html", add_run((stored / "report.html").read_text("utf-8"), record.as_dict())
     if (record.folder / HUMAN).is_file():
         from morlaif.report.people import add_people
 
-        html = add_people(html, json.loads((record.folder / HUMAN).read_text()), config)
+        html = add_people(html, read_json(record.folder / HUMAN, "what raters said", of=dict, failure=Damaged), config)
     write_whole(page, html)
     if (stored / "figures").is_dir():
         shutil.copytree(stored / "figures", record.folder / "figures", dirs_exist_ok=True)
@@ -142,7 +192,7 @@ def _tell(tracker: Tracker, plan: Plan, store: Store, results: Mapping[str, Any]
 
 def _sample_tables(file: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:
     """Columns and rows: `samples` with the policies side by side, `sample_scores` with a row for each response."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row for _, row in read_json_lines(file, "a sample a line", failure=Damaged)]
     if not rows:
         return {}
     policies = list(rows[0]["responses"])

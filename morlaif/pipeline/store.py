@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from morlaif.errors import of_system
+from morlaif.errors import UserError, of_system
 from morlaif.pipeline.integrity import damage, read_manifest, write_manifest
 from morlaif.pipeline.locks import locked
+from morlaif.pipeline.places import full_disk, place_problems
 from morlaif.pipeline.unit import Unit
 
 State = Literal["built", "cached"]
@@ -67,6 +68,18 @@ class Store:
             Damaged: it changed since it was looked at.
         """
         return read_manifest(self.folder(unit))
+
+    def check_place(self, units: Sequence[Unit]) -> None:
+        """
+        Raises:
+            UserError, MachineError: one of `units` is to be built, and the store can have nothing written to it.
+        """
+        if all(self.has(unit) for unit in units):
+            return
+        for problem in place_problems("paths.store", self.root):
+            raise UserError(problem)
+        if full := full_disk("paths.store", self.root):
+            raise full
 
     def build(self, unit: Unit, make: Make, tell: Tell = _silent) -> State:
         """Have `unit` built: by `make`, unless it is there or another process builds it meanwhile."""

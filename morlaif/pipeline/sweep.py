@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from morlaif.errors import UserError, describe
+from morlaif.errors import MachineError, UserError, describe, of_system
+from morlaif.files import read_json
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.record import failure, now, read_run, write_whole
 from morlaif.pipeline.store import Store
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from morlaif.config import Config
 
 STYLES = {"succeeded": "green", "failed": "bold red", "interrupted": "yellow", "running": "yellow", "not run": "yellow"}
+STYLES["damaged"] = STYLES["failed"]
+SHOWN = 8  # runs whose reason for being left out is told
 SWEEPS = "sweeps"  # the folder beside the runs
 Job = tuple[list[str], str]  # overrides, name of the run folder
 
@@ -41,13 +45,12 @@ class Sweep:
         write_whole(self.folder / "sweep.json", text)
 
     def states(self) -> list[tuple[list[str], str, dict[str, Any]]]:
-        return [
-            (overrides, name, dict(read_run(self.runs / name) or {"status": "not run"}))
-            for overrides, name in self.jobs
-        ]
+        return [(overrides, name, _state(self.runs / name)) for overrides, name in self.jobs]
 
-    def any_failed(self) -> bool:
-        return any(run["status"] != "succeeded" for _, _, run in self.states())
+    def failed(self) -> Literal["", "by mistake", "otherwise"]:
+        """Whether a job did not succeed, and whether the user's mistakes alone are why."""
+        bad = [run for _, _, run in self.states() if run["status"] != "succeeded"]
+        return "" if not bad else "by mistake" if all(run.get("mistaken") for run in bad) else "otherwise"
 
     def told(self) -> list[str]:
         """The overrides of each job, without those that all jobs have."""
@@ -70,8 +73,8 @@ class Sweep:
         console.print(table)
         console.print()
         for _, name, run in states:
-            if run["status"] == "failed":
-                say(console, (name, "bold red"), f" {failure(run)}  ({self.runs / name})")
+            if run["status"] in ("failed", "damaged"):
+                say(console, (name, "bold red"), f" {failure(run) or run['error']}  ({self.runs / name})")
         say(console, ", ".join(f"{count} {status}" for status, count in counts.items()), f" — runs in {self.runs}")
         if counts["succeeded"] < len(states):
             say(console, f"the same command runs what is missing: {self.command}")
@@ -79,30 +82,53 @@ class Sweep:
     def compare(self, config: Config, console: Console) -> bool:
         """Write the page that compares the jobs, however many of them succeeded. False if that failed."""
         folders = [self.runs / name for _, name in self.jobs]
-        return _compare(folders, self.told(), config, self.folder, self.command, console)
+        try:
+            made = _page(folders, self.told(), config, self.folder, self.command, console)
+        except (UserError, MachineError) as error:  # the runs stand, whatever happens to their page
+            say(console, ("comparison failed:", "bold red"), f" {error}")
+            return False
+        if not made:
+            say(console, "no comparison: no run has been evaluated")
+        return True
 
 
-def compare_runs(config: Config, command: str, console: Console) -> bool:
-    """`stages=[compare]`: a page for the finished runs that `compare.runs` names. False if that failed.
+def compare_runs(config: Config, command: str, console: Console) -> None:
+    """`stages=[compare]`: a page for the finished runs that `compare.runs` names.
 
     Raises:
-        UserError: `compare.runs` is missing or names none.
+        UserError: `compare.runs` is missing, names none, or none that can be compared. MachineError: the page failed.
     """
-    from morlaif.pipeline.compare import find
+    from morlaif.pipeline.compare import find, read
 
     if not config.compare.runs:
         raise UserError("compare.runs: name the runs to compare, as in compare.runs='runs/*' or compare.runs=[a,b]")
     runs = config.paths.runs
     folders = find(config.compare.runs, runs)
     if config.dry_run:
+        store = Store(config.paths.store)
         for folder in folders:
-            say(console, str(folder))
-        return True
+            found = read(folder, store)
+            why = f"  left out: {found.why}" if found and not found.evaluated else ""
+            say(console, f"{folder}{why}")
+        return
     out = runs / SWEEPS / f"comparison-{hash_json(sorted(map(str, folders)))[:8]}"
-    return _compare(folders, [_overrides(folder) for folder in folders], config, out, command, console)
+    if not _page(folders, [_overrides(folder) for folder in folders], config, out, command, console):
+        found = [read(folder, Store(config.paths.store)) for folder in folders]
+        reasons = [f"{run.folder.name} ({run.why})" for run in found if run is not None]
+        more = f" and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        asked = ", ".join(f"'{pattern}'" for pattern in config.compare.runs)
+        raise UserError(
+            f"compare.runs: nothing to compare: of the runs that {asked} names, {len(folders)} in all, none has an "
+            f"evaluation: {', '.join(reasons[:SHOWN])}{more}"
+        )
 
 
-def _compare(folders: list[Path], told: list[str], config: Config, out: Path, command: str, console: Console) -> bool:
+def _page(folders: list[Path], told: list[str], config: Config, out: Path, command: str, console: Console) -> bool:
+    """Write the page that compares runs; False where none can be.
+
+    Raises:
+        UserError, MachineError: it failed.
+    """
     from morlaif.pipeline.compare import compare, read, tell
 
     store = Store(config.paths.store)
@@ -110,26 +136,37 @@ def _compare(folders: list[Path], told: list[str], config: Config, out: Path, co
         runs = [read(folder, store) for folder in folders]
         names = [folder.name for folder in folders]
         page = compare(runs, names, told, config.compare, out, store, config.hardware, command, console)
-        if page is not None:
-            tell(config.tracking, out, len(runs), console)
-    except Exception as error:  # the runs stand, whatever happens to their page
-        say(console, ("comparison failed:", "bold red"), f" {describe(error)}")
-        if not isinstance(error, UserError):
-            log = out / "comparison.traceback.txt"
+        if page is None:
+            return False
+        tell(config.tracking, out, len(runs), console)
+    except (UserError, MachineError):
+        raise
+    except OSError as error:
+        raise of_system(error) from error
+    except Exception as error:
+        log = out / "comparison.traceback.txt"
+        with suppress(OSError):
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(redact(traceback.format_exc()))
-            say(console, f"  traceback: {log}")
-        return False
+            log.write_text(redact(traceback.format_exc()), encoding="utf-8")
+        raise MachineError(f"comparison: {describe(error)}; traceback: {log}") from error
     return True
 
 
+def _state(folder: Path) -> dict[str, Any]:
+    try:
+        return read_run(folder) or {"status": "not run"}
+    except MachineError as error:
+        return {"status": "damaged", "units": [], "error": str(error)}
+
+
 def _overrides(folder: Path) -> str:
-    return " ".join((read_run(folder) or {}).get("overrides", [])) or "defaults"
+    words = _state(folder).get("overrides")
+    return " ".join(map(str, words)) if isinstance(words, list) and words else "defaults"
 
 
 def _win_rate(folder: Path) -> str:
     try:
-        rate = json.loads((folder / "results.json").read_text())["win_rate"]["policy_vs_sft"]
-    except (FileNotFoundError, KeyError):
+        rate = read_json(folder / "results.json", of=dict)["win_rate"]["policy_vs_sft"]
+        return "" if rate["value"] is None else f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
+    except (UserError, KeyError, TypeError, ValueError):
         return ""
-    return "" if rate["value"] is None else f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"

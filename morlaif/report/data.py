@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morlaif.errors import UserError
+from morlaif.errors import Damaged, UserError
+from morlaif.files import read_json, read_json_lines
 
 SINGLE = "single"
 
@@ -65,10 +65,10 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
     if "evaluate" not in inputs:
         raise UserError("report: the run has no unit 'evaluate' to report on; add it to `stages`")
     folder = inputs["evaluate"]
-    details = json.loads((folder / "details.json").read_text())
+    details = read_json(folder / "details.json", "an evaluation's details", of=dict, failure=Damaged)
     return RunData(
         config=config,
-        results=json.loads((folder / "results.json").read_text()),
+        results=read_json(folder / "results.json", "an evaluation's results", of=dict, failure=Damaged),
         details=details,
         samples=read_lines(folder / "samples.jsonl"),
         curves={arm: read_lines(inputs[f"ppo/{arm}"] / "curve.jsonl") for arm in details["arms"]},
@@ -76,7 +76,7 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_json_lines(file, failure=Damaged)]
 
 
 def words(name: str) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from morlaif.data.records import Message
+from morlaif.errors import Damaged, describe
 from morlaif.evaluation.bradley_terry import strengths
 from morlaif.evaluation.judges import EngineJudge, Judge, ScoreJudge, TruthJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
 from morlaif.evaluation.settings import PMJudge, RulesJudge
 from morlaif.evaluation.statistics import Array
+from morlaif.files import read_json
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import Comparison, Policy, load
 from morlaif.report.comparison.page import chart_json, numbers, render, rounded, sections
@@ -40,6 +42,16 @@ def build(job: Job) -> dict[str, Any]:
     (job.out / "comparison.html").write_text(html, encoding="utf-8")
     _write_json(job.out / "comparison.json", numbers(data, made))
     return {"bytes": len(html.encode()), "policies": len(data.policies), "pairs": len(judged["rates"])}
+
+
+def trouble(run: Mapping[str, Any], inputs: Mapping[str, Path]) -> str | None:
+    """Why one run, `{name, config, units, human}`, cannot be shown, or None."""
+    try:
+        data = Comparison(load([run], inputs))
+        numbers(data, sections(data))
+    except Exception as error:
+        return describe(error)
+    return None
 
 
 # --- who wins against whom ------------------------------------------------------------------------------------------
@@ -175,7 +187,7 @@ def _seconds(job: Job, data: Comparison) -> dict[str, float]:
     for policy in data.aligned:
         manifest = job.inputs[policy.key] / "manifest.json"
         if manifest.is_file():
-            found[policy.key] = json.loads(manifest.read_text())["seconds"]
+            found[policy.key] = read_json(manifest, "a manifest", of=dict, failure=Damaged)["seconds"]
     return found
 
 

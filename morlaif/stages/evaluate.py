@@ -12,7 +12,7 @@ import numpy as np
 
 from morlaif import ranks
 from morlaif.data.records import Message, Pair, load_pairs, load_split, prompt_id
-from morlaif.errors import UserError
+from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import budget, overview, regression, wins
 from morlaif.evaluation import pairs as held_out
 from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge, true_scores
@@ -24,6 +24,7 @@ from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJu
 from morlaif.evaluation.statistics import Array
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
+from morlaif.files import read_json, read_json_lines
 from morlaif.models.respond import source_pairs
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
@@ -211,7 +212,7 @@ def _role(policy: str, arms: Sequence[str]) -> str:
 
 
 def _curve(job: Job, arm: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (job.inputs[f"ppo/{arm}"] / "curve.jsonl").read_text().splitlines()]
+    return [row for _, row in read_json_lines(job.inputs[f"ppo/{arm}"] / "curve.jsonl", failure=Damaged)]
 
 
 def _bench(
@@ -263,7 +264,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, failure=Damaged)
 
 
 def _write(path: Path, value: Any) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from morlaif.errors import UserError
+from morlaif.files import read_json
 from morlaif.texts import redact
 from morlaif.tracking.local import METRICS, Tracker
 from morlaif.tracking.settings import WandbTracking
@@ -137,6 +139,6 @@ def _start(settings: WandbTracking, folder: Path, facts: Mapping[str, Any], conf
 
 def _read(path: Path) -> dict[str, int]:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return read_json(path, of=dict)
+    except UserError:
         return {}

@@ -10,6 +10,7 @@ import pytest
 
 from morlaif.errors import UserError
 from morlaif.pipeline.compare import find, read, unit_of
+from morlaif.pipeline.integrity import write_manifest
 from morlaif.pipeline.store import Store
 from morlaif.report.comparison.settings import CompareSettings
 
@@ -40,9 +41,10 @@ def make_run(root: Path, name: str, judge: dict[str, Any] = RULES, store: str = 
         out = root / store / stage / digest
         out.mkdir(parents=True, exist_ok=True)
         principles = [{"name": "helpfulness", "covers": ["helpfulness"]}]
-        (out / "manifest.json").write_text(json.dumps({"reads": {"principles": principles}}))
         if stage == "evaluate":
             (out / "responses.jsonl").write_text("")
+        about = {"stage": stage, "digest": digest, "summary": {}, "seconds": 1.0, "reads": {"principles": principles}}
+        write_manifest(out, about)
     return folder
 
 
@@ -116,3 +118,86 @@ def test_runs_of_different_judges_are_not_judged_again(tmp_path):
     folders = [make_run(tmp_path, "a"), make_run(tmp_path, "b", judge={"source": "pm"})]
     reads = unit_of([read(folder, Store(tmp_path / "store")) for folder in folders], SETTINGS).reads
     assert reads["judge"] is None and "different judges" in reads["why_not"]
+
+
+def spoiled(text: str | bytes | dict):
+    def spoil(path: Path) -> None:
+        raw = json.dumps(text) if isinstance(text, dict) else text
+        path.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+
+    return spoil
+
+
+def as_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+RECORD = {"status": "succeeded", "seconds": 1.0, "units": []}
+BAD = [  # a file of the run folder, what is done to it, what is said
+    ("run.json", spoiled(""), "run.json: is empty"),
+    ("run.json", spoiled('{"status": "succ'), "run.json: breaks off"),
+    ("run.json", spoiled("[]"), "run.json: holds a list"),
+    ("run.json", spoiled(b"\xff"), "is not UTF-8"),
+    ("run.json", spoiled("[" * 50_000), "nested too deeply"),
+    ("run.json", spoiled('{"seconds": ' + "9" * 5_000 + "}"), "4,300 digits"),
+    ("run.json", as_folder, "run.json: is a folder"),
+    ("run.json", spoiled({}), "status is None"),
+    ("run.json", spoiled(RECORD | {"status": "finished"}), "written by another version"),
+    ("run.json", spoiled(RECORD | {"units": {"sft": "0"}}), "units is no list of units"),
+    ("run.json", spoiled(RECORD | {"units": [{"name": "sft"}]}), "units[0].stage is no text"),
+    ("run.json", spoiled(RECORD | {"seconds": "long"}), "seconds is no number"),
+    ("config.json", spoiled("{"), "config.json: breaks off"),
+    ("config.json", Path.unlink, "config.json: no such file"),
+    ("config.json", spoiled({"paths": {"store": "s"}}), "no seed as this version writes it"),
+    ("human.json", spoiled("x"), "human.json, column 1: not JSON"),
+    ("human.json", as_folder, "human.json: is a folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "spoil", "told"), BAD, ids=[told for *_, told in BAD])
+def test_a_damaged_run_is_found_and_left_out_with_its_reason(tmp_path, file, spoil, told):
+    folder = make_run(tmp_path, "a")
+    spoil(folder / file)
+    assert find(["a"], tmp_path / "runs") == [folder]
+    run = read(folder, Store(tmp_path / "store"))
+    assert not run.evaluated and told in run.why and "\n" not in run.why
+
+
+def test_a_damaged_artifact_leaves_its_run_out(tmp_path):
+    folder, other = make_run(tmp_path, "a"), make_run(tmp_path, "b")
+    (tmp_path / "store" / "evaluate" / "ea" / "responses.jsonl").write_text("more")
+    assert "responses.jsonl has 4 bytes of 0; run it again" in read(folder, Store(tmp_path / "store")).why
+    assert read(other, Store(tmp_path / "store")).evaluated
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("runs/a/run.json", "is a file: name the run's folder, 'a'."),
+        ("notes.txt", "is a file: name the run's folder."),
+        ("empty", "is a folder without run.json"),
+        ("zzz", "which has 1 runs"),
+        ("x" * 5_000, "no run folder matches"),
+        ("a\0b", "no run folder matches"),
+        ("[!", "no run folder matches"),
+    ],
+)
+def test_a_pattern_that_names_no_run(tmp_path, monkeypatch, pattern, told):
+    make_run(tmp_path, "a")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"compare\.runs") as caught:
+        find([pattern], tmp_path / "runs")
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_why_each_run_is_left_out(tmp_path):
+    store = Store(tmp_path / "store")
+    made = {status: read(make_run(tmp_path, status, status=status), store) for status in ("interrupted", "failed")}
+    assert made["failed"].why == "evaluate: ValueError: no"
+    early = make_run(tmp_path, "early")
+    record = json.loads((early / "run.json").read_text())
+    (early / "run.json").write_text(json.dumps(record | {"units": record["units"][2:]}))
+    assert read(early, store).why == "it made no evaluation; run it with stages=[evaluate]"

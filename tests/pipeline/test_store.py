@@ -275,7 +275,7 @@ def test_a_store_that_cannot_be_is_told_in_a_line(tmp_path, place, told):
     root = place(tmp_path / "store")
     with pytest.raises(UserError, match=told) as caught:
         Store(root).build(UNIT, make)
-    assert str(caught.value).startswith(f"paths.store={root}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"paths.store={root}"[:200]) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from morlaif.errors import Damaged
+from morlaif.files import read_json
 from morlaif.report.comparison.labels import Labels
 from morlaif.report.data import SINGLE, read_lines
 
@@ -155,4 +156,4 @@ def _scalarizer(run: Run) -> str:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, of=dict, failure=Damaged)
