@@ -56,7 +56,7 @@ def foreign(folder: Path, kit: Kit) -> None:
         database.execute("create table accounts (x)")
 
 
-JUDGE = "experiment=smoke feedback=server feedback.base_url=SERVER/good/v1 feedback.model=tiny feedback.logprobs=true"
+JUDGE = "experiment=smoke feedback=server feedback.base_url=SERVER/good/v1 feedback.model=tiny"
 
 CASES = {
     "places": [
