@@ -96,7 +96,7 @@ def test_a_budget_stops_ppo_and_a_larger_one_resumes_without_paying_twice(folder
 
         stopped = morlaif(folder, *arguments, "reward.engine.budget_usd=0.0115")
         assert stopped.returncode == 2, stopped.stdout + stopped.stderr
-        assert "reward.engine.budget_usd=0.0115 is reached" in " ".join(stopped.stdout.split())
+        assert "reward.engine.budget_usd=0.0115 is reached" in " ".join(stopped.stderr.split())
         assert "Traceback" not in stopped.stdout + stopped.stderr
         with Ledger(folder / "store/ledger.sqlite") as ledger:
             assert ledger.spent() <= 0.0115

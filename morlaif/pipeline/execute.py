@@ -67,6 +67,8 @@ def _recorded(keep: Path, on_progress: OnProgress) -> Iterator[OnProgress]:
     """
     earlier = _last_of_each_step(keep / METRICS)
     with (keep / METRICS).open("a", encoding="utf-8") as rows:
+        if rows.tell():
+            rows.write("\n")  # half a line ends here; an empty one is none
 
         def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
             if metrics:

@@ -133,7 +133,7 @@ def test_several_nodes_without_the_script_are_told_to_use_it(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
     assert done.returncode == 2
-    assert "start the run on each node by launch/multinode.sh" in done.stdout
+    assert "start the run on each node by launch/multinode.sh" in done.stderr
 
 
 @pytest.mark.timeout(180)

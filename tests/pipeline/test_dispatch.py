@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -16,7 +18,7 @@ from morlaif.errors import UserError
 from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display
-from morlaif.pipeline.record import Run, read_run
+from morlaif.pipeline.record import Run, failures, read_run
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Plan, Unit
 from morlaif.tracking import LocalTracker
@@ -118,3 +120,81 @@ def test_metrics_are_tracked_when_built_and_when_cached(tmp_path, built):
             ("first", 1, {"loss": 1.0}),
             ("first", 2, {"loss": 0.5}),
         ]
+
+
+def test_a_resumed_unit_tells_of_each_step_once(tmp_path, monkeypatch):
+    """Killed in step 3, its checkpoint at 2: what was measured before is told, what is repeated once."""
+    module = types.ModuleType("morlaif.stages.first")
+
+    def build(job):
+        start = int((job.keep / "step").read_text()) if (job.keep / "step").is_file() else 0
+        for step in range(start + 1, 6):
+            if step == 3 and not start:
+                with (job.keep / "metrics.jsonl").open("a") as rows:
+                    rows.write('{"step": 3, "met')  # a kill in the middle of a line
+                raise KeyboardInterrupt
+            job.progress(step, 5, loss=float(step))
+            if step == 2:
+                (job.keep / "step").write_text("2")
+        return {}
+
+    module.build = build
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    unit = Unit("first", "first", 1, {})
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(tmp_path, unit)
+    (tmp_path / "run" / "metrics.jsonl").unlink()  # as each start of a run does
+    assert dispatch(tmp_path, unit)[0]
+    for folder in (tmp_path / "run", tmp_path / "store" / "first" / unit.digest):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [(row["step"], row["metrics"]["loss"]) for row in rows] == [(step, float(step)) for step in range(1, 6)]
+
+
+def test_a_damaged_artifact_is_built_again_and_the_record_says_so(tmp_path, built):
+    first = Unit("first", "first", 1, {})
+    dispatch(tmp_path, first)
+    (tmp_path / "store" / "first" / first.digest / "value").write_text("more than that")
+    done, _, record = dispatch(tmp_path, first)
+    assert done and built == ["first", "first"]
+    (unit,) = record["units"]
+    assert unit["state"] == "built" and "value has 14 bytes of" in unit["damaged"] and ".damaged" in unit["damaged"]
+
+
+def test_a_stage_that_stumbles_over_a_damaged_need_says_so_and_sets_it_aside(tmp_path, built, monkeypatch):
+    """Damaged under an unchanged time, which only reading finds: the next start builds it again."""
+    first = Unit("first", "first", 1, {})
+    second = Unit("second", "second/a", 1, {"crash": True}, (first,))
+    dispatch(tmp_path, first)
+    value = tmp_path / "store" / "first" / first.digest / "value"
+    times, text = value.stat(), value.read_text()
+    value.write_text(text[:-1] + ("1" if text[-1] == "0" else "0"))
+    os.utime(value, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done, dispatcher, record = dispatch(tmp_path, first, second)
+    assert not done and not dispatcher.mistaken
+    assert record["units"][1]["error"].startswith("it needs first; ") and record["units"][1]["log"] is None
+    assert states(dispatch(tmp_path, first)[2]) == {"first": "built"}
+
+
+class Full(Exception):
+    """As a library words it."""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_one_line_without_a_traceback(tmp_path, built, monkeypatch, wrapped):
+    def build(job):
+        error = OSError(errno.ENOSPC, "No space left on device", "weights")
+        if not wrapped:
+            raise error
+        raise Full("Error while serializing: IoError") from error
+
+    monkeypatch.setattr(sys.modules["morlaif.stages.first"], "build", build)
+    done, dispatcher, record = dispatch(tmp_path, Unit("first", "first", 1, {}))
+    assert not done and not dispatcher.mistaken
+    assert record["units"][0]["error"].startswith("weights: the disk is full") and record["units"][0]["log"] is None
+
+
+def test_failures_that_are_alike_are_told_once(tmp_path, built):
+    first = Unit("first", "first", 1, {})
+    wrong = [Unit("second", f"second/{name}", 1, {"mistake": True, "n": name}, (first,)) for name in "abc"]
+    _, dispatcher, _ = dispatch(tmp_path, first, *wrong)
+    assert failures(dispatcher.run) == ["second/a and 2 more: data.path: no such file"]
