@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from morlaif import cli
 from morlaif.data.records import load_split, prompt_id
 from morlaif.evaluation.judges import true_scores
 from morlaif.evaluation.policies import respond
+from morlaif.models.load import load_policy
 from morlaif.pipeline.plan import plan
 from morlaif.pipeline.store import Store
 from morlaif.preference.bank import PreferenceBank
@@ -68,8 +70,8 @@ def main() -> None:
         prompts = list(held_out.values())[: config.eval.prompts]
         finals = {}
         for name, policy in (("sft", inputs["sft"]), ("policy", out)):
-            how = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float32}
-            finals[name] = true_scores(prompts, respond(policy, prompts, config.eval, **how).texts, truth)
+            made = respond(partial(load_policy, policy), prompts, config.eval, seed=0)
+            finals[name] = true_scores(prompts, made.texts, truth)
     rollouts = config.ppo.rollouts
     steps = [call for call in seen if len(call[1]) == rollouts]
     curve = [

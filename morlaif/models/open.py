@@ -55,7 +55,9 @@ def open_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """Raises `UserError`: there is none, or its chat template is none."""
     for line in config_problems(source.key, Path(_place(source))):
         raise UserError(line)
-    tokenizer = _tried(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(_place(source), **_rights(source)))
+    place, rights = _place(source), _rights(source)
+    with quiet():
+        tokenizer = _tried(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **rights))
     templates = tokenizer.chat_template
     for template in templates.values() if isinstance(templates, dict) else (templates,):
         if template is not None and (fault := template_fault(template)) is not None:
