@@ -19,7 +19,7 @@ def file(name: str, content: Content, *wants: str, arguments: str = READ, **more
 
 def row(name: str, third: Any, *wants: str, **more: Any) -> Case:
     """A file whose third line is `third`."""
-    return file(name, jsonl(*PAIRS[:2], third, *PAIRS[2:]), r"d\.jsonl:3", *wants, **more)
+    return file(name, jsonl(*PAIRS[:2], third, *PAIRS[2:]), r"d\.jsonl(:|, line )3", *wants, **more)
 
 
 FILES = [
@@ -36,7 +36,7 @@ FILES = [
     file("a Parquet file", b"PAR1" + bytes(60) + b"PAR1", r"d\.jsonl", "Parquet"),
     file("a ZIP", b"PK\x03\x04" + bytes(60), r"d\.jsonl", "ZIP|zip|archive"),
     file("a page of HTML", "<!doctype html>\n<html></html>\n", r"d\.jsonl", "JSON"),
-    file("a CSV", "prompt,chosen,rejected\na,b,c\n", r"d\.jsonl:1", "JSON"),
+    file("a CSV", "prompt,chosen,rejected\na,b,c\n", r"d\.jsonl(:|, line )1", "JSON"),
     file("one object over many lines", json.dumps(GOOD, indent=1), r"d\.jsonl", "JSON|line"),
     file("an array that breaks off", json.dumps(PAIRS)[:-20], r"d\.jsonl"),
     file("an array of numbers", "[1, 2, 3]", r"d\.jsonl"),
@@ -46,7 +46,7 @@ FILES = [
          arguments=READ + " data.eval_size=50 data.eval_fraction=null"),
     file("a column that is not there", jsonl(*PAIRS), "question",
          arguments=READ + " data.format=pairs data.columns.prompt=question"),
-    file("another format than the file's", jsonl(*PAIRS), r"d\.jsonl:1", "messages",
+    file("another format than the file's", jsonl(*PAIRS), r"d\.jsonl(:|, line )1", "messages",
          arguments=READ + " data.format=messages"),
     file("a path with ~ of nobody", jsonl(*PAIRS), "nosuchuser",
          arguments="data=jsonl data.path=~nosuchuser/d.jsonl stages=[data]"),
@@ -98,7 +98,7 @@ def labels(name: str, content: Content, *wants: str, **more: Any) -> Case:
 def label(name: str, second: Any, *wants: str) -> Case:
     """A file whose second line is `second`."""
     other = NAMED | {"prompt": PAIRS[1]["prompt"]}
-    return labels(name, jsonl(other, second), r"l\.jsonl:2", *wants)
+    return labels(name, jsonl(other, second), r"l\.jsonl(:|, line )2", *wants)
 
 
 LABELS = [
@@ -113,7 +113,7 @@ LABELS = [
     label("a probability of 1.5", NAMED | {"p_first": 1.5}, "p_first=1.5", "0 to 1"),
     label("a probability that is NaN", json.dumps(NAMED).replace("0.8", "NaN"), "p_first|NaN"),
     label("a probability that is true", NAMED | {"p_first": True}, "p_first=True"),
-    label("a word as a probability", NAMED | {"p_first": "high"}, "p_first='high'"),
+    label("a word as a probability", NAMED | {"p_first": "high"}, "p_first='?high"),
     label("a key that is none", NAMED | {"p_frist": 0.3}, "p_frist", "p_first"),
     label("no pair", {"p_first": 0.5}, "pair_id"),
     label("the same pair with another verdict", NAMED | {"prompt": PAIRS[1]["prompt"], "p_first": 0.1}, "line 1"),
