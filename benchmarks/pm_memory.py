@@ -86,8 +86,8 @@ def write(folder: Path) -> None:
             principle=str(k), text=None, kind="lora", pooling="last", max_length=256, max_prompt=128,
             base={"path": str(folder / "base"), "revision": None, "own": True, "fingerprint": fingerprint(model)},
             adapter=adapter_hash(read_adapter(out / "model", str(k))), accuracy=nothing, length_baseline=nothing,
-            length_correlation=None, brier=None, ece=None, train_loss=0.0, pairs={}, cut={}, first_preferred=None, steps=0,
-            together=[],
+            length_correlation=None, brier=None, ece=None, train_loss=0.0, pairs={}, cut={}, first_preferred=None,
+            steps=0, together=[],
         ).save(out)  # fmt: skip
 
 

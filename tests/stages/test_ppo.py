@@ -80,6 +80,10 @@ class Verdicts:
         return rows
 
 
+# Nothing of it is cut, however a preference model shares its room between prompt and response.
+SHORT = ([{"role": "user", "content": "I feel tired."}], "Well, you should look at the soup.")
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished folders of `data`, `sft`, `pm/…` and `weigh/multi`."""
@@ -224,11 +228,10 @@ def test_adapter_critic_from_a_preference_model_scores_as_it_does(inputs):
     base = resolve_model(inputs["sft"])[0]
     critic = load_adapter_critic(inputs["pm/detail"], base, model, ppo_settings(**{"policy.kind": "lora"}))
     bank = PreferenceBank.load({"detail": inputs["pm/detail"]}, base)
-    example = load_split(inputs["data"], "train")[0]
-    ids = torch.tensor([dialogue_ids(tokenizer, example.messages, example.chosen, 192)])
+    ids = torch.tensor([dialogue_ids(tokenizer, *SHORT, 192)])
     with torch.no_grad():
         found = critic.score(critic.model(ids).last_hidden_state[:, -1])
-    assert torch.allclose(found, bank.score([example.messages], [example.chosen]), atol=1e-4)
+    assert torch.allclose(found, bank.score([SHORT[0]], [SHORT[1]]), atol=1e-4)
     own = {id(p) for p in model.parameters()}
     extra = [p for p in critic.parameters() if id(p) not in own]
     assert all(p.requires_grad for p in extra) and sum(p.numel() for p in extra) < 0.9 * sum(
@@ -242,11 +245,10 @@ def test_critic_from_a_preference_model_scores_as_it_does(inputs):
     base = resolve_model(inputs["sft"])[0]
     critic = load_critic(inputs["pm/detail"], base, tokenizer, "cpu")
     bank = PreferenceBank.load({"detail": inputs["pm/detail"]}, base)
-    example = load_split(inputs["data"], "train")[0]
-    ids = torch.tensor([dialogue_ids(tokenizer, example.messages, example.chosen, 192)])
+    ids = torch.tensor([dialogue_ids(tokenizer, *SHORT, 192)])
     with torch.no_grad():
         found = critic.score(critic.model(ids).last_hidden_state[:, -1])  # pooled at the last token
-    assert torch.allclose(found, bank.score([example.messages], [example.chosen]), atol=1e-4)
+    assert torch.allclose(found, bank.score([SHORT[0]], [SHORT[1]]), atol=1e-4)
 
 
 def test_bfloat16_trains_float32_weights(run):
