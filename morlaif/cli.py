@@ -8,7 +8,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -208,8 +208,10 @@ def _single(hydra_run: Callable[[], None]) -> int:
 def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | None) -> int:
     from rich.console import Console
 
+    from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.sweep import Sweep
 
+    Preflight().check(job.config for job in jobs)
     console, config = Console(highlight=False), jobs[0].config
     command = _command(sys.argv[1:])
     sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command, preset)
@@ -262,26 +264,37 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.pipeline.cost import cost_table, feedback_costs
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.plan import plan
+    from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.resources import resources
     from morlaif.pipeline.served import with_served
     from morlaif.pipeline.store import Store
     from morlaif.texts import say
 
-    console = Console(highlight=False)
+    console, problems = Console(highlight=False), list[str]()
+    preflight = Preflight(partial(say, console))
     for job in jobs:
+        problems += (found := preflight.problems(job.config))
+        try:
+            config = with_served(job.config, partial(say, console), wait=False)
+            contents = Contents(config.paths.store, partial(say, console))
+            planned, store = plan(config, contents), Store(config.paths.store)
+            store.check_place(planned.units)
+        except UserError:
+            if found:  # says it already
+                continue
+            raise
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
-        config = with_served(job.config, partial(say, console), wait=False)
-        contents = Contents(config.paths.store, partial(say, console))
-        planned, store = plan(config, contents), Store(config.paths.store)
         check_batches(planned, config.hardware, on_ranks)
-        store.check_place(planned.units)
         console.print(plan_table(planned, store))
         if costs := feedback_costs(planned, store, config):
             console.print()
             console.print(cost_table(costs))
-        if (needed := resources(planned, config)) is not None:
-            console.print()
-            console.print(needed)
+        with suppress(Exception) if found else nullcontext():  # a model that is wrong, as is told below, has no size
+            if (needed := resources(planned, config)) is not None:
+                console.print()
+                console.print(needed)
+    if problems:
+        raise preflight.error(list(dict.fromkeys(problems)))
     return SUCCESS
 
 

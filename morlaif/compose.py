@@ -145,7 +145,8 @@ def _check_words(overrides: Sequence[Override], keys: Sequence[str]) -> None:
         key, value = override.key_or_group, override._value
         if not key:
             raise UserError(f"'{override.input_line}': there is no key before the equals sign")
-        if key in keys and key in groups and not (override.is_delete() or override.is_sweep_override()):
+        whole = override.package is None and not (override.is_delete() or override.is_sweep_override())
+        if whole and key in keys and key in groups:
             offers = f"It offers {', '.join(sorted(groups[key]))}"
             if override.is_add() and not isinstance(value, Mapping):
                 raise UserError(f"'{override.input_line}': the group is there already; write {key}=<option>. {offers}")

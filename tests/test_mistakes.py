@@ -129,7 +129,13 @@ def test_a_mistake_is_one_line_with_what_would_be_right(command, line):
     assert "hydra.cc" not in said and "object_type" not in said
 
 
-@pytest.mark.parametrize("command", ["-m 'seed=range(0,2)'", "'pm={kind: lora}'", "seed=1e3", "'seed=\"3\"'"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "-m 'seed=range(0,2)'", "'pm={kind: lora}'", "seed=1e3", "'seed=\"3\"'", "~experiment",
+        "reward=mixture +reward@reward.parts.judge=judge +reward.weights.judge=0.5",
+    ],
+)  # fmt: skip
 def test_what_can_be_meant_is_taken(command):
     assert told(command) == ""
 

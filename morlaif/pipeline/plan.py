@@ -10,7 +10,7 @@ A unit reads only what is given to it here, so its digest covers all that can ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     principles = config.principles.chosen
     rewards = _rewards(config)
     _check_objective(config, rewards["multi"])
-    outside, bench = _outside(config.eval, contents)
+    evaluated = not {"evaluate", "report"}.isdisjoint(config.stages)  # else nothing of it need be there
+    outside, bench = _outside(config.eval, contents) if evaluated else ({}, ())
     seed, places = {"seed": config.seed}, {"places": Places(model=config.model, pm=config.pm)}
     units: list[Unit] = []
 
@@ -184,6 +185,15 @@ def _rewards(config: Config) -> dict[str, Layout]:
     check(config.reward, config.feedback)
     names = [principle.name for principle in config.principles.chosen]
     return {"multi": layout(config.reward, names), "single": of_baseline(config.reward)}
+
+
+def objective_problems(config: Config) -> Iterator[str]:
+    """What is wrong with the reward and the objective, a line each."""
+    try:
+        rewards = _rewards(config)
+        _check_objective(config, rewards["multi"])
+    except UserError as error:
+        yield from str(error).splitlines()
 
 
 def _reward_reads(config: Config, reward: Layout) -> dict[str, Any]:

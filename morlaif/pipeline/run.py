@@ -24,6 +24,7 @@ from morlaif.pipeline.display import Display, closing
 from morlaif.pipeline.locks import locked
 from morlaif.pipeline.places import full_disk
 from morlaif.pipeline.plan import plan as make_plan
+from morlaif.pipeline.preflight import Preflight
 from morlaif.pipeline.record import HUMAN, LOCK, Run, Status, failures, write_config, write_whole
 from morlaif.pipeline.served import with_served
 from morlaif.pipeline.store import Store
@@ -68,7 +69,10 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
 def _build(config: Config, record: Run, *, group: str, console: Console) -> bool:
     """Build all that can be; whether a unit failed by the user's mistake."""
     folder = record.folder
+    preflight = Preflight(partial(say, console))
+    preflight.check([config])
     config = with_served(config, partial(say, console), wait=True)
+    preflight.check_ready(config)
     write_config(folder, config)  # as the workers are to read it
     contents = Contents(config.paths.store, partial(say, console))
     plan = make_plan(config, contents)

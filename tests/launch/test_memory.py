@@ -220,7 +220,8 @@ finally:
         [sys.executable, "-c", code, *arguments, "dry_run=true"], cwd=folder, env={**os.environ, "COLUMNS": "80"},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    # A machine without the model, or the key of the judge, is told so below a plan that is whole.
+    assert done.returncode == (2 if done.stderr else 0) and "Traceback" not in done.stderr, done.stderr
     return done.stdout
 
 

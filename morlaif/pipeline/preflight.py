@@ -1,0 +1,247 @@
+"""All that would stop a run, known before anything is built: every problem at once, a line each, without torch.
+
+Each room knows what is wrong with what it reads; here stands which of it this run will read, by the stages that it is
+still to build. What the store has already needs neither a server nor a model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from morlaif.config import STAGES, Config
+from morlaif.data.check import data_problems, template_refuses
+from morlaif.data.settings import HubData
+from morlaif.errors import MachineError, UserError
+from morlaif.evaluation.outside import parts_of
+from morlaif.feedback.reach import look, server_problems
+from morlaif.feedback.settings import FeedbackSettings, HfSettings, JsonlSettings, OpenAISettings
+from morlaif.models.check import folder_problems
+from morlaif.models.fingerprint import hub_commit
+from morlaif.models.place import cached_commit, cached_folder, looks_local, offline
+from morlaif.pipeline.contents import Contents
+from morlaif.pipeline.places import place_problems
+from morlaif.pipeline.plan import SINGLE, objective_problems, plan
+from morlaif.pipeline.served import with_served
+from morlaif.pipeline.store import Store
+from morlaif.preference.settings import PretrainedPM
+from morlaif.reward.settings import JudgeReward, MixtureReward
+
+LOADS_MODEL = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
+
+
+@dataclass
+class Preflight:
+    """Looks at one config after another, and at what they share but once."""
+
+    tell: Callable[[str], None] = lambda line: None  # is given a line before what takes long
+    seen: dict[str, list[str]] = field(default_factory=dict)
+    away: set[str] = field(default_factory=set)  # lines about servers that do not answer, which is no mistake
+
+    def problems(self, config: Config) -> list[str]:
+        """A line for each thing that would stop the run of `config`."""
+        unplanned, stages = _planned(config, self.tell)
+        found: list[str] = []
+        for part in (
+            _paths(config, stages),
+            _objective(config, stages),
+            self._data(config, stages),
+            self._models(config, stages),
+            self._judges(config, stages),
+            _packages(config, stages),
+        ):
+            found += part
+        keys = {_key(line) for line in found}
+        # What keeps the plan from being made is mostly what a room tells as well, in more words.
+        found += [
+            line for line in unplanned if _key(line) not in keys and not any(told.endswith(line) for told in found)
+        ]
+        return list(dict.fromkeys(found))
+
+    def check(self, configs: Iterable[Config]) -> None:
+        """
+        Raises:
+            UserError: all problems of all configs. MachineError: the same, where the user has made no mistake.
+        """
+        if lines := list(dict.fromkeys(line for config in configs for line in self.problems(config))):
+            raise self.error(lines)
+
+    def check_ready(self, config: Config) -> None:
+        """Once a run has waited for its servers.
+
+        Raises:
+            MachineError: one is still loading its model, and nothing that it has answered is known.
+        """
+        known = Store(config.paths.store).ledger.is_file()
+        for key, settings in () if known else _asked(config, _planned(config, self.tell)[1]):
+            if isinstance(settings, OpenAISettings) and (found := look(settings, key)).state == "loading":
+                raise MachineError(f"{found.line}, {key}.patience={settings.patience:g} s after it was asked first")
+
+    def error(self, lines: Sequence[str]) -> UserError | MachineError:
+        """`lines` of `problems` as one error."""
+        return (MachineError if self.away.issuperset(lines) else UserError)("\n".join(lines))
+
+    def _once(self, name: str, find: Callable[[], Iterable[str]]) -> list[str]:
+        if name not in self.seen:
+            self.seen[name] = list(_told(find))
+        return self.seen[name]
+
+    def _data(self, config: Config, stages: set[str]) -> Iterator[str]:
+        pairs = config.respond.source == "pairs" and "respond" in stages
+        imitated = config.sft.method != "none" and "sft" in stages
+        folder = Path(config.model.path or "").expanduser()
+        asked = bool(stages & set(LOADS_MODEL)) and config.model.path is not None and folder.is_dir()
+        name = f"data {config.data.model_dump_json()} {pairs} {imitated} {folder if asked else ''}"
+        if "data" in stages:
+            if isinstance(config.data, HubData) and config.data.path is None and config.data.id is not None:
+                id, revision = config.data.id, config.data.revision
+                if cached_commit(id, revision, "datasets") is None:
+                    where = f"data.id={id!r}"
+                    yield from self._once(f"hub {where} {revision}", lambda: _hub(where, id, revision, "dataset"))
+            refuses = {"refuses": template_refuses(folder)} if asked else {}
+            yield from self._once(
+                name, lambda: data_problems(config.data, pairs=pairs, demonstrations=imitated, **refuses)
+            )
+
+    def _models(self, config: Config, stages: set[str]) -> Iterator[str]:
+        model, pm = config.model, config.pm
+        if model.path is not None and stages & set(LOADS_MODEL):
+            yield from self._model("model.path", model.path, model.trust_remote_code, "causal", model.revision)
+        if stages & {"backbone", "pm"}:
+            if isinstance(pm, PretrainedPM):
+                for name, path in (pm.paths or {}).items():
+                    if name in (*(principle.name for principle in config.principles.chosen), SINGLE):
+                        revision = (pm.revisions or {}).get(name)
+                        yield from self._model(f"pm.paths.{name}", path, pm.trust_remote_code, "classifier", revision)
+            elif pm.base is not None:
+                yield from self._model("pm.base", pm.base, pm.trust_remote_code, "trunk", pm.revision)
+        if "evaluate" in stages:
+            for name, where in config.eval.policies.items():
+                path, revision = parts_of(where)
+                trusted = name in config.eval.trust_remote_code
+                yield from self._model(f"eval.policies.{name}", path, trusted, "policy", revision)
+
+    def _server(self, key: str, settings: OpenAISettings, known: bool) -> Iterator[str]:
+        for line in server_problems(key, settings, away_is_one=not known):
+            if (found := look(settings, key)).state == "away" and found.line == line:
+                self.away.add(line)
+            yield line
+
+    def _model(self, key: str, path: str, trusted: bool, kind: str, revision: str | None) -> list[str]:
+        def find() -> Iterator[str]:
+            yield from folder_problems(key, path, trusted, kind=kind, revision=revision)
+            if not looks_local(path) and not Path(path).is_dir() and cached_folder(path, revision) is None:
+                yield from _hub(f"{key}={path!r}", path, revision, "model")
+
+        return self._once(f"model {key} {path} {trusted} {kind} {revision}", find)
+
+    def _judges(self, config: Config, stages: set[str]) -> Iterator[str]:
+        for key, settings in _asked(config, stages):
+            name = f"judge {key} {settings.model_dump_json()}"
+            match settings:
+                case OpenAISettings():
+                    # With nobody there a run goes on as far as the ledger knows the answers.
+                    known = Store(config.paths.store).ledger.is_file()
+                    yield from self._once(f"{name} {known}", partial(self._server, key, settings, known))
+                case HfSettings(path=None):
+                    yield f"{key}.path: give the judge's folder in Hugging Face format, or a hub id"
+                case HfSettings():
+                    yield from self._model(
+                        f"{key}.path", settings.path, settings.trust_remote_code, "causal", settings.revision
+                    )
+                case JsonlSettings():
+                    yield from self._once(name, partial(_labels, settings))
+
+
+def _planned(config: Config, tell: Callable[[str], None]) -> tuple[list[str], set[str]]:
+    """What keeps a plan from being made, and the stages of which a unit is still to be built."""
+    try:
+        planned = plan(with_served(config, lambda line: None, wait=False), Contents(config.paths.store, tell))
+        store = Store(config.paths.store)
+        return [], {unit.stage for unit in planned.units if not store.has(unit)}
+    except UserError as error:
+        furthest = max((STAGES.index(stage) for stage in config.stages if stage in STAGES), default=-1)
+        return str(error).splitlines(), set(STAGES[: furthest + 1])
+
+
+def _key(line: str) -> str:
+    """The key that a line begins with."""
+    found = re.match(r"[\w.]+", line)
+    return found[0] if found else line
+
+
+def _told(find: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """The lines that `find` yields or raises."""
+    try:
+        yield from find()
+    except UserError as error:
+        yield from str(error).splitlines()
+
+
+def _paths(config: Config, stages: set[str]) -> Iterator[str]:
+    if stages:
+        yield from place_problems("paths.store", config.paths.store)
+    yield from place_problems("paths.runs", config.paths.runs)
+
+
+def _hub(where: str, id: str, revision: str | None, kind: str) -> Iterator[str]:
+    """What keeps this machine from loading what its cache does not have."""
+    if offline():
+        return
+    commit = hub_commit(id, revision, kind)
+    if commit.problem is not None:
+        yield f"{where}: {commit.problem}"
+    elif commit.id is None:
+        yield (
+            f"{where}: not in the hub's cache, and the hub does not answer; give a folder or a file, or fetch it where "
+            "there is a network (hf download)"
+        )
+
+
+def _objective(config: Config, stages: set[str]) -> Iterator[str]:
+    if stages & {"weigh", "ppo", "evaluate"}:
+        yield from objective_problems(config)
+    if "evaluate" in stages and config.eval.rewardbench is not None:
+        from morlaif.evaluation.rewardbench import bench_problems
+
+        yield from bench_problems(config.eval.rewardbench)
+
+
+def _labels(settings: JsonlSettings) -> Iterator[str]:
+    from morlaif.feedback.settings import input_files
+    from morlaif.feedback.sources.jsonl import label_problems
+
+    for path in input_files(settings):
+        yield from label_problems(path)
+
+
+def _asked(config: Config, stages: set[str]) -> Iterator[tuple[str, FeedbackSettings]]:
+    """The judges that are still to be asked, by where their settings stand."""
+    reward = config.reward
+    parts = reward.parts if isinstance(reward, MixtureReward) else {"": reward}
+    raters = {name: part for name, part in parts.items() if isinstance(part, JudgeReward)}
+    rates = bool(stages & {"weigh", "ppo"})
+    if "feedback" in stages or (rates and any(rater.engine is None for rater in raters.values())):
+        yield "feedback", config.feedback
+    for name, rater in raters.items():
+        if rates and rater.engine is not None:
+            yield f"reward.parts.{name}.engine" if name else "reward.engine", rater.engine
+    engine = getattr(config.eval.judge, "engine", None)
+    if engine is not None and "evaluate" in stages:
+        yield "eval.judge.engine", engine
+
+
+def _packages(config: Config, stages: set[str]) -> Iterator[str]:
+    def missing(name: str) -> bool:
+        return importlib.util.find_spec(name) is None
+
+    if config.hardware.ranks > 1 and stages & set(LOADS_MODEL) and missing("deepspeed"):
+        yield "hardware.processes: several ranks need DeepSpeed: pip install 'morlaif[deepspeed]', or processes=1"
+    if config.ppo.rollout == "vllm" and "ppo" in stages and missing("vllm"):
+        yield "ppo.rollout: vllm is not installed; pip install 'trl[vllm]', or use ppo.rollout=transformers"
+
+
