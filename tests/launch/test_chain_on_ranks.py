@@ -133,7 +133,7 @@ def test_a_rank_killed_in_ppo_is_named_and_the_same_command_goes_on(alone, tmp_p
     done = ranked.morlaif(tmp_path, arguments, TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same(alone, tmp_path)
-    assert ranked.first_step(tmp_path, "ppo/multi") > 1  # it did not begin anew
+    ranked.assert_each_step_once(tmp_path, "ppo/multi")
 
 
 def copy_all_but_ppo(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
-from morlaif.errors import UserError
+from morlaif.errors import Damaged, UserError
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.quality import quality
@@ -260,7 +260,7 @@ def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_
     before = trained(scores)
     trained.observe(scores)
     job = SimpleNamespace(inputs=folders, config={"scalarizer": scalarizer})
-    with pytest.raises(FileNotFoundError):  # never the untrained multipliers in silence
+    with pytest.raises(Damaged):  # never the untrained multipliers in silence
         evaluate._objective(job, "multi", names)
     (folders["ppo/multi"] / "objective.json").write_text(json.dumps(trained.state_dict()))
     turned = ("helpfulness", "toxicity")

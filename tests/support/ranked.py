@@ -73,11 +73,12 @@ def kill_run(process: subprocess.Popen[str], folder: Path, group: bool = False) 
     assert_gone(list(pids.values()))
 
 
-def first_step(folder: Path, unit: str) -> int:
-    """The first that the last run in `folder` has told of: where it went on."""
+def assert_each_step_once(folder: Path, unit: str) -> None:
+    """The last run in `folder` has every step of `unit` once, those before its checkpoint too."""
     (file,) = folder.glob("runs/*/metrics.jsonl")
-    told = [json.loads(line) for line in file.read_text().splitlines()]
-    return min(row["step"] for row in told if row["unit"] == unit)
+    rows = map(json.loads, file.read_text().splitlines())
+    steps = [row["step"] for row in rows if row["unit"] == unit]
+    assert steps and steps == sorted(set(steps))
 
 
 def rank_pids(folder: Path) -> dict[int, int]:
