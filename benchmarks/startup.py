@@ -17,13 +17,12 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-COMMANDS = {
-    "python -c pass": None,
-    "--help": ["--help"],
-    "--cfg job": ["--cfg", "job"],
-    "dry_run=true": ["dry_run=true"],
-    "dry_run=true feedback=server": ["dry_run=true", "feedback=server"],
-    "a mistake": ["ppo.stepz=3"],
+COMMANDS: dict[str, tuple[list[str] | None, int]] = {  # arguments, and the exit code that is right
+    "python -c pass": (None, 0),
+    "--help": (["--help"], 0),
+    "--cfg job": (["--cfg", "job"], 0),
+    "dry_run=true": (["dry_run=true"], 0),
+    "a mistake": (["ppo.steps=x"], 2),
 }
 # Code and presets of the checkout, whichever one is installed.
 START = """
@@ -31,23 +30,28 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 home = sys.argv.pop(1)
 sys.path.insert(0, home)
+import morlaif
 for name, folder in (("morlaif.conf", f"{home}/conf"), ("morlaif.sweeps", f"{home}/sweeps")):
     spec = spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
     sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    setattr(morlaif, name.partition(".")[2], sys.modules[name])
 from morlaif.cli import main
 main()
 """
 
 
-def seconds(checkout: Path, arguments: list[str] | None) -> float:
-    """User and system time of one command."""
+def seconds(checkout: Path, arguments: list[str] | None, code: int) -> float:
+    """User and system time of one command, which must exit with `code`."""
     own = ["-c", "pass"] if arguments is None else ["-c", START, str(checkout), *arguments]
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, *own], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        used = os.wait4(process.pid, 0)[2]
-        process.returncode = 0
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != code:
+        sys.exit(f"{checkout}: {arguments} exits with {process.returncode}, not {code}")
     return used.ru_utime + used.ru_stime
 
 
@@ -58,11 +62,11 @@ def main() -> None:
     arguments = parser.parse_args()
     sides = [HERE] if arguments.other is None else [arguments.other.resolve(), HERE]
     print(f"{'CPU seconds, median of ' + str(arguments.times):<32}" + "".join(f"{side.name:>12}" for side in sides))
-    for name, command in COMMANDS.items():
+    for name, (command, code) in COMMANDS.items():
         taken: dict[Path, list[float]] = {side: [] for side in sides}
         for _ in range(arguments.times):
             for side in sides:
-                taken[side].append(seconds(side, command))
+                taken[side].append(seconds(side, command, code))
         print(f"{name:<32}" + "".join(f"{statistics.median(taken[side]):>12.2f}" for side in sides), flush=True)
 
 

@@ -261,12 +261,11 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.launch.batches import check_batches
     from morlaif.launch.launcher import on_ranks
     from morlaif.pipeline.contents import Contents
-    from morlaif.pipeline.cost import cost_table, feedback_costs
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.plan import plan
     from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.resources import resources
-    from morlaif.pipeline.served import with_served
+    from morlaif.pipeline.served import asked, with_served
     from morlaif.pipeline.store import Store
     from morlaif.texts import say
 
@@ -286,9 +285,12 @@ def _dry_run(jobs: list[Composed]) -> int:
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
         check_batches(planned, config.hardware, on_ranks)
         console.print(plan_table(planned, store))
-        if costs := feedback_costs(planned, store, config):
-            console.print()
-            console.print(cost_table(costs))
+        if any(asked(config)):  # else no need to load what counts tokens
+            from morlaif.pipeline.cost import cost_table, feedback_costs
+
+            if costs := feedback_costs(planned, store, config):
+                console.print()
+                console.print(cost_table(costs))
         with suppress(Exception) if found else nullcontext():  # a model that is wrong, as is told below, has no size
             if (needed := resources(planned, config)) is not None:
                 console.print()
