@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 FLOOR = -25.0  # nothing is believed to be less likely: servers write −9999 or −inf for whatever rounds to zero
 MIN_MASS = 0.01  # probability that must lie on the answers that are asked for; a model with less says something else
+ROUNDING = 1e-3  # by which a log-probability may exceed 0
 _WRAPPING = " \t\n\r▁ĠĊ\"'`*_()[]{}.,:;!"  # what may surround the letter in a token: blanks, quotes, Markdown, brackets
 _WIDE = str.maketrans("ＡＢ", "AB")  # as East Asian models write them; letters of other alphabets are other letters
 
@@ -57,9 +58,9 @@ def gap(alternatives: Alternatives) -> float | None:
     others, which bounds it from above; where nothing but the other letter is listed, at what that leaves over. There
     is no answer, and the result is None, where neither is listed, where hardly any probability lies on them, and where
     that bound lies above the letter that is listed: a letter that was forced upon a model may be no likelier than the
-    other. Not a number (NaN) is no answer either.
+    other. Not a number (NaN) is no answer either, and what lies above 0 by more than rounding is no log-probability.
     """
-    if any(math.isnan(x) for _, x in alternatives):
+    if any(math.isnan(x) or x > ROUNDING for _, x in alternatives):
         return None
     listed = [(letter_of(token), max(logprob, FLOOR)) for token, logprob in alternatives]
     a, b = (log_add(x for letter, x in listed if letter == wanted) for wanted in ("A", "B"))

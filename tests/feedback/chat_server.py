@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 import socket
 import threading
@@ -190,7 +191,7 @@ class ChatServer:
             message["content"] = "Both are nice"
             choice["logprobs"] = logprobs([("Both", -0.1), ("The", -3.0)]) if body.get("logprobs") else None
         elif self.logprobs and body.get("logprobs"):
-            top = [("A", -1.0 + gap / 2), (" B", -1.0 - gap / 2), ("The", -9.0)]
+            top = [(letter if letter == "A" else " B", x) for letter, x in letters(gap)] + [("The", -9.0)]
             choice["logprobs"] = logprobs(sorted(top, key=lambda item: -item[1])[: body["top_logprobs"]])
         usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
         return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
@@ -220,7 +221,9 @@ def completion(body: dict, text: str, tokens: list | None) -> dict:
 
 
 def letters(gap: float) -> list[tuple[str, float]]:
-    return sorted([("A", -1.0 + gap / 2), ("B", -1.0 - gap / 2)], key=lambda item: -item[1])
+    """Nine tenths of the probability, shared by the two letters at these odds."""
+    both = math.log(0.9) - math.log(2 * math.cosh(gap / 2))
+    return sorted([("A", both + gap / 2), ("B", both - gap / 2)], key=lambda item: -item[1])
 
 
 def reasoned(gap: float, listed: bool) -> tuple[str, list | None]:

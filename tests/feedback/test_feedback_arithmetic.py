@@ -145,3 +145,10 @@ def test_letter_of_other_tokens(token):
 )  # fmt: skip
 def test_letter_in_text(text, letter):
     assert letter_in(text) == letter
+
+
+@pytest.mark.parametrize("wrong", [5.0, math.inf, math.nan])
+def test_what_is_no_log_probability_is_no_answer(wrong):
+    assert gap([("A", wrong), ("B", -1.0)]) is None
+    assert gap([("A", -1.0), ("The", wrong), ("B", -1.0)]) is None
+    assert gap([("A", 1e-6), ("B", -14.0)]) == pytest.approx(14.0, abs=1e-3)
