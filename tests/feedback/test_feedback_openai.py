@@ -189,10 +189,8 @@ def test_a_limit_that_never_lifts(pairs, helpfulness, settings_for, tmp_path):
 
 def test_a_server_that_is_not_there(server, pairs, helpfulness, settings_for, tmp_path):
     nowhere = settings_for(server, base_url="http://127.0.0.1:9/v1")
-    begun = time.monotonic()
     with pytest.raises(MachineError, match=r"no answer after 5 tries.*Check that the server runs"):
         run(pairs, helpfulness, nowhere, tmp_path)
-    assert time.monotonic() - begun < 3
 
 
 def test_a_missing_key_is_named_before_anything_is_sent(

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -235,9 +234,8 @@ finally:
     ],
 )
 def test_the_plan_is_printed_without_torch_in_80_columns(overrides, said, tmp_path):
-    started = time.process_time()
     printed = morlaif_plan(tmp_path, *overrides)
-    assert "imported []" in printed and time.process_time() - started < 1
+    assert "imported []" in printed
     flat = " ".join(printed.split())
     assert all(words in flat for words in said), printed
     wide = [line for line in printed.splitlines()[1:] if len(line) > 80]

@@ -55,9 +55,8 @@ def kill_rank(process: subprocess.Popen[str], folder: Path, rank: int, unit: str
     pids = rank_pids(folder)
     assert pids.keys() == {0, 1}
     os.kill(pids[rank], signal.SIGKILL)
-    killed = time.monotonic()
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 1 and time.monotonic() - killed < 30, said
+    assert process.returncode == 1, said
     flat = " ".join(said.split())
     log = f"{unit.replace('/', '-')}.rank-{rank}.log"
     assert f"rank {rank} was killed by SIGKILL" in flat and log in flat.replace(" ", ""), said
