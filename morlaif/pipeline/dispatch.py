@@ -88,6 +88,8 @@ class Dispatcher:
                 self.display.progress(unit, event["step"], event["total"], event["metrics"])
             case "waiting":
                 self.display.say(f"{unit.name}: {event['line']} builds it; waiting")
+            case "resumed":
+                self.display.say(f"{unit.name}: {event['line']}")
             case "damaged":
                 self.display.say(f"{unit.name}: {event['line']}")
                 self.run.note(unit, event["line"])

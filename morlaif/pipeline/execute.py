@@ -22,6 +22,7 @@ from morlaif.stages.job import Job
 from morlaif.texts import redact
 
 METRICS = "metrics.jsonl"
+RESUMED = "resumed"  # kind of the line that says where a unit goes on
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
 Build = Callable[[Unit, Job], dict[str, Any] | None]  # writes a unit's artifact; returns its headline numbers
 Ends = Mapping[str, dict[str, Any] | Exception]  # unit name -> headline numbers, or why there are none
@@ -51,7 +52,7 @@ def execute(
     """Have `unit` in the store, made by `build`. Its needs must be there. Raises whatever `build` raises."""
 
     def make(out: Path, keep: Path) -> dict[str, Any]:
-        with _recorded(keep, on_progress) as progress:
+        with _recorded(keep, on_progress, partial(tell, unit, RESUMED)) as progress:
             summary = build(unit, make_job(unit, store, hardware, out, keep, progress)) or {}
         write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))
         return summary
@@ -60,17 +61,23 @@ def execute(
 
 
 @contextmanager
-def _recorded(keep: Path, on_progress: OnProgress) -> Iterator[OnProgress]:
+def _recorded(keep: Path, on_progress: OnProgress, tell: Callable[[str], None]) -> Iterator[OnProgress]:
     """`on_progress` that also writes down metrics, in `keep`: a resumed unit goes on where its checkpoint stands.
 
-    What was measured before that is told first, so that whoever listens hears of each step once.
+    `tell` hears once where that is. What was measured before it is passed on first, so that whoever listens hears of
+    each step once.
     """
     earlier = _last_of_each_step(keep / METRICS)
+    first = True
     with (keep / METRICS).open("a", encoding="utf-8") as rows:
         if rows.tell():
             rows.write("\n")  # half a line ends here; an empty one is none
 
         def progress(step: int, total: int | None, metrics: dict[str, float]) -> None:
+            nonlocal first
+            if first and (reached := [row["step"] for row in earlier if row["step"] < step]):
+                tell(f"goes on after step {reached[-1]}")
+            first = False
             if metrics:
                 for row in earlier:
                     if row["step"] < step:
@@ -136,7 +143,10 @@ def execute_together_and_tell(
         with ExitStack() as files:
             jobs = []
             for unit in missing:
-                progress = files.enter_context(_recorded(places[unit.name][1], partial(report, unit)))
+                resumed = partial(tell, unit, RESUMED)
+                progress = files.enter_context(
+                    _recorded(places[unit.name][1], partial(report, unit), lambda line, to=resumed: to(line=line))
+                )
                 jobs.append(make_job(unit, store, hardware, *places[unit.name], progress))
             made = build_together(missing, jobs)
         for unit in missing:

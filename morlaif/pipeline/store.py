@@ -30,7 +30,7 @@ State = Literal["built", "cached"]
 Make = Callable[[Path, Path], dict[str, Any]]  # (out, keep) -> headline numbers
 Places = Mapping[str, tuple[Path, Path]]  # unit name -> (out, keep)
 MakeTogether = Callable[[Sequence[Unit], Places], Mapping[str, dict[str, Any] | Exception]]
-Tell = Callable[[Unit, str, str], None]  # unit, "waiting" or "damaged", who builds it or what was set aside and why
+Tell = Callable[[Unit, str, str], None]  # unit, kind of what happens ("waiting", "damaged" …), a line about it
 
 
 def _silent(unit: Unit, kind: str, line: str) -> None: ...

@@ -61,26 +61,24 @@ def test_two_ranks_learn_what_one_process_learns(alone, tmp_path):
 
 def start_until_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     checkpoint = "store/sft/.*/keep/checkpoint-3/trainer_state.json"
-    return ranked.start_until(folder, [*TINY, *arguments], checkpoint, TIMEOUT / 2)
+    return ranked.start_until(folder, [*TINY, *arguments], checkpoint, TIMEOUT)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.timeout(2 * TIMEOUT)
+@pytest.mark.timeout(3 * TIMEOUT)
 def test_a_killed_rank_is_named_and_one_process_goes_on_from_its_checkpoint(alone, tmp_path):
     process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3", "sft.max_steps=8")
     ranked.kill_rank(process, tmp_path, 1, "sft")
     done = morlaif(tmp_path, "hardware.workers=1")  # another number of ranks: none at all
-    assert done.returncode == 0, done.stdout + done.stderr
+    ranked.assert_went_on(done, tmp_path, "sft")
     assert_same(alone, tmp_path)
-    ranked.assert_each_step_once(tmp_path, "sft")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.timeout(2 * TIMEOUT)
+@pytest.mark.timeout(3 * TIMEOUT)
 def test_ranks_end_with_a_run_that_is_killed_and_two_go_on_where_it_stopped(alone, tmp_path):
     process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3")
     ranked.kill_run(process, tmp_path)
     done = morlaif(tmp_path, "hardware=cpu2_zero3")
-    assert done.returncode == 0, done.stdout + done.stderr
+    ranked.assert_went_on(done, tmp_path, "sft")
     assert_same(alone, tmp_path)
-    ranked.assert_each_step_once(tmp_path, "sft")

@@ -122,8 +122,8 @@ def test_metrics_are_tracked_when_built_and_when_cached(tmp_path, built):
         ]
 
 
-def test_a_resumed_unit_tells_of_each_step_once(tmp_path, monkeypatch):
-    """Killed in step 3, its checkpoint at 2: what was measured before is told, what is repeated once."""
+def test_a_resumed_unit_says_where_it_goes_on_and_each_step_once(tmp_path, monkeypatch):
+    """Killed in step 3, its checkpoint at 2: what was measured before is passed on, what is repeated once."""
     module = types.ModuleType("morlaif.stages.first")
 
     def build(job):
@@ -144,7 +144,8 @@ def test_a_resumed_unit_tells_of_each_step_once(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         dispatch(tmp_path, unit)
     (tmp_path / "run" / "metrics.jsonl").unlink()  # as each start of a run does
-    assert dispatch(tmp_path, unit)[0]
+    done, dispatcher, _ = dispatch(tmp_path, unit)
+    assert done and "first: goes on after step 2" in dispatcher.display.console.file.getvalue()
     for folder in (tmp_path / "run", tmp_path / "store" / "first" / unit.digest):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [(row["step"], row["metrics"]["loss"]) for row in rows] == [(step, float(step)) for step in range(1, 6)]

@@ -72,8 +72,10 @@ def kill_run(process: subprocess.Popen[str], folder: Path, group: bool = False) 
     assert_gone(list(pids.values()))
 
 
-def assert_each_step_once(folder: Path, unit: str) -> None:
-    """The last run in `folder` has every step of `unit` once, those before its checkpoint too."""
+def assert_went_on(done: subprocess.CompletedProcess[str], folder: Path, unit: str) -> None:
+    """The last run in `folder` resumed `unit`, and has every step of it once, those before its checkpoint too."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{unit}: goes on after step " in done.stdout
     (file,) = folder.glob("runs/*/metrics.jsonl")
     rows = map(json.loads, file.read_text().splitlines())
     steps = [row["step"] for row in rows if row["unit"] == unit]
