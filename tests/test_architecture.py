@@ -94,3 +94,15 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []  # asking leaves nothing behind
+
+
+def test_chat_templates_are_rendered_at_one_border():
+    """Elsewhere they would have no bounds."""
+    using = ("apply_chat_template(", "SandboxedEnvironment(", "from_string(")
+    found = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        for text in [file.read_text()]
+        if any(name in text for name in using)
+    }
+    assert found == {"data/template.py"}

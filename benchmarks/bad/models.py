@@ -101,6 +101,17 @@ CASES = {
               "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")], "tokenizer"),
         model("a tokenizer that breaks off", cut("tokenizer.json", 0.5), "tokenizer.json"),
         model("a template that does not parse", edit("tokenizer_config.json", chat_template="{% for %}"), "template"),
+        *(
+            model(f"a template that {what}", edit("tokenizer_config.json", chat_template=template), "chat_template",
+                  "m/tokenizer_config.json")
+            for what, template in {
+                "writes without end": "{{ 'x' * 9999999999 }}",
+                "counts too far": "{% for i in range(10 ** 9) %}{% endfor %}",
+                "has no end": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+                "says one thing": "hello", "is empty": "", "shows the last turn": "{{ messages[-1].content }}",
+                "knows no dialogue": "{{ nosuch(messages) }}",
+            }.items()
+        ),
         model("code of its own", remote, "trust_remote_code|remote code|nosuch|evil"),
         model("a classifier as a language model", edit("config.json", architectures=["BertForMaskedLM"],
               model_type="bert"), "bert|causal|language model"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from morlaif.data.control import control_of, plain_ids, template_ids
 from morlaif.data.cut import cut_messages
 from morlaif.data.records import Message
+from morlaif.data.template import rendered
 from morlaif.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _whole(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> l
     if _is_hh(tokenizer):  # it writes no special token: none in all of the text is one
         control = control_of(tokenizer)
         turns = [control.turn(turn, control.added) for turn in messages] if control.added else list(messages)
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = rendered(tokenizer, turns, add_generation_prompt=True)
         return _opening(tokenizer) + plain_ids(tokenizer, text)
     # a template of the model's own writes its special tokens itself, and nobody else does
     return spoken_ids(tokenizer, messages, add_generation_prompt=True)

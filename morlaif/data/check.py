@@ -5,12 +5,10 @@ Light: reads the beginning of one file, and nothing from a hub; needs no torch.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 from morlaif.data.files import read_rows
 from morlaif.data.load import input_files, read_example
@@ -19,9 +17,6 @@ from morlaif.data.rows import MalformedRow, UnusableRow
 from morlaif.data.settings import DataSettings, RowsData
 from morlaif.errors import UserError
 from morlaif.files import read_json, read_text
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 ROWS = 5_000  # of the file that are looked at,
 SECONDS = 0.5  # and for how long
@@ -87,14 +82,15 @@ def data_problems(
 def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
     """What tells why the chat template in a model's folder refuses a dialogue; a system turn may be said by the user.
 
-    Where there is no template, or one that does not compile (which the model's own check tells), nothing is refused.
+    Where there is no template, or one that is none (which the model's own check tells), nothing is refused.
     """
     from jinja2 import TemplateError
 
     from morlaif.data.chat import fold_system, refused
+    from morlaif.data.template import NO_TOKENS, render, template_fault
 
     template = _template(folder)
-    if template is None:
+    if template is None or template_fault(template) is not None:
         return lambda messages: None
 
     def why(messages: list[Message]) -> str | None:
@@ -103,21 +99,16 @@ def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
             if turns is None:
                 continue
             try:
-                template.render(messages=turns, add_generation_prompt=True, bos_token="", eos_token="", unk_token="")
+                render(template, turns, **NO_TOKENS)
                 return None
             except TemplateError as raised:
                 error = error or raised
-            except Exception:  # of a template that wants more than it is given here: loading the model tells
-                return None
         return refused(str(folder), messages, error)
 
     return why
 
 
-def _template(folder: Path) -> Template | None:
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+def _template(folder: Path) -> str | None:
     try:
         if (file := folder / "chat_template.jinja").is_file():
             text = read_text(file)
@@ -127,17 +118,4 @@ def _template(folder: Path) -> Template | None:
             text = next((one.get("template") for one in text if one.get("name") == "default"), None)
     except (UserError, AttributeError):
         return None
-    if not isinstance(text, str):
-        return None
-
-    def refuse(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )  # as transformers has it
-    made.globals |= {"raise_exception": refuse, "strftime_now": lambda form: ""}
-    try:
-        return made.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text))
-    except TemplateError:
-        return None
+    return text if isinstance(text, str) else None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from morlaif.data.markers import CONTROL, MARKERS, break_open
+from morlaif.data.template import rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +75,7 @@ def template_ids(
     """
 
     def ids(turns: Sequence[Mapping[str, Any]]) -> list[int]:
-        text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=add_generation_prompt)
+        text = rendered(tokenizer, turns, add_generation_prompt=add_generation_prompt)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     control = control_of(tokenizer)
@@ -141,8 +142,8 @@ def _own_markers(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]
     for turns in (said, [{"role": "system", "content": "x"}, *said]):
         try:
-            texts.append(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        except (TemplateError, ValueError, TypeError, KeyError):  # no template, or one that knows no such role
+            texts.append(rendered(tokenizer, turns, add_generation_prompt=True))
+        except TemplateError:  # no template, or one that knows no such role
             continue
     return {marker for text in texts for marker in MARKERS.findall(text)}
 

@@ -382,26 +382,10 @@ def _templates(key: str, folder: Path, settings: dict[str, Any]) -> Iterator[str
             found[f"{inside}[{number}]"] = part.get("template") if isinstance(part, dict) else part
     elif stored is not None:
         found[inside] = stored
+    if found:
+        from morlaif.data.template import template_fault
     for where, template in found.items():
         if not isinstance(template, str):
             yield f"{key}: {where}: is {type(template).__name__}; expected a text"
         elif (fault := template_fault(template)) is not None:
             yield f"{key}: {where}: not a chat template: {fault}"
-
-
-def template_fault(template: str) -> str | None:
-    """Why a Jinja chat template does not compile; None: it does."""
-    from jinja2 import TemplateError, TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)  # a tag that transformers adds
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    try:
-        environment.from_string(plain)
-    except TemplateSyntaxError as error:
-        return f"line {error.lineno}: {error.message}"
-    except (TemplateError, RecursionError, ValueError) as error:
-        return str(error) or type(error).__name__
-    return None

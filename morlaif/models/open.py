@@ -16,8 +16,9 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as hf_logging
 
 from morlaif import sharded
+from morlaif.data.template import template_fault
 from morlaif.errors import MACHINE, MachineError, UserError, of_system
-from morlaif.models.check import Kind, config_problems, folder_problems, place_problems, template_fault
+from morlaif.models.check import Kind, config_problems, folder_problems, place_problems
 from morlaif.models.place import Source, allowing, offline
 
 Made = TypeVar("Made")
@@ -60,7 +61,7 @@ def open_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         tokenizer = _tried(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **rights))
     templates = tokenizer.chat_template
     for template in templates.values() if isinstance(templates, dict) else (templates,):
-        if template is not None and (fault := template_fault(template)) is not None:
+        if template is not None and (fault := template_fault(template, **tokenizer.special_tokens_map)) is not None:
             raise UserError(f"{source.where}: its tokenizer's chat template is none: {fault}")
     return tokenizer
 

@@ -33,7 +33,8 @@ def folder(tmp_path) -> Path:
     write(made, {"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     safetensors(made / "model.safetensors")
     (made / "tokenizer.json").write_text("{}")
-    (made / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{% for m in messages %}{% endfor %}"}))
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (made / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return made
 
 
