@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cli
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "feedback"))
@@ -21,26 +22,17 @@ from morlaif.feedback.ledger import Ledger
 TINY = [
     "experiment=smoke", "principles.count=2", "weights.prompts=16", "ppo.eval_prompts=0", "ppo.eval_every=0",
     "ppo.samples=0", "ppo.keep=last", "ppo.checkpoint_every=5", "ppo.shaping.constant_score=allow",
+    "hardware.workers=1",
 ]  # fmt: skip
 TIMEOUT = 150
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "morlaif", *TINY, *arguments]
-
-
 def environment(folder: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "COLUMNS": "80",
-        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
-    }
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 def morlaif(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=TIMEOUT
-    )
+    return cli.morlaif([*TINY, *arguments], folder, environment(folder), TIMEOUT)
 
 
 def units(folder: Path) -> dict[str, str]:
@@ -118,10 +110,7 @@ def test_a_budget_stops_ppo_and_a_larger_one_resumes_without_paying_twice(folder
 def test_kill_9_while_the_policy_trains_pays_for_nothing_twice(folder):
     with ChatServer(delay=0.05) as server:
         arguments = ratings_by(server, "ppo.steps=2", "reward.engine.model=hardy", "ppo.checkpoint_every=1")
-        process = subprocess.Popen(
-            command(*arguments), cwd=folder, env=environment(folder),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = cli.Run([*TINY, *arguments], folder, environment(folder))
         while server.received < 80 and process.poll() is None:  # the first 32 are those of `weigh`
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)

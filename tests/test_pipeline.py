@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import cli
 import pytest
 
 SMOKE = ["experiment=smoke"]
@@ -27,10 +28,15 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "COLUMNS": "80", "PYTHONPATH": paths}
 
 
-def morlaif(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def with_workers(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user runs it, all processes started anew."""
     return subprocess.run(
         command(*arguments), cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=TIMEOUT
     )
+
+
+def morlaif(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return cli.morlaif([*SMOKE, "hardware.workers=1", *arguments], folder, environment(folder), TIMEOUT)
 
 
 def run_folder(folder: Path, done: subprocess.CompletedProcess[str]) -> Path:
@@ -56,7 +62,7 @@ def finished(folder: Path) -> set[str]:
 def first(tmp_path_factory):
     """A finished smoke run: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = morlaif(folder)
+    done = with_workers(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 
@@ -118,7 +124,7 @@ def test_stages_build_what_they_need_and_stop_there(first, tmp_path):
 
 def test_numbers_are_the_same_for_the_same_seed_whatever_the_workers(first, tmp_path):
     folder, before = first
-    done = morlaif(tmp_path, "hardware.workers=1")
+    done = morlaif(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     one, other = (
         json.loads((run_folder(f, d) / "results.json").read_text()) for f, d in ((folder, before), (tmp_path, done))
@@ -130,14 +136,18 @@ def test_numbers_are_the_same_for_the_same_seed_whatever_the_workers(first, tmp_
 def test_kill_at_any_moment_then_the_same_command(tmp_path):
     """No finished unit is built again; what is left behind stops no later run."""
     rng = random.Random(0)
-    for _ in range(4):
+    for seconds in (4, 3, 2, 1):
         before = finished(tmp_path)
-        process = subprocess.Popen(
-            command(), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(rng.uniform(4, 9))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        run: cli.Run | subprocess.Popen[bytes]
+        if seconds == 4:  # its workers die with it
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            run = subprocess.Popen(command(), cwd=tmp_path, env=environment(tmp_path), **quiet)
+            time.sleep(5)  # imports
+        else:
+            run = cli.Run([*SMOKE, "hardware.workers=1"], tmp_path)
+        time.sleep(rng.uniform(0, seconds))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
         assert before <= finished(tmp_path)
     before = finished(tmp_path)
     done = morlaif(tmp_path)
@@ -148,12 +158,9 @@ def test_kill_at_any_moment_then_the_same_command(tmp_path):
 
 def test_two_runs_at_once_build_each_unit_once(tmp_path):
     arguments = [[], ["scalarizer=max_min"]]
-    processes = [
-        subprocess.Popen(command(*more), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
-        for more in arguments
-    ]
-    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    runs = [cli.Run([*SMOKE, "hardware.workers=1", *more], tmp_path) for more in arguments]
+    outputs = [run.communicate(TIMEOUT)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
     runs = [tmp_path / re.findall(r"run: +(\S+)", output)[0] for output in outputs]
     shared = set(units(runs[0])) - {"ppo/multi", "evaluate", "report"}
     assert not built(runs[0]) & built(runs[1]) & shared

@@ -7,17 +7,29 @@ process group), so that a start takes milliseconds; the test process never makes
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
+import multiprocessing.context
 import os
 import pickle
 import sys
 import time
 import traceback
+import unittest.mock
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read when libraries are imported
 PRELOAD = ["torch", "torch.distributed", "transformers", "peft", "accelerate", "morlaif.stages.ppo", "deepspeed"]
+
+
+def context() -> multiprocessing.context.ForkServerContext:
+    """Whose processes are forked from the server."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with unittest.mock.patch.dict(os.environ, QUIET):  # in the server alone
+        forkserver.ensure_running()
+    return context
 
 
 def run(function: Callable[..., Any], *args: Any, folder: Path, ranks: int = 1, timeout: float = 60) -> list[Any]:
@@ -26,12 +38,10 @@ def run(function: Callable[..., Any], *args: Any, folder: Path, ranks: int = 1, 
     Its module is loaded from its file, so it must need no fixtures. An exception is raised here with the traceback of
     its process; a process that died, `Died`; one that is late, TimeoutError. All are gone afterwards.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     place = (sys.modules[function.__module__].__file__, function.__qualname__)
     folder.mkdir(parents=True, exist_ok=True)
     processes = [
-        context.Process(target=_child, args=(place, args, str(folder), rank, ranks), daemon=True)
+        context().Process(target=_child, args=(place, args, str(folder), rank, ranks), daemon=True)
         for rank in range(ranks)
     ]
     for process in processes:
