@@ -61,6 +61,22 @@ def pickled(folder: Path) -> None:
     torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
 
 
+def words(folder: Path) -> None:
+    value = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = value["model"]["vocab"]
+    vocabulary |= {f"word{k}": len(vocabulary) + k for k in range(40)}
+    (folder / "tokenizer.json").write_text(json.dumps(value))
+
+
+def integers(folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].to(torch.int8)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 def remote(folder: Path) -> None:
     edit("config.json", auto_map={"AutoModelForCausalLM": "evil.Model"}, model_type="evil")(folder)
     (folder / "evil.py").write_text("open('../ran', 'w').write('ran')\n")
@@ -95,6 +111,17 @@ CASES = {
         model("weights that point to Git LFS", write("model.safetensors",
               "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"), "model.safetensors", "lfs|LFS"),
         model("weights of another shape", edit("config.json", intermediate_size=48), "shape|size|intermediate"),
+        model("another kind than its sizes", edit("config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+              "config.json", "n_embd"),
+        model("no heads", edit("config.json", num_attention_heads=0), "config.json", "num_attention_heads"),
+        model("heads that do not part the width", edit("config.json", num_attention_heads=5), "config.json", "5"),
+        model("an unknown quantization", edit("config.json", quantization_config={"quant_method": "x"}), "quant_meth"),
+        model("an end that is no token", edit("tokenizer_config.json", eos_token="<|nowhere|>"), "nowhere"),
+        model("an unknown tokenizer", edit("tokenizer_config.json", tokenizer_class="NoTokenizer"), "tokenizer_class"),
+        model("words without embeddings", words, "embeddings"),
+        model("integers as weights", integers, "I8", "quantization"),
+        model("a temperature that is a text", write("generation_config.json", '{"temperature": "hot"}'),
+              "generation_config.json", "temperature"),
         model("weights pickled alone", pickled, "safetensors", "pytorch_model.bin"),
         model("an index of a part that is missing", parted, r"model-1\.safetensors"),
         model("no tokenizer", lambda m: [(m / name).unlink(missing_ok=True) for name in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from morlaif.errors import UserError
+from morlaif.files import read_json
 from morlaif.models.settings import ModelSettings
-
-LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+from morlaif.models.sizes import LLAMA_LIKE, size_problems
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ class Shape:
 
 
 def of_config(config: Mapping[str, Any]) -> Shape | None:
-    """The shape that a config.json means; None for an architecture that is not counted here."""
+    """The shape that a config.json means; None for an architecture that is not counted here, or numbers that make none
+    (the model's own check tells)."""
     kind = config.get("model_type", "")
+    if any(size_problems(config)):
+        return None
     if kind == "gpt2":
         return _gpt2(config)
     return _llama(kind, config) if kind in LLAMA_LIKE else None
@@ -107,7 +110,10 @@ def of_path(path: str, revision: str | None = None) -> Shape | None:
     """The shape of the model in a folder, in the hub's cache, or well known; None where it cannot be told."""
     for file in (Path(path).expanduser() / "config.json", *_cached(path, revision)):
         if file.is_file():
-            return of_config(json.loads(file.read_text()))
+            try:
+                return of_config(read_json(file, of=dict))
+            except (UserError, OSError):  # the model's own check tells
+                return None
     known = yaml.safe_load(files("morlaif.launch").joinpath("shapes.yaml").read_text())
     return of_config(known[path]) if path in known else None
 

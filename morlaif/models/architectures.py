@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 
 CAUSAL = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
 CLASSIFIER = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
+_BASES = ("PreTrainedTokenizer", "TokenizersBackend", "SentencePieceBackend", "PythonBackend")
 
 
 @cache
@@ -24,6 +26,25 @@ def model_types() -> frozenset[str]:
 def classes(table: str) -> dict[str, tuple[str, ...]]:
     """Class names by model type, of one of the tables above; empty where the source cannot be read."""
     return {name: (made,) if isinstance(made, str) else tuple(made) for name, made in _literals("modeling_auto", table)}
+
+
+@cache
+def quantizations() -> frozenset[str]:
+    """Every `quant_method` that transformers knows; empty where the source cannot be read."""
+    text = _text("utils/quantization_config.py")
+    listed = re.search(r"class QuantizationMethod\(str, Enum\):\n((?: +\w+ = .*\n)+)", text)
+    return frozenset(re.findall(r'= "([^"]+)"', listed[1])) if listed else frozenset()
+
+
+@cache
+def knows_tokenizer(name: str) -> bool:
+    """Whether transformers has a tokenizer class of this name, fast or slow; True where the source cannot be read."""
+    plain = re.escape(name.removesuffix("Fast"))
+    text = _text("models/auto/tokenization_auto.py")
+    if not text or plain in _BASES or re.search(rf'"{plain}(Fast)?"', text):
+        return True
+    made = re.compile(rf"^(class )?{plain}(Fast)?\b", re.MULTILINE)  # some have no model of their own
+    return any(made.search(file.read_text(encoding="utf-8")) for file in _folder().glob("models/*/tokenization_*.py"))
 
 
 def _literals(file: str, table: str) -> list[tuple[str, str | tuple[str, ...]]]:
@@ -49,9 +70,15 @@ def _literals(file: str, table: str) -> list[tuple[str, str | tuple[str, ...]]]:
 
 @cache
 def _source(file: str) -> list[ast.stmt]:
+    return ast.parse(_text(f"models/auto/{file}.py")).body
+
+
+def _text(file: str) -> str:
+    """The source of transformers' `file`; empty where there is none."""
+    path = _folder() / file
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _folder() -> Path:
     spec = importlib.util.find_spec("transformers")  # imports nothing
-    for folder in spec.submodule_search_locations if spec else ():
-        path = Path(folder) / "models" / "auto" / f"{file}.py"
-        if path.is_file():
-            return ast.parse(path.read_text(encoding="utf-8")).body
-    return []
+    return Path(next(iter(spec.submodule_search_locations or ()), "")) if spec else Path("/nowhere")

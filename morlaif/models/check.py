@@ -11,9 +11,19 @@ from typing import Any, Literal
 
 from morlaif.errors import UserError, suggest
 from morlaif.files import read_json, read_text
-from morlaif.models.architectures import CAUSAL, CLASSIFIER, MASKED, classes, model_types
+from morlaif.models.architectures import (
+    CAUSAL,
+    CLASSIFIER,
+    MASKED,
+    classes,
+    knows_tokenizer,
+    model_types,
+    quantizations,
+)
 from morlaif.models.headers import read_header
 from morlaif.models.place import POINTER, allowing, cached_folder, looks_local, offline, policy_place, read_pointer
+from morlaif.models.sizes import generation_problems, size_problems, table_problems
+from morlaif.models.vocabulary import SMALL, file_problems
 
 Kind = Literal["causal", "trunk", "classifier", "policy"]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -28,7 +38,6 @@ VOCABULARIES = (
 _OBJECTS = (
     "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
 )  # fmt: skip
-_SMALL = 4 << 20  # bytes of a JSON file that is read whole here; of a larger one both ends
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -131,11 +140,21 @@ def _model(
     if not (folder / "config.json").is_file():
         return
     config = read_json(folder / "config.json", of=dict)
-    yield from _architecture(key, where, config, trusted, kind)
+    wrong = list(_architecture(key, where, config, trusted, kind))
+    wrong = wrong or [f"{key}: {folder / 'config.json'}: {fault}" for fault in size_problems(config)]
+    yield from wrong
     if not partly:
-        yield from _weights(key, where, folder, config)
+        wrong += (lacks := list(_weights(key, where, folder, config)))
+        yield from lacks
+    if not partly and not wrong:
+        wrong += (odd := list(_tensors(where, folder, config)))
+        yield from odd
     if tokenizer and not partly:
-        yield from _tokenizer(key, where, folder, trusted, config)
+        wrong += (unfit := list(_tokenizer(key, where, folder, trusted, config)))
+        yield from unfit
+        if not wrong:
+            rows = config.get("vocab_size")
+            yield from (f"{where}: {fault}" for fault in file_problems(folder, rows if type(rows) is int else None))
 
 
 def config_problems(key: str, folder: Path) -> Iterator[str]:
@@ -285,6 +304,34 @@ def _shards(key: str, where: str, folder: Path) -> Iterator[str]:
                 yield f"{key}: {folder / name}: lacks the tensor {lost[0]!r} of {INDEX}; copy the folder again"
 
 
+def _tensors(where: str, folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """What the headers of sound files say of the weights: numbers that are no weights, another model's table."""
+    declared = config.get("quantization_config")
+    method = declared.get("quant_method") if isinstance(declared, dict) else None
+    if declared and (method is None or (quantizations() and method not in quantizations())):
+        yield (
+            f"{where}: its config.json has a quantization_config of the quant_method {method!r}, which transformers "
+            "does not know; take the model that is not quantized"
+        )
+        return
+    single = (folder / WEIGHTS).exists()
+    files = [folder / WEIGHTS] if single else sorted({folder / name for name in _listed(folder).values()})
+    held = {name: facts for file in files for name, facts in read_header(file).items()}
+    if not declared:
+        for name, facts in held.items():
+            if name.endswith(".weight") and facts["dtype"] not in ("F64", "F32", "F16", "BF16"):
+                yield (
+                    f"{where}: its weight {name!r} is of the type {facts['dtype']}, and its config.json has no "
+                    "quantization_config that says how to read it; take the model that is not quantized"
+                )
+                return
+    yield from (f"{where}: {fault}" for fault in table_problems(config, {n: f["shape"] for n, f in held.items()}))
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    return read_json(folder / INDEX, of=dict)["weight_map"]
+
+
 def safetensors_problems(key: str, file: Path) -> Iterator[str]:
     """Whether a file of safetensors is whole, by its header and its size."""
     try:
@@ -338,7 +385,7 @@ def _tokenizer(key: str, where: str, folder: Path, trusted: bool, config: dict[s
         file = folder / name
         if not file.exists():
             continue
-        if file.is_file() and file.stat().st_size > _SMALL:
+        if file.is_file() and file.stat().st_size > SMALL:
             if not _ends_whole(file):
                 yield f"{key}: {file}: breaks off in the middle (half copied?); copy it again"
             continue
@@ -349,8 +396,17 @@ def _tokenizer(key: str, where: str, folder: Path, trusted: bool, config: dict[s
             continue
         if name == "tokenizer_config.json":
             settings = value
+        elif name == "generation_config.json":
+            yield from (f"{key}: {file}: {fault}" for fault in generation_problems(value))
     own = settings.get("auto_map") if isinstance(settings.get("auto_map"), dict) else config.get("auto_map")
     brings = isinstance(own, dict) and own.get("AutoTokenizer")
+    named = settings.get("tokenizer_class")
+    if named is not None and not brings and not (isinstance(named, str) and knows_tokenizer(named)):
+        file = folder / "tokenizer_config.json"
+        yield (
+            f"{key}: {file}: tokenizer_class is {named!r}, which transformers does not know; name one that it does "
+            "(such as PreTrainedTokenizerFast for a tokenizer.json), or take it out"
+        )
     bytewise = str(settings.get("tokenizer_class", "")).startswith(("ByT5", "Canine", "MyT5", "Perceiver"))
     if not any((folder / name).is_file() for name in VOCABULARIES) and not list(folder.glob("*.tiktoken")):
         if brings and not trusted:

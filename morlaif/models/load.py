@@ -14,7 +14,15 @@ from morlaif import sharded
 from morlaif.data.chat import prepare_tokenizer
 from morlaif.errors import UserError
 from morlaif.models.check import adapter_problems
-from morlaif.models.open import check_causal, check_files, check_finite, open_config, open_model, open_tokenizer
+from morlaif.models.open import (
+    check_causal,
+    check_files,
+    check_finite,
+    check_vocabulary,
+    open_config,
+    open_model,
+    open_tokenizer,
+)
 from morlaif.models.place import POINTER, Source, absolute, read_pointer
 from morlaif.models.settings import ModelSettings
 
@@ -54,22 +62,25 @@ def load_causal_lm(
     if tokenizer is None:
         tokenizer = load_tokenizer(source)
     model = open_model(AutoModelForCausalLM, source, "causal", dtype=dtype).eval()
-    fit_to_tokenizer(model, tokenizer)
+    fit_to_tokenizer(model, tokenizer, source.where)
     if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
         model.to(device)
     check_causal(source, model)
     return model
 
 
-def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Grow the embeddings to the tokenizer's size, in place, and name its pad token in the configs.
+def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str = "model") -> None:
+    """Grow the embeddings by the row of a pad token that has none, in place, and name it in the configs.
 
     A new row is the mean of the old ones, so that the new token is neither likely nor, in tied models, a wild logit;
     transformers would draw it at random, and two loads of one model would differ.
+
+    Raises:
+        UserError: another token has no row; see `check_vocabulary`.
     """
     old = sharded.shape(model.get_input_embeddings().weight)[0]
-    if len(tokenizer) > old:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if (rows := check_vocabulary(where, tokenizer, old)) > old:
+        model.resize_token_embeddings(rows, mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             with sharded.gathered([layer.weight], change=True), torch.no_grad():
                 layer.weight[old:] = layer.weight[:old].mean(0)

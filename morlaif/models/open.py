@@ -19,7 +19,8 @@ from morlaif import sharded
 from morlaif.data.template import template_fault
 from morlaif.errors import MACHINE, MachineError, UserError, of_system
 from morlaif.models.check import Kind, config_problems, folder_problems, place_problems
-from morlaif.models.place import Source, allowing, offline
+from morlaif.models.place import Source, allowing, cached_folder, offline
+from morlaif.models.vocabulary import file_problems, vocabulary_fault
 
 Made = TypeVar("Made")
 WORDS: dict[Kind, str] = {
@@ -63,6 +64,9 @@ def open_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     for template in templates.values() if isinstance(templates, dict) else (templates,):
         if template is not None and (fault := template_fault(template, **tokenizer.special_tokens_map)) is not None:
             raise UserError(f"{source.where}: its tokenizer's chat template is none: {fault}")
+    folder = Path(place) if Path(place).is_dir() else cached_folder(place, source.revision)
+    for fault in file_problems(folder, None, tokenizer.get_vocab()) if folder is not None else ():
+        raise UserError(f"{source.where}: {fault}")
     return tokenizer
 
 
@@ -125,6 +129,21 @@ def check_finite(where: str, model: nn.Module) -> None:
                 f"{where}: {count:,} of {values.numel():,} values of its weight '{name}' are not finite in "
                 f"{str(values.dtype).removeprefix('torch.')}; take a sound copy, or a wider number format"
             )
+
+
+def check_vocabulary(where: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """How many rows of embeddings the tokenizer needs of a model that has `rows`: these, or more for its pad token.
+
+    Raises:
+        UserError: a token that may be read has no row, or shares its id with another.
+    """
+    vocabulary = tokenizer.get_vocab()
+    added = tokenizer.added_tokens_decoder.values()
+    unread = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    unread -= {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token}
+    if (fault := vocabulary_fault(vocabulary.items(), rows, unread)) is not None:
+        raise UserError(f"{where}: {fault}")
+    return max(rows, max(vocabulary.values()) + 1)
 
 
 def check_causal(source: Source, model: PreTrainedModel) -> None:

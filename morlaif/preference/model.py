@@ -17,7 +17,7 @@ from morlaif.data.chat import prompt_ids, response_ids, shorten
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.kernels import quicken
-from morlaif.models.open import check_causal, open_model
+from morlaif.models.open import check_causal, check_vocabulary, open_model
 from morlaif.models.place import Source
 from morlaif.models.tail import Places, prepare, states_at
 
@@ -40,8 +40,8 @@ def load_classifier(
     with torch.random.fork_rng(devices=[]):  # what is new is drawn here, and again by `draw_head`
         model = open_model(AutoModelForSequenceClassification, source, "trunk", dtype=dtype, new=("score.",)).eval()
     rows = sharded.shape(model.get_input_embeddings().weight)[0]
-    if len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if (needed := check_vocabulary(source.where, tokenizer, rows)) > rows:
+        model.resize_token_embeddings(needed, mean_resizing=False)
         weight = model.get_input_embeddings().weight
         with sharded.gathered([weight], change=True), torch.no_grad():
             weight[rows:] = weight[:rows].mean(0)

@@ -15,7 +15,7 @@ from morlaif.data.chat import HH_TEMPLATE, fit_messages, prepare_tokenizer, spok
 from morlaif.data.control import control_of, plain_ids
 from morlaif.data.records import Message, Pair
 from morlaif.errors import UserError
-from morlaif.models.open import open_model, open_tokenizer
+from morlaif.models.open import check_vocabulary, open_model, open_tokenizer
 from morlaif.models.place import Source, absolute
 from morlaif.preference.card import write_pretrained_card
 from morlaif.preference.lora import forward_tokens
@@ -75,6 +75,7 @@ class PretrainedModel:
                 f"{source.where}: gives {model.config.num_labels} scores; a reward model gives one "
                 "(num_labels 1)"
             )
+        check_vocabulary(source.where, tokenizer, model.get_input_embeddings().weight.shape[0])
         return cls(name, model.to(device).eval().requires_grad_(False), tokenizer, max_length)
 
     @property

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from morlaif import sharded
 from morlaif.errors import UserError
 from morlaif.models.check import adapter_problems
-from morlaif.models.open import open_config, open_model
+from morlaif.models.open import check_vocabulary, open_config, open_model
 from morlaif.models.place import Source, absolute
 from morlaif.preference.adapters import Adapter, read_adapter
 from morlaif.rl.settings import PPOSettings
@@ -127,8 +127,9 @@ def load_critic(
     new = ("score.",) if adapter else ()  # the adapter brings the head
     with sharded.unsharded():  # an adapter is merged into whole weights; DeepSpeed splits them afterwards
         model = open_model(AutoModelForSequenceClassification, source, "trunk", dtype=torch.float32, new=new)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if (needed := check_vocabulary(source.where, tokenizer, rows)) > rows:
+        model.resize_token_embeddings(needed, mean_resizing=False)
     if adapter:
         if wrong := list(adapter_problems("ppo.critic.init=pm", path)):
             raise UserError("\n".join(wrong))

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from morlaif.launch.shape import of_path
+from morlaif.models.architectures import knows_tokenizer, quantizations
 from morlaif.models.check import adapter_problems, folder_problems
 from morlaif.models.convert import main as convert
+from morlaif.models.vocabulary import vocabulary_fault
 
 KEY = "model.path"
 
@@ -32,13 +35,24 @@ def folder(tmp_path) -> Path:
     made.mkdir()
     write(made, {"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     safetensors(made / "model.safetensors")
-    (made / "tokenizer.json").write_text("{}")
+    (made / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "<eos>": 1}}, "added_tokens": []}))
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     (made / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return made
 
 
+SIZES = {
+    "llama": {
+        "vocab_size": 300, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    },
+    "gpt2": {"vocab_size": 300, "n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 2},
+}  # fmt: skip
+
+
 def write(folder: Path, config: Any) -> None:
+    """Sizes that every model of the kind has are filled in."""
+    if isinstance(config, dict):
+        config = SIZES.get(str(config.get("model_type")), {}) | config
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -315,3 +329,86 @@ def test_converting_runs_no_code_of_the_pickle(tmp_path, capsys):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"w": Marker()}))
     assert convert([str(tmp_path)]) == 2 and not (tmp_path / "ran").exists()
     assert "more than tensors" in capsys.readouterr().err
+
+
+def test_a_tokenizer_may_lack_rows_for_what_is_never_read_alone():
+    """Gemma 3's models of text have a token of images right after their last row."""
+    words = [("a", 0), ("b", 1), ("<eos>", 2)]
+    assert vocabulary_fault(words, 3, set()) is None and vocabulary_fault(words, 64, set()) is None
+    assert vocabulary_fault([*words, ("<image>", 3), ("<pad>", 4)], 3, {"<image>", "<pad>"}) is None
+    assert "1 of its tokenizer's 4 tokens have no row of embeddings ('c', ids up to 3; the model has 3 rows)" in str(
+        vocabulary_fault([*words, ("c", 3)], 3, {"<pad>"})
+    )
+    assert "ids up to 9" in str(vocabulary_fault([*words, ("<pad>", 9)], 3, {"<pad>"})), "not right after the last"
+    assert vocabulary_fault([*words, ("c", 1)], 3, ()) == "its tokenizer has two tokens of the id 1, 'b' and 'c'"
+
+
+ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "sizes are missing": (
+        lambda f: (f / "config.json").write_text('{"model_type": "gpt2", "hidden_size": 8, "vocab_size": 9}'),
+        r"config\.json: has no 'n_positions' and no 'n_embd' and no 'n_layer', which a config of the model_type 'gpt2'",
+    ),
+    "a size is a text": (lambda f: write(f, {"model_type": "llama", "hidden_size": "8"}), "hidden_size is '8'"),
+    "a size is below zero": (lambda f: write(f, {"model_type": "llama", "vocab_size": -3}), "vocab_size is -3"),
+    "a size is true": (lambda f: write(f, {"model_type": "llama", "num_attention_heads": True}), "heads is True"),
+    "no heads": (lambda f: write(f, {"model_type": "gpt2", "n_head": 0}), "n_head is 0"),
+    "a size is a list": (lambda f: write(f, {"model_type": "llama", "hidden_size": [8]}), r"hidden_size is \[8\]"),
+    "a size is NaN": (lambda f: write(f, {"model_type": "olmo", "hidden_size": float("nan")}), "hidden_size is nan"),
+    "a size that is too large": (lambda f: write(f, {"model_type": "gpt2", "n_embd": 10**9}), "1 to 100,000,000"),
+    "heads that do not part the width": (
+        lambda f: write(f, {"model_type": "llama", "num_attention_heads": 3}), "width of 8 is no multiple of its 3",
+    ),
+    "heads that do not share keys": (
+        lambda f: write(f, {"model_type": "llama", "num_key_value_heads": 4}), "no multiple of its 4 key-value heads",
+    ),
+    "a table of another size": (
+        lambda f: safetensors(f / "model.safetensors", ("model.embed_tokens.weight",)), "2 by 3, .* wants 300 by 8",
+    ),
+    "bytes as weights": (
+        lambda f: safetensors(f / "model.safetensors", ("a.weight",), dtype="I64", shape=[3]), "of the type I64",
+    ),
+    "an unknown quantization": (
+        lambda f: write(f, {"model_type": "llama", "quantization_config": {"quant_method": "odd"}}), "method 'odd'",
+    ),
+    "a quantization of nothing": (
+        lambda f: write(f, {"model_type": "llama", "quantization_config": {"bits": 4}}), "quant_method None",
+    ),
+    "an unknown tokenizer class": (
+        lambda f: (f / "tokenizer_config.json").write_text('{"tokenizer_class": "NoSuchTokenizer"}'),
+        r"tokenizer_config\.json: tokenizer_class is 'NoSuchTokenizer'",
+    ),
+    "words without a row": (
+        lambda f: (f / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0, "b": 300}}}'),
+        "1 of its tokenizer's 2 tokens have no row of embeddings",
+    ),
+    "ids that are texts": (
+        lambda f: (f / "tokenizer.json").write_text('{"model": {"vocab": {"a": "0"}}}'), r"tokenizer\.json is none",
+    ),
+    "an end that is no token": (
+        lambda f: (f / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}'), "'</s>' is no",
+    ),
+    "sampling that cannot be": (
+        lambda f: (f / "generation_config.json").write_text('{"temperature": "hot"}'),
+        r"generation_config\.json: temperature is 'hot'",
+    ),
+    "an end that is a text": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [1, "x"]}'), "eos_token_id is 'x'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_cannot_be_a_model_is_one_line(folder, name):
+    spoil, pattern = ODD[name]
+    spoil(folder)
+    (found,) = problems(folder)
+    assert "\n" not in found and found.startswith(KEY) and str(folder) in found.replace("\\'", "'")
+    with pytest.raises(AssertionError, match=pattern):
+        raise AssertionError(found)
+    assert of_path(str(folder)) is None or "/config.json: " not in found
+
+
+def test_tokenizer_classes_are_known_by_either_name():
+    for name in ("LlamaTokenizerFast", "Qwen2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizerFast"):
+        assert knows_tokenizer(name)
+    assert not knows_tokenizer("LlamaTokeniser") and {"awq", "gptq", "fp8"} <= quantizations()

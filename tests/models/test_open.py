@@ -248,6 +248,21 @@ def test_pickles_are_refused_whoever_names_them(way, name, llama, scorer):
         WAYS[way](str(folder))
 
 
+def token(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    value = json.loads((folder / "tokenizer.json").read_text())
+    change(value)
+    (folder / "tokenizer.json").write_text(json.dumps(value))
+
+
+def added(folder: Path, id: int) -> None:
+    token(folder, lambda t: t["added_tokens"].append(t["added_tokens"][0] | {"id": id, "content": "<|new|>"}))
+
+
+def settings(folder: Path, **changes: Any) -> None:
+    value = json.loads((folder / "tokenizer_config.json").read_text()) | changes
+    (folder / "tokenizer_config.json").write_text(json.dumps(value))
+
+
 def lose(weights: dict[str, torch.Tensor]) -> None:
     del weights["model.layers.1.mlp.up_proj.weight"]
 
@@ -276,7 +291,29 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json"),
     "widths that no model has": (lambda f: changed(f, hidden_size="many"), r"model\.path="),
     "a layer less": (lambda f: changed(f, num_hidden_layers=1), r"hold a layer 1 .*config\.json has 1 layers"),
-    "no layers": (lambda f: changed(f, num_hidden_layers=-1), r"hold a layer 0 .*config\.json has -1 layers"),
+    "no layers": (lambda f: changed(f, num_hidden_layers=-1), r"num_hidden_layers is -1; expected a whole number"),
+    "a layer too few, none left": (lambda f: changed(f, num_hidden_layers=0), "num_hidden_layers is 0"),
+    "integers as weights": (
+        lambda f: tensors(f, lambda w: w.update({"lm_head.weight": w["lm_head.weight"].to(torch.int8)})),
+        r"'lm_head\.weight' is of the type I8, .* no quantization_config",
+    ),
+    "a quantization that nobody knows": (
+        lambda f: changed(f, quantization_config={"quant_method": "nosuch"}), r"quant_method 'nosuch'",
+    ),
+    "a table of another size": (lambda f: changed(f, vocab_size=319), r"is 320 by 16, .* wants 319 by 16"),
+    "words without a row": (
+        lambda f: token(f, lambda t: t["model"]["vocab"].update({f"x{k}": 31 + k for k in range(1, 400)})),
+        r"111 of its tokenizer's 431 tokens have no row of embeddings \('x289', .*the model has 320 rows",
+    ),
+    "an added token far behind the last row": (
+        lambda f: added(f, 350),
+        r"gives '<\|new\|>' the id 350, which cannot be: it comes out as \d+",
+    ),
+    "two tokens of one id": (
+        lambda f: added(f, 9),
+        r"two tokens of the id 9, 'w6' and '<\|new\|>'",
+    ),
+    "an end that is no token": (lambda f: settings(f, eos_token="<|end|>"), r"eos_token '<\|end\|>' is no token"),
     "an unknown activation": (lambda f: changed(f, hidden_act="nonsense"), "nonsense"),
     "an unknown number format": (lambda f: changed(f, dtype="float12"), "model.path="),
     "a tokenizer that is none": (

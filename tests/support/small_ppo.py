@@ -25,7 +25,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     plain = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-    made.chat_template = "{{ messages[-1]['content'] }}"
+    made.chat_template = "{{ messages|map(attribute='content')|join(' ') }}"
     return made
 
 
