@@ -1,12 +1,14 @@
 """Bad inputs, each of which deserves one clear line: what becomes of them, counted by kind.
 
-    python benchmarks/bad_inputs.py                       all, two at a time; exits 1 where one is not answered well
-    python benchmarks/bad_inputs.py --kind servers        of one kind
+    python benchmarks/bad_inputs.py                       some of each kind, two at a time: a minute or two
+    python benchmarks/bad_inputs.py --all                 all of each kind
+    python benchmarks/bad_inputs.py --kind servers        all of one kind
     python benchmarks/bad_inputs.py --only 'half of'      whose name holds this
     python benchmarks/bad_inputs.py --keep /tmp/bad       leave each case's folder there, to try it by hand
 
-Most run in a fork of this process, which has imported what they need; a few as processes of their own. What a case is,
-and what is checked of it, stands in bad/case.py; the cases themselves in the other files of bad/.
+It exits with 1 where one is not answered well. Most run in a fork of this process, which has imported what they need; a
+few as processes of their own. What a case is, and what is checked of it, stands in bad/case.py; the cases themselves in
+the other files of bad/.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ for _variable in ("MORLAIF_STORE", "MORLAIF_RUNS"):
     os.environ.pop(_variable, None)
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bad import human, keys, models, names, numbers, rows, servers, stores  # noqa: E402
+from bad import further, human, keys, models, names, numbers, rows, servers, stores  # noqa: E402
 from bad.case import Case, Kit  # noqa: E402
 from bad.kit import finished_run, serve, tiny_model  # noqa: E402
 
@@ -38,11 +40,18 @@ from morlaif.launch.processes import die_with_parent  # noqa: E402
 
 ALL: dict[str, list[Case]] = {
     kind: cases
-    for part in (keys, numbers, names, rows, human, models, stores, servers)
+    for part in (keys, numbers, names, rows, human, models, stores, servers, further)
     for kind, cases in part.CASES.items()
+}
+FAULTS: dict[str, Callable[[Outcome], bool]] = {
+    "tracebacks": lambda o: any("traceback" in wrong or "foreseen" in wrong for wrong in o.wrong),
+    "hangs": lambda o: any(wrong.startswith("hung") for wrong in o.wrong),
+    "silent successes": lambda o: o.code == 0 != o.case.code,
+    "wrong exit codes": lambda o: any(wrong.startswith("exit ") for wrong in o.wrong),
 }
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 LONGEST = 700  # characters of a line
+SOME = 10  # of each kind, where not all are asked for
 
 
 @dataclass
@@ -61,6 +70,7 @@ class Outcome:
     wrong: tuple[str, ...]  # empty: answered well
     said: str
     seconds: float
+    code: int | None  # of its exit; None: it ran past its limit
 
 
 def start(kind: str, case: Case, folder: Path, kit: Kit) -> Running:
@@ -160,7 +170,7 @@ def finish(running: Running, status: int | None) -> Outcome:
     code = None if status is None else os.waitstatus_to_exitcode(status)
     wrong = tuple(faults(running.case, running.folder, code))
     said = running.folder.with_suffix(".err").read_text(errors="replace")
-    return Outcome(running.kind, running.case, wrong, said, time.monotonic() - running.began)
+    return Outcome(running.kind, running.case, wrong, said, time.monotonic() - running.began, code)
 
 
 def run_all(chosen: Sequence[tuple[str, Case]], kit: Kit, root: Path, jobs: int) -> Iterator[Outcome]:
@@ -203,6 +213,13 @@ def prepare(root: Path) -> tuple[Kit, int]:
     return Kit(tiny_model(root / "model"), finished_run(root / "run"), address), pid
 
 
+def chosen_of(kinds: Sequence[str] | None, holding: str, every: bool) -> list[tuple[str, Case]]:
+    """Cases by what the command line asks for."""
+    found = {kind: [case for case in cases if holding in case.name] for kind, cases in ALL.items()}
+    most = None if every or kinds or holding else SOME
+    return [(kind, case) for kind, cases in found.items() if not kinds or kind in kinds for case in cases[:most]]
+
+
 def tell(outcome: Outcome) -> None:
     """One that was not answered well."""
     print(f"{outcome.kind}: {outcome.case.name}   ({outcome.seconds:.1f} s)")
@@ -222,21 +239,20 @@ def count(outcomes: Sequence[Outcome], seconds: float) -> None:
         spent = sum(outcome.seconds for outcome in outcomes if outcome.kind == kind)
         print(f"{kind:<22}{passed[kind] + failed[kind]:>7}{passed[kind]:>8}{failed[kind]:>8}{spent:>9.1f}")
     print(f"{'all':<22}{len(outcomes):>7}{passed.total():>8}{failed.total():>8}{seconds:>9.1f}")
+    own, children = os.times()[:2], os.times()[2:4]
+    print(f"processor: {sum(own) + sum(children):.0f} s")
+    print(", ".join(f"{sum(fits(o) for o in outcomes)} {name}" for name, fits in FAULTS.items()))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--all", action="store_true", help=f"all cases; without it {SOME} of each kind")
     parser.add_argument("--kind", action="append", choices=list(ALL), help="cases of this kind; may be repeated")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--keep", type=Path, help="an empty or new folder for the cases' folders")
     given = parser.parse_args()
-    chosen = [
-        (kind, case)
-        for kind, cases in ALL.items()
-        for case in cases
-        if (not given.kind or kind in given.kind) and given.only in case.name
-    ]
+    chosen = chosen_of(given.kind, given.only, given.all)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="morlaif-bad-") as temporary:
         root = given.keep or Path(temporary)

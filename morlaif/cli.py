@@ -211,7 +211,7 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | No
     from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.sweep import Sweep
 
-    Preflight().check(job.config for job in jobs)
+    Preflight(elsewhere=_elsewhere(jobs)).check(job.config for job in jobs)
     console, config = Console(highlight=False), jobs[0].config
     command = _command(sys.argv[1:])
     sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command, preset)
@@ -227,6 +227,11 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | No
         case "by mistake":
             return USER_ERROR
     return FAILURE
+
+
+def _elsewhere(jobs: list[Composed]) -> bool:
+    """Whether another machine is to run the jobs."""
+    return "slurm" in jobs[0].launcher.lower()
 
 
 def _compare(jobs: list[Composed]) -> int:
@@ -270,7 +275,7 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.texts import say
 
     console, problems = Console(highlight=False), list[str]()
-    preflight = Preflight(partial(say, console))
+    preflight = Preflight(partial(say, console), elsewhere=_elsewhere(jobs))
     for job in jobs:
         problems += (found := preflight.problems(job.config))
         try:

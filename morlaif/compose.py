@@ -31,6 +31,7 @@ class Composed(NamedTuple):
     overrides: list[str]
     config: Config
     run_name: str
+    launcher: str = ""  # the class of Hydra's launcher
 
 
 def register() -> None:
@@ -127,7 +128,8 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
             _check_sweep(every)
             sets = BasicSweeper.split_arguments(every, None)[0]
             trees = [(list(job), compose(CONFIG_NAME, [*job, search])) for job in sets]
-        jobs = [Composed(job, validate(plain(tree)), run_name(tree)) for job, tree in trees]
+        launcher = str(base.hydra.launcher.get("_target_")) if multirun else ""
+        jobs = [Composed(job, validate(plain(tree)), run_name(tree), launcher) for job, tree in trees]
     _check_distinct(jobs)
     return jobs, multirun, base.hydra.runtime.choices.get("sweep")
 

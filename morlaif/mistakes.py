@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from morlaif.errors import suggest
 
 PAIRS = {"(": ")", "[": "]", "{": "}"}
+PLUGINS = {  # options of Hydra that come with a package, by the extra that brings it
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/submitit_slurm": "slurm",
+}
 HYDRAS_KEYS = " `morlaif --cfg hydra` prints Hydra's own keys."
 
 
@@ -67,6 +72,8 @@ def _place(text: str) -> str:
 
 def _unknown_option(path: str, text: str) -> str:
     group, _, option = path.rpartition("/")
+    if path in PLUGINS:
+        return f"{group}={option}: its package is not installed; pip install 'morlaif[{PLUGINS[path]}]'"
     offered = re.findall(r"^\t([\w./-]+)$", text, flags=re.MULTILINE)
     choices = f" It offers {', '.join(offered)}." if offered else ""
     return f"{group}={option}: no such option in group '{group}'.{suggest(option, offered)}{choices}"

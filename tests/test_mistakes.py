@@ -157,6 +157,13 @@ def test_every_key_of_the_config_is_near_itself_with_a_letter_changed():
         assert f"Did you mean '{above + '.' if above else ''}" in said, (key, said)
 
 
+@pytest.mark.parametrize(("option", "extra"), [("joblib", "joblib"), ("submitit_slurm", "slurm")])
+def test_a_launcher_whose_package_is_missing(option, extra):
+    said = f"In 'config': Could not find 'hydra/launcher/{option}'\n\nAvailable options in 'hydra/launcher':\n\tbasic"
+    line = explain(HydraException(said), [])
+    assert line == f"hydra/launcher={option}: its package is not installed; pip install 'morlaif[{extra}]'"
+
+
 def test_the_help_lists_every_group_without_composing_anything():
     page = usage(None)
     for group, names in options(None).items():

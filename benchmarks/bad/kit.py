@@ -126,6 +126,10 @@ class Manners(BaseHTTPRequestHandler):
             code, text = errors[manner]
             kind = "insufficient_quota" if manner == "quota" else None
             return self._send(code, json.dumps({"error": {"message": text, "type": kind, "code": kind}}))
+        if manner.startswith("reply-") and not listing:
+            return self._odd(manner)
+        if manner == "list-500" and listing:
+            return self._send(500, json.dumps({"error": {"message": "it broke"}}))
         match manner:
             case "html":
                 self._send(200, "<!doctype html><title>Welcome</title>", "text/html")
@@ -140,6 +144,25 @@ class Manners(BaseHTTPRequestHandler):
                 time.sleep(30)
             case _:
                 self._good(manner, listing)
+
+    def _odd(self, manner: str) -> None:
+        whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "tiny"}
+        words = {"role": "assistant", "content": "Well, both."}
+        nan = [{"token": mark, "logprob": float("nan"), "bytes": None, "top_logprobs": []} for mark in "AB"]
+        nan = [{**nan[0], "top_logprobs": nan}]
+        code, value = {
+            "reply-null": (200, None),
+            "reply-empty": (200, whole | {"choices": []}),
+            "reply-choice": (200, whole | {"choices": [None]}),
+            "reply-nan": (200, whole | {"choices": [{"index": 0, "finish_reason": "stop", "message": words,
+                                                     "logprobs": {"content": nan}}]}),
+            "reply-words": (200, whole | {"choices": [{"index": 0, "finish_reason": "stop", "message": words,
+                                                       "logprobs": None}]}),
+            "reply-error": (200, {"error": {"message": "CUDA out of memory", "code": 500}}),
+            "reply-400": (400, {"error": {"message": "maximum context length is 16 tokens", "type": "BadRequest"}}),
+            "reply-404": (404, {"error": {"message": "no such model: tiny", "code": "model_not_found"}}),
+        }[manner]  # fmt: skip
+        self._send(code, json.dumps(value))
 
     def _good(self, manner: str, listing: bool) -> None:
         name = {"other": "another-model", "liar": "another-model"}.get(manner, "tiny")

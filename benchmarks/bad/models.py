@@ -150,7 +150,7 @@ CASES = {
               command=elsewhere("feedback=hf feedback.path")),
         model("a base of preference models without config", lambda m: (m / "config.json").unlink(), r"pm\.base",
               command="experiment=smoke pm=lora pm.base=m dry_run=true"),
-        model("a reward model without weights", lambda m: (m / "model.safetensors").unlink(), r"pm\.paths",
+        model("a reward model without weights", lambda m: (m / "model.safetensors").unlink(), r"pm\.paths", lines=2,
               command="experiment=smoke pm=pretrained pm.paths={helpfulness:m} principles.select=[helpfulness] "
                       "principles.count=1 arms=[multi] dry_run=true"),
         case("a folder for a toy preset", "model.path=m dry_run=true", "model|sft|toy|preset", files=FILES,

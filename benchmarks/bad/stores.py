@@ -137,7 +137,7 @@ CASES["hardware"] = [
     case("a device that is none", "hardware.device=tpuu dry_run=true", "hardware.device"),
     case("a precision that is none", "hardware.precision=fp13 dry_run=true", r"hardware\.(precision|dtype)|fp13"),
     case("a GPU where there is none", "hardware=gpu stages=[sft] experiment=smoke", "hardware|GPU|CUDA",
-         environment={"CUDA_VISIBLE_DEVICES": ""}, built=frozenset({"data"})),
+         environment={"CUDA_VISIBLE_DEVICES": ""}),
     case("memory that is a text", "hardware.machine.device_memory=much dry_run=true", "device_memory"),
     case("time-outs below zero", "hardware.timeouts.start=-1 dry_run=true", "timeouts"),
     case("vLLM without ranks", "ppo.rollout=vllm hardware.device=cpu dry_run=true", "vllm|rollout"),

@@ -144,6 +144,13 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
         if settings.api_key_env:
             return Found("wrong", f"{key}.api_key_env: the key in {settings.api_key_env} was refused ({said}).")
         return Found("wrong", f"{key}.api_key_env: the server wants a key ({said}). Name the variable that holds it.")
+    if response.status >= 500 and response.status != 501:  # 501: it lists no models
+        said = redact(response.words())
+        return Found("away", f"{where}: the server is ill, and answers {response.status} ({said}). Mend or restart it.")
+    if response.status == 403 and (refused := _refused(base, secret, deadline)) is not None:
+        allowed = f"the key in {settings.api_key_env} may not ask" if settings.api_key_env else "it wants a key"
+        where = f"{key}.api_key_env: the server at {settings.base_url}"
+        return Found("wrong", f"{where} forbids it: {allowed} ({refused}).")
     try:
         models = response.json() if response.status == 200 else None
     except ValueError:
@@ -159,6 +166,17 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
         return Found("other", f"{key}.model='{settings.model}': the server at {settings.base_url} {error} {allow}")
     except Exception as error:  # it falls silent; half of what it tells would be another model's mark
         return Found(*_silence(where, settings.base_url, error, limit))
+
+
+def _refused(base: str, secret: str | None, deadline: float) -> str | None:
+    """What a server says that forbids questions too, and not the list of its models alone; asked without a question,
+    which costs nothing."""
+    try:
+        url = f"{base}/chat/completions"
+        asked = within(deadline, lambda: fetch(url, secret, max(0.1, deadline - time.monotonic()), b"{}"))
+    except Exception:
+        return None
+    return redact(asked.words()) or str(asked.status) if asked.status in (401, 403) else None
 
 
 def _better(base: str, get: Callable[[str], Response]) -> str | None:
@@ -228,10 +246,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def fetch(url: str, secret: str | None, timeout: float) -> Response:
-    """GET `url`; any status is an answer. Proxies of the environment are used, but not for this machine itself."""
+def fetch(url: str, secret: str | None, timeout: float, body: bytes | None = None) -> Response:
+    """GET `url`, or POST `body` to it; any status is an answer. Proxies of the environment are used, but not for this
+    machine itself."""
     handlers: list[Any] = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if is_here(url) else [])]
-    request = urllib.request.Request(url, headers={"accept": "application/json", "user-agent": "morlaif"})
+    headers = {"accept": "application/json", "user-agent": "morlaif"}
+    headers |= {} if body is None else {"content-type": "application/json"}
+    request = urllib.request.Request(url, body, headers)
     if secret:
         request.add_unredirected_header("authorization", f"Bearer {secret}")
     try:

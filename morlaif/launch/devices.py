@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,6 +17,8 @@ from morlaif.launch.processes import cores
 from morlaif.launch.settings import HardwareSettings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# What a driver leaves in the file system: NVIDIA's, WSL's, AMD's, a Jetson's.
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/dev/nvmap")
 
 
 def gpus() -> list[str]:
@@ -26,6 +29,26 @@ def gpus() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
     return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+
+
+def device_problems(hardware: HardwareSettings) -> Iterator[str]:
+    """What keeps this machine from running on a GPU, without torch. The nodes of a cluster are not looked at."""
+    if hardware.device != "cuda" or hardware.nodes > 1:
+        return
+    advice = "Use hardware=cpu, or start the run on a machine that has one"
+    if (visible := os.environ.get(VISIBLE)) is not None and not gpus():
+        yield f"hardware.device=cuda: {VISIBLE}='{visible}' hides every GPU. Unset it, or use hardware=cpu"
+    elif shutil.which("nvidia-smi") is None and not any(Path(name).exists() for name in _DRIVERS):
+        yield f"hardware.device=cuda: this machine has no GPU, or no driver for it. {advice}"
+    elif (installed := _torch()).endswith("+cpu"):
+        yield f"hardware.device=cuda: torch {installed} is for CPUs alone. Install one with CUDA, or use hardware=cpu"
+
+
+def _torch() -> str:
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return ""
 
 
 def slot_environment(hardware: HardwareSettings, slot: int) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +36,11 @@ from morlaif.batches import cut
 from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Example
 from morlaif.errors import UserError
+from morlaif.files import read_json
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT
 from morlaif.ranks import barrier, gather, rank
 
+log = logging.getLogger("morlaif.models")
 OnLog = Callable[[int, int, dict[str, float]], None]
 
 CHECKPOINT = "training.pt"  # what learns, its optimizer and its schedule, inside `checkpoint-<step>`
@@ -100,7 +104,7 @@ def finetune(
         peft_config=_lora(settings.lora) if isinstance(settings, LoRASFT) else None,
     )
     trainer.remove_callback(PrinterCallback)
-    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(keep))
+    outcome = trainer.train(resume_from_checkpoint=ranks.on_first(lambda: _last_checkpoint(keep), patiently=True))
 
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]  # with those before a resume
     loss = float(logged[-1] if logged else outcome.training_loss)  # a run shorter than sft.log_every logs none
@@ -166,9 +170,24 @@ def _lora(settings: LoRASettings) -> LoraConfig:
 
 
 def _last_checkpoint(keep: Path) -> str | None:
-    """The latest whole checkpoint: a kill may have cut off the writing of the last one."""
+    """The latest whole checkpoint: a kill may have cut off the writing of the last one. What is damaged is removed."""
     whole = [state.parent for state in keep.glob(f"checkpoint-*/{WHOLE}")]
-    return str(max(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))) if whole else None
+    for folder in sorted(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), reverse=True):
+        if (wrong := _damage(folder)) is None:
+            return str(folder)
+        log.warning("sft: %s is damaged (%s); it is removed, and the training goes on without it", folder, wrong)
+        shutil.rmtree(folder)
+    return None
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        read_json(folder / WHOLE, "where a training stands", of=dict)
+        with zipfile.ZipFile(folder / CHECKPOINT) as archive:
+            broken = archive.testzip()
+    except (UserError, OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return broken and f"{CHECKPOINT}: the content of {broken} is not what was written"
 
 
 class _Batches(Sampler[int]):

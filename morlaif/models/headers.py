@@ -20,8 +20,10 @@ def read_header(file: Path) -> dict[str, Any]:
     """`dtype`, `shape` and `data_offsets` of each tensor.
 
     Raises:
-        UserError: the file is cut off, or none of safetensors.
+        UserError: the file is cut off, or none of safetensors, or no file at all.
     """
+    if not file.is_file():
+        raise UserError(f"{file}: is no regular file; copy the weights there")
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)

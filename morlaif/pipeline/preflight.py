@@ -20,16 +20,21 @@ from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.outside import parts_of
 from morlaif.feedback.reach import look, server_problems
 from morlaif.feedback.settings import FeedbackSettings, HfSettings, JsonlSettings, OpenAISettings
+from morlaif.launch.devices import device_problems
 from morlaif.models.check import folder_problems
 from morlaif.models.fingerprint import hub_commit
 from morlaif.models.place import cached_commit, cached_folder, looks_local, offline
 from morlaif.pipeline.contents import Contents
+from morlaif.pipeline.fits import fit_problems
 from morlaif.pipeline.places import place_problems
 from morlaif.pipeline.plan import SINGLE, objective_problems, plan
 from morlaif.pipeline.served import with_served
 from morlaif.pipeline.store import Store
+from morlaif.pipeline.unit import Unit
 from morlaif.preference.settings import PretrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward
+from morlaif.rl.states import state_problems
+from morlaif.tracking.check import tracking_problems
 
 LOADS_MODEL = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
 
@@ -39,12 +44,13 @@ class Preflight:
     """Looks at one config after another, and at what they share but once."""
 
     tell: Callable[[str], None] = lambda line: None  # is given a line before what takes long
+    elsewhere: bool = False  # whether another machine is to build, by a Hydra launcher or the nodes of a cluster
     seen: dict[str, list[str]] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)  # lines about servers that do not answer, which is no mistake
 
     def problems(self, config: Config) -> list[str]:
         """A line for each thing that would stop the run of `config`."""
-        unplanned, stages = _planned(config, self.tell)
+        unplanned, stages, units = _planned(config, self.tell)
         found: list[str] = []
         for part in (
             _paths(config, stages),
@@ -53,6 +59,9 @@ class Preflight:
             self._models(config, stages),
             self._judges(config, stages),
             _packages(config, stages),
+            self._device(config, stages),
+            fit_problems(config, stages),
+            _states(config, units),
         ):
             found += part
         keys = {_key(line) for line in found}
@@ -125,6 +134,11 @@ class Preflight:
                 trusted = name in config.eval.trust_remote_code
                 yield from self._model(f"eval.policies.{name}", path, trusted, "policy", revision)
 
+    def _device(self, config: Config, stages: set[str]) -> list[str]:
+        if self.elsewhere or not stages & set(LOADS_MODEL):
+            return []
+        return self._once(f"device {config.hardware.device}", lambda: device_problems(config.hardware))
+
     def _server(self, key: str, settings: OpenAISettings, known: bool) -> Iterator[str]:
         for line in server_problems(key, settings, away_is_one=not known):
             if (found := look(settings, key)).state == "away" and found.line == line:
@@ -140,12 +154,15 @@ class Preflight:
         return self._once(f"model {key} {path} {trusted} {kind} {revision}", find)
 
     def _judges(self, config: Config, stages: set[str]) -> Iterator[str]:
+        ledger = Store(config.paths.store).ledger
         for key, settings in _asked(config, stages):
+            if isinstance(settings, OpenAISettings | HfSettings) and ledger.is_dir():
+                yield f"{ledger}: a folder is where the ledger's file would be. Name another store (paths.store)."
             name = f"judge {key} {settings.model_dump_json()}"
             match settings:
                 case OpenAISettings():
                     # With nobody there a run goes on as far as the ledger knows the answers.
-                    known = Store(config.paths.store).ledger.is_file()
+                    known = ledger.is_file()
                     yield from self._once(f"{name} {known}", partial(self._server, key, settings, known))
                 case HfSettings(path=None):
                     yield f"{key}.path: give the judge's folder in Hugging Face format, or a hub id"
@@ -157,15 +174,16 @@ class Preflight:
                     yield from self._once(name, partial(_labels, settings))
 
 
-def _planned(config: Config, tell: Callable[[str], None]) -> tuple[list[str], set[str]]:
-    """What keeps a plan from being made, and the stages of which a unit is still to be built."""
+def _planned(config: Config, tell: Callable[[str], None]) -> tuple[list[str], set[str], list[Unit]]:
+    """What keeps a plan from being made, the stages of which a unit is still to be built, and these units."""
     try:
         planned = plan(with_served(config, lambda line: None, wait=False), Contents(config.paths.store, tell))
         store = Store(config.paths.store)
-        return [], {unit.stage for unit in planned.units if not store.has(unit)}
+        units = [unit for unit in planned.units if not store.has(unit)]
+        return [], {unit.stage for unit in units}, units
     except UserError as error:
         furthest = max((STAGES.index(stage) for stage in config.stages if stage in STAGES), default=-1)
-        return str(error).splitlines(), set(STAGES[: furthest + 1])
+        return str(error).splitlines(), set(STAGES[: furthest + 1]), []
 
 
 def _key(line: str) -> str:
@@ -235,12 +253,21 @@ def _asked(config: Config, stages: set[str]) -> Iterator[tuple[str, FeedbackSett
         yield "eval.judge.engine", engine
 
 
+def _states(config: Config, units: Sequence[Unit]) -> Iterator[str]:
+    store = Store(config.paths.store)
+    for unit in units:
+        if unit.stage == "ppo":  # the others begin anew where no state of theirs is whole
+            yield from state_problems(store.checkpoints(unit))
+
+
 def _packages(config: Config, stages: set[str]) -> Iterator[str]:
     def missing(name: str) -> bool:
         return importlib.util.find_spec(name) is None
 
     if config.hardware.ranks > 1 and stages & set(LOADS_MODEL) and missing("deepspeed"):
         yield "hardware.processes: several ranks need DeepSpeed: pip install 'morlaif[deepspeed]', or processes=1"
+    if stages:
+        yield from tracking_problems(config.tracking)
     if config.ppo.rollout == "vllm" and "ppo" in stages and missing("vllm"):
         yield "ppo.rollout: vllm is not installed; pip install 'trl[vllm]', or use ppo.rollout=transformers"
 

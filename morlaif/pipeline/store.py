@@ -149,6 +149,10 @@ class Store:
     def _work(self, unit: Unit) -> Path:
         return self.folder(unit).with_name("." + unit.digest)
 
+    def checkpoints(self, unit: Unit) -> Path:
+        """Where an unfinished unit keeps what a kill must not take."""
+        return self._work(unit) / "keep"
+
     def _begin(self, unit: Unit, tell: Tell) -> tuple[Path, Path]:
         """An empty folder to write into, and the one whose checkpoints stay; the lock is held."""
         folder, work = self.folder(unit), self._work(unit)
@@ -156,7 +160,7 @@ class Store:
             tell(unit, "damaged", self._set_aside(folder, self._damage(folder) or "it is not what was looked at"))
         if os.path.lexists(work) and not work.is_dir():
             tell(unit, "damaged", self._set_aside(work, "it is no folder"))
-        out, keep = work / "out", work / "keep"
+        out, keep = work / "out", self.checkpoints(unit)
         with self._said():
             if os.path.lexists(out):
                 shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()

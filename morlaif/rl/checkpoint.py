@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from morlaif.errors import UserError
+from morlaif.rl.states import all_damaged, hash_of, verified
 
 log = logging.getLogger("morlaif.rl")
 KEPT = 2
@@ -41,7 +41,7 @@ class Checkpoints:
         _write(path, lambda file: torch.save(state, file))
         facts = {
             "step": step, "best": best, "fingerprint": self.fingerprint,
-            "size": path.stat().st_size, "sha256": _hash(path),
+            "size": path.stat().st_size, "sha256": hash_of(path),
         }  # fmt: skip
         _write(path.with_suffix(".json"), lambda file: file.write(json.dumps(facts).encode()))
         self._prune()
@@ -55,30 +55,28 @@ class Checkpoints:
         for partial in self.folder.glob("*.partial"):  # left by a kill in the middle of a write
             partial.unlink()
         manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
-        damaged = []
+        damaged = list[tuple[Path, Exception]]()
         for manifest in manifests:
             path = manifest.with_suffix(".pt")
             try:
-                facts = _verified(manifest)
+                facts = verified(manifest)
             except (OSError, ValueError, KeyError) as error:
-                damaged.append(f"{path} is damaged ({error})")
+                damaged.append((path, error))
                 continue
             if facts["fingerprint"] != self.fingerprint:
                 raise UserError(
                     f"{path}: this checkpoint belongs to other settings or another seed; remove {self.folder} to begin "
                     "anew"
                 )
-            for problem in damaged:
-                log.warning("%s; the run goes on from the checkpoint of step %d", problem, facts["step"])
+            for wrong, why in damaged:
+                step = facts["step"]
+                log.warning("%s is damaged (%s); the run goes on from the checkpoint of step %d", wrong, why, step)
             for other in manifests[: len(damaged)]:
                 other.unlink()
                 other.with_suffix(".pt").unlink(missing_ok=True)
             return facts["step"]
         if damaged:
-            raise UserError(
-                f"{damaged[0]}, and no other checkpoint is whole: is the disk full or failing? Remove {self.folder} to "
-                "begin anew"
-            )
+            raise UserError(all_damaged(*damaged[0]))
         return None
 
     def load(self, step: int, mmap: bool = False) -> dict[str, Any]:
@@ -127,19 +125,3 @@ def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
         os.fsync(file.fileno())
     os.replace(partial, path)
 
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verified(manifest: Path) -> dict[str, Any]:
-    """Its content, if the state beside it is what was written; else a ValueError or OSError says what is wrong."""
-    facts = json.loads(manifest.read_text())
-    path = manifest.with_suffix(".pt")
-    size = path.stat().st_size
-    if size != facts["size"]:
-        raise ValueError(f"{size} bytes of {facts['size']}")
-    if _hash(path) != facts["sha256"]:
-        raise ValueError("its content is not what was written")
-    return facts

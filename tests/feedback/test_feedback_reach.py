@@ -135,6 +135,25 @@ def test_a_key_that_is_refused(server, settings_for, monkeypatch):
     assert "the server wants a key" in line
     server.told["/v1/models"] = (403, {"error": {"message": "Missing scopes: model.read"}})
     assert not problems(settings_for(server))
+    server.fault = lambda n, body: (403, {"message": "not for you"})  # questions too
+    (line,) = problems(settings_for(server))
+    assert "forbids it: the key in MORLAIF_TEST_KEY may not ask (not for you)" in line or "it wants a key" in line
+    assert server.bodies[-1] == {}  # no question was paid for
+
+
+@pytest.mark.parametrize("status", [500, 505, 520])
+def test_a_server_that_is_ill_is_not_at_a_wrong_path(status, server, settings_for):
+    public(server, "gpt-x")
+    healthy = server.told["/v1/models"]
+    server.told |= {"/v1/models": (status, {"error": {"message": "out of memory"}}), "/models": healthy}
+    found = look(settings_for(server, model="gpt-x"))
+    assert found.state == "away" and f"the server is ill, and answers {status} (out of memory)" in found.line
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_that_lists_no_models_is_asked(status, server, settings_for):
+    server.told["/v1/models"] = (status, {"error": {"message": "no"}})
+    assert look(settings_for(server)).state == "up" and not server.bodies
 
 
 def test_addresses_where_nothing_answers(settings_for, server):

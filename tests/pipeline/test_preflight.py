@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,12 +13,19 @@ from composed import config
 
 from morlaif.config import Config
 from morlaif.errors import MachineError, UserError
+from morlaif.launch import devices
 from morlaif.models import fingerprint
 from morlaif.pipeline import preflight
+from morlaif.pipeline.fits import fit_problems
+from morlaif.pipeline.plan import plan
 from morlaif.pipeline.preflight import Preflight
 from morlaif.pipeline.store import Store
+from morlaif.tracking import check
 
 NOBODY = "base_url=http://127.0.0.1:9/v1"  # the port of `discard`, where nothing listens
+
+
+LORA = ("ppo.policy.kind=lora", "ppo.critic.kind=adapter")
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +92,103 @@ def test_each_room_is_asked(overrides, line, tmp_path):
     (tmp_path / "file").write_text("")
     (said,) = problems(*overrides)
     assert line in said
+
+
+@pytest.mark.parametrize(
+    ("driver", "visible", "said"),
+    [
+        (False, None, "this machine has no GPU, or no driver for it"), (True, "", "CUDA_VISIBLE_DEVICES='' hides"),
+        (True, "-1", "hides every GPU"), (True, None, "torch 2.0+cpu is for CPUs alone"),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_is_not_there(monkeypatch, driver, visible, said):
+    monkeypatch.setattr(devices, "_DRIVERS", ("/dev/null",) if driver else ())
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(devices, "version", lambda name: "2.0+cpu")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (line,) = problems("hardware=gpu", "stages=[sft]")
+    assert line.startswith("hardware.device=cuda: ") and said in line
+    assert not problems("hardware=gpu", "stages=[data]")  # which runs no model
+    assert not Preflight(elsewhere=True).problems(made("hardware=gpu", "stages=[sft]"))
+    monkeypatch.setattr(devices, "version", lambda name: "2.0+cu130")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert bool(problems("hardware=gpu", "stages=[sft]")) == (not driver)
+
+
+def test_weights_and_biases_without_package_or_key(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    there = check.importlib.util.find_spec
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: name == "wandb" or there(name))
+    (line,) = problems("tracking=wandb")
+    assert line.startswith("tracking.mode='online': no key") and "WANDB_API_KEY" in line
+    assert not problems("tracking=wandb_offline")
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert not problems("tracking=wandb")
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password x\n")
+    assert not problems("tracking=wandb")
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None if name == "wandb" else there(name))
+    for option in ("wandb", "wandb_offline"):
+        (line,) = problems(f"tracking={option}")
+        assert "pip install 'morlaif[wandb]'" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["sft=full", "sft.max_length=600"], "sft.max_length=600 exceeds the model's 512 positions"),
+        (["pm=lora", "pm.max_length=600"], "pm.max_length=600 exceeds the model's 512 positions"),
+        (["respond=sample", "respond.max_new_tokens=512"], "respond.max_new_tokens=512 leaves no room for a prompt"),
+        (["ppo.max_new_tokens=512"], "ppo.max_new_tokens=512 leaves no room for a prompt"),
+        (["sft=lora", "sft.lora.target_modules=[x_proj]"], "sft.lora.target_modules: the model has no module 'x_proj'"),
+        (["pm=lora", "pm.lora.target_modules=[x]"], "pm.lora.target_modules: the model has no module 'x'"),
+        ([*LORA, "ppo.policy.target_modules=x.*"], "ppo.policy.target_modules: the model has no module 'x.*'"),
+        ([*LORA, "ppo.policy.target_modules='('"], "ppo.policy.target_modules='(': no regular expression"),
+        (["pm=lora", "pm.lora.target_modules=[q_proj,x]"], None),
+        ([*LORA, "ppo.policy.target_modules='.*q_proj'"], None),
+    ],
+)
+def test_what_a_model_cannot_follow(overrides, line, tmp_path):
+    own = made("model=gpt2", f"model.path={tmp_path}", *overrides)
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    tensor = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({"model.layers.0.self_attn.q_proj.weight": tensor})
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    found = list(fit_problems(own, {"sft", "respond", "pm", "ppo"}))
+    assert [one.startswith(line) for one in found] == [True] if line else not found
+
+
+def test_a_toy_model_is_of_the_length_that_its_settings_say():
+    (line,) = problems("sft.max_length=600")
+    assert line.startswith("sft.max_length=600 exceeds the model's 512 positions")
+
+
+def test_checkpoints_of_which_none_is_whole(tmp_path):
+    wanted = made(f"paths.store={tmp_path / 'store'}")
+    store = Store(wanted.paths.store)
+    (unit, *_) = [unit for unit in plan(wanted).units if unit.stage == "ppo"]
+    keep = store.checkpoints(unit)
+    keep.mkdir(parents=True)
+    for step, content in ((1, b"whole"), (2, b"broken")):
+        (keep / f"step-{step:08d}.pt").write_bytes(content)
+        facts = {"step": step, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (keep / f"step-{step:08d}.json").write_text(json.dumps(facts))
+    (keep / "step-00000002.pt").write_bytes(b"brok")
+    assert not Preflight().problems(wanted)  # the run goes on from the one before
+    (keep / "step-00000001.pt").write_bytes(b"whale")
+    (line,) = Preflight().problems(wanted)
+    assert "step-00000002.pt is damaged (4 bytes of 6), and no other checkpoint is whole" in line
+    assert f"Remove {keep} to begin anew" in line
+
+
+def test_a_folder_in_place_of_the_ledger(tmp_path):
+    (tmp_path / "store" / "ledger.sqlite").mkdir(parents=True)
+    lines = problems("feedback=server", f"feedback.{NOBODY}", "stages=[feedback]")
+    assert "a folder is where the ledger's file would be" in lines[0]
 
 
 def test_stages_that_are_not_asked_for_need_nothing():

@@ -189,6 +189,29 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
         torch.testing.assert_close(one[key], other[key])
 
 
+@pytest.mark.parametrize("file", ["training.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_removed_and_the_training_begins_anew(file, tmp_path, caplog):
+    settings = FULL.model_copy(update={"max_steps": 4, "checkpoint_every": 2, "log_every": 1})
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, total: int | None, metrics: dict[str, float]) -> None:
+        if step == 3:
+            raise Killed
+
+    job = make_job(tmp_path, settings=settings, on_progress=kill)
+    with pytest.raises(Killed):
+        sft.build(job)
+    (state,) = job.keep.glob(f"checkpoint-*/{file}")
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2 :] = b"x" * (len(content) // 4)
+    state.write_bytes(content)
+    steps = []
+    sft.build(dataclasses.replace(job, on_progress=lambda step, *_: steps.append(step)))
+    assert steps[0] == 1 and "checkpoint-2 is damaged" in caplog.text
+
+
 def pretrained(trained) -> ModelSettings:
     path, _ = resolve_model(trained[0].out)
     return TINY.model_copy(update={"path": path, "scratch": None})

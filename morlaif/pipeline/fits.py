@@ -1,0 +1,100 @@
+"""What fits only where something else is otherwise: lengths within a model's positions, adapters on modules it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from morlaif.config import Config
+from morlaif.errors import UserError
+from morlaif.files import read_json
+from morlaif.models.headers import read_header
+from morlaif.models.place import cached_folder
+
+POSITIONS = ("max_position_embeddings", "n_positions")  # as config.json calls them
+
+
+def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
+    """A line for each setting that the model cannot follow. What its folder does not tell is not looked at."""
+    own = _folder(config.model.path, config.model.revision)
+    scratch = config.model.scratch
+    positions = scratch.max_positions if config.model.path is None and scratch else _positions(own)
+    trained, sampled = config.sft.method != "none" and "sft" in stages, config.respond.source == "sample"
+    if trained:
+        yield from _longer("sft.max_length", config.sft.max_length, positions)
+    if "respond" in stages and sampled:
+        yield from _no_room("respond.max_new_tokens", config.respond.max_new_tokens, positions)
+    if "ppo" in stages:
+        yield from _no_room("ppo.max_new_tokens", config.ppo.max_new_tokens, positions)
+    base = getattr(config.pm, "base", None)
+    other = _folder(base, config.pm.revision) if base is not None else own
+    if "pm" in stages and config.pm.kind != "pretrained":
+        yield from _longer("pm.max_length", config.pm.max_length, positions if base is None else _positions(other))
+    adapted = "ppo" in stages and config.ppo.policy.kind == "lora"
+    for key, settings, folder, used in (
+        ("sft.lora", getattr(config.sft, "lora", None), own, trained),
+        ("pm.lora", getattr(config.pm, "lora", None), other, "pm" in stages),
+        ("ppo.policy", config.ppo.policy, own, adapted),
+    ):
+        if used and settings is not None and folder is not None:
+            yield from _modules(f"{key}.target_modules", settings.target_modules, folder)
+
+
+def _longer(key: str, length: int, positions: int | None) -> Iterator[str]:
+    if positions is not None and length > positions:
+        yield f"{key}={length} exceeds the model's {positions} positions; give {positions} or less"
+
+
+def _no_room(key: str, length: int, positions: int | None) -> Iterator[str]:
+    if positions is not None and length >= positions:
+        yield f"{key}={length} leaves no room for a prompt: the model has {positions} positions"
+
+
+def _modules(key: str, wanted: str | Sequence[str], folder: Path) -> Iterator[str]:
+    """By peft's own rule: a name is a module's, or the end of it after a dot; a text is a regular expression."""
+    if wanted == "all-linear" or not (names := _names(folder)):
+        return
+    if isinstance(wanted, str):
+        try:
+            fits = any(re.fullmatch(wanted, name) for name in names)
+        except re.error as error:
+            yield f"{key}='{wanted}': no regular expression ({error}); give a list of names, or all-linear"
+            return
+        missing = [] if fits else [wanted]
+    else:
+        missing = [one for one in wanted if not any(f".{name}".endswith(f".{one}") for name in names)]
+        missing = missing if len(missing) == len(wanted) else []  # peft wants one that fits
+    if missing:
+        known = sorted({name.rpartition(".")[2] for name in names if re.search(r"proj|attn|fc|mlp|dense|linear", name)})
+        offers = f" It has {', '.join(known[:12])}." if known else ""
+        yield f"{key}: the model has no module '{missing[0]}'.{offers} all-linear takes every linear one"
+
+
+def _names(folder: Path) -> set[str]:
+    """The modules that have weights."""
+    try:
+        if (index := folder / "model.safetensors.index.json").is_file():
+            tensors = list(read_json(index, of=dict).get("weight_map") or ())
+        else:
+            tensors = list(read_header(folder / "model.safetensors"))
+    except (UserError, OSError, TypeError):
+        return set()
+    return {name.rpartition(".")[0] for name in tensors}
+
+
+def _folder(path: str | None, revision: str | None) -> Path | None:
+    if path is None:
+        return None
+    folder = Path(path).expanduser()
+    return folder if folder.is_dir() else cached_folder(path, revision)
+
+
+def _positions(folder: Path | None) -> int | None:
+    try:
+        facts: dict[str, Any] = read_json(folder / "config.json", of=dict) if folder is not None else {}
+    except UserError:
+        return None
+    found = next((facts[name] for name in POSITIONS if name in facts), None)
+    return found if type(found) is int and found > 0 else None
