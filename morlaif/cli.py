@@ -30,8 +30,10 @@ def main() -> None:
     command, the config or the data; 128 + n ended by signal n.
     """
     from morlaif.launch.processes import forget_launchers
+    from morlaif.texts import print_anywhere
 
     end_in_order()
+    print_anywhere()
     forget_launchers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to here, where each becomes one line
     try:

@@ -6,10 +6,13 @@ or a folder, or carry a key. Pages have their border in `morlaif.pages`.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
@@ -116,23 +119,51 @@ def add_row(table: Table, *cells: Part | Sequence[Part]) -> None:
     table.add_row(*(line(*cell) if isinstance(cell, list) else line(cell) for cell in cells))
 
 
+# What is printed most that ASCII lacks, in letters that it has.
+_NEAR = str.maketrans({
+    "·": ".", "×": "x", "–": "-", "—": "-", "…": "...", "─": "-", "│": "|", "→": "->", "←": "<-", "≤": "<=", "≥": ">=",
+    "±": "+-", "−": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "β": "beta", "σ": "sd", "Δ": "delta", "√": "sqrt",
+})  # fmt: skip
+
+
+def print_anywhere() -> None:
+    """Let this process print to terminals of any encoding: what theirs lacks comes as something near it."""
+    codecs.register_error("morlaif", _near)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="morlaif")
+
+
+def _near(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end].translate(_NEAR)
+    return lost.encode(error.encoding, "backslashreplace").decode(error.encoding), error.end
+
+
 # --- CSV ------------------------------------------------------------------------------------------------------------
 
 # A cell that begins so is a formula, or a command, to a spreadsheet. One apostrophe before it makes it a text.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
+# Characters that steer a terminal are written \\x1b; so is a backslash before what would be read as one of them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\\(?=x(?:[01][0-9a-f]|7f|[89][0-9a-f]|5c))")
+_CONTROL_CODE = re.compile(r"\\x([01][0-9a-f]|7f|[89][0-9a-f]|5c)")
 
 
 def csv_cell(value: Any) -> Any:
-    """`value` for a cell: a text that a spreadsheet would run gets an apostrophe before it; numbers stay."""
+    """`value` for a cell: a text that a spreadsheet would run gets an apostrophe before it, and what would steer a
+    terminal is spelled out; numbers stay."""
     if not isinstance(value, str):
         return value
-    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "'" + text if _FORMULA.match(text) else text
 
 
 def from_csv_cell(text: str) -> str:
     """What `csv_cell` was given."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+    text = text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+    return _CONTROL_CODE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def write_csv(stream: TextIO, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from morlaif.texts import (
     keep_secret,
     line,
     markdown,
+    print_anywhere,
     redact,
     say,
     visible,
@@ -179,6 +181,19 @@ def test_a_run_s_record_and_a_failed_unit_show_no_key(monkeypatch, tmp_path):
     assert events == [{"error": "key *** is not valid, nor is ***", "user_error": True, "traceback": ""}]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "wanted"),
+    [("ascii", "4 x 2 . a-b ... \\u5149 \\udcc3"), ("latin-1", "4 × 2 · a-b ... \\u5149 \\udcc3"), ("utf-8", None)],
+)
+def test_any_terminal_can_be_printed_to(encoding, wanted, monkeypatch):
+    text = "4 × 2 · a–b … 光 \udcc3"
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+    print_anywhere()
+    print(text, end="", flush=True)
+    assert raw.getvalue().decode(encoding) == (wanted or text.replace("\udcc3", "\\udcc3"))
+
+
 # --- CSV ------------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +202,13 @@ def test_no_cell_is_a_formula_and_all_come_back(text):
     cell = csv_cell(text)
     assert not cell or cell[0] not in "=+-@\t\r\n＝＋－＠"
     assert from_csv_cell(cell) == text
+
+
+@given(st.text(st.sampled_from("\x1b\x00\x9b\x7f\\\\x105bcf8=' \t\n")))
+def test_no_cell_steers_a_terminal_and_all_come_back(text):
+    cell = csv_cell(text)
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", cell) and from_csv_cell(cell) == text
+    assert csv_cell("A\x1b[2J") == "A\\x1b[2J" and from_csv_cell("C:\\x64\\y") == csv_cell("C:\\x64\\y") == "C:\\x64\\y"
 
 
 def test_a_csv_keeps_numbers_and_texts():

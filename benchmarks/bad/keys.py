@@ -57,6 +57,12 @@ TYPES = [
         "NoGo"),
 ]  # fmt: skip
 
+OBJECTIVES = [
+    dry("below zero", "eval.scalarizers.soft_max_min.params.temperature=-1", "eval.scalarizers.soft_max_min.params"),
+    dry("a text", "eval.scalarizers.lower_quantile.params.fraction=abc", "eval.scalarizers.lower_quantile.params"),
+    dry("a typo", "+eval.scalarizers.lower_quantile.params.fractoin=.3", "fractoin", "Did you mean 'fraction'"),
+]
+
 NULLS = [
     dry("a group", "pm=null", "pm=null"),
     dry("a number", "ppo.steps=null", "ppo.steps", "integer"),
@@ -96,4 +102,4 @@ SYNTAX = [
     dry("as a process", "ppo.stepz=5", "'ppo.steps'", real=True),
 ]
 
-CASES = {"typos": TYPOS, "types": TYPES, "nulls": NULLS, "syntax": SYNTAX}
+CASES = {"typos": TYPOS, "types": TYPES, "objectives": OBJECTIVES, "nulls": NULLS, "syntax": SYNTAX}

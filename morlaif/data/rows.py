@@ -179,9 +179,9 @@ def _demonstrated(prompt: list[Message], answer: str | None, row: Row, columns: 
 
 def _wanted(row: Row, columns: Columns) -> bool:
     """Whether the row's completion is a good one: all are but those that KTO labels false."""
-    label = row.get(columns.label)
-    if label is None or isinstance(label, bool):
-        return label is not False
+    label = row.get(columns.label, True)
+    if isinstance(label, bool):
+        return label
     raise MalformedRow(
         f"'{columns.label}' is {_kind(label)}; beside a completion it must be true or false (KTO: whether it is a good "
         "one); data.columns.label=none if it means something else"

@@ -40,10 +40,12 @@ def variants(objective: Objective, settings: Mapping[str, ScalarizerSettings]) -
     objective does not have is left out."""
     made = {}
     for name, one in settings.items():
+        scalarizer = resolve(one)  # whatever else is wrong with it was told before the run
         try:
-            made[name] = replace(objective, scalarizer=resolve(one, objective.active))
+            scalarizer.check(objective.active)
         except UserError:
             continue
+        made[name] = replace(objective, scalarizer=scalarizer)
     return made
 
 

@@ -7,7 +7,7 @@ import email.utils
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from morlaif.texts import redact
 LONGEST_BACKOFF = 60.0  # seconds
 LONGEST_LOOK = 5.0  # seconds between two looks whether a server is back
 TRIES_UNREACHED = 4  # a server that has never answered is not waited for as long as one that has
+LONGEST_REPLY = 16 << 20  # bytes; a long answer with its log-probabilities has a tenth of that
+_TOO_LONG = f"a reply of more than {LONGEST_REPLY >> 20} MiB"
 KEPT = "What was answered is kept."
 ROW_CODES = (
     "context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation",
@@ -86,6 +88,7 @@ class ChatClient:
                 timeout=settings.timeout,
                 follow_redirects=False,
                 trust_env=not is_here(settings.base_url),
+                event_hooks={"response": [_bound]},
             ),
         )
 
@@ -299,6 +302,31 @@ class ChatClient:
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) > 6 else text
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """The bytes of a reply, which has an end."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream):
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read = 0
+        async for part in self._stream:
+            if (read := read + len(part)) > LONGEST_REPLY:
+                raise Garbled(_TOO_LONG)
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Raises `Garbled` where a reply says that it is too long, and has it raised where it is."""
+    told = response.headers.get("content-length", "")
+    if told.isascii() and told.isdigit() and int(told[:20]) > LONGEST_REPLY:
+        raise Garbled(_TOO_LONG)
+    response.stream = _Bounded(response.stream)
 
 
 @dataclass(slots=True)

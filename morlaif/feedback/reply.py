@@ -24,6 +24,10 @@ class Reply:
     fingerprint: str | None = None  # of the system it ran on
 
 
+class Odd(TypeError):
+    """A part of the reply is of another type than it should be."""
+
+
 class Garbled(Exception):
     """The reply is not the JSON it should be."""
 
@@ -58,7 +62,25 @@ def parse(raw: str) -> Reply:
             fingerprint,
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise Garbled(f"unreadable reply: {type(error).__name__}: {error}") from None
+        raise Garbled(f"unreadable reply: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with the reply, not with the code that read it."""
+    match error:
+        case json.JSONDecodeError():
+            return f"no JSON ({error.msg.lower()}, line {error.lineno}, column {error.colno})"
+        case RecursionError():
+            return "JSON that is nested too deeply"
+        case KeyError():
+            return f"it has no {error}"
+        case IndexError():
+            return "its list of choices is empty"
+        case ValueError():
+            return str(error)
+        case Odd():
+            return str(error)
+    return "no object of a chat completion where one should be"
 
 
 def _texts(message: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -69,7 +91,7 @@ def _texts(message: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple[str | 
         thoughts += [json.dumps(part) for part in content if part["type"] == "thinking"]
         content = "".join(part["text"] for part in content if part["type"] == "text")
     if not isinstance(content, str | None):
-        raise TypeError(f"content is no text but {type(content).__name__}")
+        raise Odd(f"its content is no text but {type(content).__name__}")
     hidden = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
     told = next((thought for thought in thoughts if isinstance(thought, str) and thought), None)
     return content, told or (f"{hidden} hidden tokens" if hidden else None)
@@ -81,8 +103,11 @@ def _alternatives(position: Mapping[str, Any]) -> list[tuple[str, float]]:
     for item in position.get("top_logprobs") or ():
         listed.setdefault(item["token"], item["logprob"])
     if not all(isinstance(token, str) for token in listed):
-        raise TypeError("a token that is no text")
-    return [(token, float(logprob)) for token, logprob in listed.items() if logprob is not None]
+        raise Odd("a token that is no text")
+    try:
+        return [(token, float(logprob)) for token, logprob in listed.items() if logprob is not None]
+    except ValueError:
+        raise Odd("a log-probability that is no number") from None
 
 
 def _count(value: Any) -> int:

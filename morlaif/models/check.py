@@ -325,7 +325,7 @@ def _tensors(where: str, folder: Path, config: dict[str, Any]) -> Iterator[str]:
                     "quantization_config that says how to read it; take the model that is not quantized"
                 )
                 return
-    yield from (f"{where}: {fault}" for fault in table_problems(config, {n: f["shape"] for n, f in held.items()}))
+        yield from (f"{where}: {fault}" for fault in table_problems(config, {n: f["shape"] for n, f in held.items()}))
 
 
 def _listed(folder: Path) -> dict[str, str]:

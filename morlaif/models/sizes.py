@@ -48,17 +48,24 @@ def size_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def table_problems(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> Iterator[str]:
-    """A part of a sentence where the table of embeddings in the files (`shapes` by tensor) is not the config's."""
+    """A part of a sentence where the weights in the files (`shapes` by tensor) are not of the config's sizes."""
     kind = config.get("model_type")
     if kind not in NEEDED:
         return
-    wanted = [config["vocab_size"], config["n_embd" if kind == "gpt2" else "hidden_size"]]
+    if kind == "gpt2":
+        wanted = {"wte.weight": [config["vocab_size"], config["n_embd"]]}
+    else:
+        width, inner = config["hidden_size"], config["intermediate_size"]
+        wanted = {"embed_tokens.weight": [config["vocab_size"], width]}
+        wanted |= {"mlp.up_proj.weight": [inner, width], "mlp.down_proj.weight": [width, inner]}
     for name, shape in shapes.items():
-        if name.endswith("wte.weight" if kind == "gpt2" else "embed_tokens.weight") and list(shape) != wanted:
+        right = next((right for end, right in wanted.items() if name.endswith(end)), None)
+        if right is not None and list(shape) != right:
             yield (
                 f"its weight {name!r} is {' by '.join(map(str, shape))}, and its config.json wants "
-                f"{' by '.join(map(str, wanted))}; weights and config belong to different models"
+                f"{' by '.join(map(str, right))}; weights and config belong to different models"
             )
+            return
 
 
 def generation_problems(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -246,7 +246,8 @@ def _check_objective(config: Config, reward: Layout) -> None:
 
     Raises:
         UserError: a weight of a principle that nobody has defined (a run may use fewer than its weights name), a
-            wrong parameter of the scalarizer, or a normaliser that does not fit the rest.
+            wrong parameter of the scalarizer, or of one that the evaluation compares with, or a normaliser that does
+            not fit the rest.
     """
     known = list(dict.fromkeys([*config.principles.definitions, *reward.names]))
     for key, names in (("zero", config.weights.zero), ("values", config.weights.values or {})):
@@ -254,6 +255,12 @@ def _check_objective(config: Config, reward: Layout) -> None:
             if name not in known and name != SINGLE:
                 hint = f"{suggest(name, known)} Known: {', '.join(known)}."
                 raise UserError(f"weights.{key}: no principle '{name}'.{hint}")
+    for name, other in config.eval.scalarizers.items():
+        try:  # it may name a principle that this run has not: it is left out then
+            resolve(other).check(known)
+        except UserError as error:
+            line = str(error)
+            raise UserError(f"eval.scalarizers.{name}{line.removeprefix('scalarizer')}") from None
     names = list(reward.names)
     # a wrong parameter is said now, not after hours of training
     scalarizer = resolve(config.scalarizer, config.weights.counting(names) if "multi" in config.arms else names)

@@ -148,6 +148,7 @@ def test_every_format(row, format, example):
         ({"prompt": "Hi", "chosen": "a"}, MalformedRow, "'chosen' is there and 'rejected' is missing"),
         ({"prompt": "Hi", "chosen": None, "rejected": "b"}, MalformedRow, "'rejected' is there and 'chosen' is null"),
         ({"prompt": "Hi", "response": "a"}, MalformedRow, "'response' stands beside.*columns.completion=response"),
+        ({"prompt": "Hi", "completion": "a", "label": None}, MalformedRow, "'label' is null; .*true or false"),
         ({"prompt": "Hi", "completion": "a", "label": 1}, MalformedRow, "'label' is a number; .*true or false"),
         ({"prompt": "Hi", "chosen": [SYSTEM, USER, A], "rejected": [USER, B]}, UnusableRow, "different prompts"),
         ({"prompt": "No", "chosen": [USER, A], "rejected": [USER, B]}, UnusableRow, "answers another prompt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -288,7 +289,9 @@ def test_what_no_waiting_mends_is_said_at_once(fault, said, helpfulness, pairs, 
         assert server.received == 1 and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["deep", "huge", "tokens", "empty", "list", "content"])
+@pytest.mark.parametrize(
+    "name", ["deep", "huge", "tokens", "empty", "list", "content", "usage", "high", "none", "long"]
+)
 def test_replies_of_all_kinds_of_nonsense(name, helpfulness, pairs, settings_for, ledger):
     """One line in the end, or the next try's good answer; never another error."""
     choice = {"message": {"role": "assistant", "content": "A"}}
@@ -299,13 +302,20 @@ def test_replies_of_all_kinds_of_nonsense(name, helpfulness, pairs, settings_for
         "empty": b'{"choices": []}',
         "list": b"[1, 2]",
         "content": json.dumps({"choices": [{"message": {"content": 7}}]}).encode(),
+        "usage": json.dumps({"choices": [choice], "usage": "much"}).encode(),
+        "high": b'{"choices": [{"message": {}, "logprobs": {"content": [{"token": "A", "logprob": "x"}]}}]}',
+        "none": b"{}",
+        "long": b" " * (17 << 20),
     }
     with ChatServer(lambda n, body: ("raw", bodies[name]) if n < 2 else None) as server:
         verdicts, usage = run(pairs[:1], helpfulness, settings_for(server), ledger)
         assert verdicts[0].valid and usage.retries == 2
     said = r"no usable answer after 2 tries \(unreadable reply.*feedback\.base_url"
-    with ChatServer(lambda n, body: ("raw", bodies[name])) as server, pytest.raises(UserError, match=said):
+    if name == "long":
+        said = r"no usable answer after 2 tries \(a reply of more than 16 MiB.*feedback\.base_url"
+    with ChatServer(lambda n, body: ("raw", bodies[name])) as server, pytest.raises(UserError, match=said) as told:
         run(pairs[:1], helpfulness, settings_for(server, retries=1), ledger.with_name("other"))
+    assert not re.search("(Key|Type|Index|Attribute|Value|Recursion)Error|Traceback", str(told.value))
 
 
 def test_a_batch_of_another_model_stays_to_be_collected(pairs, helpfulness, settings_for, ledger):

@@ -84,6 +84,23 @@ def test_everything_is_told_at_once():
         ),
         (["reward=function", "reward.function=nowhere.function"], "reward.function 'nowhere.function': no module"),
         (["scalarizer.function=nowhere.function"], "scalarizer.function 'nowhere.function': no module"),
+        (
+            ["eval.scalarizers.soft_max_min.params.temperature=-1"],
+            "eval.scalarizers.soft_max_min.params.temperature of 'soft_max_min': value should be greater than 0",
+        ),
+        (
+            ["eval.scalarizers.lower_quantile.params.fraction=abc"],
+            "eval.scalarizers.lower_quantile.params.fraction of 'lower_quantile': value should be a valid number",
+        ),
+        (
+            ["+eval.scalarizers.lower_quantile.params.fractoin=.3"],
+            "eval.scalarizers.lower_quantile.params.fractoin: 'morlaif.scalarize.functions.lower_quantile' has no such",
+        ),
+        (
+            ["+eval.scalarizers.mine={name: mine, function: morlaif.scalarize.functions.single, "
+             "params: {principle: helpfulnes}}"],
+            "eval.scalarizers.mine.params.principle of 'mine' names 'helpfulnes', which is not among the principles",
+        ),
         (["paths.store=file/in/the/way"], "file is a file; name a folder"),
         (["paths.runs=file"], "a file is in the way; name a folder"),
     ],
