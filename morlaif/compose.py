@@ -119,6 +119,9 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
         unswept = [override.input_line for override in parsed if not override.is_sweep_override()]
         base = compose(CONFIG_NAME, [*unswept, search], return_hydra_config=True)
         multirun = flags.multirun or base.hydra.mode == RunMode.MULTIRUN
+        for kind in ("run", "sweep"):
+            if not str(OmegaConf.to_container(base.hydra[kind], resolve=False)["dir"] or "").strip():
+                raise UserError(f"hydra.{kind}.dir names no folder; leave it out, and name the place by paths.runs")
         if swept and not multirun:
             raise UserError(f"'{swept[0]}' gives several values: add -m to run each, or quote the value.")
         trees: Sequence[tuple[list[str], DictConfig]] = [(unswept, base)]

@@ -51,6 +51,7 @@ def told(command: str) -> str:
         ("~pm.kind", "pm.kind: should be lora, trunk"),
         ("data.path=x", "unknown key 'data.path': data 'toy' has no 'path'; data.source jsonl or hub has it."),
         ("+feedback.model=x", "feedback 'rules' has no 'model'; feedback.source openai has it."),
+        ("hydra.run.dir=", "hydra.run.dir names no folder; leave it out, and name the place by paths.runs"),
         # something below a value
         ("pm.base.x=1", "unknown key 'pm.base.x': 'pm.base' is null, which has no keys."),
         ("+pm.base.x=1", "pm.base={'x': 1}: should be a text."),

@@ -18,7 +18,7 @@ from morlaif.errors import MachineError, UserError
 from morlaif.feedback.limiter import Limiter
 from morlaif.feedback.reach import FATAL_CODES, Found, api_key, explain_silence, is_here
 from morlaif.feedback.records import Usage
-from morlaif.feedback.reply import Garbled, Reply, parse
+from morlaif.feedback.reply import Garbled, HandedOn, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
 from morlaif.texts import redact
 
@@ -246,7 +246,7 @@ class ChatClient:
                 f"Raise that limit; or lower feedback.concurrency={settings.concurrency}, of which each waits for the "
                 f"others, or the length of a reply (feedback.{'cot.' * (settings.mode == 'cot')}max_tokens)."
             )
-        if isinstance(error, Garbled):
+        if isinstance(error, Garbled) and not isinstance(error, HandedOn):
             kind = MachineError if self._answered else UserError
             return kind(
                 f"{self._where}: no usable answer after {failures} tries ({said}). {KEPT} "

@@ -32,16 +32,20 @@ class Garbled(Exception):
     """The reply is not the JSON it should be."""
 
 
+class HandedOn(Garbled):
+    """The reply is an error, as some gateways hand it on under status 200."""
+
+
 def parse(raw: str) -> Reply:
     """Read a chat completion. Fields that a server leaves out are None or 0.
 
     Raises:
-        Garbled: not JSON, or without a choice.
+        Garbled: not JSON, or without a choice. HandedOn: an error.
     """
     try:
         body = json.loads(raw)
-        if "choices" not in body and "error" in body:  # some gateways report trouble with status 200
-            raise ValueError(str(body["error"])[:200])
+        if "choices" not in body and "error" in body:
+            raise HandedOn(f"an error in place of an answer: {_words(body['error'])}")
         choice = body["choices"][0]
         message = choice["message"]
         logprobs = (choice.get("logprobs") or {}).get("content")
@@ -81,6 +85,12 @@ def _why(error: Exception) -> str:
         case Odd():
             return str(error)
     return "no object of a chat completion where one should be"
+
+
+def _words(error: Any) -> str:
+    """What an error says, on one line."""
+    said = error.get("message") if isinstance(error, dict) else error
+    return " ".join(str(said or error).split())[:200]
 
 
 def _texts(message: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple[str | None, str | None]:

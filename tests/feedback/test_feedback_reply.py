@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from morlaif.feedback import modes
 from morlaif.feedback.outcomes import advice
 from morlaif.feedback.rating import rating_by_logprobs, rating_drawn
-from morlaif.feedback.reply import Garbled, Reply, parse
+from morlaif.feedback.reply import Garbled, HandedOn, Reply, parse
 from morlaif.feedback.thought import answer_begins
 
 THOUGHTS = [
@@ -202,3 +202,9 @@ def test_no_text_stops_a_reader(text):
             assert value is None or (math.isfinite(value) and outcome == "ok")
     begin = answer_begins(text)
     assert begin is None or 0 <= begin <= len(text)
+
+
+@pytest.mark.parametrize("error", [{"message": "CUDA out of memory", "code": 500}, "CUDA out of memory"])
+def test_an_error_under_status_200_is_told_in_its_own_words(error):
+    with pytest.raises(HandedOn, match=r"^an error in place of an answer: CUDA out of memory$"):
+        parse(json.dumps({"error": error}))
