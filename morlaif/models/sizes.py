@@ -62,7 +62,7 @@ def table_problems(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -
         right = next((right for end, right in wanted.items() if name.endswith(end)), None)
         if right is not None and list(shape) != right:
             yield (
-                f"its weight {name!r} is {' by '.join(map(str, shape))}, and its config.json wants "
+                f"its weight {name!r} has the shape {' by '.join(map(str, shape))}, and its config.json wants "
                 f"{' by '.join(map(str, right))}; weights and config belong to different models"
             )
             return
