@@ -51,7 +51,7 @@ FAULTS: dict[str, Callable[[Outcome], bool]] = {
 }
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 LONGEST = 700  # characters of a line
-SOME = 10  # of each kind, where not all are asked for
+SOME = 8  # of each kind, where not all are asked for
 
 
 @dataclass

@@ -161,7 +161,7 @@ def config_problems(key: str, folder: Path) -> Iterator[str]:
     """What is wrong with a folder's config.json as a file; nothing where there is no such folder."""
     if not folder.is_dir():
         return
-    if not (folder / "config.json").is_file():
+    if not os.path.lexists(folder / "config.json"):
         held = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "it is empty"
         yield f"{key}={str(folder)!r}: no config.json, so no model in Hugging Face format ({held})"
         return

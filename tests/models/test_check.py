@@ -82,7 +82,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is a list": (lambda f: write(f, []), r"config\.json: .*list.*expected a model's config"),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{'a': 1}"), r"config\.json.*not JSON"),
     "config is empty": (lambda f: (f / "config.json").write_text(""), r"config\.json: is empty"),
-    "config is a folder": (lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()), r"no config\.json"),
+    "config is a folder": (
+        lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
+        r"config\.json: is a folder",
+    ),
     "no model type": (lambda f: write(f, {}), "names no model_type"),
     "unknown model type": (lambda f: write(f, {"model_type": "lllama"}), "does not know.* Did you mean 'llama'"),
     "model type is a number": (lambda f: write(f, {"model_type": 3}), "names no model_type"),
