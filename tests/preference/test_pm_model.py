@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,8 @@ def test_text_is_cut_at_the_left_of_the_prompt(tokenizer, chat) -> None:
 
 def test_a_base_without_a_pad_token_of_its_own(tokenizer, tmp_path: Path) -> None:
     """GPT-2 as published: 1 row fewer than the tokenizer that was given a pad token."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<|a new one|>"})
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(tokenizer) - 1, n_embd=16, n_layer=1, n_head=2, n_positions=64)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
