@@ -7,15 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cli
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
 def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "morlaif", *arguments]
-    environment = {**os.environ, "COLUMNS": "80", **(env or {})}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return cli.morlaif(arguments, cwd, env)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import cli
 import pytest
 
 SMALL = ["experiment=smoke", "stages=[sft]", "data.sft=30", "data.train=4", "data.eval=4"]
-LONG, SHORT = [*SMALL, "sft.max_steps=100000"], [*SMALL, "sft.max_steps=20"]
+LONG, SHORT = [*SMALL, "sft.max_steps=100000"], [*SMALL, "sft.max_steps=20", "hardware.workers=1"]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str] | cli.Run:
+    if "hardware.workers=1" in arguments:
+        return cli.Run(arguments, folder, {"COLUMNS": "300"})
+
     def as_from_a_shell() -> None:  # a test may itself run where signals are ignored
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -29,7 +33,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> Path:
+def wait_for(process: subprocess.Popen[str] | cli.Run, folder: Path, pattern: str) -> Path:
     """The first file of that pattern that is not empty."""
     ends = time.monotonic() + 120
     while time.monotonic() < ends and process.poll() is None:
@@ -62,7 +66,7 @@ def lives(pid: int) -> bool:
     ("number", "whom", "more"),
     [
         (signal.SIGTERM, "the run", []),
-        (signal.SIGINT, "the run", ["hardware.workers=2"]),
+        (signal.SIGINT, "the run", ["hardware.workers=1"]),
         (signal.SIGTERM, "its worker", ["hardware.workers=2"]),
     ],
 )

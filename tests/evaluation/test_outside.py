@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+import cli
 import pytest
 
 from morlaif.errors import UserError
@@ -59,8 +58,7 @@ def test_a_revision_stands_behind_an_at_sign(tmp_path):
 
 def test_only_policies_that_are_compared_may_run_their_own_code(tmp_path):
     given = ["eval.trust_remote_code=[bose]", "+eval.policies.base=gpt2", "dry_run=true"]
-    command = [sys.executable, "-m", "morlaif", *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = cli.morlaif(given, tmp_path)
     assert done.returncode == 2 and "no policy 'bose' among `policies`. Did you mean 'base'?" in done.stderr
 
 
@@ -88,7 +86,6 @@ def test_a_folder_without_a_model_is_none(tmp_path):
 )
 def test_the_command_line_tells_a_mistake_in_one_line_before_anything_is_built(arguments, told, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
-    command = [sys.executable, "-m", "morlaif", *arguments, "dry_run=true"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = cli.morlaif([*arguments, "dry_run=true"], tmp_path)
     assert done.returncode == 2 and told in done.stderr.replace("\n", " "), done.stderr
     assert "Traceback" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
-import sys
 import zlib
 from contextlib import closing
 from pathlib import Path
 
+import cli
 import pytest
 from chat_server import ChatServer
 from feedback_cases import make_pairs
@@ -33,9 +32,8 @@ def labelling(tmp_path):
     ]  # fmt: skip
 
     def run(server: ChatServer) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "morlaif", *given, f"feedback.base_url={server.base_url}"]
-        environment = os.environ | {"MORLAIF_TEST_KEY": KEY, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        arguments = [*given, f"feedback.base_url={server.base_url}", "hardware.workers=1"]
+        return cli.morlaif(arguments, tmp_path, {"MORLAIF_TEST_KEY": KEY})
 
     return run
 

@@ -49,16 +49,6 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(TIMEOUT)
-def test_two_ranks_learn_what_one_process_learns(alone, tmp_path):
-    done = morlaif(tmp_path, "hardware=cpu2_zero3")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_same(alone, tmp_path)
-    (run,) = tmp_path.glob("runs/*")
-    assert json.loads((run / "ranks/sft/ds.json").read_text())["zero_optimization"]["stage"] == 3
-    assert (run / "logs/sft.rank-0.log").is_file() and (run / "logs/sft.rank-1.log").is_file()
-
-
 def start_until_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     checkpoint = "store/sft/.*/keep/checkpoint-3/trainer_state.json"
     return ranked.start_until(folder, [*TINY, *arguments], checkpoint, TIMEOUT)
@@ -76,9 +66,12 @@ def test_a_killed_rank_is_named_and_one_process_goes_on_from_its_checkpoint(alon
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.timeout(3 * TIMEOUT)
-def test_ranks_end_with_a_run_that_is_killed_and_two_go_on_where_it_stopped(alone, tmp_path):
+def test_ranks_end_with_a_run_that_is_killed_and_two_go_on_to_what_one_process_learns(alone, tmp_path):
     process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3")
-    ranked.kill_run(process, tmp_path)
+    ranked.kill_run(process, tmp_path, group=True)
     done = morlaif(tmp_path, "hardware=cpu2_zero3")
     ranked.assert_went_on(done, tmp_path, "sft")
     assert_same(alone, tmp_path)
+    (run,) = tmp_path.glob("runs/*")
+    assert json.loads((run / "ranks/sft/ds.json").read_text())["zero_optimization"]["stage"] == 3
+    assert (run / "logs/sft.rank-0.log").is_file() and (run / "logs/sft.rank-1.log").is_file()

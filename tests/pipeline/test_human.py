@@ -6,12 +6,11 @@ import argparse
 import csv
 import json
 import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cli
 import pytest
 from human_cases import make_rows
 from rich.console import Console
@@ -258,8 +257,6 @@ def test_a_run_that_does_not_exist(tmp_path):
 
 def test_on_the_command_line(finished, tmp_path):
     assert HUMAN_SPELLINGS.sub("human=", "evaluate.human=import") == "human=import"
-    command = [sys.executable, "-m", "morlaif", "eval.human=export", f"human.run={finished.name}", "human.prompts=5"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "COLUMNS": "80"}, capture_output=True, text=True,
-                          timeout=120)  # fmt: skip
+    done = cli.morlaif(["eval.human=export", f"human.run={finished.name}", "human.prompts=5"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "for raters:" in done.stdout and (finished / "human" / "form.html").is_file()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,5 +17,7 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", list(overrides))
 
 
+@cache
 def config(*overrides: str) -> Config:
+    """Composed once: nothing can change a config."""
     return validate(OmegaConf.to_container(composed(*overrides), resolve=True))

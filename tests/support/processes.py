@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read when libraries are imported
-PRELOAD = ["torch", "torch.distributed", "transformers", "peft", "accelerate", "morlaif.stages.ppo", "deepspeed"]
+PRELOAD = [
+    "torch", "torch.distributed", "transformers", "peft", "accelerate", "morlaif.stages.ppo", "deepspeed",
+    "morlaif.compose", "morlaif.config", "morlaif.pipeline.run", "hydra.compose",
+]  # fmt: skip
 
 
 def context() -> multiprocessing.context.ForkServerContext:

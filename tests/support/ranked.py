@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import cli
+
 
 def command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "morlaif", *arguments]
@@ -22,6 +24,8 @@ def environment() -> dict[str, str]:
 
 
 def morlaif(folder: Path, arguments: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    if "hardware.workers=1" in arguments:
+        return cli.morlaif(arguments, folder, environment(), timeout)
     return subprocess.run(
         command(arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
     )
