@@ -15,7 +15,8 @@ import torch
 from small_ppo import timeless, weights
 
 from morlaif.errors import UserError
-from morlaif.rl import checkpoint, schedule
+from morlaif.rl import schedule
+from morlaif.rl.states import verified
 
 HELD_OUT = small_ppo.PROMPTS[:4]
 LONG = {"steps": 6, "checkpoint_every": 2, "eval_every": 3, "eval_prompts": 4, "samples": 3}
@@ -170,7 +171,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, name,
     told = record.getMessage()
     assert "\n" not in told and "step-00000006.pt is damaged" in told and words in told
     assert "goes on from the checkpoint of step 4" in told
-    assert checkpoint._verified(tmp_path / "step-00000006.json")["step"] == 6  # written again, whole
+    assert verified(tmp_path / "step-00000006.json")["step"] == 6  # written again, whole
 
 
 def test_when_all_are_damaged_the_run_does_not_begin_anew(small, tmp_path):

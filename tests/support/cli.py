@@ -94,7 +94,7 @@ def _run(
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "r" if number == 0 else "w") for number in range(3))
-    from morlaif.cli import main
+    from morlaif.__main__ import main
 
     code = 1
     try:
