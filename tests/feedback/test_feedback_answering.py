@@ -256,9 +256,9 @@ def test_what_one_unit_has_reached_another_waits_for(helpfulness, pairs, setting
 
 
 def test_loading_gets_all_patience_even_before_the_first_answer(helpfulness, pairs, settings_for, ledger):
-    with ChatServer(lambda n, body: (503, {"message": "Loading model"}) if n < 12 else None) as server:
+    with ChatServer(lambda n, body: (503, {"message": "Loading model"}) if n < 6 else None) as server:
         verdicts, usage = run(pairs[:2], helpfulness, settings_for(server, retries=0, patience=30), ledger)
-        assert all(verdict.valid for verdict in verdicts) and usage.retries == 12
+        assert all(verdict.valid for verdict in verdicts) and usage.retries == 6
     said = r"away or not ready .*patience=1 s \(Loading model\).*is kept"
     server = ChatServer(lambda n, body: (503, {"message": "Loading model"}, {"retry-after": "9"}))
     with server, pytest.raises(MachineError, match=said):

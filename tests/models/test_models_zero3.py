@@ -51,11 +51,13 @@ def answers(folder: str, kinds: tuple[str, ...], gathers: tuple[float, ...]) -> 
 
 def policies(folder: Path) -> None:
     """One as `sft=none` leaves it, one whose base lacks the pad token, and one that is an adapter on the first."""
-    tokenizer = small_ppo.tokenizer()
     for kind in ("base", "grown", "adapted"):
         (folder / kind).mkdir()
         if kind == "adapted":
             break
+        tokenizer = small_ppo.tokenizer()
+        if kind == "grown":
+            tokenizer.add_special_tokens({"pad_token": "<a new one>"})
         model = small_ppo.llama()
         model.resize_token_embeddings(len(tokenizer) - (kind == "grown"), mean_resizing=False)
         model.save_pretrained(there := folder / f"{kind} there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 from hydra import compose, initialize_config_module
@@ -17,7 +18,11 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", list(overrides))
 
 
-@cache
 def config(*overrides: str) -> Config:
-    """Composed once: nothing can change a config."""
+    """Composed once, since nothing can change it, for each folder that its paths begin at and each environment."""
+    return _config(overrides, os.getcwd(), frozenset(os.environ.items()))
+
+
+@cache
+def _config(overrides: tuple[str, ...], *_: object) -> Config:
     return validate(OmegaConf.to_container(composed(*overrides), resolve=True))
