@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from morlaif.models.adapters import Adapter
 from morlaif.models.scratch import train_tokenizer
-from morlaif.preference.adapters import Adapter
 from morlaif.preference.lora import size, targets
 from morlaif.preference.model import Batch, draw_head
 

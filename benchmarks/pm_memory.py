@@ -68,8 +68,8 @@ write(Path({str(folder)!r}))
 def write(folder: Path) -> None:
     from pm_common import random_adapter, save_base
 
+    from morlaif.models.adapters import adapter_hash, read_adapter, write_adapter
     from morlaif.models.load import load_tokenizer
-    from morlaif.preference.adapters import adapter_hash, read_adapter, write_adapter
     from morlaif.preference.model import fingerprint, load_classifier
     from morlaif.preference.report import PMReport
     from morlaif.preference.settings import LoraSettings

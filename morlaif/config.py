@@ -13,7 +13,7 @@ from morlaif.errors import UserError, suggest
 from morlaif.evaluation.human.settings import HumanStudySettings
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import FeedbackSettings, PrinciplesSettings
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import ModelSettings, RespondSettings, SFTSettings
 from morlaif.preference.settings import PMSettings
 from morlaif.report.comparison.settings import CompareSettings

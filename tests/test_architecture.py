@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,56 @@ def offenders(rooms: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
         for name in sorted(imports(file))
         if any(name == bad or name.startswith(bad + ".") for bad in forbidden)
     ]
+
+
+# What may be imported by all that stands on a floor above it; what shares a floor knows nothing of its neighbours.
+FLOORS = (
+    {"errors", "pages", "ranks", "settings", "signals", "source", "statistics", "texts"},
+    {"batches", "contents", "dotted", "files", "hardware", "keys", "reference", "sharded"},
+    {"data", "scalarize", "tracking"},
+    {"models", "toy"},
+    {"feedback", "rl"},
+    {"evaluation", "preference", "report", "reward"},
+    {"config", "stages"},
+    {"launch", "pipeline", "usage"},  # these two are still one room: the pipeline starts workers, which plan anew
+    {"compose"},
+    {"mistakes"},
+    {"cli"},
+    {"__main__"},
+)
+ONE_ROOM = {"launch", "pipeline"}
+
+
+def modules() -> dict[str, set[str]]:
+    """Each module of the package and which others it imports, at its top or inside a function."""
+    files = {
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in PACKAGE.rglob("*.py")
+    }
+    return {name: {n for n in imports(file) if n in files and n != name} for name, file in files.items()}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_no_import_runs_up():
+    floors = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    found = modules()
+    assert {room(name) for name in found} - {""} == floors.keys()
+    up = [
+        f"{name} imports {other}"
+        for name, others in found.items()
+        for other in others
+        if room(name) and room(other) and room(name) != room(other)
+        if floors[room(other)] >= floors[room(name)] and not {room(name), room(other)} <= ONE_ROOM
+    ]
+    assert not up
+
+
+def test_no_files_import_each_other_in_a_circle():
+    sorter = graphlib.TopologicalSorter(modules())
+    sorter.prepare()  # raises CycleError, which names them
 
 
 def test_the_library_imports_neither_hydra_nor_what_stands_above_it():

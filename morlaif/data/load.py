@@ -44,15 +44,9 @@ def input_files(settings: DataSettings) -> list[Path]:
     return [find_file("data.path", settings.path)]
 
 
-def load(settings: DataSettings, seed: int) -> Loaded:
+def load(settings: HubData | JsonlData, seed: int) -> Loaded:
     """Read, check, deduplicate, draw and split the examples of a source. The order of its rows does not matter."""
     files = input_files(settings)
-    if isinstance(settings, ToyData):
-        from morlaif.toy.world import make_world
-
-        splits = make_world(seed, sft=settings.sft, train=settings.train, eval=settings.eval)
-        return Loaded(splits, sum(map(len, splits.values())), 0, [])
-
     rows = read_rows(files[0], settings.path) if files else _hub_rows(settings)
     skipped: list[dict[str, str]] = []
     examples = list(_examples(rows, settings, skipped))

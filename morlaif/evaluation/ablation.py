@@ -19,8 +19,8 @@ from scipy.special import logit
 from morlaif.evaluation.objectives import as_function, restandardized
 from morlaif.evaluation.pairs import SINGLE, Standard
 from morlaif.evaluation.preferences import agreement
-from morlaif.evaluation.statistics import Array, Interval, accuracy, bootstrap_crossed, bootstrap_mean
 from morlaif.scalarize.objective import Objective
+from morlaif.statistics import Array, Interval, accuracy, bootstrap_crossed, bootstrap_mean
 
 SURE = 0.99  # the most that a label is taken to say when it stands for a score
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from morlaif.evaluation.matrix import WinMatrix
-from morlaif.evaluation.statistics import Array, Interval, bias_corrected, resample_counts
+from morlaif.statistics import Array, Interval, bias_corrected, resample_counts
 
 ELO = 400 / math.log(10)  # points for one unit of log-strength
 

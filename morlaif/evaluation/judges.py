@@ -15,12 +15,12 @@ from scipy.special import expit
 from morlaif.data.records import Message, Pair
 from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.settings import HfJudge, OpenAIJudge
-from morlaif.evaluation.statistics import Array
 from morlaif.feedback.information import information
 from morlaif.feedback.judge import at_home, open_judge
 from morlaif.feedback.label import Progress, label_with
 from morlaif.feedback.records import Verdict
 from morlaif.feedback.settings import Principle
+from morlaif.statistics import Array
 from morlaif.texts import visible
 from morlaif.toy import judge as toy
 

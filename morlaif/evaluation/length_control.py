@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logit, logsumexp
 
-from morlaif.evaluation.statistics import NOTHING, Array, Interval
+from morlaif.statistics import NOTHING, Array, Interval
 
 SCALE = 2.5  # deviation of φ's prior
 TOLERANCE = 0.05  # by which the doubled scale may move a bound of the win rate …

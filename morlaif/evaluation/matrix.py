@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from morlaif.data.records import Message
 from morlaif.evaluation.judges import Judge
-from morlaif.evaluation.statistics import (
+from morlaif.statistics import (
     NOTHING,
     Array,
     Interval,

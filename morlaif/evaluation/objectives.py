@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from morlaif.errors import UserError
-from morlaif.evaluation.statistics import Array
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import Scalarizer, resolve
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.statistics import Array
 
 LINEAR = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
 

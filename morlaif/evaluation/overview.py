@@ -17,10 +17,10 @@ from morlaif.evaluation.pairs import SINGLE, Standard, accuracies, objective_gap
 from morlaif.evaluation.policies import Answers
 from morlaif.evaluation.rewardbench import BenchRow, evaluate_bench
 from morlaif.evaluation.settings import EvalSettings
-from morlaif.evaluation.statistics import Array, accuracy, bootstrap_mean
 from morlaif.evaluation.wins import SFT, Compared
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.statistics import Array, accuracy, bootstrap_mean
 
 
 def of_models(

@@ -11,7 +11,7 @@ import numpy as np
 from morlaif.data.records import Pair
 from morlaif.evaluation.judges import Score, side, true_scores
 from morlaif.evaluation.preferences import calibration, pair_accuracy, with_ties
-from morlaif.evaluation.statistics import Array, accuracy, correlation
+from morlaif.statistics import Array, accuracy, correlation
 
 SINGLE = "single"
 Gap = Callable[["ScoredPairs"], Array]  # score of the first minus that of the second, (N,)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from morlaif.evaluation.statistics import Array
+from morlaif.statistics import Array
 
 
 def non_dominated(points: ArrayLike) -> NDArray[np.bool_]:

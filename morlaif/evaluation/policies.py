@@ -16,8 +16,8 @@ from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message, prompt_id
 from morlaif.evaluation.settings import EvalSettings
-from morlaif.evaluation.statistics import Array
 from morlaif.models.generate import generate
+from morlaif.statistics import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from morlaif.evaluation.statistics import Array, Interval, accuracy, brier, calibration_error, reliability
+from morlaif.statistics import Array, Interval, accuracy, brier, calibration_error, reliability
 
 TIE = 1e-9  # a mean over two orders may miss one half by its last digit
 

@@ -24,7 +24,7 @@ from morlaif.data.rows import MalformedRow, UnusableRow, to_example
 from morlaif.data.settings import Columns, Format
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import agreement
-from morlaif.evaluation.statistics import Array, accuracy
+from morlaif.statistics import Array, accuracy
 
 COLUMNS = Columns(**{name: name for name in Columns.model_fields})
 KNOWN = ("prompt", "chosen", "rejected", "subset")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from morlaif.evaluation.statistics import Array, Interval, bootstrap_mean, bootstrap_share
+from morlaif.statistics import Array, Interval, bootstrap_mean, bootstrap_share
 
 
 def change(before: Array, after: Array, *, seed: int, resamples: int, confidence: float) -> list[Interval]:

@@ -9,7 +9,7 @@ from typing import Any
 from morlaif.data.records import Message
 from morlaif.evaluation.judges import Judge
 from morlaif.evaluation.length_control import LengthControlled, length_controlled
-from morlaif.evaluation.statistics import Array, WinRate, bootstrap_mean, outcomes, win_rate
+from morlaif.statistics import Array, WinRate, bootstrap_mean, outcomes, win_rate
 
 SFT, SINGLE = "sft", "single"
 

@@ -23,15 +23,13 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from morlaif.errors import UserError
 from morlaif.feedback.records import Comparison, Usage, Verdict
-
-if TYPE_CHECKING:
-    from morlaif.feedback.sources.openai import OpenAIJudge
+from morlaif.feedback.stream import Emit
 
 AHEAD = 1000  # comparisons that the courier holds before it asks for them
 TOLD_EVERY = 0.1  # seconds between two reports of the counters
@@ -39,8 +37,22 @@ TOLD_EVERY = 0.1  # seconds between two reports of the counters
 log = logging.getLogger("morlaif.feedback")
 
 
-def send_out(arguments: tuple, comparisons: Iterable[Comparison], usage: Usage) -> Iterator[tuple[Comparison, Verdict]]:
-    """What `OpenAIJudge(*arguments).judge(comparisons)` gives, asked by a courier; `usage` is kept up to date.
+class Asker(Protocol):
+    """What asks a server, in this process."""
+
+    usage: Usage
+
+    async def run(self, comparisons: Iterable[Comparison], emit: Emit) -> None:
+        """Pass each verdict to `emit` as it arrives."""
+
+    def stop(self) -> None:
+        """Send nothing more."""
+
+
+def send_out(
+    make: Callable[..., Asker], arguments: tuple, comparisons: Iterable[Comparison], usage: Usage
+) -> Iterator[tuple[Comparison, Verdict]]:
+    """What `make(*arguments)` answers to `comparisons`, asked by a courier; `usage` is kept up to date.
 
     Closing the iterator stops the courier and waits until what was on its way is in the ledger.
     """
@@ -53,7 +65,7 @@ def send_out(arguments: tuple, comparisons: Iterable[Comparison], usage: Usage) 
 
     def feed() -> None:
         try:
-            pickle.dump(arguments, child.stdin)
+            pickle.dump((make, arguments), child.stdin)
             for comparison in comparisons:
                 asked[_name(comparison)].append(comparison)
                 pickle.dump((comparison, usage.recalled), child.stdin)
@@ -117,10 +129,9 @@ def _name(comparison: Comparison) -> tuple[str, str]:
 
 def main(source: BinaryIO, sink: BinaryIO) -> None:
     """The courier's side."""
-    from morlaif.feedback.sources.openai import OpenAIJudge
-
     logging.disable()  # what is to be said is told to the run
-    judge = OpenAIJudge(*pickle.load(source))
+    make, arguments = pickle.load(source)
+    judge: Asker = make(*arguments)
     error = None
     try:
         asyncio.run(_work(judge, source, sink))
@@ -138,7 +149,7 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
         sink.flush()
 
 
-async def _work(judge: OpenAIJudge, source: BinaryIO, sink: BinaryIO) -> None:
+async def _work(judge: Asker, source: BinaryIO, sink: BinaryIO) -> None:
     loop = asyncio.get_running_loop()
     waiting: queue.Queue = queue.Queue(AHEAD)
     stopped = threading.Event()  # no more comparisons

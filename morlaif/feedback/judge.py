@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from morlaif.errors import MachineError, UserError
+from morlaif.feedback.rating import Rater
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import (
     FeedbackSettings,
@@ -78,3 +79,21 @@ def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int, together:
 
             return JsonlJudge(input_files(settings)[0])
     raise TypeError(f"no feedback source for {type(settings).__name__}")
+
+
+def open_rater(settings: FeedbackSettings, *, ledger: Path, highest: int) -> Rater:
+    """The rater that `settings` describe. `ledger`: where answers are kept that cost money or time."""
+    match settings:
+        case RulesSettings():
+            from morlaif.feedback.sources.rules import RulesRater
+
+            return RulesRater()
+        case OpenAISettings():
+            from morlaif.feedback.sources.openai import OpenAIJudge
+
+            return OpenAIJudge(settings, ledger, highest=highest)
+        case HfSettings():
+            from morlaif.feedback.sources.hf import HfRater
+
+            return HfRater(settings, ledger, highest)
+    raise TypeError(f"no rater for {type(settings).__name__}")

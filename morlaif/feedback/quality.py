@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morlaif.data.records import Pair, content_id
-from morlaif.evaluation.statistics import NOTHING, Interval, cohen_kappa, correlation, wilson
 from morlaif.feedback.records import Verdict
 from morlaif.feedback.table import Array, PairTable, Piece, Verdicts
+from morlaif.statistics import NOTHING, Interval, cohen_kappa, correlation, wilson
 
 RESAMPLES = 2000  # of the bootstrap for κ
 TIED = 1e-9  # a difference of a standard that is smaller counts as none

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from morlaif.data.records import Message, content_id, prompt_id
@@ -96,24 +95,6 @@ def check_rater(settings: FeedbackSettings, key: str) -> None:
         raise UserError(f"{key}.delivery=batch: a step of PPO cannot wait for a batch; set it to live")
     if isinstance(settings, HfSettings) and settings.path is None:
         raise UserError(f"{key}.path: give the judge's folder in Hugging Face format, or a hub id")
-
-
-def open_rater(settings: FeedbackSettings, *, ledger: Path, highest: int) -> Rater:
-    """The rater that `settings` describe. `ledger`: where answers are kept that cost money or time."""
-    match settings:
-        case RulesSettings():
-            from morlaif.feedback.sources.rules import RulesRater
-
-            return RulesRater()
-        case OpenAISettings():
-            from morlaif.feedback.sources.openai import OpenAIJudge
-
-            return OpenAIJudge(settings, ledger, highest=highest)
-        case HfSettings():
-            from morlaif.feedback.sources.hf import HfRater
-
-            return HfRater(settings, ledger, highest)
-    raise TypeError(f"no rater for {type(settings).__name__}")
 
 
 def to_score(rating: float, highest: int) -> float:

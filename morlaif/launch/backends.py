@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.devices import slot_environment
 from morlaif.launch.launcher import on_ranks
-from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.execute import execute_and_tell, execute_together_and_tell
 from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Unit

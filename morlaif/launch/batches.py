@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from morlaif.batches import Cut, cut
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.unit import Plan, Unit
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.batches import Cut
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.memory import BUCKET, GATHERED
-from morlaif.launch.settings import HardwareSettings
 
 NEVER = 2**31 - 1
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.processes import cores
-from morlaif.launch.settings import HardwareSettings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # What a driver leaves in the file system: NVIDIA's, WSL's, AMD's, a Jetson's.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.shape import Shape
 from morlaif.preference.scoring import tokens_at_once
 

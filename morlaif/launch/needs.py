@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from morlaif.config import Config
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.batches import unit_cut
 from morlaif.launch.launcher import ON_RANKS
 from morlaif.launch.memory import LOGITS, Item, Layout, Rows, StageMemory
-from morlaif.launch.settings import HardwareSettings
 from morlaif.launch.shape import Shape, of_model, of_path
 from morlaif.pipeline.unit import Plan, Unit
 from morlaif.preference.settings import SHARED

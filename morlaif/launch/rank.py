@@ -23,8 +23,8 @@ from typing import Any
 
 from morlaif.config import Config
 from morlaif.errors import UserError, describe
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.processes import die_with_parent, redirect_output, take_events
-from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.execute import build_here, build_together_here, make_job
 from morlaif.pipeline.plan import plan

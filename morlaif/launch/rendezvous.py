@@ -22,7 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from morlaif.config import Config
 from morlaif.errors import UserError
+from morlaif.launch.local import Node, rank_environment
 from morlaif.launch.processes import free_port
 
 FOLDER, ADDRESS = "MORLAIF_RENDEZVOUS", "MORLAIF_ADDRESS"
@@ -74,9 +76,6 @@ def follow(folder: Path, node: int) -> None:
 
 
 def _start(folder: Path, number: int, node: int) -> None:
-    from morlaif.config import Config
-    from morlaif.launch.launcher import Node, rank_environment
-
     told = json.loads((folder / f"{number}.json").read_text())
     arguments = told["arguments"]
     hardware = Config.model_validate_json(Path(arguments[0]).read_text()).hardware

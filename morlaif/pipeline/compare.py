@@ -20,7 +20,7 @@ from rich.console import Console
 from morlaif.errors import Damaged, MachineError, UserError, suggest
 from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.execute import execute
 from morlaif.pipeline.integrity import MANIFEST, damage, read_manifest

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.backends import Backend, InProcess, Workers
-from morlaif.launch.settings import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.execute import read_metrics
 from morlaif.pipeline.record import Run

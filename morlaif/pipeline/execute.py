@@ -14,7 +14,7 @@ from typing import Any
 
 from morlaif.errors import MACHINE, Damaged, MachineError, ProcessFailed, UserError, describe
 from morlaif.files import read_json_lines
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.places import full_disk
 from morlaif.pipeline.store import Places, State, Store, Tell
 from morlaif.pipeline.unit import Unit

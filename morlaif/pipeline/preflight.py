@@ -24,6 +24,7 @@ from morlaif.launch.devices import device_problems
 from morlaif.models.check import folder_problems
 from morlaif.models.fingerprint import hub_commit
 from morlaif.models.place import cached_commit, cached_folder, looks_local, offline
+from morlaif.models.states import state_problems
 from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.fits import fit_problems
 from morlaif.pipeline.places import place_problems
@@ -33,7 +34,6 @@ from morlaif.pipeline.store import Store
 from morlaif.pipeline.unit import Unit
 from morlaif.preference.settings import PretrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward
-from morlaif.rl.states import state_problems
 from morlaif.tracking.check import tracking_problems
 
 LOADS_MODEL = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")

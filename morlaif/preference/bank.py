@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from morlaif import ranks, sharded
 from morlaif.data.records import Message
 from morlaif.errors import UserError
+from morlaif.models.adapters import Adapter, adapter_hash, read_adapter
 from morlaif.models.load import load_tokenizer
 from morlaif.models.place import Source
-from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter
 from morlaif.preference.lora import forward_tokens, size
 from morlaif.preference.model import Dialogue, fingerprint, load_classifier, pad_batch, tokenize
 from morlaif.preference.pretrained import PretrainedModel, Text

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from morlaif import ranks
 from morlaif.errors import UserError
+from morlaif.models.checkpoint import Checkpoints
 from morlaif.preference.learners import Learner
-from morlaif.rl.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from morlaif.preference.updates import Updates

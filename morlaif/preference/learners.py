@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from morlaif import sharded
-from morlaif.preference.adapters import Adapter
+from morlaif.models.adapters import Adapter
+from morlaif.models.layers import layer_list
+from morlaif.models.settings import LoRASettings
 from morlaif.preference.lora import fresh, targets
 from morlaif.preference.model import (
     Batch,
@@ -28,8 +30,7 @@ from morlaif.preference.model import (
 )
 from morlaif.preference.questions import question_states
 from morlaif.preference.scoring import length_buckets
-from morlaif.preference.settings import LoraSettings
-from morlaif.preference.split import SplitTrunk, layer_list, lower_states
+from morlaif.preference.split import SplitTrunk, lower_states
 
 
 class Texts:
@@ -89,7 +90,7 @@ class StackedLearner:
         self,
         names: Sequence[str],
         model: nn.Module,
-        lora: LoraSettings,
+        lora: LoRASettings,
         pooling: Pooling,
         generators: Sequence[torch.Generator],
         split: SplitTrunk | None = None,
@@ -151,7 +152,7 @@ class SharedLearner:
         self,
         names: Sequence[str],
         model: nn.Module,
-        lora: LoraSettings,
+        lora: LoRASettings,
         pooling: Pooling,
         generator: torch.Generator,
         questions: Sequence[Sequence[int]] | None = None,

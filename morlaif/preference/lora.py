@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from morlaif.errors import UserError
+from morlaif.models.settings import LoRASettings
 from morlaif.preference.scoring import tokens_at_once
-from morlaif.preference.settings import LoraSettings
 
 Layers = Mapping[str, tuple[Tensor, Tensor]]  # layer name: down (r, in), up (out, r) with the scale in it
 NARROW = 128  # inputs of a layer up to which its update is added to its weight, for each adapter, on the fly
@@ -131,7 +131,7 @@ def targets(model: nn.Module, wanted: str | Sequence[str], among: Iterable[str] 
 
 
 def fresh(
-    model: nn.Module, names: Sequence[str], settings: LoraSettings, generators: Sequence[torch.Generator]
+    model: nn.Module, names: Sequence[str], settings: LoRASettings, generators: Sequence[torch.Generator]
 ) -> Stack:
     """K new adapters on the layers `names`, each drawn from its own generator as peft draws it; float32, trainable."""
     stack = Stack(model)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from morlaif.evaluation import statistics
+from morlaif import statistics
 
 Array = NDArray[np.float64]
 TIE = 1e-9

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from morlaif import ranks, sharded
-from morlaif.preference.adapters import Adapter, adapter_hash
+from morlaif.models.adapters import Adapter, adapter_hash
+from morlaif.models.layers import layer_list
 from morlaif.preference.lora import stack_adapters
 from morlaif.preference.model import Batch, Pooling, pooled_states, score_batch, trunk_states
 from morlaif.preference.questions import question_states
-from morlaif.preference.split import SplitTrunk, layer_list
+from morlaif.preference.split import SplitTrunk
 
 
 class Scorer(Protocol):

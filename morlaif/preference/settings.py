@@ -8,15 +8,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from morlaif.models.place import Source
+from morlaif.models.settings import LoRASettings
 from morlaif.settings import (
     NUMBER,
     Batch,
     Coefficient,
     Count,
-    Decay,
     LearningRate,
     Line,
-    Names,
     NonNegative,
     Outside,
     Part,
@@ -24,22 +23,12 @@ from morlaif.settings import (
     Positive,
     Settings,
     Share,
-    Size,
     Text,
     Tokens,
     Whole,
 )
 
 Length = Annotated[Tokens, Field(ge=8)]
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters, as in peft."""
-
-    r: Size
-    alpha: Positive  # the update is scaled by alpha / r
-    dropout: Decay
-    target_modules: Literal["all-linear"] | Names  # names of the adapted layers
 
 
 class EarlyStopping(Settings):
@@ -92,7 +81,7 @@ class AdapterEach(TrainedPM):
 
     outside_digest: ClassVar[frozenset[str]] = TrainedPM.outside_digest | {"joint", "joint_tokens"}
 
-    lora: LoraSettings
+    lora: LoRASettings
     joint: Batch  # so many principles are trained in one pass over the pairs; 1: each by itself
     joint_tokens: Count  # padded tokens of one training forward over all its principles
 
@@ -128,14 +117,14 @@ class HeadsPM(TrainedPM):
     """One adapter on the base for all principles together, and a scalar head for each."""
 
     kind: Literal["heads"]
-    lora: LoraSettings
+    lora: LoRASettings
 
 
 class ConditionedPM(TrainedPM):
     """One adapter and one head for all principles: the model reads the dialogue, then what it is to judge by."""
 
     kind: Literal["conditioned"]
-    lora: LoraSettings
+    lora: LoRASettings
     instruction: Text  # with {name}, {question} and {description} of the principle
     overall: Text  # {question} where no single principle is judged by: the baseline
 

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from morlaif.errors import UserError
+from morlaif.models.layers import layer_list
 from morlaif.models.tail import prepare
-
-
-def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Name (within the model) and list of the transformer's layers."""
-    prefix = model.base_model_prefix
-    count = model.config.get_text_config().num_hidden_layers
-    for name, module in getattr(model, prefix).named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return f"{prefix}.{name}", module
-    raise UserError(f"{type(model).__name__} keeps its {count} layers in no list: use pm=lora")
-
-
-def top_layers(model: nn.Module, share: float) -> range:
-    """The top `share` of the layers, at least one."""
-    count = len(layer_list(model)[1])
-    return range(count - max(1, math.floor(share * count + 1e-9)), count)
 
 
 class SplitTrunk:

@@ -21,9 +21,10 @@ from morlaif import ranks, sharded
 from morlaif.data.chat import response_ids
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
+from morlaif.models.adapters import Adapter, adapter_hash, read_adapter, write_adapter
+from morlaif.models.layers import disable_dropout, top_layers
 from morlaif.models.load import load_tokenizer
 from morlaif.models.open import quiet
-from morlaif.preference.adapters import Adapter, adapter_hash, read_adapter, write_adapter
 from morlaif.preference.card import write_card
 from morlaif.preference.checkpoint import Saved
 from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
@@ -35,9 +36,8 @@ from morlaif.preference.questions import check_questions, question_ids
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scorers import aggregate
 from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
-from morlaif.preference.split import SplitTrunk, top_layers
+from morlaif.preference.split import SplitTrunk
 from morlaif.preference.tasks import Corpus, Task
-from morlaif.rl.policy import disable_dropout
 from morlaif.settings import identity
 
 if TYPE_CHECKING:

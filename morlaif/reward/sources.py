@@ -13,8 +13,8 @@ from torch import Tensor
 
 from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
-from morlaif.feedback.judge import at_home
-from morlaif.feedback.rating import Rater, Rating, Single, open_rater
+from morlaif.feedback.judge import at_home, open_rater
+from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.settings import Criterion, FeedbackSettings
 from morlaif.reward.settings import FunctionReward, JudgeReward, Layout, PMReward, find_function, key_of
 

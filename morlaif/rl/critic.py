@@ -15,10 +15,10 @@ from transformers.pytorch_utils import Conv1D
 
 from morlaif import sharded
 from morlaif.errors import UserError
+from morlaif.models.adapters import Adapter, read_adapter
 from morlaif.models.check import adapter_problems
 from morlaif.models.open import check_vocabulary, open_config, open_model
 from morlaif.models.place import Source, absolute
-from morlaif.preference.adapters import Adapter, read_adapter
 from morlaif.rl.settings import PPOSettings
 
 

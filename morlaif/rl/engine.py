@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def make_engine(models: ActorCritic, settings: PPOSettings, accelerator: Accelerator | None = None) -> Engine:
-    """The engine for this process: DeepSpeed's where the accelerator is of that type, else replicated weights."""
-    if accelerator is not None and accelerator.distributed_type.value == "DEEPSPEED":
-        from morlaif.rl.engine_deepspeed import DeepSpeedEngine
-
-        return DeepSpeedEngine(models, settings, accelerator)
-    return Engine(models, settings, accelerator)
-
-
 def make_optimizer(models: ActorCritic, settings: OptimizerSettings) -> torch.optim.AdamW:
     """One AdamW with a parameter group for the policy and one for the critic."""
     groups = [{"params": params, "name": name} for name, params in models.groups().items() if params]

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from morlaif.data.chat import decode_response
 from morlaif.data.records import Message
-from morlaif.rl import schedule
-from morlaif.rl.experience import cut, plan_minibatch, response_mask
 from morlaif.rl.log import score_row
-
-if TYPE_CHECKING:
-    from morlaif.rl.trainer import PPOTrainer
 
 
 @dataclass(frozen=True)
@@ -40,27 +34,6 @@ class Answers:
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def answer(trainer: PPOTrainer, step: int) -> Answers:
-    """The policy's answers as it now is. The noise is the same each time, so that only the policy differs."""
-    s, prompts, ids = trainer.settings, trainer.held_out, trainer.held_out_ids
-    responses = trainer.rollout.sample(ids, schedule.generator(trainer.seed, "held out", 0))
-    texts = [decode_response(trainer.tokenizer, row) for row in responses]
-    scores = trainer.score(prompts, texts, "held out", step)
-    mask = response_mask(responses).to(trainer.device)
-    lengths = [len(p) + len(r) for p, r in zip(ids, responses, strict=True)]
-    micro = cut(range(len(ids)), lengths, s.micro_batch_size, trainer.processes)
-    batch = plan_minibatch(micro, ids, responses, trainer.tokenizer.pad_token_id, trainer.device)
-    logprobs, reference, _, _ = trainer.evaluate([batch], mask)
-    return Answers(
-        texts=texts,
-        scores=trainer.objective.standardize(scores).tolist(),
-        reward=trainer.objective(scores).float().tolist(),
-        kl=((logprobs - reference) * mask).sum(1).mean().item(),
-        length=mask.sum(1).float().mean().item(),
-        ended=sum(row[-1] == trainer.tokenizer.eos_token_id for row in responses) / len(responses),
-    )
 
 
 def table(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from morlaif.errors import UserError
 from morlaif.models.kernels import quicken
+from morlaif.models.layers import disable_dropout
 from morlaif.models.tail import states_at
 from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
@@ -159,16 +160,6 @@ class ActorCritic(nn.Module):
             raise ValueError(f"the checkpoint holds other weights: {sorted(own.keys() ^ state.keys())[:3]} …")
         for name, value in state.items():
             own[name].copy_(value)
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to zero, in `nn.Dropout` and where attention keeps it as a number."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 def _with_lora(model: PreTrainedModel, settings: PPOSettings) -> PeftModel:

@@ -26,11 +26,11 @@ from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
+from morlaif.models.checkpoint import Checkpoints
 from morlaif.rl import advantages, kl, schedule, shaping
-from morlaif.rl.checkpoint import Checkpoints
-from morlaif.rl.engine import make_engine
-from morlaif.rl.experience import Experience, Minibatch, partition, plan_minibatch, response_mask, with_end
-from morlaif.rl.held_out import Answers, answer, table
+from morlaif.rl.engines import make_engine
+from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
+from morlaif.rl.held_out import Answers, table
 from morlaif.rl.log import Clock, experience_row
 from morlaif.rl.masked import whiten
 from morlaif.rl.optimize import optimize
@@ -125,7 +125,7 @@ class PPOTrainer:
         s = self.settings
         self._resume()
         if self.before is None and self.held_out:
-            self.before = answer(self, 0)
+            self.before = self.answer(0)
         stopped = self._stop_reason()
         while len(self.curve) < s.steps and stopped is None:
             row = self.step(len(self.curve))
@@ -245,6 +245,26 @@ class PPOTrainer:
                     column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
         return ranks.total(tables).unbind()
 
+    def answer(self, step: int) -> Answers:
+        """The answers of the policy as it now is. The noise is the same each time, so that only the policy differs."""
+        s, prompts, ids = self.settings, self.held_out, self.held_out_ids
+        responses = self.rollout.sample(ids, schedule.generator(self.seed, "held out", 0))
+        texts = [decode_response(self.tokenizer, row) for row in responses]
+        scores = self.score(prompts, texts, "held out", step)
+        mask = response_mask(responses).to(self.device)
+        lengths = [len(p) + len(r) for p, r in zip(ids, responses, strict=True)]
+        micro = cut(range(len(ids)), lengths, s.micro_batch_size, self.processes)
+        batch = plan_minibatch(micro, ids, responses, self.tokenizer.pad_token_id, self.device)
+        logprobs, reference, _, _ = self.evaluate([batch], mask)
+        return Answers(
+            texts=texts,
+            scores=self.objective.standardize(scores).tolist(),
+            reward=self.objective(scores).float().tolist(),
+            kl=((logprobs - reference) * mask).sum(1).mean().item(),
+            length=mask.sum(1).float().mean().item(),
+            ended=sum(row[-1] == self.tokenizer.eos_token_id for row in responses) / len(responses),
+        )
+
     def _rollout(self, gather: float) -> Rollout:
         if self.settings.rollout == "vllm":
             from morlaif.rl.rollout_vllm import VLLMRollout
@@ -303,7 +323,7 @@ class PPOTrainer:
 
     def _look(self, step: int) -> dict[str, float]:
         """Evaluate on the held-out prompts; the best policy so far is kept."""
-        answers = answer(self, step)
+        answers = self.answer(step)
         self.samples += table(self.held_out, self.before, answers, self.names, step, self.settings.samples)
         ranks.on_first(lambda: self.checkpoints.save_samples(self.samples))
         if self.best is None or answers.mean_reward > self.best[1]:

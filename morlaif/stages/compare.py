@@ -15,7 +15,6 @@ from morlaif.evaluation.bradley_terry import strengths
 from morlaif.evaluation.judges import EngineJudge, Judge, ScoreJudge, TruthJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
 from morlaif.evaluation.settings import PMJudge, RulesJudge
-from morlaif.evaluation.statistics import Array
 from morlaif.files import read_json
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import Comparison, Policy, load
@@ -24,6 +23,7 @@ from morlaif.report.comparison.print import draw
 from morlaif.report.data import read_lines
 from morlaif.report.style import save_png, styled
 from morlaif.stages.job import Job
+from morlaif.statistics import Array
 from morlaif.texts import write_csv
 
 Answers = Mapping[str, tuple[list[Message], str]]  # by prompt

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
-from morlaif.data.load import load
+from morlaif.data.load import Loaded, load
 from morlaif.data.records import save_examples
+from morlaif.data.settings import ToyData
 from morlaif.stages.job import Job
+from morlaif.toy.world import make_world
 
 
 def build(job: Job) -> dict:
     """Leaves out/dataset (splits sft, train, eval) and, where rows were skipped, out/skipped.jsonl: where and why."""
-    loaded = load(job.config["data"], job.config["seed"])
+    settings, seed = job.config["data"], job.config["seed"]
+    loaded = _made(settings, seed) if isinstance(settings, ToyData) else load(settings, seed)
     save_examples(job.out, loaded.splits)
     if loaded.skipped:
         lines = (json.dumps(row) + "\n" for row in loaded.skipped)
@@ -25,3 +28,9 @@ def build(job: Job) -> dict:
         "skipped": len(loaded.skipped),
         **counted,
     }
+
+
+def _made(settings: ToyData, seed: int) -> Loaded:
+    """The dialogues of the toy world."""
+    splits = make_world(seed, sft=settings.sft, train=settings.train, eval=settings.eval)
+    return Loaded(splits, sum(map(len, splits.values())), 0, [])

@@ -21,7 +21,6 @@ from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.policies import Answers, relative_rows, respond, response_rows
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJudge, RulesJudge
-from morlaif.evaluation.statistics import Array
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.files import read_json, read_json_lines
@@ -31,6 +30,7 @@ from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.job import Job
 from morlaif.stages.places import bank_of, policy_of
+from morlaif.statistics import Array
 
 MULTI, SINGLE, GOLD, SFT = "multi", "single", "gold", "sft"
 

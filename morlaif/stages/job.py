@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from morlaif.launch.settings import HardwareSettings
+    from morlaif.hardware import HardwareSettings
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import yaml
 from morlaif.errors import UserError
 from morlaif.evaluation.judges import EngineJudge, ScoreJudge, TruthJudge, side, true_scores
 from morlaif.evaluation.settings import OpenAIJudge
-from morlaif.evaluation.statistics import win_rate
+from morlaif.statistics import win_rate
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
 

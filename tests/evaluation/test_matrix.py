@@ -9,7 +9,7 @@ import pytest
 
 from morlaif.evaluation.judges import Judgement, ScoreJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
-from morlaif.evaluation.statistics import wilson, win_rate
+from morlaif.statistics import wilson, win_rate
 
 ASK = [{"role": "user", "content": "Which one is better?"}]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from morlaif.evaluation import statistics as s
+from morlaif import statistics as s
 
 NAN = math.nan
 

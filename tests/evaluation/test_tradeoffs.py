@@ -7,8 +7,8 @@ import pytest
 
 from morlaif.evaluation import budget, regression
 from morlaif.evaluation.pairs import ScoredPairs
-from morlaif.evaluation.statistics import Interval
 from morlaif.evaluation.tradeoffs import changes, hacking, sacrificed
+from morlaif.statistics import Interval
 
 HOW = {"seed": 0, "resamples": 400, "confidence": 0.95}
 

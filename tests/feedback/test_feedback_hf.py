@@ -126,8 +126,9 @@ class Counting:
 
 
 def test_a_rating_is_in_the_ledger_before_the_next_forward(settings, principles, tmp_path, monkeypatch):
+    from morlaif.feedback.judge import open_rater
     from morlaif.feedback.ledger import Ledger
-    from morlaif.feedback.rating import Single, open_rater
+    from morlaif.feedback.rating import Single
 
     monkeypatch.setattr(Engine, "_shared", counting := Counting(Engine._shared))
     rater = open_rater(settings.model_copy(update={"batch_size": 2}), ledger=tmp_path / "l", highest=9)

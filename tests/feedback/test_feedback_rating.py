@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from morlaif.errors import UserError
 from morlaif.feedback.estimate import estimate_ratings
+from morlaif.feedback.judge import open_rater
 from morlaif.feedback.ledger import Ledger
 from morlaif.feedback.prompt import rating_messages
 from morlaif.feedback.rating import (
     Single,
     check_rater,
     mean_rating,
-    open_rater,
     rating_by_logprobs,
     rating_drawn,
     to_score,

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from morlaif.batches import Cut
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.deepspeed import accelerate_config, deepspeed_config
-from morlaif.launch.settings import HardwareSettings
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"

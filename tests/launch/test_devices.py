@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from morlaif.hardware import HardwareSettings
 from morlaif.launch.devices import gpus, one_gpu, own_gpu, slot_environment
 from morlaif.launch.launcher import rank_environment
-from morlaif.launch.settings import HardwareSettings
 
 CONF = Path(__file__).parents[2] / "conf" / "hardware"
 

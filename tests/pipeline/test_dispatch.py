@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from morlaif.errors import UserError
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import Run, failures, read_run

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.report.data import load
 from morlaif.report.figures import FIGURES
 from morlaif.report.page import add_run

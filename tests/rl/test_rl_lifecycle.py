@@ -15,8 +15,8 @@ import torch
 from small_ppo import timeless, weights
 
 from morlaif.errors import UserError
+from morlaif.models.states import verified
 from morlaif.rl import schedule
-from morlaif.rl.states import verified
 
 HELD_OUT = small_ppo.PROMPTS[:4]
 LONG = {"steps": 6, "checkpoint_every": 2, "eval_every": 3, "eval_prompts": 4, "samples": 3}

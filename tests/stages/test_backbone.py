@@ -14,7 +14,7 @@ from morlaif.data.records import Pair, save_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict, save_verdicts
 from morlaif.feedback.settings import Principle
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.models.load import save_policy
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings

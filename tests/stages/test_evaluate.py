@@ -18,7 +18,7 @@ from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.quality import quality
 from morlaif.feedback.records import Verdict, save_verdicts
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.models.load import save_policy
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings

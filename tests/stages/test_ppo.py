@@ -20,7 +20,7 @@ from morlaif.data.chat import dialogue_ids
 from morlaif.data.records import Pair, load_split, save_examples
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.models.load import load_policy, resolve_model, save_policy
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings

@@ -9,7 +9,7 @@ import yaml
 
 from morlaif.data.records import Example, Pair, load_pairs, prompt_id, save_examples
 from morlaif.errors import UserError
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.models.load import save_policy
 from morlaif.models.respond import sample_pairs, source_pairs
 from morlaif.models.scratch import build_causal_lm, train_tokenizer

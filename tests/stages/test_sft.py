@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from morlaif.data.chat import dialogue_ids, prompt_ids
 from morlaif.data.records import Example, save_examples
 from morlaif.errors import UserError
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.models import finetune as module
 from morlaif.models.finetune import IGNORED, finetune, tokenize
 from morlaif.models.generate import generate

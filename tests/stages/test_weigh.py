@@ -13,7 +13,7 @@ import yaml
 from morlaif.data.records import Example, Pair, load_pairs, save_examples, save_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.models.load import save_policy
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from morlaif.evaluation.human.answers import Rating, Ratings
-from morlaif.evaluation.statistics import (
+from morlaif.statistics import (
     NOTHING,
     Array,
     Interval,

@@ -28,10 +28,10 @@ from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import READERS, Mode, Question, stored
 from morlaif.feedback.purse import spent_up
 from morlaif.feedback.reach import FATAL_CODES, api_key
+from morlaif.feedback.reading import most_usd, reading
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, parse
 from morlaif.feedback.settings import OpenAISettings
-from morlaif.feedback.sources.openai import most_usd, reading
 from morlaif.texts import redact
 
 log = logging.getLogger("morlaif.feedback")

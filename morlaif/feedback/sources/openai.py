@@ -25,6 +25,7 @@ from morlaif.feedback.outcomes import advice, tells_of_logprobs
 from morlaif.feedback.purse import Purse
 from morlaif.feedback.rating import Rated
 from morlaif.feedback.reach import Found, api_key
+from morlaif.feedback.reading import most_usd, reading
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.served import Served
@@ -117,7 +118,7 @@ class OpenAIJudge:
                 )
                 self._note(ledger, found.served)
         elif self._settings.survive_kill:
-            yield from send_out((self._settings, self._path, *self._asked_for), waiting, self.usage)
+            yield from send_out(OpenAIJudge, (self._settings, self._path, *self._asked_for), waiting, self.usage)
         else:
             yield from iterate(lambda emit: self.run(waiting, emit))
 
@@ -406,20 +407,6 @@ class Writer:
         for _, written in writes:
             if not written.done():
                 written.set_exception(error) if error else written.set_result(None)
-
-
-def most_usd(question: Question, settings: OpenAISettings) -> float:
-    """What a request can cost at most: a token is at least a byte."""
-    read = sum(len(message["content"].encode()) + 16 for message in question.messages)
-    written = question.decoding[settings.max_tokens_key]
-    return (read * settings.price.input + written * settings.price.output) / 1e6
-
-
-def reading(question: Question, answer: Answer, reply: Reply | None) -> Reading:
-    cost = tuple(x / question.share for x in (answer.input_tokens, answer.output_tokens, answer.usd))
-    if question.field is not None and reply is not None:
-        return Reading(*question.read(reply), cost)
-    return Reading(answer.value, answer.outcome, cost)
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:

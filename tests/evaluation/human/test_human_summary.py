@@ -12,7 +12,7 @@ from human_cases import COMPARISONS, answer, make_rows, prefers
 from morlaif.evaluation.human.answers import read
 from morlaif.evaluation.human.items import make_study
 from morlaif.evaluation.human.summary import raters_of, summarise, unblinded
-from morlaif.evaluation.statistics import wilson
+from morlaif.statistics import wilson
 
 HOW = {"resamples": 200, "confidence": 0.95}
 ZEBRA = prefers("zebra", "on_topic")

@@ -13,7 +13,7 @@ import pytest
 from browsed import with_script
 
 from morlaif.evaluation.settings import RulesJudge
-from morlaif.launch.settings import HardwareSettings
+from morlaif.hardware import HardwareSettings
 from morlaif.report.comparison.charts import front
 from morlaif.report.comparison.data import Comparison, load
 from morlaif.report.comparison.page import add_jobs

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from morlaif.errors import UserError
-from morlaif.rl.states import all_damaged, hash_of, verified
+from morlaif.models.states import all_damaged, hash_of, verified
 
 log = logging.getLogger("morlaif.rl")
 KEPT = 2

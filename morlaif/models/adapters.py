@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from morlaif.errors import UserError
-from morlaif.preference.settings import LoraSettings
-from morlaif.preference.split import layer_list
+from morlaif.models.layers import layer_list
+from morlaif.models.settings import LoRASettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -86,7 +86,7 @@ def adapter_hash(adapter: Adapter) -> str:
 
 
 def write_adapter(
-    folder: Path, adapter: Adapter, settings: LoraSettings, model: PreTrainedModel, base: str, revision: str | None
+    folder: Path, adapter: Adapter, settings: LoRASettings, model: PreTrainedModel, base: str, revision: str | None
 ) -> None:
     """Leave `adapter` (its `up` without the scale alpha / r) in `folder` as peft would."""
     names = list(adapter.layers)
