@@ -17,7 +17,7 @@ test: $(VENV)/installed-dev  ## Run every test (ARGS=... goes to pytest)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed-dev  ## Check the style
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 docs: $(VENV)/installed-dev  ## Write docs/config.md anew from the comments in conf/
 	$(BIN)/python -m morlaif.reference docs/config.md

@@ -27,11 +27,27 @@ COMMON = [
     "ppo.samples=0", "ppo.eval_prompts=8", "ppo.eval_every=0", "ppo.keep=last", "ppo.shaping.constant_score=allow",
 ]  # fmt: skip
 SMALLEST = [
-    "model=toy", "model.scratch.hidden_size=8", "model.scratch.layers=1", "model.scratch.heads=1",
-    "model.scratch.intermediate_size=8", "model.scratch.vocab_size=300", "model.scratch.max_positions=512", "sft=toy",
-    "sft.batch_size=2", "sft.max_length=16", "pm=toy_full", "pm.epochs=1", "pm.batch_size=2", "pm.max_length=16",
-    "ppo.rollouts=2", "ppo.generation_batch_size=2", "ppo.max_prompt_length=8", "ppo.max_new_tokens=4",
-    "ppo.micro_batch_size=2", "ppo.policy.kind=full", "ppo.eval_prompts=2",
+    "model=toy",
+    "model.scratch.hidden_size=8",
+    "model.scratch.layers=1",
+    "model.scratch.heads=1",
+    "model.scratch.intermediate_size=8",
+    "model.scratch.vocab_size=300",
+    "model.scratch.max_positions=512",
+    "sft=toy",
+    "sft.batch_size=2",
+    "sft.max_length=16",
+    "pm=toy_full",
+    "pm.epochs=1",
+    "pm.batch_size=2",
+    "pm.max_length=16",
+    "ppo.rollouts=2",
+    "ppo.generation_batch_size=2",
+    "ppo.max_prompt_length=8",
+    "ppo.max_new_tokens=4",
+    "ppo.micro_batch_size=2",
+    "ppo.policy.kind=full",
+    "ppo.eval_prompts=2",
 ]
 CASES = {
     "toy": [

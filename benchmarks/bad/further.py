@@ -138,8 +138,6 @@ RUNS = [
 ]  # fmt: skip
 
 
-
-
 def long(name: str, words: str, *wants: str) -> Case:
     """Of a model of 512 positions."""
     return case(name, f"{MODEL} {words}", *wants, files=PAIRS_FILE, prepare=broken(lambda m: None))

@@ -320,7 +320,11 @@ PPO: dict[str, dict[str, Any]] = {
 
 
 def _ppo(
-    device: torch.device, keep: Path, changes: dict[str, Any], dtype: torch.dtype | None = None, end: int = 99,
+    device: torch.device,
+    keep: Path,
+    changes: dict[str, Any],
+    dtype: torch.dtype | None = None,
+    end: int = 99,
     **more: Any,
 ) -> list[dict[str, float]]:
     settings = small_ppo.settings(**changes)

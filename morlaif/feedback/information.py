@@ -79,9 +79,7 @@ class Information:
         return {**asdict(self), "warnings": self.warnings}
 
 
-def information(
-    p: ArrayLike, forward: ArrayLike, backward: ArrayLike, letter_mass: float | None = None
-) -> Information:
+def information(p: ArrayLike, forward: ArrayLike, backward: ArrayLike, letter_mass: float | None = None) -> Information:
     """From arrays (N,) of valid verdicts: label, and log-odds of A in both orders; NaN where there are none."""
     p, forward, backward = (np.asarray(x, dtype=float) for x in (p, forward, backward))
     asked = np.isfinite(forward) & np.isfinite(backward)

@@ -139,7 +139,12 @@ class Layout:
         return [Item("gather", size, text + (" + a bucket" if learns else ""))]
 
     def activations(
-        self, shape: Shape, batch: Rows, checkpointing: bool, logits: bool, lora: tuple[int, float] | None = None,
+        self,
+        shape: Shape,
+        batch: Rows,
+        checkpointing: bool,
+        logits: bool,
+        lora: tuple[int, float] | None = None,
         stacked: int = 0,
     ) -> list[Item]:
         """What a forward keeps for its backward. `lora`: rank and dropout of adapters in the path, `stacked` of them on

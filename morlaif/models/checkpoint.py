@@ -124,4 +124,3 @@ def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
-

@@ -65,9 +65,7 @@ def generate(
         for turn in range(turns):
             rows = batches[turn] if turn < len(batches) else order[-1:]  # one for company
             batch = [list(prompts[row]) for row in rows]
-            done = _generate_batch(
-                model, pad, batch, ends, max_new_tokens, temperature, top_p, noise[rows], in_step
-            )
+            done = _generate_batch(model, pad, batch, ends, max_new_tokens, temperature, top_p, noise[rows], in_step)
             found |= zip(rows, done, strict=True)
     answers = dict(zip(order, ranks.unshare([found[row] for row in own]), strict=True))
     return [answers[row] for row in range(len(prompts))]

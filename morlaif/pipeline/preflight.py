@@ -270,5 +270,3 @@ def _packages(config: Config, stages: set[str]) -> Iterator[str]:
         yield from tracking_problems(config.tracking)
     if config.ppo.rollout == "vllm" and "ppo" in stages and missing("vllm"):
         yield "ppo.rollout: vllm is not installed; pip install 'trl[vllm]', or use ppo.rollout=transformers"
-
-

@@ -72,8 +72,7 @@ class PretrainedModel:
             tokenizer = open_tokenizer(source)
         if model.config.num_labels != 1:
             raise UserError(
-                f"{source.where}: gives {model.config.num_labels} scores; a reward model gives one "
-                "(num_labels 1)"
+                f"{source.where}: gives {model.config.num_labels} scores; a reward model gives one (num_labels 1)"
             )
         check_vocabulary(source.where, tokenizer, model.get_input_embeddings().weight.shape[0])
         return cls(name, model.to(device).eval().requires_grad_(False), tokenizer, max_length)

@@ -191,7 +191,7 @@ def test_a_reply_of_another_shape_is_garbled(raw):
         parse(raw)
 
 
-PARTS = [*"AB \n.:{}\"<>|[]/79k", "<think>", "</think>", "Answer", "[THINK]", "final"]
+PARTS = [*'AB \n.:{}"<>|[]/79k', "<think>", "</think>", "Answer", "[THINK]", "final"]
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=12).map("".join))

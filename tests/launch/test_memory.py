@@ -63,8 +63,10 @@ def test_a_policy_is_gathered_to_sample_from_where_it_is_small_alone(large):
         assert [item.bytes for item in whole] == [13_015_864_320 * 2]
         assert not any(i.column == "gather" for i, phase in stage(name, large).items() if phase == "sampling")
     parts = stage("ppo", config("experiment=llama2_70b", "model=llama2_13b", "hardware.zero.gather_to_sample=26"))
-    assert small.seconds < stage("evaluate", large).seconds and parts.seconds > stage("ppo", config(
-        "experiment=llama2_70b", "model=llama2_13b")).seconds  # what is gathered anew for each token takes time
+    assert (
+        small.seconds < stage("evaluate", large).seconds
+        and parts.seconds > stage("ppo", config("experiment=llama2_70b", "model=llama2_13b")).seconds
+    )  # what is gathered anew for each token takes time
 
 
 @pytest.mark.parametrize(("sleep", "phase"), [(False, ""), (True, "sampling")])
@@ -248,5 +250,3 @@ def test_an_unknown_architecture_has_a_plan_without_memory(tmp_path):
     (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     made = config("model=gpt2", f"model.path={tmp_path / 'm'}", "sft=none")
     assert stage_memories(made, plan(made)) == []
-
-

@@ -187,7 +187,7 @@ def test_a_path_that_is_no_folder(folder, tmp_path, monkeypatch):
     (line,) = folder_problems(KEY, folder / "model.safetensors")
     assert "is a file; give the folder" in line
     (line,) = folder_problems(KEY, str(folder)[:-1])
-    assert "no such folder" in line and f"Did you mean \"{folder.name}\"" in line.replace("'it's", '"it\'s').replace(
+    assert "no such folder" in line and f'Did you mean "{folder.name}"' in line.replace("'it's", "\"it's").replace(
         "model'?", 'model"?'
     )
     (line,) = folder_problems(KEY, "not a hub id")

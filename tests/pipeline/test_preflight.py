@@ -97,8 +97,10 @@ def test_everything_is_told_at_once():
             "eval.scalarizers.lower_quantile.params.fractoin: 'morlaif.scalarize.functions.lower_quantile' has no such",
         ),
         (
-            ["+eval.scalarizers.mine={name: mine, function: morlaif.scalarize.functions.single, "
-             "params: {principle: helpfulnes}}"],
+            [
+                "+eval.scalarizers.mine={name: mine, function: morlaif.scalarize.functions.single, "
+                "params: {principle: helpfulnes}}"
+            ],
             "eval.scalarizers.mine.params.principle of 'mine' names 'helpfulnes', which is not among the principles",
         ),
         (["paths.store=file/in/the/way"], "file is a file; name a folder"),

@@ -216,9 +216,7 @@ def test_a_principle_that_was_out_stays_out(data, llama, pm_settings, tmp_path) 
             if step > kill_after:
                 raise Killed
 
-        return train_pms(
-            made, Corpus(data[0], data[2], llama), settings, seed=0, on_step=on_step, keep=tmp_path / keep
-        )
+        return train_pms(made, Corpus(data[0], data[2], llama), settings, seed=0, on_step=on_step, keep=tmp_path / keep)
 
     whole = run("whole")
     with pytest.raises(Killed):

@@ -73,9 +73,7 @@ class Run:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(
-    arguments: list[str], cwd: str, environment: dict[str, str], folder: str, group: bool, together: bool
-) -> None:
+def _run(arguments: list[str], cwd: str, environment: dict[str, str], folder: str, group: bool, together: bool) -> None:
     """What `python -m morlaif` does, with its streams in files."""
     if group:
         os.setpgid(0, 0)

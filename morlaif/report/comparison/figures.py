@@ -170,9 +170,7 @@ def correlations(data: Comparison) -> list[Chart]:
             continue
         labels, scores = found["labels"], found["scores"]
         values = [[labels[i][j] if i > j else scores[i][j] for j in range(len(names))] for i in range(len(names))]
-        cells = [
-            [None if i == j or x is None else Point(x) for j, x in enumerate(row)] for i, row in enumerate(values)
-        ]
+        cells = [[None if i == j or x is None else Point(x) for j, x in enumerate(row)] for i, row in enumerate(values)]
         several = len(data.models) > 1
         shown = [_model_name(name) for name in names]
         one = Heatmap(

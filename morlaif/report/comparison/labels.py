@@ -70,7 +70,7 @@ def shown(value: Any) -> str:
 
 
 def phrase(key: str, value: str) -> str:
-    """"scalarizer.name", "max_min" -> "max-min"; "ppo.kl.coef", "0.1" -> "kl coef 0.1"."""
+    """ "scalarizer.name", "max_min" -> "max-min"; "ppo.kl.coef", "0.1" -> "kl coef 0.1"."""
     if key == PRINCIPLES:
         return f"{value} principle" + ("" if value == "1" else "s")
     if key in [f"{group}.name" for group in NAMED]:

@@ -149,5 +149,3 @@ def numbers(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]]) -> d
         "judged": data.judged,
         "figures": {chart.name: chart.title for *_, charts in made for chart in charts},
     }
-
-

@@ -19,7 +19,7 @@ def as_csv(text: str, delimiter: str = ",") -> str:
     writer = csv.writer(out, delimiter=delimiter)
     writer.writerow(["form", "rater", "item", "answer", "seconds", "comment"])
     for row in file["answers"]:
-        writer.writerow([file["form"], file["rater"], row["item"], row["answer"], row["seconds"], "says \"so\",\nhere"])
+        writer.writerow([file["form"], file["rater"], row["item"], row["answer"], row["seconds"], 'says "so",\nhere'])
     return out.getvalue()
 
 

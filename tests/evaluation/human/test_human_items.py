@@ -18,7 +18,7 @@ def form(study) -> str:
 
 def test_nothing_in_the_form_names_a_policy_or_a_kind(study, rows):
     html = form(study)
-    for secret in ("zebra", "yak", "ibex", "policy_vs", "on_topic", "off_topic", "repeat\"", rows[3]["prompt_id"]):
+    for secret in ("zebra", "yak", "ibex", "policy_vs", "on_topic", "off_topic", 'repeat"', rows[3]["prompt_id"]):
         assert secret not in html
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
     shown = json.loads(data)
