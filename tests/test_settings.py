@@ -109,7 +109,7 @@ def test_whatever_is_taken_is_a_finite_number_of_a_known_size(key, value):
         ("EvalSettings.temperature", 0.0, [101]),
         ("EvalSettings.top_p", 1.0, [0, 1.1]),
         ("EvalSettings.confidence", 0.95, [0, 1, 95]),
-        ("LoraSettings.dropout", 0.0, [1.0]),
+        ("LoRASettings.dropout", 0.0, [1.0]),
         ("VLLMSettings.group_port", 1, [0, 65536]),
         ("Config.seed", 2**32 - 1, [2**32]),
         ("PPOSettings.rollouts", 64.0, [0, 64.5, 10**7]),

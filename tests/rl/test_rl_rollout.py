@@ -17,7 +17,7 @@ from trl.generation import vllm_generation
 from morlaif import ranks
 from morlaif.errors import UserError
 from morlaif.models.generate import generate
-from morlaif.rl.engine import make_engine
+from morlaif.rl.engines import make_engine
 from morlaif.rl.rollout import TransformersRollout
 from morlaif.rl.rollout_vllm import VLLMRollout
 
