@@ -19,7 +19,7 @@ from morlaif import sharded
 from morlaif.data.template import template_fault
 from morlaif.errors import MACHINE, MachineError, UserError, of_system
 from morlaif.models.check import Kind, config_problems, folder_problems, place_problems
-from morlaif.models.place import Source, allowing, cached_folder, offline
+from morlaif.models.place import Source, allowing, folder_of, offline
 from morlaif.models.vocabulary import file_problems, vocabulary_fault
 
 Made = TypeVar("Made")
@@ -60,11 +60,10 @@ def open_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     place, rights = _place(source), _rights(source)
     with quiet():
         tokenizer = _tried(source, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **rights))
-    templates = tokenizer.chat_template
-    for template in templates.values() if isinstance(templates, dict) else (templates,):
-        if template is not None and (fault := template_fault(template, **tokenizer.special_tokens_map)) is not None:
+    for template in _templates(tokenizer):
+        if (fault := template_fault(template, **tokenizer.special_tokens_map)) is not None:
             raise UserError(f"{source.where}: its tokenizer's chat template is none: {fault}")
-    folder = Path(place) if Path(place).is_dir() else cached_folder(place, source.revision)
+    folder = folder_of(place, source.revision)
     for fault in file_problems(folder, None, tokenizer.get_vocab()) if folder is not None else ():
         raise UserError(f"{source.where}: {fault}")
     return tokenizer
@@ -141,9 +140,17 @@ def check_vocabulary(where: str, tokenizer: PreTrainedTokenizerBase, rows: int) 
     added = tokenizer.added_tokens_decoder.values()
     unread = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
     unread -= {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token}
+    # What the chat template writes is read in every dialogue: a row that nobody trained would change all numbers.
+    written = {token for token in unread if any(token in template for template in _templates(tokenizer))}
+    unread -= written - {tokenizer.pad_token}
     if (fault := vocabulary_fault(vocabulary.items(), rows, unread)) is not None:
         raise UserError(f"{where}: {fault}")
     return max(rows, max(vocabulary.values()) + 1)
+
+
+def _templates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    found = tokenizer.chat_template
+    return [one for one in (found.values() if isinstance(found, dict) else [found]) if one is not None]
 
 
 def check_causal(source: Source, model: PreTrainedModel) -> None:

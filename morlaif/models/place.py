@@ -34,6 +34,12 @@ def offline() -> bool:
     return any(value in ("1", "ON", "YES", "TRUE") for value in settings)
 
 
+def folder_of(path: str, revision: str | None) -> Path | None:
+    """Where a model's files are on this machine: the folder that is named, or the hub's cache; None: nowhere."""
+    folder = Path(path).expanduser()
+    return folder if folder.is_dir() else cached_folder(path, revision)
+
+
 def cached_folder(id: str, revision: str | None) -> Path | None:
     """Where this machine's cache has a hub model's files, as huggingface_hub lays them out."""
     if (commit := cached_commit(id, revision)) is None:

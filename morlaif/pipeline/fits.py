@@ -11,16 +11,16 @@ from morlaif.config import Config
 from morlaif.errors import UserError
 from morlaif.files import read_json
 from morlaif.models.headers import read_header
-from morlaif.models.place import cached_folder
+from morlaif.models.place import folder_of
 
 POSITIONS = ("max_position_embeddings", "n_positions")  # as config.json calls them
 
 
 def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
     """A line for each setting that the model cannot follow. What its folder does not tell is not looked at."""
-    own = _folder(config.model.path, config.model.revision)
-    scratch = config.model.scratch
-    positions = scratch.max_positions if config.model.path is None and scratch else _positions(own)
+    path, scratch = config.model.path, config.model.scratch
+    own = None if path is None else folder_of(path, config.model.revision)
+    positions = scratch.max_positions if path is None and scratch else _positions(own)
     trained, sampled = config.sft.method != "none" and "sft" in stages, config.respond.source == "sample"
     if trained:
         yield from _longer("sft.max_length", config.sft.max_length, positions)
@@ -29,7 +29,7 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
     if "ppo" in stages:
         yield from _no_room("ppo.max_new_tokens", config.ppo.max_new_tokens, positions)
     base = getattr(config.pm, "base", None)
-    other = _folder(base, config.pm.revision) if base is not None else own
+    other = own if base is None else folder_of(base, config.pm.revision)
     if "pm" in stages and config.pm.kind != "pretrained":
         yield from _longer("pm.max_length", config.pm.max_length, positions if base is None else _positions(other))
     adapted = "ppo" in stages and config.ppo.policy.kind == "lora"
@@ -82,13 +82,6 @@ def _names(folder: Path) -> set[str]:
     except (UserError, OSError, TypeError):
         return set()
     return {name.rpartition(".")[0] for name in tensors}
-
-
-def _folder(path: str | None, revision: str | None) -> Path | None:
-    if path is None:
-        return None
-    folder = Path(path).expanduser()
-    return folder if folder.is_dir() else cached_folder(path, revision)
 
 
 def _positions(folder: Path | None) -> int | None:

@@ -34,7 +34,7 @@ import morlaif
 from morlaif.errors import UserError
 from morlaif.evaluation.outside import load_outside
 from morlaif.models.load import load_causal_lm, load_policy, point_to, source_of
-from morlaif.models.open import check_causal
+from morlaif.models.open import check_causal, check_vocabulary
 from morlaif.models.place import Source
 from morlaif.models.settings import ModelSettings
 from morlaif.preference.model import load_classifier
@@ -340,6 +340,18 @@ def test_weights_too_large_for_the_number_format_are_named(llama):
     load_causal_lm(llama)
     with pytest.raises(UserError, match=r"not finite in float16; take a sound copy, or a wider number format"):
         load_causal_lm(llama, dtype=torch.float16)
+
+
+def test_special_tokens_without_a_row_may_not_be_those_that_the_template_writes():
+    """As where the tokenizer of a chat model stands beside the weights of its base."""
+    tokenizer = small_tokenizer()
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    assert check_vocabulary("m", tokenizer, rows) == rows + 1
+    tokenizer.chat_template = "<|turn|>" + tokenizer.chat_template
+    assert check_vocabulary("m", tokenizer, rows + 1) == rows + 1
+    with pytest.raises(UserError, match=r"m: 1 of its tokenizer's \d+ tokens have no row of embeddings \('<\|turn\|>'"):
+        check_vocabulary("m", tokenizer, rows)
 
 
 @pytest.mark.parametrize("decoder", [False, True])
