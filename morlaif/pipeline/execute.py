@@ -22,7 +22,6 @@ from morlaif.stages.job import Job
 from morlaif.texts import redact
 
 METRICS = "metrics.jsonl"
-RESUMED = "resumed"  # kind of the line that says where a unit goes on
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
 Build = Callable[[Unit, Job], dict[str, Any] | None]  # writes a unit's artifact; returns its headline numbers
 Ends = Mapping[str, dict[str, Any] | Exception]  # unit name -> headline numbers, or why there are none
@@ -52,7 +51,7 @@ def execute(
     """Have `unit` in the store, made by `build`. Its needs must be there. Raises whatever `build` raises."""
 
     def make(out: Path, keep: Path) -> dict[str, Any]:
-        with _recorded(keep, on_progress, partial(tell, unit, RESUMED)) as progress:
+        with _recorded(keep, on_progress, partial(tell, unit, "resumed")) as progress:
             summary = build(unit, make_job(unit, store, hardware, out, keep, progress)) or {}
         write_metrics(out / METRICS, _last_of_each_step(keep / METRICS))
         return summary
@@ -136,6 +135,9 @@ def execute_together_and_tell(
     def tell(unit: Unit, kind: str, **payload: Any) -> None:
         emit({"kind": kind, "unit": unit.name, **payload})
 
+    def say(unit: Unit, kind: str, line: str) -> None:
+        tell(unit, kind, line=line)
+
     def report(unit: Unit, step: int, total: int | None, metrics: dict[str, float]) -> None:
         tell(unit, "progress", step=step, total=total, metrics=metrics)
 
@@ -143,10 +145,8 @@ def execute_together_and_tell(
         with ExitStack() as files:
             jobs = []
             for unit in missing:
-                resumed = partial(tell, unit, RESUMED)
-                progress = files.enter_context(
-                    _recorded(places[unit.name][1], partial(report, unit), lambda line, to=resumed: to(line=line))
-                )
+                keep = places[unit.name][1]
+                progress = files.enter_context(_recorded(keep, partial(report, unit), partial(say, unit, "resumed")))
                 jobs.append(make_job(unit, store, hardware, *places[unit.name], progress))
             made = build_together(missing, jobs)
         for unit in missing:
@@ -159,7 +159,7 @@ def execute_together_and_tell(
             tell(unit, kind, **payload)
 
     with _failures(fail, store, units):
-        ends = store.build_together(units, make, lambda unit, kind, line: tell(unit, kind, line=line))
+        ends = store.build_together(units, make, say)
         for unit in units:
             end = ends[unit.name]
             if isinstance(end, Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,14 +172,18 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_broken_is_one_line_with_its_key_and_place(folder, name):
-    spoil, pattern = BROKEN[name]
+def one_line(folder: Path, spoil: Callable[[Path], object], pattern: str) -> str:
+    """What is said of `folder` when `spoil` has been at it: a line with key and place, which matches `pattern`."""
     spoil(folder)
     (found,) = problems(folder)
     assert "\n" not in found and found.startswith(KEY) and str(folder) in found.replace("\\'", "'")
-    with pytest.raises(AssertionError, match=pattern):
-        raise AssertionError(found)
+    assert re.search(pattern, found), found
+    return found
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_one_line_with_its_key_and_place(folder, name):
+    one_line(folder, *BROKEN[name])
 
 
 def test_a_path_that_is_no_folder(folder, tmp_path, monkeypatch):
@@ -402,12 +407,7 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_cannot_be_a_model_is_one_line(folder, name):
-    spoil, pattern = ODD[name]
-    spoil(folder)
-    (found,) = problems(folder)
-    assert "\n" not in found and found.startswith(KEY) and str(folder) in found.replace("\\'", "'")
-    with pytest.raises(AssertionError, match=pattern):
-        raise AssertionError(found)
+    found = one_line(folder, *ODD[name])
     assert of_path(str(folder)) is None or "/config.json: " not in found
 
 

@@ -20,7 +20,8 @@ def composed(*overrides: str) -> DictConfig:
 
 def config(*overrides: str) -> Config:
     """Composed once, since nothing can change it, for each folder that its paths begin at and each environment."""
-    return _config(overrides, os.getcwd(), frozenset(os.environ.items()))
+    of_tests = "PYTEST_CURRENT_TEST"  # another for each test, and read by nothing
+    return _config(overrides, os.getcwd(), frozenset(item for item in os.environ.items() if item[0] != of_tests))
 
 
 @cache
