@@ -41,6 +41,7 @@ def offenders(rooms: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
 FLOORS = (
     {"errors", "pages", "ranks", "settings", "signals", "source", "statistics", "texts"},
     {"batches", "contents", "dotted", "files", "hardware", "keys", "reference", "sharded"},
+    {"registry"},
     {"data", "scalarize", "tracking"},
     {"models", "toy"},
     {"feedback", "rl"},

@@ -1,0 +1,76 @@
+"""One idea of what can be chosen by name: our own objects, those that installed packages offer, and any dotted path.
+
+A package offers an object by an entry point of the group `morlaif.<kind>`:
+
+    [project.entry-points."morlaif.judge"]
+    shortest = "my_package.judges:shortest"
+
+A name of ours always means ours. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from morlaif.dotted import find
+from morlaif.errors import UserError, suggest
+
+T = TypeVar("T")
+PREFIX = "morlaif."  # of the groups of entry points
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """The objects of one kind, such as advantage estimators."""
+
+    kind: str  # "estimator"; with PREFIX the group of entry points
+    key: str  # of the config that names one, for messages: "ppo.advantage"
+    home: str  # our own module of them, for messages
+    known: Mapping[str, str]  # our own: dotted path by name
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.known, *_installed(self.kind)]))
+
+    def path(self, name: str) -> str:
+        """The dotted path of what `name` (a name, or a dotted path itself) means; nothing is imported.
+
+        Raises:
+            UserError: a bare name that nobody has.
+        """
+        if (path := self.known.get(name) or _installed(self.kind).get(name)) is not None:
+            return path
+        if "." in name:
+            return name
+        known = ", ".join(self.names())
+        raise UserError(
+            f"{self.key}: no {self.kind} '{name}'.{suggest(name, self.names())} "
+            f"Known: {known}; or give the dotted path of your own."
+        )
+
+    def find(self, name: str) -> T:
+        """
+        Raises:
+            UserError: there is none, or its module cannot be imported.
+        """
+        made: Any = find(self.path(name), self.key, self.home, next(iter(self.known.values()), "").rpartition(".")[2])
+        return made
+
+
+@cache
+def _installed(kind: str) -> dict[str, str]:
+    """Dotted paths, by name, of what installed packages offer."""
+    return {point.name: point.value.replace(":", ".") for point in entry_points(group=PREFIX + kind)}
+
+
+def of_others(name: str) -> str | None:
+    """The dotted path of code that is not ours behind a text of the config; None: our own, or nothing of the kind."""
+    if "." in name:
+        return None if name.startswith("morlaif.") else name
+    for group in entry_points().groups:
+        if group.startswith(PREFIX) and (path := _installed(group.removeprefix(PREFIX)).get(name)) is not None:
+            return path
+    return None
