@@ -205,8 +205,8 @@ def prepare(root: Path) -> tuple[Kit, int]:
     import morlaif.cli
     import morlaif.config
     import morlaif.pipeline.run
-    import morlaif.stages.data
-    import morlaif.stages.feedback  # noqa: F401
+    import morlaif.stages.work.data
+    import morlaif.stages.work.feedback  # noqa: F401
 
     torch.set_num_threads(1)
     gc.freeze()  # forks then copy fewer pages

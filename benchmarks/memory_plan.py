@@ -114,8 +114,8 @@ def measure(overrides: list[str]) -> None:
 
     import morlaif.cli as cli
     from morlaif.config import validate
-    from morlaif.launch.needs import stage_memories
-    from morlaif.pipeline.plan import plan
+    from morlaif.memory.needs import stage_memories
+    from morlaif.planning.plan import plan
 
     OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: cli.run_name(_root_), replace=True)
     with initialize_config_module("morlaif.conf", version_base="1.3"):
@@ -123,7 +123,7 @@ def measure(overrides: list[str]) -> None:
     memories = {memory.stage: memory.device for memory in stage_memories(config, plan(config))}
 
     for stage in ("data", "sft", "respond", "feedback", "pm", "weigh", "ppo"):
-        __import__(f"morlaif.stages.{stage}")
+        __import__(f"morlaif.stages.work.{stage}")
     sys.argv = ["morlaif", *overrides]
     try:
         cli.main()

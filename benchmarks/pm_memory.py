@@ -134,7 +134,7 @@ def ppo(folder: Path, hidden: int, layers: int) -> dict[str, tuple[int, int]]:
 
 
 def stage(arguments: list[str]) -> None:
-    import morlaif.stages.ppo as stage_ppo
+    import morlaif.stages.work.ppo as stage_ppo
     from morlaif.cli import main as cli
 
     weights: set = set()

@@ -153,7 +153,7 @@ def _answer(flags: Namespace) -> int:
 
 def _check_places(jobs: list[Composed]) -> None:
     """Before Hydra makes the run folders."""
-    from morlaif.pipeline.places import place_problems
+    from morlaif.units.folders import place_problems
 
     problems = (place_problems("paths.runs", job.config.paths.runs / job.run_name) for job in jobs)
     if lines := list(dict.fromkeys(line for found in problems for line in found)):
@@ -170,7 +170,7 @@ def _job(tree: DictConfig) -> None:
 
     from morlaif.compose import plain
     from morlaif.config import validate
-    from morlaif.launch.devices import own_gpu
+    from morlaif.devices import own_gpu
     from morlaif.pipeline.run import run
     from morlaif.texts import line, say
 
@@ -267,14 +267,14 @@ def _dry_run(jobs: list[Composed]) -> int:
 
     from morlaif.launch.batches import check_batches
     from morlaif.launch.launcher import on_ranks
-    from morlaif.pipeline.contents import Contents
     from morlaif.pipeline.display import plan_table
-    from morlaif.pipeline.plan import plan
     from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.resources import resources
     from morlaif.pipeline.served import asked, with_served
-    from morlaif.pipeline.store import Store
+    from morlaif.planning.contents import Contents
+    from morlaif.planning.plan import plan
     from morlaif.texts import say
+    from morlaif.units.store import Store
 
     console, problems = Console(highlight=False), list[str]()
     preflight = Preflight(partial(say, console), elsewhere=_elsewhere(jobs))

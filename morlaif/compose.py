@@ -41,7 +41,7 @@ def register() -> None:
 
 def run_name(tree: DictConfig) -> str:
     """`<name>-<digest>`: the same config has the same run folder, whoever starts it and wherever the store lies."""
-    from morlaif.pipeline.unit import hash_json
+    from morlaif.units.unit import hash_json
 
     kept = [key for key in tree if key not in OUTSIDE_RUN_NAME]
     return f"{tree.name}-{hash_json(plain(OmegaConf.masked_copy(tree, kept)))[:8]}"

@@ -168,8 +168,8 @@ def test_a_key_whose_name_does_not_say_so(monkeypatch):
 
 
 def test_a_run_s_record_and_a_failed_unit_show_no_key(monkeypatch, tmp_path):
-    from morlaif.pipeline.execute import _failures
     from morlaif.pipeline.record import Run
+    from morlaif.units.execute import _failures
 
     monkeypatch.setenv("JUDGE_API_KEY", "zq9-very-secret-value")
     run = Run(tmp_path, "x", "morlaif feedback.note=zq9-very-secret-value", [], 0)

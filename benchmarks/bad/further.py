@@ -179,8 +179,8 @@ def resumed(change: Callable[[Path], Any]) -> Callable[[Path, Kit], None]:
         from argparse import Namespace
 
         from morlaif.compose import look_ahead, register
-        from morlaif.pipeline.plan import plan
-        from morlaif.pipeline.store import Store
+        from morlaif.planning.plan import plan
+        from morlaif.units.store import Store
 
         register()
         words = [f"paths.store={folder / 'store'}", "experiment=smoke"]

@@ -48,9 +48,9 @@ def tiny_model(folder: Path) -> Path:
 def finished_run(folder: Path) -> Path:
     """`folder`/store and `folder`/runs/finished: an evaluation, a page, a form for raters and Ann's answers to it."""
     from morlaif.compose import look_ahead, register
-    from morlaif.pipeline.plan import plan
     from morlaif.pipeline.record import Run
-    from morlaif.pipeline.store import Store
+    from morlaif.planning.plan import plan
+    from morlaif.units.store import Store
 
     register()
     words = [f"paths.store={folder / 'store'}", f"paths.runs={folder / 'runs'}"]

@@ -36,17 +36,17 @@ from composed import config as composed  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from morlaif.config import Config  # noqa: E402
-from morlaif.launch.needs import stage_memories  # noqa: E402
-from morlaif.launch.shape import Shape, of_path  # noqa: E402
+from morlaif.memory.dimensions import Shape, of_path  # noqa: E402
+from morlaif.memory.needs import stage_memories  # noqa: E402
 from morlaif.models.generate import generate  # noqa: E402
 from morlaif.models.load import load_policy  # noqa: E402
-from morlaif.pipeline.plan import plan  # noqa: E402
 from morlaif.pipeline.run import run as run_pipeline  # noqa: E402
-from morlaif.pipeline.store import Store  # noqa: E402
+from morlaif.planning.plan import plan  # noqa: E402
 from morlaif.preference.bank import PreferenceBank  # noqa: E402
 from morlaif.preference.model import load_classifier, pad_batch, score_batch, tokenize  # noqa: E402
 from morlaif.preference.report import MODEL  # noqa: E402
 from morlaif.rl import logprobs  # noqa: E402
+from morlaif.units.store import Store  # noqa: E402
 
 POLICIES = {
     "lora": ["ppo.policy.kind=lora"],
@@ -248,7 +248,7 @@ def run_stages(config: Config, folder: Path, policy: str, size: Size, shape: Sha
 @contextlib.contextmanager
 def timed(marks: dict[str, Any]) -> Iterator[None]:
     """Inside, each stage leaves in `marks`: seconds, those of a step (its first one left out), and peak memory."""
-    modules = {name: importlib.import_module(f"morlaif.stages.{name}") for name in STAGES}
+    modules = {name: importlib.import_module(f"morlaif.stages.work.{name}") for name in STAGES}
     found = [(m, name) for m in modules.values() for name in ("build", "build_together") if hasattr(m, name)]
     originals = [getattr(module, name) for module, name in found]
 

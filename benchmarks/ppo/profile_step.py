@@ -26,11 +26,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from morlaif import cli
-from morlaif.pipeline.plan import plan
-from morlaif.pipeline.store import Store
+from morlaif.planning.plan import plan
 from morlaif.rl import trainer
 from morlaif.rl.rollout import TransformersRollout
-from morlaif.stages.job import Job
+from morlaif.units.job import Job
+from morlaif.units.store import Store
 
 aten = torch.ops.aten
 ATTENTION = {
@@ -137,7 +137,7 @@ def main() -> None:
     inputs = {need.name: store.folder(need) for need in unit.needs}
     parts = Parts()
     parts.install(args.steps)
-    build = importlib.import_module("morlaif.stages.ppo").build
+    build = importlib.import_module("morlaif.stages.work.ppo").build
     with tempfile.TemporaryDirectory() as folder:
         out, keep = Path(folder, "out"), Path(folder, "keep")
         out.mkdir()

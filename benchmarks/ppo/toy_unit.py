@@ -24,10 +24,10 @@ from morlaif.data.records import load_split, prompt_id
 from morlaif.evaluation.judges import true_scores
 from morlaif.evaluation.policies import respond
 from morlaif.models.load import load_policy
-from morlaif.pipeline.plan import plan
-from morlaif.pipeline.store import Store
+from morlaif.planning.plan import plan
 from morlaif.preference.bank import PreferenceBank
-from morlaif.stages.job import Job
+from morlaif.units.job import Job
+from morlaif.units.store import Store
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
         if step > len(rows) and "reward" in metrics:
             rows.append({"cpu": time.process_time() - cpu, "kl": metrics["kl"], "asked": len(seen) - 1})
 
-    build = importlib.import_module("morlaif.stages.ppo").build
+    build = importlib.import_module("morlaif.stages.work.ppo").build
     with tempfile.TemporaryDirectory() as folder:
         out, keep = Path(folder, "out"), Path(folder, "keep")
         out.mkdir()

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from morlaif.devices import slot_environment
 from morlaif.hardware import HardwareSettings
-from morlaif.launch.devices import slot_environment
 from morlaif.launch.launcher import on_ranks
-from morlaif.pipeline.execute import execute_and_tell, execute_together_and_tell
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Unit
 from morlaif.signals import Ended, say_ended
+from morlaif.units.execute import execute_and_tell, execute_together_and_tell
+from morlaif.units.store import Store
+from morlaif.units.unit import Unit
 
 # {"kind": "progress"|"waiting"|"done"|"failed", "unit": name, …}
 Emit = Callable[[dict[str, Any]], None]

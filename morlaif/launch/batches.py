@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from morlaif.batches import Cut, cut
 from morlaif.hardware import HardwareSettings
-from morlaif.pipeline.unit import Plan, Unit
+from morlaif.units.unit import Plan, Unit
 
 
 def unit_cut(unit: Unit, ranks: int) -> Cut:

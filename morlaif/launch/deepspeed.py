@@ -11,7 +11,7 @@ from typing import Any
 
 from morlaif.batches import Cut
 from morlaif.hardware import HardwareSettings
-from morlaif.launch.memory import BUCKET, GATHERED
+from morlaif.memory.estimate import BUCKET, GATHERED
 
 NEVER = 2**31 - 1
 

@@ -29,8 +29,8 @@ from morlaif.launch.batches import unit_cut
 from morlaif.launch.deepspeed import accelerate_config, deepspeed_config
 from morlaif.launch.local import Node, rank_environment
 from morlaif.launch.processes import free_port, log_name
-from morlaif.pipeline.unit import Unit
-from morlaif.stages.job import Job
+from morlaif.units.job import Job
+from morlaif.units.unit import Unit
 
 # Stages whose `build` knows ranks: every rank has its part, and only the first writes. The others run in one process.
 ON_RANKS = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")

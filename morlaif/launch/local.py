@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from morlaif.devices import cores
 from morlaif.hardware import HardwareSettings
-from morlaif.launch.processes import cores
 
 
 def rank_environment(hardware: HardwareSettings) -> dict[str, str]:

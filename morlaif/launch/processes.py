@@ -28,11 +28,6 @@ def forget_launchers() -> None:
         del os.environ[name]
 
 
-def cores() -> int:
-    """Cores that this process may use: under Slurm or in a container fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))

@@ -25,10 +25,10 @@ from morlaif.config import Config
 from morlaif.errors import UserError, describe
 from morlaif.hardware import HardwareSettings
 from morlaif.launch.processes import die_with_parent, redirect_output, take_events
-from morlaif.pipeline.contents import Contents
-from morlaif.pipeline.execute import build_here, build_together_here, make_job
-from morlaif.pipeline.plan import plan
-from morlaif.pipeline.store import Store
+from morlaif.planning.contents import Contents
+from morlaif.planning.plan import plan
+from morlaif.units.execute import build_here, build_together_here, make_job
+from morlaif.units.store import Store
 
 
 def main(config_file: str, units_file: str, ds_file: str, log_prefix: str) -> None:

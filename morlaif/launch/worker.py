@@ -19,15 +19,15 @@ from pathlib import Path
 from morlaif.config import Config
 from morlaif.launch.launcher import build_on_ranks, build_together_on_ranks, on_ranks
 from morlaif.launch.processes import die_with_parent, log_name, redirect_output, take_events
-from morlaif.pipeline.contents import Contents
-from morlaif.pipeline.execute import (
+from morlaif.planning.contents import Contents
+from morlaif.planning.plan import plan
+from morlaif.units.execute import (
     build_here,
     build_together_here,
     execute_and_tell,
     execute_together_and_tell,
 )
-from morlaif.pipeline.plan import plan
-from morlaif.pipeline.store import Store
+from morlaif.units.store import Store
 
 
 def main(config_file: str, logs: str) -> None:

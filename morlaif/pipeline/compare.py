@@ -22,17 +22,17 @@ from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.display import Display
-from morlaif.pipeline.execute import execute
-from morlaif.pipeline.integrity import MANIFEST, damage, read_manifest
-from morlaif.pipeline.plan import VERSIONS
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
-from morlaif.pipeline.store import State, Store
-from morlaif.pipeline.unit import Unit
+from morlaif.planning.plan import VERSIONS
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.texts import say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
+from morlaif.units.execute import execute
+from morlaif.units.integrity import MANIFEST, damage, read_manifest
+from morlaif.units.store import State, Store
+from morlaif.units.unit import Unit
 
 PAGE = "comparison.html"
 _READ = ("evaluate", "ppo", "sft")  # stages whose artifacts a comparison reads
@@ -263,7 +263,7 @@ def compare(
     except (UserError, MachineError):
         raise
     except Exception:
-        from morlaif.stages.compare import trouble
+        from morlaif.stages.work.compare import trouble
 
         odd = {run.folder: line for run in usable if (line := trouble(_reads(run), run.folders))}
         if not odd or len(odd) == len(usable):
@@ -294,7 +294,7 @@ def _build(
     runs: Sequence[Found], settings: CompareSettings, store: Store, hardware: HardwareSettings, console: Console
 ) -> tuple[Unit, State]:
     """Have the comparison in the store."""
-    from morlaif.stages import compare as stage
+    from morlaif.stages.work import compare as stage
 
     unit = unit_of(runs, settings)
     inputs = {name: folder for run in runs for name, folder in run.folders.items()}

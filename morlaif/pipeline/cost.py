@@ -17,9 +17,9 @@ from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.table import PairTable, arrow_rows
 from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Plan, Unit
 from morlaif.texts import add_row, line
+from morlaif.units.store import Store
+from morlaif.units.unit import Plan, Unit
 
 SPLITS = ("train", "eval")
 

@@ -10,13 +10,13 @@ from typing import Any
 from morlaif.hardware import HardwareSettings
 from morlaif.launch.backends import Backend, InProcess, Workers
 from morlaif.pipeline.display import Display
-from morlaif.pipeline.execute import read_metrics
 from morlaif.pipeline.record import Run
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Plan, Unit
 from morlaif.signals import Ended, say_ended
 from morlaif.texts import file_name
 from morlaif.tracking import Tracker
+from morlaif.units.execute import read_metrics
+from morlaif.units.store import Store
+from morlaif.units.unit import Plan, Unit
 
 
 class Dispatcher:

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from morlaif.pipeline.record import Run, UnitRecord
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Plan, Unit
 from morlaif.texts import add_row, say, visible
+from morlaif.units.store import Store
+from morlaif.units.unit import Plan, Unit
 
 SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric that a progress line shows
 STYLES = {"built": "green", "cached": "cyan", "failed": "bold red", "not_run": "yellow", "to do": "yellow"}

@@ -30,8 +30,8 @@ from morlaif.evaluation.human.settings import HumanStudySettings
 from morlaif.files import read_json_lines, read_text
 from morlaif.pipeline import compare
 from morlaif.pipeline.record import HUMAN, RUN, write_whole
-from morlaif.pipeline.store import Store
 from morlaif.texts import say, write_csv
+from morlaif.units.store import Store
 
 FORM, KEY, ANSWERS, RATINGS = "form.html", "key.json", "answers", "ratings.csv"
 

@@ -16,25 +16,25 @@ from pathlib import Path
 from morlaif.config import STAGES, Config
 from morlaif.data.check import data_problems, template_refuses
 from morlaif.data.settings import HubData
+from morlaif.devices import device_problems
 from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.outside import parts_of
 from morlaif.feedback.reach import look, server_problems
 from morlaif.feedback.settings import FeedbackSettings, HfSettings, JsonlSettings, OpenAISettings
-from morlaif.launch.devices import device_problems
 from morlaif.models.check import folder_problems
 from morlaif.models.fingerprint import hub_commit
 from morlaif.models.place import cached_commit, cached_folder, looks_local, offline
 from morlaif.models.states import state_problems
-from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.fits import fit_problems
-from morlaif.pipeline.places import place_problems
-from morlaif.pipeline.plan import SINGLE, objective_problems, plan
 from morlaif.pipeline.served import with_served
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Unit
+from morlaif.planning.contents import Contents
+from morlaif.planning.plan import SINGLE, objective_problems, plan
 from morlaif.preference.settings import PretrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward
 from morlaif.tracking.check import tracking_problems
+from morlaif.units.folders import place_problems
+from morlaif.units.store import Store
+from morlaif.units.unit import Unit
 
 LOADS_MODEL = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
 

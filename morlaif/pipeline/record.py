@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from morlaif.errors import Damaged
 from morlaif.files import read_json
-from morlaif.pipeline.locks import is_held
-from morlaif.pipeline.unit import Plan, Unit
 from morlaif.texts import redact
+from morlaif.units.locks import is_held
+from morlaif.units.unit import Plan, Unit
 
 if TYPE_CHECKING:
     from morlaif.config import Config

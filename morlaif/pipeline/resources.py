@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from morlaif.config import Config
-from morlaif.launch.advice import advise, apply
-from morlaif.launch.memory import StageMemory, fits, host_bytes, usable
-from morlaif.launch.needs import stage_memories
+from morlaif.memory.advice import advise, apply
+from morlaif.memory.estimate import StageMemory, fits, host_bytes, usable
+from morlaif.memory.needs import stage_memories
 from morlaif.pipeline.display import plain_table
-from morlaif.pipeline.plan import plan as make_plan
-from morlaif.pipeline.unit import Plan
+from morlaif.planning.plan import plan as make_plan
 from morlaif.texts import Part, add_row, line
+from morlaif.units.unit import Plan
 
 COLUMNS = ("model", "grads", "adam", "lora", "activ", "cache", "gather")
 

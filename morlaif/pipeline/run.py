@@ -18,19 +18,19 @@ from morlaif.errors import MACHINE, Damaged, MachineError, UserError, describe, 
 from morlaif.files import read_json, read_json_lines
 from morlaif.launch.batches import check_batches
 from morlaif.launch.launcher import on_ranks
-from morlaif.pipeline.contents import Contents
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
-from morlaif.pipeline.locks import locked
-from morlaif.pipeline.places import full_disk
-from morlaif.pipeline.plan import plan as make_plan
 from morlaif.pipeline.preflight import Preflight
 from morlaif.pipeline.record import HUMAN, LOCK, Run, Status, failures, write_config, write_whole
 from morlaif.pipeline.served import with_served
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Plan
+from morlaif.planning.contents import Contents
+from morlaif.planning.plan import plan as make_plan
 from morlaif.texts import file_name, redact, say
 from morlaif.tracking import METRICS, Tracker, open_tracker
+from morlaif.units.folders import full_disk
+from morlaif.units.locks import locked
+from morlaif.units.store import Store
+from morlaif.units.unit import Plan
 
 # What a tracker is told of as an artifact, by stage: its type there.
 ARTIFACTS = {"data": "dataset", "sft": "model", "pm": "preference-model", "ppo": "model", "evaluate": "evaluation"}

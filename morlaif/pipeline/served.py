@@ -8,10 +8,10 @@ from typing import Any
 from morlaif.config import STAGES, Config
 from morlaif.feedback.answering import settle
 from morlaif.feedback.settings import OpenAISettings
-from morlaif.pipeline.plan import plan
-from morlaif.pipeline.store import Store
+from morlaif.planning.plan import plan
 from morlaif.reward.settings import MixtureReward
 from morlaif.settings import Settings
+from morlaif.units.store import Store
 
 
 def with_served(config: Config, say: Callable[[str], Any], wait: bool) -> Config:

@@ -15,9 +15,9 @@ from morlaif.errors import MachineError, UserError, describe, of_system
 from morlaif.files import read_json
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.record import failure, now, read_run, write_whole
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import hash_json
 from morlaif.texts import add_row, redact, say
+from morlaif.units.store import Store
+from morlaif.units.unit import hash_json
 
 if TYPE_CHECKING:
     from morlaif.config import Config

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from morlaif.data.records import load_split
 from morlaif.data.settings import DataSettings
-from morlaif.stages.data import build
+from morlaif.stages.work.data import build
 
 CONF = Path(__file__).resolve().parents[2] / "conf/data"
 

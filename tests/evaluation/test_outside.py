@@ -10,7 +10,7 @@ import pytest
 from morlaif.errors import UserError
 from morlaif.evaluation.outside import parts_of
 from morlaif.evaluation.settings import EvalSettings
-from morlaif.pipeline.contents import Contents
+from morlaif.planning.contents import Contents
 
 
 def identities(policies):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from morlaif.devices import gpus, one_gpu, own_gpu, slot_environment
 from morlaif.hardware import HardwareSettings
-from morlaif.launch.devices import gpus, one_gpu, own_gpu, slot_environment
 from morlaif.launch.launcher import rank_environment
 
 CONF = Path(__file__).parents[2] / "conf" / "hardware"

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morlaif.config import Config
-from morlaif.launch.advice import advise, apply
-from morlaif.launch.memory import LOGITS, Layout, Rows, StageMemory, fits
-from morlaif.launch.needs import stage_memories
-from morlaif.launch.shape import of_config, of_path
-from morlaif.pipeline.plan import plan
+from morlaif.memory.advice import advise, apply
+from morlaif.memory.dimensions import of_config, of_path
+from morlaif.memory.estimate import LOGITS, Layout, Rows, StageMemory, fits
+from morlaif.memory.needs import stage_memories
+from morlaif.planning.plan import plan
 from morlaif.rl.logprobs import CHUNK
 
 GIB = 2**30

@@ -6,7 +6,7 @@ import pytest
 from composed import config
 
 from morlaif.launch.launcher import on_ranks
-from morlaif.pipeline.plan import plan
+from morlaif.planning.plan import plan
 
 ALL = {"sft", "respond", "pm", "weigh", "ppo", "evaluate"}
 

@@ -10,10 +10,10 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from morlaif.launch import shape as module
-from morlaif.launch.shape import of_config, of_path
+from morlaif.memory import dimensions as module
+from morlaif.memory.dimensions import of_config, of_path
 
-KNOWN = yaml.safe_load(module.files("morlaif.launch").joinpath("shapes.yaml").read_text())
+KNOWN = yaml.safe_load(module.files("morlaif.memory").joinpath("dimensions.yaml").read_text())
 SMALL = {
     "vocab_size": 999, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 8,
     "num_key_value_heads": 2, "head_dim": 8,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from morlaif.launch.shape import of_path
+from morlaif.memory.dimensions import of_path
 from morlaif.models.architectures import knows_tokenizer, quantizations
 from morlaif.models.check import adapter_problems, folder_problems
 from morlaif.models.convert import main as convert

@@ -10,9 +10,9 @@ import pytest
 
 from morlaif.errors import UserError
 from morlaif.pipeline.compare import find, read, unit_of
-from morlaif.pipeline.integrity import write_manifest
-from morlaif.pipeline.store import Store
 from morlaif.report.comparison.settings import CompareSettings
+from morlaif.units.integrity import write_manifest
+from morlaif.units.store import Store
 
 RULES = {"source": "rules"}
 SETTINGS = CompareSettings(runs=None, prompts=None, spend=False)

@@ -19,9 +19,9 @@ from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import Run, failures, read_run
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Plan, Unit
 from morlaif.tracking import LocalTracker
+from morlaif.units.store import Store
+from morlaif.units.unit import Plan, Unit
 
 CPU = Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml"
 HARDWARE = HardwareSettings(**yaml.safe_load(CPU.read_text()) | {"workers": 1, "threads": None})
@@ -46,7 +46,7 @@ def built(monkeypatch):
         return {"value": 1}
 
     for stage in ("first", "second"):
-        module = types.ModuleType(f"morlaif.stages.{stage}")
+        module = types.ModuleType(f"morlaif.stages.work.{stage}")
         module.build = build
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return names
@@ -124,7 +124,7 @@ def test_metrics_are_tracked_when_built_and_when_cached(tmp_path, built):
 
 def test_a_resumed_unit_says_where_it_goes_on_and_each_step_once(tmp_path, monkeypatch):
     """Killed in step 3, its checkpoint at 2: what was measured before is passed on, what is repeated once."""
-    module = types.ModuleType("morlaif.stages.first")
+    module = types.ModuleType("morlaif.stages.work.first")
 
     def build(job):
         start = int((job.keep / "step").read_text()) if (job.keep / "step").is_file() else 0
@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_line_without_a_traceback(tmp_path, built, monkeypatc
             raise error
         raise Full("Error while serializing: IoError") from error
 
-    monkeypatch.setattr(sys.modules["morlaif.stages.first"], "build", build)
+    monkeypatch.setattr(sys.modules["morlaif.stages.work.first"], "build", build)
     done, dispatcher, record = dispatch(tmp_path, Unit("first", "first", 1, {}))
     assert not done and not dispatcher.mistaken
     assert record["units"][0]["error"].startswith("weights: the disk is full") and record["units"][0]["log"] is None

@@ -22,10 +22,10 @@ from morlaif.errors import UserError
 from morlaif.evaluation.human.settings import HumanStudySettings
 from morlaif.pipeline import compare
 from morlaif.pipeline.human import rate
-from morlaif.pipeline.plan import plan
 from morlaif.pipeline.record import Run
 from morlaif.pipeline.run import gather_report
-from morlaif.pipeline.store import Store
+from morlaif.planning.plan import plan
+from morlaif.units.store import Store
 
 PAGE = '<nav><a href="#run">Run</a></nav><main><section id="run"><!--run-->old<!--/run--></section></main>'
 

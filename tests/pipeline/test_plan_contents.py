@@ -14,8 +14,8 @@ from composed import config
 
 from morlaif.models import fingerprint
 from morlaif.models.fingerprint import Commit
-from morlaif.pipeline.contents import FILE, Contents
-from morlaif.pipeline.plan import plan
+from morlaif.planning.contents import FILE, Contents
+from morlaif.planning.plan import plan
 
 FILES = {
     "config.json": b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}',

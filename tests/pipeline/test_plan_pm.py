@@ -6,7 +6,7 @@ import pytest
 from composed import config
 
 from morlaif.errors import UserError
-from morlaif.pipeline.plan import plan
+from morlaif.planning.plan import plan
 
 
 def digests(*overrides: str) -> dict[str, str]:

@@ -18,9 +18,9 @@ from morlaif.errors import UserError
 from morlaif.feedback import reach
 from morlaif.feedback.answering import remember
 from morlaif.feedback.ledger import Ledger
-from morlaif.pipeline.plan import plan
 from morlaif.pipeline.served import asked, with_served
-from morlaif.pipeline.store import Store
+from morlaif.planning.plan import plan
+from morlaif.units.store import Store
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from composed import config
 
+from morlaif import devices
 from morlaif.config import Config
 from morlaif.errors import MachineError, UserError
-from morlaif.launch import devices
 from morlaif.models import fingerprint
 from morlaif.pipeline import preflight
 from morlaif.pipeline.fits import fit_problems
-from morlaif.pipeline.plan import plan
 from morlaif.pipeline.preflight import Preflight
-from morlaif.pipeline.store import Store
+from morlaif.planning.plan import plan
 from morlaif.tracking import check
+from morlaif.units.store import Store
 
 NOBODY = "base_url=http://127.0.0.1:9/v1"  # the port of `discard`, where nothing listens
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from morlaif.errors import MachineError, UserError
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Unit
+from morlaif.units.store import Store
+from morlaif.units.unit import Unit
 
 UNIT = Unit("pm", "pm/a", 1, {"seed": 0})
 

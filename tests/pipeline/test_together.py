@@ -17,9 +17,9 @@ from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import Run, read_run
-from morlaif.pipeline.store import Store
-from morlaif.pipeline.unit import Plan, Unit
 from morlaif.tracking import LocalTracker
+from morlaif.units.store import Store
+from morlaif.units.unit import Plan, Unit
 
 CPU = Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml"
 HARDWARE = HardwareSettings(**yaml.safe_load(CPU.read_text()) | {"workers": 1, "threads": None})
@@ -46,7 +46,7 @@ def calls(monkeypatch):
         return {job.name: UserError("no data") if job.config.get("bad") else {"n": 1} for job in jobs}
 
     for stage in ("label", "model"):
-        module = types.ModuleType(f"morlaif.stages.{stage}")
+        module = types.ModuleType(f"morlaif.stages.work.{stage}")
         module.build, module.build_together = build, build_together
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return made

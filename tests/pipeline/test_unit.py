@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import pytest
 
-from morlaif.pipeline.contents import Contents
-from morlaif.pipeline.unit import Plan, Unit
+from morlaif.planning.contents import Contents
 from morlaif.settings import Settings
+from morlaif.units.unit import Plan, Unit
 
 
 class Some(Settings):

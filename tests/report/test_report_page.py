@@ -15,8 +15,8 @@ from morlaif.hardware import HardwareSettings
 from morlaif.report.data import load
 from morlaif.report.figures import FIGURES
 from morlaif.report.page import add_run
-from morlaif.stages import report
-from morlaif.stages.job import Job
+from morlaif.stages.work import report
+from morlaif.units.job import Job
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

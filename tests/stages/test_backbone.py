@@ -20,10 +20,10 @@ from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.settings import PMSettings
-from morlaif.stages import backbone, pm
-from morlaif.stages.job import Job
+from morlaif.stages.work import backbone, pm
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
+from morlaif.units.job import Job
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("toxicity", "empathy")

@@ -28,10 +28,10 @@ from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.stages import evaluate
-from morlaif.stages.job import Job
+from morlaif.stages.work import evaluate
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
+from morlaif.units.job import Job
 
 ROOT = Path(__file__).parents[2]
 PRINCIPLES = ("helpfulness", "detail")

@@ -14,9 +14,9 @@ from morlaif.errors import UserError
 from morlaif.feedback.records import load_verdicts
 from morlaif.feedback.settings import HumanSettings, JsonlSettings, PrinciplesSettings, RulesSettings, StopSettings
 from morlaif.settings import identity
-from morlaif.stages.feedback import build
-from morlaif.stages.job import Job
+from morlaif.stages.work.feedback import build
 from morlaif.toy.world import make_world
+from morlaif.units.job import Job
 
 CONF = Path(__file__).parents[2] / "conf"
 PRINCIPLES = PrinciplesSettings(**yaml.safe_load((CONF / "principles/paper12.yaml").read_text()))

@@ -19,9 +19,9 @@ from feedback_cases import make_pairs, preset
 from morlaif.data.records import save_pairs
 from morlaif.feedback.settings import Company, OpenAISettings, PrinciplesSettings, shared_reads
 from morlaif.hardware import HardwareSettings
-from morlaif.pipeline.unit import Unit
-from morlaif.stages import feedback
-from morlaif.stages.job import Job
+from morlaif.stages.work import feedback
+from morlaif.units.job import Job
+from morlaif.units.unit import Unit
 
 
 @pytest.fixture

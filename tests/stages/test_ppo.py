@@ -32,10 +32,10 @@ from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.stages.job import Job
-from morlaif.stages.ppo import build
+from morlaif.stages.work.ppo import build
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
+from morlaif.units.job import Job
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["toxicity", "detail"]

@@ -14,8 +14,8 @@ from morlaif.models.load import save_policy
 from morlaif.models.respond import sample_pairs, source_pairs
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import PairResponses, SampleResponses, ScratchSettings
-from morlaif.stages import respond
-from morlaif.stages.job import Job
+from morlaif.stages.work import respond
+from morlaif.units.job import Job
 
 CPU = yaml.safe_load((Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml").read_text())
 SAMPLE = SampleResponses(

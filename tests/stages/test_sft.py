@@ -21,8 +21,8 @@ from morlaif.models.generate import generate
 from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer, resolve_model
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT, ModelSettings, NoSFT, ScratchSettings
-from morlaif.stages import sft
-from morlaif.stages.job import Job
+from morlaif.stages.work import sft
+from morlaif.units.job import Job
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "green", "blue", "grey")

@@ -23,10 +23,10 @@ from morlaif.preference.train import train_pm
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
-from morlaif.stages.job import Job
-from morlaif.stages.weigh import build
+from morlaif.stages.work.weigh import build
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
+from morlaif.units.job import Job
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("helpfulness", "toxicity", "sycophancy")

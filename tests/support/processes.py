@@ -25,7 +25,7 @@ PRELOAD = [
     "deepspeed.runtime.zero.muon.muon_optimizer", "openai", "pytest", "hydra.compose", "morlaif.compose",
     "morlaif.config", "morlaif.pipeline.run", "morlaif.rl.engine_deepspeed", "morlaif.feedback.sources.openai",
     "morlaif.models.finetune", "morlaif.preference.train",
-    *(f"morlaif.stages.{stage}" for stage in ("data", "evaluate", "feedback", "pm", "ppo", "report", "respond")),
+    *(f"morlaif.stages.work.{stage}" for stage in ("data", "evaluate", "feedback", "pm", "ppo", "report", "respond")),
 ]  # fmt: skip
 
 

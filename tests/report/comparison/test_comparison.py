@@ -17,8 +17,8 @@ from morlaif.hardware import HardwareSettings
 from morlaif.report.comparison.charts import front
 from morlaif.report.comparison.data import Comparison, load
 from morlaif.report.comparison.page import add_jobs
-from morlaif.stages import compare
-from morlaif.stages.job import Job
+from morlaif.stages.work import compare
+from morlaif.units.job import Job
 
 PAPER = {"principle_accuracy", "objective_accuracy", "win_matrix", "win_rates", "correlations"}
 HUMAN = {"comparisons": {"policy_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3, "n": 60},

@@ -114,7 +114,7 @@ def of_path(path: str, revision: str | None = None) -> Shape | None:
                 return of_config(read_json(file, of=dict))
             except (UserError, OSError):  # the model's own check tells
                 return None
-    known = yaml.safe_load(files("morlaif.launch").joinpath("shapes.yaml").read_text())
+    known = yaml.safe_load(files("morlaif.memory").joinpath("dimensions.yaml").read_text())
     return of_config(known[path]) if path in known else None
 
 

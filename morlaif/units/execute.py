@@ -15,11 +15,11 @@ from typing import Any
 from morlaif.errors import MACHINE, Damaged, MachineError, ProcessFailed, UserError, describe
 from morlaif.files import read_json_lines
 from morlaif.hardware import HardwareSettings
-from morlaif.pipeline.places import full_disk
-from morlaif.pipeline.store import Places, State, Store, Tell
-from morlaif.pipeline.unit import Unit
-from morlaif.stages.job import Job
 from morlaif.texts import redact
+from morlaif.units.folders import full_disk
+from morlaif.units.job import Job
+from morlaif.units.store import Places, State, Store, Tell
+from morlaif.units.unit import Unit
 
 METRICS = "metrics.jsonl"
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
@@ -31,13 +31,13 @@ BuildTogether = Callable[[Sequence[Unit], Sequence[Job]], Ends]
 def build_here(unit: Unit, job: Job) -> dict[str, Any] | None:
     """Run the stage in this process."""
     _prepare(job.hardware)
-    return importlib.import_module(f"morlaif.stages.{unit.stage}").build(job)
+    return importlib.import_module(f"morlaif.stages.work.{unit.stage}").build(job)
 
 
 def build_together_here(units: Sequence[Unit], jobs: Sequence[Job]) -> Ends:
     """Run the stage once for all of them, in this process."""
     _prepare(jobs[0].hardware)
-    return importlib.import_module(f"morlaif.stages.{units[0].stage}").build_together(jobs)
+    return importlib.import_module(f"morlaif.stages.work.{units[0].stage}").build_together(jobs)
 
 
 def execute(

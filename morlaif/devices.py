@@ -14,11 +14,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from morlaif.hardware import HardwareSettings
-from morlaif.launch.processes import cores
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # What a driver leaves in the file system: NVIDIA's, WSL's, AMD's, a Jetson's.
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/dev/nvmap")
+
+
+def cores() -> int:
+    """Cores that this process may use: under Slurm or in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:

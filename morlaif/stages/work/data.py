@@ -7,8 +7,8 @@ import json
 from morlaif.data.load import Loaded, load
 from morlaif.data.records import save_examples
 from morlaif.data.settings import ToyData
-from morlaif.stages.job import Job
 from morlaif.toy.world import make_world
+from morlaif.units.job import Job
 
 
 def build(job: Job) -> dict:

@@ -17,7 +17,7 @@ from morlaif.models.load import load_causal_lm, load_tokenizer, point_to, save_p
 from morlaif.models.place import Source
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import LoRASFT, ModelSettings, NoSFT, ScratchSettings, SFTSettings
-from morlaif.stages.job import Job
+from morlaif.units.job import Job
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.reward.settings import Column, Layout, PMReward
 from morlaif.reward.sources import Source, open_reward
-from morlaif.stages.job import Job
-from morlaif.stages.places import bank_of
+from morlaif.stages.work.places import bank_of
+from morlaif.units.job import Job
 
 
 def open_scores(job: Job, shared: PreTrainedModel | None = None) -> Source:

@@ -21,7 +21,7 @@ from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import Principle
 from morlaif.feedback.sources.jsonl import JsonlJudge
 from morlaif.feedback.table import PairTable, write_verdicts
-from morlaif.stages.job import Job
+from morlaif.units.job import Job
 
 SPLITS = ("train", "eval")
 

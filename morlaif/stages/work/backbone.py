@@ -14,8 +14,8 @@ import numpy as np
 from morlaif.errors import UserError
 from morlaif.preference.settings import TrainedPM
 from morlaif.preference.train import train_pms
-from morlaif.stages.job import Job
-from morlaif.stages.pm import CHECKPOINTS, VIEWS, corpus, task
+from morlaif.stages.work.pm import CHECKPOINTS, VIEWS, corpus, task
+from morlaif.units.job import Job
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from morlaif.report.figures import FIGURES
 from morlaif.report.page import render
 from morlaif.report.style import save, styled
 from morlaif.report.tables import numbers, spoken
-from morlaif.stages.job import Job
+from morlaif.units.job import Job
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from morlaif.errors import Damaged, of_system
 from morlaif.files import decode, parse_json
-from morlaif.pipeline.unit import hash_json
+from morlaif.units.unit import hash_json
 
 MANIFEST = "manifest.json"
 # Of a path that is not what it should be; any other error says nothing about the artifact.

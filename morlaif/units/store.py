@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from morlaif.errors import UserError, of_system
-from morlaif.pipeline.integrity import damage, read_manifest, write_manifest
-from morlaif.pipeline.locks import locked
-from morlaif.pipeline.places import full_disk, place_problems
-from morlaif.pipeline.unit import Unit
+from morlaif.units.folders import full_disk, place_problems
+from morlaif.units.integrity import damage, read_manifest, write_manifest
+from morlaif.units.locks import locked
+from morlaif.units.unit import Unit
 
 State = Literal["built", "cached"]
 Make = Callable[[Path, Path], dict[str, Any]]  # (out, keep) -> headline numbers

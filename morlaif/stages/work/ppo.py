@@ -22,9 +22,9 @@ from morlaif.rl.settings import PPOSettings
 from morlaif.rl.trainer import PPOTrainer
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
-from morlaif.stages.job import Job
-from morlaif.stages.places import base_of, pm_base_of, policy_of
-from morlaif.stages.scoring import open_scores
+from morlaif.stages.work.places import base_of, pm_base_of, policy_of
+from morlaif.stages.work.scoring import open_scores
+from morlaif.units.job import Job
 
 OBJECTIVE = "objective.json"  # what the objective has learnt, where it learns
 

@@ -9,8 +9,8 @@ from morlaif.data.records import content_id, load_split, save_pairs
 from morlaif.errors import UserError
 from morlaif.models.respond import Responses, sample_pairs, source_pairs
 from morlaif.models.settings import PairResponses, RespondSettings
-from morlaif.stages.job import Job
-from morlaif.stages.places import policy_of
+from morlaif.stages.work.places import policy_of
+from morlaif.units.job import Job
 
 SPLITS = ("train", "eval")
 

@@ -22,9 +22,9 @@ from morlaif.report.comparison.page import chart_json, numbers, render, rounded,
 from morlaif.report.comparison.print import draw
 from morlaif.report.data import read_lines
 from morlaif.report.style import save_png, styled
-from morlaif.stages.job import Job
 from morlaif.statistics import Array
 from morlaif.texts import write_csv
+from morlaif.units.job import Job
 
 Answers = Mapping[str, tuple[list[Message], str]]  # by prompt
 

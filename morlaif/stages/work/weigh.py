@@ -19,9 +19,9 @@ from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
 from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
-from morlaif.stages.job import Job
-from morlaif.stages.places import policy_of
-from morlaif.stages.scoring import SharedSource, layout_of, open_scores
+from morlaif.stages.work.places import policy_of
+from morlaif.stages.work.scoring import SharedSource, layout_of, open_scores
+from morlaif.units.job import Job
 
 SINGLE = "single"  # the baseline's one model: there is nothing to weigh
 

@@ -17,8 +17,8 @@ from morlaif.preference.pretrained import measure_pretrained
 from morlaif.preference.report import PMReport, read_report
 from morlaif.preference.settings import SHARED, PretrainedPM, TrainedPM, outside_base
 from morlaif.preference.train import Corpus, Task, train_pms
-from morlaif.stages.job import Job
-from morlaif.stages.places import base_of
+from morlaif.stages.work.places import base_of
+from morlaif.units.job import Job
 
 OTHER = {"train": "eval", "eval": "train"}
 CHECKPOINTS = "training"  # inside `keep`, of the first of several jobs

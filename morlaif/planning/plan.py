@@ -20,13 +20,13 @@ from morlaif.errors import UserError, suggest
 from morlaif.evaluation.settings import EvalSettings, HfJudge
 from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
 from morlaif.feedback.settings import input_files as feedback_files
-from morlaif.pipeline.contents import Contents
-from morlaif.pipeline.unit import Plan, Unit
+from morlaif.planning.contents import Contents
 from morlaif.preference.settings import SHARED, PMSettings, PretrainedPM
 from morlaif.reward.settings import JudgeReward, Layout, PMReward, check, layout, of_baseline
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.stages.places import Places
+from morlaif.stages.work.places import Places
+from morlaif.units.unit import Plan, Unit
 
 # Raise a stage's number when its code changes what it builds.
 VERSIONS = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from morlaif.preference.bank import PreferenceBank
-    from morlaif.stages.job import Job
+    from morlaif.units.job import Job
 
 
 class Places(Settings):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from morlaif.hardware import HardwareSettings
-from morlaif.launch.shape import Shape
+from morlaif.memory.dimensions import Shape
 from morlaif.preference.scoring import tokens_at_once
 
 GATHERED = 1_000_000_000  # parameters that ZeRO-3 may hold whole beside their parts (stage3_max_live_parameters)

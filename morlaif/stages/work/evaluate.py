@@ -28,9 +28,9 @@ from morlaif.models.respond import source_pairs
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
-from morlaif.stages.job import Job
-from morlaif.stages.places import bank_of, policy_of
+from morlaif.stages.work.places import bank_of, policy_of
 from morlaif.statistics import Array
+from morlaif.units.job import Job
 
 MULTI, SINGLE, GOLD, SFT = "multi", "single", "gold", "sft"
 

@@ -9,10 +9,10 @@ from morlaif.config import Config
 from morlaif.hardware import HardwareSettings
 from morlaif.launch.batches import unit_cut
 from morlaif.launch.launcher import ON_RANKS
-from morlaif.launch.memory import LOGITS, Item, Layout, Rows, StageMemory
-from morlaif.launch.shape import Shape, of_model, of_path
-from morlaif.pipeline.unit import Plan, Unit
+from morlaif.memory.dimensions import Shape, of_model, of_path
+from morlaif.memory.estimate import LOGITS, Item, Layout, Rows, StageMemory
 from morlaif.preference.settings import SHARED
+from morlaif.units.unit import Plan, Unit
 
 UNKNOWN_PROMPT = 512  # tokens, where the settings leave the prompt's length to the model
 BLOCKS = ("llama", "qwen2")  # models whose last layer leaves out what nobody reads (morlaif.models.tail)

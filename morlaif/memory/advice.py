@@ -10,7 +10,7 @@ import yaml
 
 from morlaif.config import Config
 from morlaif.errors import UserError
-from morlaif.launch.memory import StageMemory, fits
+from morlaif.memory.estimate import StageMemory, fits
 
 Measure = Callable[[Config], StageMemory | None]  # the stage under a changed config
 MOST = 3  # changes together

@@ -1,0 +1,1 @@
+"""What a stage takes of a machine, as arithmetic: no torch, and nothing is launched."""

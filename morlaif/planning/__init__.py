@@ -1,0 +1,1 @@
+"""From a config to the units that it means, and what they read from outside."""

@@ -1,0 +1,1 @@
+"""How each stage builds its units: what imports torch. What else is known of a stage stands in `morlaif.stages`."""
