@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs wheel lock clean
+.PHONY: help demo test lint types docs wheel lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: $(VENV)/installed-dev  ## Run every test (ARGS=... goes to pytest)
 lint: $(VENV)/installed-dev  ## Check the style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+types: $(VENV)/installed-dev  ## Check the types
+	$(BIN)/python -m mypy
+
 docs: $(VENV)/installed-dev  ## Write docs/config.md anew from the comments in conf/
 	$(BIN)/python -m morlaif.reference docs/config.md
 
@@ -30,7 +33,7 @@ lock: $(VENV)/installed-dev  ## Write constraints.txt anew from what is installe
 	{ sed '/^[^#]/,$$d' constraints.txt; cat $(VENV)/frozen; } > $(VENV)/constraints && mv $(VENV)/constraints constraints.txt
 
 clean:  ## Remove the virtual environment and build leftovers; runs/ and store/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
