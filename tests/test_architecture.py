@@ -43,7 +43,7 @@ def offenders(rooms: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
 # What may be imported by all that stands on a floor above it; what shares a floor knows nothing of its neighbours.
 FLOORS = (
     {"errors", "pages", "ranks", "settings", "signals", "source", "statistics", "texts"},
-    {"batches", "contents", "dotted", "files", "hardware", "keys", "reference", "sharded"},
+    {"batches", "contents", "dotted", "files", "hardware", "keys", "params", "reference", "sharded"},
     {"devices", "registry"},
     {"data", "scalarize", "tracking"},
     {"models", "toy"},

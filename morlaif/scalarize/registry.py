@@ -23,11 +23,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NewType
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
-
 from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
+from morlaif.params import BY_NAME, Wanted, annotation, checked
 from morlaif.scalarize.settings import ScalarizerSettings
 
 if TYPE_CHECKING:
@@ -115,7 +113,7 @@ class Scalarizer:
 
     def check(self, names: Sequence[str]) -> None:
         """Every parameter that names a principle names one of `names`, and the start state can be made."""
-        types = {key: _annotation(*where) for key, where in _parameters(self.function).items()}
+        types = {key: annotation(*where) for key, where in _parameters(self.function).items()}
         for key, value in self.params.items():
             if "PrincipleName" not in repr(types[key]) or value is None:
                 continue
@@ -157,20 +155,9 @@ def resolve(settings: ScalarizerSettings, names: Sequence[str] | None = None) ->
     """
     function = find(settings.function, "scalarizer.function", HOME, "linear")
     _check_signature(function, settings.function)
-    parameters = _parameters(function)
-    for key in settings.params:
-        if key not in parameters:
-            known = ", ".join(parameters) or "none"
-            raise UserError(
-                f"scalarizer.params.{key}: '{settings.function}' has no such parameter (it has: {known})."
-                + suggest(key, parameters)
-            )
-    for key, (_, parameter) in parameters.items():
-        if parameter.default is inspect.Parameter.empty and key not in settings.params:
-            raise UserError(f"scalarizer.params.{key} is missing: '{settings.function}' needs it")
-    params = {
-        key: _checked(settings, key, value, _annotation(*parameters[key])) for key, value in settings.params.items()
-    }
+    params = checked(
+        settings.params, _parameters(function), key="scalarizer.params", path=settings.function, name=settings.name
+    )
     scalarizer = Scalarizer(settings.name, function, params)
     if names is not None:
         scalarizer.check(names)
@@ -190,7 +177,7 @@ def _keywords(function: Callable) -> dict[str, inspect.Parameter]:
     return {key: p for key, p in parameters if key != first or p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def _parameters(function: Callable) -> dict[str, tuple[Callable, inspect.Parameter]]:
+def _parameters(function: Callable) -> Wanted:
     """What YAML may set: the keywords of the function and its companions, each with the function that has it."""
     found = {}
     for part in reversed(_parts(function)):
@@ -207,34 +194,9 @@ def _check_signature(function: Callable, path: str) -> None:
         if part is not start and (not parameters or parameters[0].kind not in positional):
             raise UserError(f"{where}: the first parameter of '{part.__name__}' must take the rewards (B, K)")
         for parameter in parameters if part is start else parameters[1:]:
-            by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            if parameter.kind not in by_name or (part is start and parameter.kind is not by_name[0]):
+            if parameter.kind not in BY_NAME or (
+                part is start and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+            ):
                 raise UserError(f"{where}: parameter '{parameter.name}' of '{part.__name__}' cannot be given by name")
     if "state" in _keywords(function) and start is None:
         raise UserError(f"{where}: it reads a state; decorate it with morlaif.scalarize.registry.stateful")
-
-
-def _annotation(function: Callable, parameter: inspect.Parameter) -> Any:
-    """The annotation as an object; Any where there is none or where it names what only a type checker imports."""
-    annotation = parameter.annotation
-    if annotation is inspect.Parameter.empty:
-        return Any
-    if isinstance(annotation, str):
-        try:
-            return eval(annotation, getattr(inspect.unwrap(function), "__globals__", {}))
-        except NameError:
-            return Any
-    return annotation
-
-
-def _checked(settings: ScalarizerSettings, key: str, value: Any, kind: Any) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(value, strict=True)
-    except PydanticSchemaGenerationError:  # a type of the user's that pydantic cannot check
-        return value
-    except ValidationError as error:
-        first = error.errors()[0]
-        dotted = ".".join([key, *map(str, first["loc"])])
-        said = first["msg"].removeprefix("Value error, ").replace("Input", "value", 1)
-        message = f"{said}, got {first['input']!r}"
-        raise UserError(f"scalarizer.params.{dotted} of '{settings.name}': {message}") from None
