@@ -21,11 +21,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from morlaif import cli
+from morlaif.compose import look_ahead, register
 from morlaif.planning.plan import plan
 from morlaif.rl import trainer
 from morlaif.rl.rollout import TransformersRollout
@@ -130,9 +129,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of the run, such as ppo.rollouts=128")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: cli.run_name(_root_), replace=True)
+    register()
     overrides = [*args.overrides, "arms=[multi]", f"ppo.steps={args.steps + 2}", "ppo.eval_every=0"]
-    config = cli.look_ahead(Namespace(overrides=overrides, config_dir=None, multirun=False))[0][0].config
+    config = look_ahead(Namespace(overrides=overrides, config_dir=None, multirun=False))[0][0].config
     unit, store = plan(config).by_name["ppo/multi"], Store(config.paths.store)
     inputs = {need.name: store.folder(need) for need in unit.needs}
     parts = Parts()

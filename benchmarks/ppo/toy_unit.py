@@ -17,9 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
-from morlaif import cli
+from morlaif.compose import look_ahead, register
 from morlaif.data.records import load_split, prompt_id
 from morlaif.evaluation.judges import true_scores
 from morlaif.evaluation.policies import respond
@@ -32,9 +31,9 @@ from morlaif.units.store import Store
 
 def main() -> None:
     result, overrides = Path(sys.argv[1]), sys.argv[2:]
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: cli.run_name(_root_), replace=True)
+    register()
     flags = Namespace(overrides=[*overrides, "arms=[multi]"], config_dir=None, multirun=False)
-    config = cli.look_ahead(flags)[0][0].config
+    config = look_ahead(flags)[0][0].config
     unit, store = plan(config).by_name["ppo/multi"], Store(config.paths.store)
     truth = {p.name: p.covers for p in config.principles.chosen}
     inputs = {need.name: store.folder(need) for need in unit.needs}
