@@ -31,13 +31,13 @@ from morlaif.data.records import load_pairs
 from morlaif.feedback.records import load_verdicts
 from morlaif.models.load import load_tokenizer
 from morlaif.models.tail import Places
-from morlaif.preference.fit import fit, score_texts
-from morlaif.preference.learners import Texts
+from morlaif.preference.learners import Texts, score_texts
 from morlaif.preference.metrics import agreement
 from morlaif.preference.model import places, pool, tokenize
 from morlaif.preference.pairs import label_pairs
 from morlaif.preference.settings import PMSettings
 from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.trainer import PMTrainer, TrainingPairs
 
 CONF = Path(__file__).parents[1] / "conf"
 PEFT, APART = "peft, twelve runs", "lora, one by one"
@@ -148,7 +148,8 @@ def with_peft(task: Task, corpus: Corpus, settings, seed: int) -> float:
     texts, held_texts = (Texts(part.rows, tokenizer.pad_token_id, corpus.device) for part in (data, held))
     usable = (~data.probability[:, 0].isnan()).nonzero().flatten().tolist()
     generator = torch.Generator().manual_seed(seed)
-    fit(learner, texts, data.probability, usable, [], settings, generator, corpus.dtype)
+    pairs = TrainingPairs(texts, data.probability, usable)
+    PMTrainer(learner, pairs, settings, generator, corpus.dtype).run()
     first, second = score_texts(learner, held_texts, range(len(held_texts.rows)), corpus.dtype)[:, 0].chunk(2)
     model.save_pretrained(task.out / "model")
     return float(np.nanmean(agreement(first - second, held.probability[:, 0])))

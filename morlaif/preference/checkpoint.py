@@ -1,6 +1,6 @@
 """Where a training of preference models stands, kept on disk, so that a killed one goes on from there.
 
-<keep>/<identity>-<member>-<principles>/step-00000050.pt    one `fit`: see `Standing`
+<keep>/<identity>-<member>-<principles>/step-00000050.pt    one fit: see `PMTrainer.state`
 
 A training makes one fit after another: of each principle, of each group of principles, of each member of an ensemble.
 Each has a folder of its own, and what is finished stays. The folder's name says all that the fit depends on, so that
@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,42 +25,39 @@ from torch import Tensor
 from morlaif import ranks
 from morlaif.errors import UserError
 from morlaif.models.checkpoint import Checkpoints
-from morlaif.preference.learners import Learner
-
-if TYPE_CHECKING:
-    from morlaif.preference.updates import Updates
 
 log = logging.getLogger("morlaif.preference")
 FACTS = "facts.json"  # beside the states: whose they are
-FORMAT = 1  # raise it when `Standing.state` changes: older checkpoints are then not found
+FORMAT = 1  # raise it when `PMTrainer.state` changes: older checkpoints are then not found
 State = dict[str, Any]
 
 
-class Saved:
+class TrainingCheckpoints:
     """All checkpoints of one training."""
 
-    def __init__(self, keep: Path, identity: Any, marks: Mapping[str, str], apart: bool) -> None:
-        """identity: all that every fit depends on, as JSON. marks: of each principle, a hash of what it learns from.
-        apart: whether each principle's weights are its own."""
-        self.keep, self.marks, self.apart = keep, marks, apart
+    def __init__(self, keep: Path, identity: Any, fingerprints: Mapping[str, str], apart: bool) -> None:
+        """identity: all that every fit depends on, as JSON. fingerprints: of each principle, a hash of what it learns
+        from. apart: whether each principle's weights are its own."""
+        self.keep, self.fingerprints, self.apart = keep, fingerprints, apart
         self.identity = _short(json.dumps([FORMAT, identity], sort_keys=True))
         self.found: list[_Found] = ranks.on_first(self._whole)
 
     def place(self, name: str, member: int = 0) -> str | None:
         """The folder that principle `name` goes on from. Those with the same one stand at the same step."""
-        fitting = [one for one in self.found if one.member == member and one.marks.get(name) == self.marks[name]]
+        own = self.fingerprints[name]
+        fitting = [one for one in self.found if one.member == member and one.fingerprints.get(name) == own]
         return max(fitting, key=lambda one: one.step).folder if fitting else None
 
-    def slot(self, names: Sequence[str], member: int = 0) -> Slot:
+    def of(self, names: Sequence[str], member: int = 0) -> FitCheckpoint:
         """Where the fit of `names` is kept, and what it goes on from."""
-        marks = {name: self.marks[name] for name in names}
-        own = f"{self.identity}-{member}-{_short(json.dumps(marks))}"
+        fingerprints = {name: self.fingerprints[name] for name in names}
+        own = f"{self.identity}-{member}-{_short(json.dumps(fingerprints))}"
         wanted = {self.place(name, member) for name in names}
         (begun,) = [one for one in self.found if wanted == {one.folder}] or [None]
-        if begun is not None and not self.apart and list(begun.marks) != list(names):
+        if begun is not None and not self.apart and list(begun.fingerprints) != list(names):
             begun = None
         source = begun and (self._checkpoints(begun.folder), begun.step)
-        return Slot(self._checkpoints(own), {"member": member, "marks": marks}, source)
+        return FitCheckpoint(self._checkpoints(own), {"member": member, "marks": fingerprints}, source)
 
     def _checkpoints(self, folder: str) -> Checkpoints:
         return Checkpoints(self.keep / folder, self.identity)
@@ -86,11 +83,11 @@ class _Found:
     folder: str
     step: int
     member: int
-    marks: dict[str, str]  # of the principles, in their order
+    fingerprints: dict[str, str]  # of the principles, in their order
 
 
 @dataclass(frozen=True)
-class Slot:
+class FitCheckpoint:
     """The checkpoints of one fit."""
 
     checkpoints: Checkpoints
@@ -114,70 +111,12 @@ class Slot:
         ranks.on_first(write)
 
 
-class Resumable(Protocol):
-    """A part of a fit with a state of its own."""
-
-    def state(self) -> State: ...
-
-    def load(self, state: State, units: Sequence[int]) -> None: ...
-
-
-@dataclass
-class Standing:
-    """All that moves while a learner is fitted. The batches follow from the seed and the number of steps so far."""
-
-    learner: Learner
-    updates: Updates
-    best: Resumable
-    losses: list[list[float]]  # (steps, K)
-    failed: dict[int, UserError]
-    device: torch.device
-
-    def state(self, done: bool = False) -> State:
-        """On every rank, since the noise of each is part of it. Of a fit that is `done`, only what came of it."""
-        state: State = {
-            "step": len(self.losses), "done": done, "names": list(self.learner.names),
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "failed": {self.learner.names[k]: str(error) for k, error in self.failed.items()},
-            "updates": self.updates.state(done),
-        }  # fmt: skip
-        if not done:
-            state |= {"best": self.best.state(), "device": self.device.type, "noise": ranks.gather(_noise(self.device))}
-        return state
-
-    def resume(self, slot: Slot) -> bool:
-        """Go on from what is kept there, if anything is; whether nothing is left to do."""
-        state = slot.load()
-        if state is None:
-            return False
-        self.load(state)
-        return state["done"]
-
-    def load(self, state: State) -> None:
-        """Put back what `state` gave, for the learner's principles, in the same company or another."""
-        names = list(self.learner.names)
-        rows = [state["names"].index(name) for name in names]
-        same = names == state["names"]
-        self.updates.load(state["updates"], state["done"], lambda tensor: tensor if same else tensor[rows])
-        self.losses[:] = state["losses"][:, rows].tolist()
-        for k, name in enumerate(names):
-            if name in state["failed"]:
-                self.failed[k] = UserError(state["failed"][name])
-        if state["done"]:
-            return
-        self.best.load(state["best"], rows if self.learner.apart else [0])
-        if state["device"] == self.device.type and len(state["noise"]) == ranks.count():
-            _set_noise(self.device, state["noise"][ranks.rank()])
-        else:  # other ranks draw anew
-            torch.manual_seed(torch.initial_seed() + 7919 * state["step"])
-
-
-def _noise(device: torch.device) -> Tensor:
+def generator_state(device: torch.device) -> Tensor:
     """State of the generator that dropout draws from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def _set_noise(device: torch.device, state: Tensor) -> None:
+def set_generator_state(device: torch.device, state: Tensor) -> None:
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:

@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from morlaif import sharded
+from morlaif import ranks, sharded
 from morlaif.models.adapters import Adapter
 from morlaif.models.layers import layer_list
 from morlaif.models.settings import LoRASettings
-from morlaif.preference.lora import fresh, targets
+from morlaif.preference.lora import forward_tokens, fresh, targets
 from morlaif.preference.model import (
     Batch,
     Dialogue,
@@ -79,6 +79,28 @@ class Learner(Protocol):
     def clip(self, limit: float) -> None:
         """Scale gradients down to norm `limit`: of each principle where they are apart."""
         ...
+
+
+@torch.no_grad()
+def score_texts(
+    learner: Learner, texts: Texts, which: Sequence[int], dtype: torch.dtype, tokens: int | None = None
+) -> Tensor:
+    """(len(which), K) float32 on the CPU, by buckets of like length; each rank scores its share of them."""
+    device = texts.device
+    tokens = tokens or forward_tokens(learner.model)
+    training = learner.model.training
+    learner.model.eval()
+    scores = torch.zeros(len(which), len(learner.names))
+    buckets = list(length_buckets([texts.lengths[i] for i in which], tokens))
+    own = ranks.share(buckets)
+    for turn in range(-(-len(buckets) // ranks.count())):
+        bucket = own[turn] if turn < len(own) else buckets[0]  # the same number of forwards on each rank
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            found = learner.score(texts, [which[i] for i in bucket]).cpu()
+        if turn < len(own):
+            scores[bucket] = found
+    learner.model.train(training)
+    return ranks.total(scores.to(device)).cpu()
 
 
 class StackedLearner:
@@ -210,7 +232,8 @@ class FullLearner:
     apart = True
 
     def __init__(self, name: str, model: nn.Module, pooling: Pooling, generator: torch.Generator) -> None:
-        self.names, self.model, self.run = (name,), model, Scores(model, pooling)
+        self.names: tuple[str, ...] = (name,)
+        self.model, self.run = model, Scores(model, pooling)
         weight = head(model).weight
         with sharded.gathered([weight], change=True), torch.no_grad():
             weight.copy_(draw_head(model, generator))

@@ -9,8 +9,27 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from morlaif.preference.settings import TrainedPM
+
 TIE = 1e-6  # log-odds below which the judge sees no difference
 MARGIN_LIMIT = 10.0  # logit gap of a judge that is certain, beyond which a margin says nothing more
+
+
+def pair_losses(scores: Tensor, probability: Tensor, settings: TrainedPM) -> Tensor:
+    """(B, K) losses of B pairs, 0 where `probability` (B, K) is NaN. scores: (2B, K), the first responses first.
+
+    Which response stands first needs no balancing: every loss here is symmetric under swapping both.
+    """
+    valid = ~probability.isnan()
+    p = probability.where(valid, 0.5)
+    first, second = scores.chunk(2)
+    if settings.loss == "soft":
+        loss = soft_bradley_terry(first, second, p)
+    else:
+        loss = margin_bradley_terry(first, second, p, settings.margin_scale)
+    if settings.center:
+        loss = loss + settings.center * centring(first, second)
+    return loss * valid
 
 
 def soft_bradley_terry(first: Tensor, second: Tensor, probability: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Training preference models on verdicts, one or many at once.
 
-The loop (`fit`) is our own: TRL's RewardTrainer takes hard labels alone, trains one model at a time, pads by batch
-order and costs seconds of set-up for each of a dozen small models. A test holds our loss against its.
+The loop (`PMTrainer`) is our own: TRL's RewardTrainer takes hard labels alone, trains one model at a time, pads by
+batch order and costs seconds of set-up for each of a dozen small models. A test holds our loss against its.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from morlaif.models.layers import disable_dropout, top_layers
 from morlaif.models.load import load_tokenizer
 from morlaif.models.open import quiet
 from morlaif.preference.card import write_card
-from morlaif.preference.checkpoint import Saved
-from morlaif.preference.fit import Fitted, OnStep, fit, score_texts
-from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts
+from morlaif.preference.checkpoint import TrainingCheckpoints
+from morlaif.preference.learners import FullLearner, Learner, SharedLearner, StackedLearner, Texts, score_texts
 from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import fingerprint, load_classifier, tokenize
 from morlaif.preference.pairs import LabelledPairs, batched_over, kept_out, label_pairs, prompt_room, without_ties
@@ -38,6 +37,7 @@ from morlaif.preference.scorers import aggregate
 from morlaif.preference.settings import SHARED, ConditionedPM, EnsemblePM, TopLayers, TrainedPM
 from morlaif.preference.split import SplitTrunk
 from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.trainer import Fitted, OnStep, PMTrainer, TrainingPairs
 from morlaif.settings import identity
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class _Training:
     ) -> None:
         self.tasks, self.corpus, self.settings, self.seed, self.on_step = tasks, corpus, settings, seed, on_step
         self.keep = keep
-        self.saved: Saved | None = None  # known once the base is
+        self.saved: TrainingCheckpoints | None = None  # known once the base is
         self.names = [task.principle for task in tasks]
         self.tokenizer = load_tokenizer(corpus.source)
         responses = [response_ids(self.tokenizer, text) for pair in corpus.pairs for text in (pair.first, pair.second)]
@@ -273,11 +273,11 @@ class _Training:
             self.saved = self._saved(origin["fingerprint"])
         return model, origin
 
-    def _saved(self, base: str) -> Saved:
+    def _saved(self, base: str) -> TrainingCheckpoints:
         pairs = hashlib.sha256(" ".join(pair.id for pair in self.corpus.pairs).encode()).hexdigest()
         marks = {task.principle: task.mark(self.data.probability[:, k]) for k, task in enumerate(self.tasks)}
         which = {"settings": identity(self.settings), "seed": self.seed, "base": base, "pairs": pairs}
-        return Saved(self.keep, which, marks, apart=self.settings.kind not in SHARED)
+        return TrainingCheckpoints(self.keep, which, marks, apart=self.settings.kind not in SHARED)
 
     def _places(self, k: int, members: int) -> tuple[str | None, ...]:
         """The checkpoints that principle `k` goes on from; principles that were saved apart go on apart."""
@@ -328,12 +328,12 @@ class _Training:
         torch.manual_seed(seed + 1_000_003 * ranks.rank())  # for dropout: ranks have different rows
         labels = (self.labels if not self.chosen_by else self.selection)[:, which]
         try:
-            fitted = fit(
-                learner, self.texts, labels, pairs, self.chosen_by, self.settings,
+            fitted = PMTrainer(
+                learner, TrainingPairs(self.texts, labels, pairs, self.chosen_by), self.settings,
                 torch.Generator().manual_seed(seed), self.corpus.dtype,
                 lambda step, steps, losses: self.on_step(member * steps + step, members * steps, losses),
-                self.saved and self.saved.slot([self.names[k] for k in which], member),
-            )  # fmt: skip
+                self.saved and self.saved.of([self.names[k] for k in which], member),
+            ).run()  # fmt: skip
         except UserError as error:
             self.ends |= {self.names[k]: error for k in which}
             return None

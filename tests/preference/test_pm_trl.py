@@ -8,8 +8,8 @@ from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
 from morlaif.models.load import load_tokenizer
-from morlaif.preference.fit import pair_losses
 from morlaif.preference.learners import FullLearner, Texts
+from morlaif.preference.loss import pair_losses
 from morlaif.preference.model import load_classifier, tokenize
 
 
