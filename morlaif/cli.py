@@ -123,7 +123,7 @@ def _explained(flags: Namespace) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         from morlaif.mistakes import explain
 
-        raise UserError(explain(error, flags.overrides)) from None
+        raise UserError(explain(error, flags.overrides, flags.config_dir)) from None
 
 
 def _answer(flags: Namespace) -> int:

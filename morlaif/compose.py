@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -35,8 +36,25 @@ class Composed(NamedTuple):
 
 
 def register() -> None:
-    """Let configs name their run's folder: `${morlaif.run_name:}`."""
+    """Let Hydra find all presets, and configs name their run's folder: `${morlaif.run_name:}`."""
+    from hydra.core.plugins import Plugins
+
+    from morlaif.searchpath import Presets
+
+    Plugins.instance().register(Presets)
     OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+
+
+@contextmanager
+def composing(config_dir: str | None) -> Iterator[None]:
+    """Inside, Hydra's `compose` reads our presets and all that stand beside them."""
+    from hydra import initialize_config_module
+
+    from morlaif.searchpath import with_folder
+
+    register()
+    with with_folder(config_dir), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        yield
 
 
 def run_name(tree: DictConfig) -> str:
@@ -82,12 +100,12 @@ def compose_all(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
 
 def check_package(flags: Namespace) -> None:
     """`--package` names a part of the config."""
-    from hydra import compose, initialize_config_module
+    from hydra import compose
 
     from morlaif.config import Config
     from morlaif.keys import unknown_key
 
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    with composing(flags.config_dir):
         tree = compose(CONFIG_NAME, flags.overrides)
     if flags.package != "_global_" and OmegaConf.select(tree, flags.package) is None:
         line = unknown_key(flags.package.split("."), OmegaConf.to_container(tree), Config)
@@ -100,24 +118,23 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
     Raises:
         UserError: a config does not validate. HydraException: one does not compose.
     """
-    from hydra import compose, initialize_config_module
+    from hydra import compose
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
 
     from morlaif.config import Config, validate
+    from morlaif.presets import options
 
-    found = ["pkg://morlaif.sweeps", *([f"file://{Path(flags.config_dir).absolute()}"] if flags.config_dir else [])]
-    search = f"hydra.searchpath=[{','.join(found)}]"
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    with composing(flags.config_dir):
         # With the loader, the parser knows what globs match.
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides(flags.overrides)
-        _check_words(parsed, list(Config.model_fields))
+        _check_words(parsed, list(Config.model_fields), options(flags.config_dir))
         swept = [override.input_line for override in parsed if override.is_sweep_override()]
         unswept = [override.input_line for override in parsed if not override.is_sweep_override()]
-        base = compose(CONFIG_NAME, [*unswept, search], return_hydra_config=True)
+        base = compose(CONFIG_NAME, unswept, return_hydra_config=True)
         multirun = flags.multirun or base.hydra.mode == RunMode.MULTIRUN
         for kind in ("run", "sweep"):
             if not str(OmegaConf.to_container(base.hydra[kind], resolve=False)["dir"] or "").strip():
@@ -130,22 +147,19 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
             every = parser.parse_overrides([*parameters, *flags.overrides])
             _check_sweep(every)
             sets = BasicSweeper.split_arguments(every, None)[0]
-            trees = [(list(job), compose(CONFIG_NAME, [*job, search])) for job in sets]
+            trees = [(list(job), compose(CONFIG_NAME, list(job))) for job in sets]
         launcher = str(base.hydra.launcher.get("_target_")) if multirun else ""
         jobs = [Composed(job, validate(plain(tree)), run_name(tree), launcher) for job, tree in trees]
     _check_distinct(jobs)
     return jobs, multirun, base.hydra.runtime.choices.get("sweep")
 
 
-def _check_words(overrides: Sequence[Override], keys: Sequence[str]) -> None:
+def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Mapping[str, set[str]]) -> None:
     """What Hydra would take, or refuse in words of its own.
 
     Raises:
         UserError: no key, or a group that is given something else than an option.
     """
-    from morlaif.usage import options
-
-    groups = options(None)
     for override in overrides:
         key, value = override.key_or_group, override._value
         if not key:

@@ -16,11 +16,12 @@ PLUGINS = {  # options of Hydra that come with a package, by the extra that brin
 HYDRAS_KEYS = " `morlaif --cfg hydra` prints Hydra's own keys."
 
 
-def explain(error: Exception, words: Sequence[str]) -> str:
+def explain(error: Exception, words: Sequence[str], config_dir: str | None = None) -> str:
     """One line for an error of composition: what is wrong, and what would be right.
 
     Args:
         words: the overrides of the command, in their order.
+        config_dir: its folder of further presets.
     """
     from hydra.errors import OverrideParseException
 
@@ -32,17 +33,17 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     if match := re.search(r"[Cc]ould not override '([^']*)'", text):
         inner = re.search(r"^Key '(.*)' is not in struct$", text, flags=re.MULTILINE)
         key = match[1] if inner is None or inner[1] in match[1].split(".") else f"{match[1]}.{inner[1]}"
-        return _unknown_key(key, words)
+        return _unknown_key(key, words, config_dir)
     if match := re.search(r"Could not append to config\. An item is already at '([^']*)'", text):
         return f"'+{match[1]}': the key is there already; write it without the plus."
     if match := re.search(r"Multiple values for ([\w/@.]+)\.", text):
         return f"'+{match[1]}': the group is there already; write it without the plus."
     if match := re.search(r"Could not delete from config\. '([^']*)' does not exist", text):
-        return f"'~{match[1]}': {_unknown_key(match[1], words)}"
+        return f"'~{match[1]}': {_unknown_key(match[1], words, config_dir)}"
     if match := re.search(r"Could not delete '([^']*)'", text):
         return f"'~{match[1]}': there is no such group or option to leave out."
     if match := re.search(r"Interpolation key '([^']*)' not found", text):
-        return f"{_place(text)}: there is no key '{match[1]}' to take its value from.{_near_key(match[1], words)}"
+        return f"{_place(text)}: there is no key '{match[1]}' to take its value from.{_near_key(match[1], config_dir)}"
     if "Recursive interpolation" in text:
         return f"{_place(text)}: it takes its value from itself."
     if match := re.search(r"Environment variable '([^']*)' not found", text):
@@ -79,33 +80,33 @@ def _unknown_option(path: str, text: str) -> str:
     return f"{group}={option}: no such option in group '{group}'.{suggest(option, offered)}{choices}"
 
 
-def _unknown_key(key: str, words: Sequence[str]) -> str:
+def _unknown_key(key: str, words: Sequence[str], config_dir: str | None) -> str:
     """Suggestions come from the config as the other overrides make it, so that a group's option brings its own keys."""
     from morlaif.config import Config
     from morlaif.keys import unknown_key
 
     if key == "hydra" or key.startswith("hydra."):
         return f"unknown key '{key}'.{HYDRAS_KEYS}"
-    return unknown_key(key.split("."), _tree(key, words), Config)
+    return unknown_key(key.split("."), _tree(key, words, config_dir), Config)
 
 
-def _near_key(key: str, words: Sequence[str]) -> str:
-    line = _unknown_key(key, [])
+def _near_key(key: str, config_dir: str | None) -> str:
+    line = _unknown_key(key, [], config_dir)
     return line[line.index(" Did you mean") :] if " Did you mean" in line else ""
 
 
-def _tree(key: str, words: Sequence[str]) -> dict:
-    from hydra import compose, initialize_config_module
+def _tree(key: str, words: Sequence[str], config_dir: str | None) -> dict:
+    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from morlaif.compose import CONFIG_MODULE, CONFIG_NAME
+    from morlaif.compose import CONFIG_NAME, composing
 
     names = {word: word.lstrip("+~").split("=")[0] for word in words}
     others = [word for word, name in names.items() if name != key and not ("." in name and key.startswith(f"{name}."))]
     choices = [word for word in others if re.fullmatch(r"[\w/]+=[\w/]+", word)]
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    with composing(config_dir):
         for tried in (others, choices, []):  # another mistake: what the chosen options have
             try:
                 return OmegaConf.to_container(compose(CONFIG_NAME, tried))

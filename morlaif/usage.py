@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from morlaif.errors import UserError, suggest
+from morlaif.presets import options
 
 HELP = """\
 morlaif: experiments in multi-objective reinforcement learning from AI feedback.
@@ -44,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Hydra's flags, as far as they do something here."""
     made = _Parser(prog="morlaif", add_help=False, allow_abbrev=False)
-    for names, options in {
+    for names, meaning in {
         ("--help", "-h"): {"action": "store_true"},
         ("--hydra-help",): {"action": "store_true"},
         ("--version",): {"action": "store_true"},
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
             "choices": ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
         },
     }.items():  # fmt: skip
-        made.add_argument(*names, **options)
+        made.add_argument(*names, **meaning)
     made.add_argument("overrides", nargs="*")
     return made
 
@@ -84,21 +85,8 @@ def read_flags(words: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def options(config_dir: str | None) -> dict[str, set[str]]:
-    """The options of every group, of ours and of a folder beside it."""
-    import morlaif.conf
-    import morlaif.sweeps
-
-    found: dict[str, set[str]] = {}
-    for place in map(Path, [morlaif.conf.__path__[0], morlaif.sweeps.__path__[0], *filter(None, [config_dir])]):
-        for file in place.rglob("*.yaml"):
-            if file.parent != place:
-                found.setdefault(file.parent.relative_to(place).as_posix(), set()).add(file.stem)
-    return found
-
-
 def usage(config_dir: str | None) -> str:
-    """The help, with the options of every group: of ours, and of a folder beside it."""
+    """The help, with the options of every group: of ours, of installed packages, and of a folder beside them."""
     found = options(config_dir)
     groups = "\n".join(f"{group}: {', '.join(sorted(found[group]))}" for group in sorted(found))
     flags = "--help, --version, --cfg job, --multirun (-m), --info, --shell-completion"

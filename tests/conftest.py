@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # what tests of several rooms share
@@ -20,3 +21,14 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # How long an example takes says how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture
+def plugin(tmp_path_factory, monkeypatch):
+    """`tests/plugin` as an installed package; the value is a PYTHONPATH under which another process has it too."""
+    from plugged import install
+
+    from morlaif import registry
+
+    yield install(tmp_path_factory.mktemp("site"), monkeypatch)
+    registry._installed.cache_clear()

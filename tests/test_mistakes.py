@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
-from composed import composed
+from composed import composed, told
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
-from morlaif.compose import compose_all, plain, register, repeated
+from morlaif.compose import plain, repeated
 from morlaif.config import Config, validate
 from morlaif.errors import UserError
 from morlaif.keys import known_keys, unknown_key
 from morlaif.mistakes import explain, unreadable
-from morlaif.usage import options, read_flags, usage
+from morlaif.presets import options
+from morlaif.usage import usage
 
 QUICK = ["data.sft=8", "data.train=4", "data.eval=4"]
-
-
-def told(command: str) -> str:
-    """What the command line says of `command`, without a process of its own."""
-    register()
-    words = shlex.split(command)
-    try:
-        flags = read_flags(words)
-    except UserError as error:
-        return str(error)
-    try:
-        compose_all(flags)
-    except UserError as error:
-        return str(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        return explain(error, flags.overrides)
-    return ""
 
 
 @pytest.mark.parametrize(

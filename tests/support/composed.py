@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from functools import cache
 
 from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from morlaif.compose import register
+from morlaif.compose import compose_all, register
 from morlaif.config import Config, validate
+from morlaif.errors import UserError
+from morlaif.mistakes import explain
+from morlaif.usage import read_flags
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -27,3 +33,20 @@ def config(*overrides: str) -> Config:
 @cache
 def _config(overrides: tuple[str, ...], *_: object) -> Config:
     return validate(OmegaConf.to_container(composed(*overrides), resolve=True))
+
+
+def told(command: str) -> str:
+    """What the command line says of `command`, without a process of its own."""
+    register()
+    words = shlex.split(command)
+    try:
+        flags = read_flags(words)
+    except UserError as error:
+        return str(error)
+    try:
+        compose_all(flags)
+    except UserError as error:
+        return str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        return explain(error, flags.overrides)
+    return ""

@@ -1,0 +1,1 @@
+"""Presets, laid out as those of morlaif are."""
