@@ -43,8 +43,8 @@ def offenders(rooms: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
 # What may be imported by all that stands on a floor above it; what shares a floor knows nothing of its neighbours.
 FLOORS = (
     {"errors", "pages", "ranks", "settings", "signals", "source", "statistics", "texts"},
-    {"batches", "contents", "dotted", "files", "hardware", "keys", "params", "reference", "sharded"},
-    {"devices", "registry"},
+    {"batches", "contents", "dotted", "files", "hardware", "keys", "params", "presets", "sharded"},
+    {"devices", "reference", "registry", "searchpath"},
     {"data", "scalarize", "tracking"},
     {"models", "toy"},
     {"feedback", "rl"},
