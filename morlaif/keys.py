@@ -12,50 +12,82 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from morlaif.errors import suggest
+from morlaif.settings import OneOf
 
 LONGEST = 100  # characters of a value that a line repeats
 ALL_KEYS = " `morlaif --cfg job` prints every key."
 
 
 class Kind(NamedTuple):
-    """A type, and the key by which its members are told apart where it is a union of settings."""
+    """A type, and how its members are told apart where it is a union of settings."""
 
     annotation: Any
-    discriminator: str | None = None
+    by: str | OneOf | None = None
+
+    @property
+    def discriminator(self) -> str | None:
+        """The key that tells members apart."""
+        return self.by.field if isinstance(self.by, OneOf) else self.by
 
     @property
     def members(self) -> dict[str, type[BaseModel]]:
         """By tag, of a union with a discriminator."""
-        if self.discriminator is None or get_origin(self.annotation) not in (Union, UnionType):
+        if self.by is None or get_origin(self.annotation) not in (Union, UnionType):
             return {}
+        if isinstance(self.by, OneOf):
+            return self.by.members(self.annotation)
         return {
             str(tag): model
             for model in get_args(self.annotation)
-            for tag in get_args(model.model_fields[self.discriminator].annotation)
+            for tag in get_args(model.model_fields[self.by].annotation)
         }
+
+    def member(self, tree: Any) -> Any:
+        """The member that `tree` chooses; NoneType where it chooses none."""
+        members = self.members
+        text = tree.get(self.discriminator) if isinstance(tree, Mapping) else None
+        tag = self.by.tag(text, members) if isinstance(self.by, OneOf) else text
+        return members.get(str(tag), NoneType)
+
+    @property
+    def names(self) -> list[str]:
+        """What may stand at the discriminator, but for dotted paths."""
+        if not isinstance(self.by, OneOf):
+            return list(self.members)
+        ours = [tag for tag in self.members if tag != OneOf.OTHERS]
+        return list(dict.fromkeys([*ours, *self.by.registry.names()]))
 
     @property
     def optional(self) -> bool:
         return self.annotation is NoneType or NoneType in get_args(self.annotation)
 
 
-def bare(annotation: Any, discriminator: str | None = None) -> Kind:
+def bare(annotation: Any, by: str | OneOf | None = None) -> Kind:
     """A type without its metadata and without None."""
     while True:
         origin, inner = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             annotation = inner[0]
-            found = [extra.discriminator for extra in inner[1:] if isinstance(extra, FieldInfo)]
-            discriminator = next(filter(None, found), discriminator)
+            by = next(filter(None, map(_by, inner[1:])), by)
         elif origin in (Union, UnionType) and len(rest := [part for part in inner if part is not NoneType]) == 1:
             annotation = rest[0]
         else:
-            return Kind(annotation, discriminator)
+            return Kind(annotation, by)
+
+
+def _by(metadata: Any) -> str | OneOf | None:
+    """What metadata of a union says about how its members are told apart."""
+    if isinstance(metadata, OneOf):
+        return metadata
+    found = metadata.discriminator if isinstance(metadata, FieldInfo) else None
+    return found if isinstance(found, str) else None
 
 
 def _field(model: type[BaseModel], name: str) -> Kind | None:
     field = model.model_fields.get(name)
-    return None if field is None else bare(field.annotation, field.discriminator)
+    return (
+        None if field is None else bare(field.annotation, next(filter(None, map(_by, [*field.metadata, field])), None))
+    )
 
 
 def _is_settings(kind: Kind | None) -> bool:
@@ -96,8 +128,7 @@ def kind_at(keys: Iterable[int | str], tree: Any, root: type[BaseModel]) -> Kind
     kind = Kind(root)
     for key in keys:
         if kind.members:
-            tag = tree.get(kind.discriminator) if isinstance(tree, Mapping) else None
-            kind = Kind(kind.members.get(str(tag), NoneType))
+            kind = Kind(kind.member(tree))
         inner = get_args(kind.annotation)
         if get_origin(kind.annotation) in (dict, list, tuple):
             kind = bare(inner[-1] if inner[-1] is not Ellipsis else inner[0])
@@ -141,12 +172,12 @@ def _line(item: Mapping[str, Any], keys: list[int | str], tree: Mapping[str, Any
     if kind in ("extra_forbidden", "missing"):
         return _unfit(item, keys, tree, root)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        discriminator = item["ctx"]["discriminator"].strip("'")
-        members = kind_at(keys, tree, root).members
+        union = kind_at(keys, tree, root)
         given = f"={shown(item['ctx']['tag'])}" if "tag" in item["ctx"] else ""
-        near = suggest(str(item["ctx"].get("tag", "")), members)
+        near = suggest(str(item["ctx"].get("tag", "")), union.names)
         more = f" {dotted}=<option> sets it with all that belongs to it." if len(keys) == 1 else ""
-        return f"{dotted}.{discriminator}{given}: should be {_either(list(members))}.{near}{more}"
+        yours = " One of your own is given by its dotted path." if isinstance(union.by, OneOf) else ""
+        return f"{dotted}.{union.discriminator}{given}: should be {_either(union.names)}.{near}{yours}{more}"
     message = item["msg"].removeprefix("Value error, ")
     message = re.sub(r"^(Input|String|List|Tuple|Dictionary|Value) should", "should", message)
     message = re.sub(r"^should be a valid dictionary( or instance of \w+)?$", "should be a mapping of keys", message)
@@ -176,8 +207,7 @@ def _unfit(item: Mapping[str, Any], keys: list[int | str], tree: Mapping[str, An
 def _may_be_null(keys: list[int | str], tree: Mapping[str, Any], root: type[BaseModel]) -> bool:
     above = kind_at(keys[:-1], tree, root)
     if above.members:
-        at = _value_at(keys[:-1], tree)
-        above = Kind(above.members.get(str(at.get(above.discriminator)), NoneType))
+        above = Kind(above.member(_value_at(keys[:-1], tree)))
     field = getattr(above.annotation, "model_fields", {}).get(keys[-1])
     return field is not None and NoneType in get_args(field.annotation)
 
@@ -246,7 +276,7 @@ def unknown_key(parts: list[str], tree: Mapping[str, Any], root: type[BaseModel]
         return f"unknown key '{dotted}'. Did you mean '{whole if whole in known else '.'.join([*above, near])}'?"
     if get_origin(kind.annotation) is dict:
         return f"unknown key '{dotted}': '+{dotted}=…' adds it to {here}."
-    owners = [tag for tag, model in kind.members.items() if name in model.model_fields]
+    owners = [tag for tag, model in kind.members.items() if name in model.model_fields and tag != OneOf.OTHERS]
     if owners:
         tag, switch = node.get(kind.discriminator), f"{here}.{kind.discriminator}"
         out = f" If a preset sets it, '~{dotted}' takes it out." if name in node else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -12,13 +13,37 @@ from pydantic.errors import PydanticSchemaGenerationError
 from morlaif.errors import UserError, suggest
 
 Wanted = Mapping[str, tuple[Callable, inspect.Parameter]]  # by name: the function that has it, and the parameter
+ANY_NAME = inspect.Parameter.VAR_KEYWORD  # takes all names that are left
 BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def wanted(function: Callable, supplied: Collection[str] = ()) -> Wanted:
-    """What YAML may set: all that can be given by name, but for what the caller itself supplies."""
-    parameters = inspect.signature(function).parameters
-    return {n: (function, p) for n, p in parameters.items() if p.kind in BY_NAME and n not in supplied}
+def wanted(function: Callable, supplied: Collection[str] = (), *, first: int = 0) -> Wanted:
+    """What YAML may set: all that can be given by name, but for what the caller itself supplies.
+
+    Args:
+        function: or a class, for what its objects are made of.
+        supplied: names that the caller gives.
+        first: how many parameters the caller gives by position.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # written in C, say: any name may be right
+        parameters = [inspect.Parameter("any", ANY_NAME)]
+    named = [p for place, p in enumerate(parameters) if p.kind in (*BY_NAME, ANY_NAME) and place >= first]
+    return {p.name: (function, p) for p in named if p.name not in supplied}
+
+
+def refuse_unknown(params: Mapping[str, Any], wanted: Wanted, *, key: str, path: str) -> None:
+    """
+    Raises:
+        UserError: one of `params` is none of those that are wanted.
+    """
+    if any(parameter.kind is ANY_NAME for _, parameter in wanted.values()):
+        return
+    for param in params:
+        if param not in wanted:
+            known = ", ".join(wanted) or "none"
+            raise UserError(f"{key}.{param}: '{path}' has no such parameter (it has: {known}).{suggest(param, wanted)}")
 
 
 def checked(params: Mapping[str, Any], wanted: Wanted, *, key: str, path: str, name: str) -> dict[str, Any]:
@@ -32,14 +57,13 @@ def checked(params: Mapping[str, Any], wanted: Wanted, *, key: str, path: str, n
     Raises:
         UserError: one is unknown, missing or of the wrong type.
     """
-    for param in params:
-        if param not in wanted:
-            known = ", ".join(wanted) or "none"
-            raise UserError(f"{key}.{param}: '{path}' has no such parameter (it has: {known}).{suggest(param, wanted)}")
+    refuse_unknown(params, wanted, key=key, path=path)
     for param, (_, parameter) in wanted.items():
-        if parameter.default is inspect.Parameter.empty and param not in params:
+        needed = parameter.kind is not ANY_NAME and parameter.default is inspect.Parameter.empty
+        if needed and param not in params:
             raise UserError(f"{key}.{param} is missing: '{path}' needs it")
-    return {param: _checked(value, annotation(*wanted[param]), key, param, name) for param, value in params.items()}
+    kinds = {param: annotation(*wanted[param]) if param in wanted else Any for param in params}
+    return {param: _checked(value, kinds[param], key, param, name) for param, value in params.items()}
 
 
 def annotation(function: Callable, parameter: inspect.Parameter) -> Any:
@@ -49,7 +73,8 @@ def annotation(function: Callable, parameter: inspect.Parameter) -> Any:
         return Any
     if isinstance(kind, str):
         try:
-            return eval(kind, getattr(inspect.unwrap(function), "__globals__", {}))
+            written = vars(function).get("__init__", function) if isinstance(function, type) else function
+            return eval(kind, getattr(inspect.unwrap(written), "__globals__", {}))
         except NameError:
             return Any
     return kind
@@ -57,7 +82,7 @@ def annotation(function: Callable, parameter: inspect.Parameter) -> Any:
 
 def _checked(value: Any, kind: Any, key: str, param: str, name: str) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(value, strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)  # as JSON: a list may be a tuple
     except PydanticSchemaGenerationError:  # a type of the user's that pydantic cannot check
         return value
     except ValidationError as error:

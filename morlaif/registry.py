@@ -23,7 +23,7 @@ T = TypeVar("T")
 PREFIX = "morlaif."  # of the groups of entry points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registry(Generic[T]):
     """The objects of one kind, such as advantage estimators."""
 
@@ -34,6 +34,10 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys([*self.known, *_installed(self.kind)]))
+
+    def is_others(self, name: str) -> bool:
+        """Whether `name` means code of others: a dotted path, or what an installed package offers."""
+        return name not in self.known and ("." in name or name in _installed(self.kind))
 
     def path(self, name: str) -> str:
         """The dotted path of what `name` (a name, or a dotted path itself) means; nothing is imported.

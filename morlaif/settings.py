@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin
 from unicodedata import category
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 Outside = Literal["model", "dataset", "function"]  # what a field's text may name that lies outside the run
 
@@ -203,6 +205,62 @@ Names = Annotated[list[Line], Field(min_length=1), DISTINCT]
 Lines = Annotated[tuple[Line, ...], BeforeValidator(_listed), DISTINCT]  # one text is a list of one
 Paths = Annotated[tuple[PathText, ...], BeforeValidator(_listed), DISTINCT]  # paths or globs, as they were written
 Params = Annotated[dict[str, Any], BeforeValidator(_plain)]  # keyword parameters of a function, or parts of a request
+
+
+# --- Unions ------------------------------------------------------------------------------------------------------
+
+
+class Known(Protocol):
+    """A registry, as far as a union asks it."""
+
+    def names(self) -> tuple[str, ...]:
+        """Ours, and those that installed packages offer."""
+
+    def is_others(self, name: str) -> bool:
+        """Whether `name` means code of others: a dotted path, or what an installed package offers."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Metadata of an open union of settings, told apart by the text at `field`.
+
+    Each class but one has its names there, as a Literal. The one that has none is for code of others.
+
+        JudgeSettings = Annotated[RulesSettings | OpenAISettings | PluginSettings, OneOf("source", JUDGES)]
+    """
+
+    field: str
+    registry: Known
+
+    OTHERS: ClassVar[str] = "(others)"  # the tag of the class for code of others, where pydantic names a place
+
+    def members(self, union: Any) -> dict[str, type[BaseModel]]:
+        """The classes of a union by their tags."""
+        found: dict[str, type[BaseModel]] = {}
+        for model in get_args(union):
+            told = model.model_fields[self.field].annotation
+            found |= dict.fromkeys(get_args(told) if get_origin(told) is Literal else [self.OTHERS], model)
+        return found
+
+    def tag(self, text: Any, ours: Mapping[str, type[BaseModel]]) -> Any:
+        """The tag of the class for the text at `field`; the text itself where there is none.
+
+        Null means code of others that is still to be named, as a preset has it.
+        """
+        others = text is None or (isinstance(text, str) and text not in ours and self.registry.is_others(text))
+        return self.OTHERS if others else text
+
+    def __get_pydantic_core_schema__(self, union: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        members = self.members(union)
+
+        def chosen(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return self.tag(value[self.field], members) if self.field in value else None
+            return next((tag for tag, model in members.items() if isinstance(value, model)), None)
+
+        return core_schema.tagged_union_schema(
+            {tag: handler.generate_schema(model) for tag, model in members.items()}, chosen
+        )
 
 
 def identity(value: Any) -> Any:

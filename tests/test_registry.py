@@ -45,3 +45,7 @@ def test_only_code_of_others_is_read_for_digests():
     assert of_others("my.module.function") == "my.module.function"
     assert of_others("morlaif.rl.advantages.gae") is None
     assert of_others("gae") is None
+
+
+def test_a_dotted_path_and_an_installed_name_are_code_of_others(offered):
+    assert [ROOTS.is_others(name) for name in ("square", "cube", "my.root", "cubee")] == [False, True, True, False]

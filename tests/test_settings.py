@@ -17,7 +17,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 import morlaif.scalarize.functions as scalarizers
 from morlaif.config import Config, validate
 from morlaif.errors import UserError
-from morlaif.scalarize.registry import _annotation, _parameters
+from morlaif.params import annotation
+from morlaif.scalarize.registry import _parameters
 from morlaif.settings import Address, Folder, Label, Line, Params, PathText, Settings, Stop, Text
 
 # The only numbers that may lie below zero.
@@ -64,8 +65,8 @@ def numbers() -> dict[str, Any]:
     for name, function in vars(scalarizers).items():
         if hasattr(function, "properties") and callable(function):
             for key, where in _parameters(function).items():
-                if numeric(_annotation(*where)):
-                    found[f"{name}.{key}"] = _annotation(*where)
+                if numeric(annotation(*where)):
+                    found[f"{name}.{key}"] = annotation(*where)
     return found
 
 

@@ -13,6 +13,7 @@ from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.rating import check_rater
 from morlaif.feedback.settings import FeedbackSettings
+from morlaif.params import refuse_unknown, wanted
 from morlaif.settings import NUMBER, Decay, Line, Number, Outside, Params, Positive, Settings
 
 SINGLE = "single"  # the column of the baseline, which has but one
@@ -180,23 +181,14 @@ def find_function(settings: FunctionReward, key: str) -> Callable:
     if settings.function is None:
         raise UserError(f"{key}.function: give a dotted path such as {home}.length_near, or of a function of your own")
     function = find(settings.function, f"{key}.function", home, "length_near")
+    refuse_unknown(settings.params, wanted(function, first=2), key=f"{key}.params", path=settings.function)
     try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, say
-        return function
-    known = [name for name in list(signature.parameters)[2:] if name != "self"]
-    for name in settings.params:
-        if name not in known and not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()):
-            listed = ", ".join(known) or "none"
-            hint = suggest(name, known)
-            raise UserError(
-                f"{key}.params.{name}: '{settings.function}' has no such parameter (it has: {listed}).{hint}"
-            )
-    try:
-        signature.bind([], [], **settings.params)
+        inspect.signature(function).bind([], [], **settings.params)
     except TypeError as error:
         called = "it is called with prompts and responses, and with params by name"
         raise UserError(f"{key}.function '{settings.function}': {error}; {called}") from None
+    except ValueError:  # written in C, say: it has no signature
+        pass
     return function
 
 
