@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 from composed import composed
-from omegaconf import OmegaConf
+from golden_presets import OPTIONS, differences, meaning
 
 import morlaif.cli  # noqa: F401
-from morlaif.compose import run_name
+from morlaif.compose import plain, run_name
 from morlaif.config import validate
 from morlaif.reference import reference
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-OPTIONS = sorted(f"{file.parent.relative_to(CONF)}={file.stem}" for file in CONF.rglob("*.yaml") if file.parent != CONF)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_preset_composes_and_validates(option):
-    validate(OmegaConf.to_container(composed(option), resolve=True))
+def test_every_preset_composes_and_validates_and_means_what_it_did(option):
+    tree = composed(option, hydra=True)
+    validate(plain(tree))
+    assert not differences(option, meaning(tree)), "if that is meant: python tests/support/golden_presets.py"
 
 
 def test_config_reference_is_current():

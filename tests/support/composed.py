@@ -18,10 +18,11 @@ from morlaif.mistakes import explain
 from morlaif.usage import read_flags
 
 
-def composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str, hydra: bool = False) -> DictConfig:
+    """`hydra`: with Hydra's own part."""
     register()
     with initialize_config_module("morlaif.conf", version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose("config", list(overrides), return_hydra_config=hydra)
 
 
 def config(*overrides: str) -> Config:
