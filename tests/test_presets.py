@@ -1,0 +1,44 @@
+"""Presets read without Hydra are those that Hydra composes."""
+
+from __future__ import annotations
+
+import pytest
+from composed import composed
+from omegaconf import OmegaConf
+
+from morlaif.errors import UserError
+from morlaif.presets import options, preset
+
+WHOLE = [("hardware", "a100x8_vllm")]  # which change other groups too
+PRESETS = sorted(
+    (group, name)
+    for group, names in options().items()
+    if group not in ("experiment", "sweep") and "/" not in group
+    for name in names
+    if (group, name) not in WHOLE
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("group", "name"), PRESETS)
+def test_a_preset_is_what_hydra_makes_of_it(group, name):
+    tree = composed(f"{group}={name}")
+    hydra = OmegaConf.to_container(tree[group], resolve=False)
+    assert preset(group, name) == hydra
+
+
+def test_values_can_be_changed_and_others_stay():
+    made, plain = preset("ppo", "toy", steps=3, kl={"coef": 0.5}), preset("ppo", "toy")
+    assert made["steps"] == 3 and made["kl"] == plain["kl"] | {"coef": 0.5}
+    assert made | {"steps": plain["steps"], "kl": plain["kl"]} == plain
+
+
+@pytest.mark.parametrize(("group", "name"), WHOLE)
+def test_a_preset_of_the_whole_tree_is_none_of_a_group(group, name):
+    with pytest.raises(UserError, match="changes other groups"):
+        preset(group, name)
+
+
+def test_a_name_that_is_none_is_told_the_near_one():
+    with pytest.raises(UserError, match=r"no preset 'to' in ppo/.*Known: paper, toy"):
+        preset("ppo", "to")
