@@ -52,4 +52,10 @@ def _failed(where: str, module: str, error: Exception) -> UserError:
 
 
 def _public(module: ModuleType) -> list[str]:
-    return [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+    """The names of functions, and of the classes that were written there."""
+    return [
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_")
+        if inspect.isfunction(value) or (inspect.isclass(value) and value.__module__ == module.__name__)
+    ]

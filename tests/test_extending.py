@@ -59,3 +59,11 @@ def test_presets_of_a_package_that_is_not_there_are_one_line(plugin, tmp_path):
     done = morlaif(["dry_run=true"], tmp_path, {"PYTHONPATH": plugin})
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "morlaif.conf: example of morlaif-plugin names 'morlaif_plugin.nowhere', which is no package" in done.stderr
+
+
+def test_the_readme_shows_the_judge_as_it_is_and_its_command_works():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```python\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    assert shown == (PLUGIN / "morlaif_plugin" / "judge.py").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    PYTHONPATH=\. morlaif (.+)$", readme, flags=re.MULTILINE)
+    assert told(command) == ""

@@ -1,34 +1,47 @@
-"""The one interface behind which every source of feedback stands."""
+"""What a judge is: the interface that labelling works with, and how the judge that a config names is opened."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, TypeVar
 
 from morlaif.errors import MachineError, UserError
 from morlaif.feedback.rating import Rater
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.settings import (
-    FeedbackSettings,
-    HfSettings,
-    HumanSettings,
-    JsonlSettings,
-    OpenAISettings,
-    Principle,
-    RulesSettings,
-    input_files,
-)
+from morlaif.feedback.settings import JUDGES, FeedbackSettings, Principle
 from morlaif.feedback.table import Verdicts
+from morlaif.settings import Settings
+
+S = TypeVar("S", bound=Settings)
 
 
-class Judge(Protocol):
-    """Answers comparisons, each in both orders of presentation where the source can show an order at all."""
+class Judge(Generic[S]):
+    """Answers comparisons, each in both orders of presentation where the source can show an order at all.
 
-    name: str  # stands in every verdict
-    usage: Usage
-    remembers: bool  # whether `recall` may find what earlier runs asked
+    A source of feedback is one such class: `judge` and `open` are its own, the rest has a default.
+    """
+
+    name: str  # in every verdict
+    remembers: bool = False  # whether `recall` may find what earlier runs asked
+    knows_truth: bool = False  # whether `truth` has an answer
+
+    @cached_property
+    def usage(self) -> Usage:
+        """What it has done so far."""
+        return Usage()
+
+    @classmethod
+    def open(cls, settings: S, *, ledger: Path, seed: int, together: Sequence[Principle]) -> Judge[Any]:
+        """The judge that `settings` describe; `open_judge` has the arguments."""
+        raise NotImplementedError
+
+    @classmethod
+    def open_rater(cls, settings: S, *, ledger: Path, highest: int) -> Rater:
+        """One that rates single responses; `check_rater` refuses those that cannot before it comes to this."""
+        raise NotImplementedError
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         """Stream verdicts as they arrive, in any order, each beside what was asked. `comparisons` is read as needed.
@@ -36,12 +49,19 @@ class Judge(Protocol):
         Raises:
             UserError: the source cannot be used at all (bad key, unknown model, no money). What arrived before is kept.
         """
+        raise NotImplementedError
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
         """The valid verdicts that are known already, for a judge that remembers; invalid ones stand for the others."""
+        return Verdicts.none(self.name, pair_ids)
 
     def truth(self, comparison: Comparison) -> float | None:
         """How much better the first response really is, where the source knows (the toy world), else None."""
+        return None
+
+    def finish(self) -> dict[str, int]:
+        """Counts for the unit's record, when all was asked."""
+        return {}
 
 
 def at_home(error: UserError | MachineError, key: str) -> UserError | MachineError:
@@ -49,51 +69,24 @@ def at_home(error: UserError | MachineError, key: str) -> UserError | MachineErr
     return error if key == "feedback" else type(error)(re.sub(r"\bfeedback\.(?=[a-z])", f"{key}.", str(error)))
 
 
-def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int, together: Sequence[Principle] = ()) -> Judge:
-    """The judge that `settings` describes.
+def open_judge(
+    settings: FeedbackSettings, *, ledger: Path, seed: int, together: Sequence[Principle] = ()
+) -> Judge[Any]:
+    """The judge that `settings` describe.
 
     Args:
         ledger: where answers are kept that cost money or time.
         seed: draws the errors of the rules judge.
         together: all principles of the run, for a judge that puts them into one request.
     """
-    match settings:
-        case RulesSettings():
-            from morlaif.feedback.sources.rules import RulesJudge
-
-            return RulesJudge(settings, seed)
-        case HumanSettings():
-            from morlaif.feedback.sources.human import HumanJudge
-
-            return HumanJudge()
-        case OpenAISettings():
-            from morlaif.feedback.sources.openai import OpenAIJudge
-
-            return OpenAIJudge(settings, ledger, together)
-        case HfSettings():
-            from morlaif.feedback.sources.hf import HfJudge
-
-            return HfJudge(settings, ledger)
-        case JsonlSettings():
-            from morlaif.feedback.sources.jsonl import JsonlJudge
-
-            return JsonlJudge(input_files(settings)[0])
-    raise TypeError(f"no feedback source for {type(settings).__name__}")
+    return _class(settings).open(settings, ledger=ledger, seed=seed, together=together)
 
 
 def open_rater(settings: FeedbackSettings, *, ledger: Path, highest: int) -> Rater:
     """The rater that `settings` describe. `ledger`: where answers are kept that cost money or time."""
-    match settings:
-        case RulesSettings():
-            from morlaif.feedback.sources.rules import RulesRater
+    return _class(settings).open_rater(settings, ledger=ledger, highest=highest)
 
-            return RulesRater()
-        case OpenAISettings():
-            from morlaif.feedback.sources.openai import OpenAIJudge
 
-            return OpenAIJudge(settings, ledger, highest=highest)
-        case HfSettings():
-            from morlaif.feedback.sources.hf import HfRater
-
-            return HfRater(settings, ledger, highest)
-    raise TypeError(f"no rater for {type(settings).__name__}")
+def _class(settings: FeedbackSettings) -> type[Judge[Any]]:
+    found: type[Judge[Any]] = JUDGES.find(settings.source or "")
+    return found

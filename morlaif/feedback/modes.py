@@ -30,6 +30,7 @@ from morlaif.feedback.outcomes import (
     CUT_OFF_THINKING,
     EMPTY,
     LITTLE_MASS,
+    NO_ANSWER,
     NO_GRADE,
     NO_JSON,
     NO_LETTER,
@@ -112,7 +113,7 @@ class Mode:
         cost = sum_of(readings)
         forward, backward = (_gap(order, logprobs) for order in (readings[:half], readings[half:]))
         if forward is None or backward is None:
-            why = next((reading.outcome for reading in readings if reading.outcome != OK), "no answer")
+            why = next((reading.outcome for reading in readings if reading.outcome != OK), NO_ANSWER)
             return Verdict.invalid(asked.id, judge, why, forward, backward, cost)
         p, bias = soft_label(forward, backward), position_bias(forward, backward)
         return Verdict(asked.id, p, bias, True, judge, forward, backward, None, *cost)

@@ -14,6 +14,7 @@ UNSOUND = "log-probabilities that are not numbers"
 LITTLE_MASS = "hardly any probability on an answer"
 UNDECIDED = "the answer is not among the listed log-probabilities"
 NOT_FINITE = "scores that are not finite"
+NO_ANSWER = "no answer"
 LARGEST = 20.0  # nats; a log-probability is at most 0, and servers' rounding does not go so far
 
 Value = tuple[float | None, str]  # the number in a reply and OK, or None and what is wrong

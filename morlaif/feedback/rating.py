@@ -34,7 +34,14 @@ from morlaif.feedback.outcomes import NO_RATING, UNSOUND, Value, sound
 from morlaif.feedback.prompt import rating_messages
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Reply
-from morlaif.feedback.settings import Criterion, FeedbackSettings, HfSettings, OpenAISettings, RulesSettings
+from morlaif.feedback.settings import (
+    Criterion,
+    FeedbackSettings,
+    HfSettings,
+    OpenAISettings,
+    PluginFeedback,
+    RulesSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,9 @@ def check_rater(settings: FeedbackSettings, key: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    if not isinstance(settings, RulesSettings | OpenAISettings | HfSettings):
+    if isinstance(settings, PluginFeedback):
+        settings.found(key, "rate")
+    elif not isinstance(settings, RulesSettings | OpenAISettings | HfSettings):
         raise UserError(f"{key}.source={settings.source}: such a source rates no response; use rules, openai or hf")
     if isinstance(settings, OpenAISettings) and settings.delivery == "batch":
         raise UserError(f"{key}.delivery=batch: a step of PPO cannot wait for a batch; set it to live")

@@ -28,6 +28,13 @@ class Comparison:
     def of(cls, pair: Pair, principle: Principle | None) -> Comparison:
         return cls(pair.id, pair.messages, pair.first, pair.second, principle, pair.human)
 
+    @property
+    def wording(self) -> Principle:
+        """The principle, for a source that needs one."""
+        if self.principle is None:
+            raise ValueError(f"pair {self.id}: to be judged under no principle, by a source that needs one")
+        return self.principle
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

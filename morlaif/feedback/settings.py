@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from morlaif.data.files import find_file
 from morlaif.errors import UserError, suggest
+from morlaif.params import checked, wanted
+from morlaif.registry import Registry
 from morlaif.settings import (
     DISTINCT,
     NUMBER,
@@ -22,6 +25,7 @@ from morlaif.settings import (
     Line,
     LogOdds,
     NonNegative,
+    OneOf,
     Outside,
     Params,
     PathText,
@@ -313,8 +317,62 @@ class JsonlSettings(Settings):
     stop_if: StopSettings
 
 
+class Found(NamedTuple):
+    """A judge in another package, and what it is made of."""
+
+    cls: type
+    params: dict[str, Any]
+    takes_seed: bool
+
+
+class PluginFeedback(Settings):
+    """A judge in a package of the user's: a class that inherits `morlaif.feedback.plugin.PairJudge`."""
+
+    outside_digest = frozenset({"stop_if"})
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"source": "function"}
+
+    source: Line | None  # dotted path, or the name of an entry point; must be given
+    params: Params
+    stop_if: StopSettings
+
+    def found(self, key: str = "feedback", *methods: str) -> Found:
+        """Imports it.
+
+        Args:
+            key: where these settings stand in the config, for messages.
+            methods: of which it must have one of its own.
+
+        Raises:
+            UserError: there is none, it cannot be imported, it is no judge, or it has other parameters.
+        """
+        where = f"{key}.source '{self.source}'"
+        if self.source is None:
+            raise UserError(f"{key}.source: give the dotted path of a judge, such as my_package.judges.Mine")
+        cls = replace(JUDGES, key=f"{key}.source").find(self.source)
+        if not isinstance(cls, type) or not hasattr(cls, "log_odds"):
+            what = "another class" if isinstance(cls, type) else f"a {type(cls).__name__}"
+            raise UserError(f"{where}: expected a class that inherits morlaif.feedback.plugin.PairJudge, found {what}")
+        if methods and all(getattr(getattr(cls, method), "left_out", False) for method in methods):
+            raise UserError(f"{where}: it has no method '{methods[0]}', which is asked of it here")
+        params = checked(self.params, wanted(cls, ["seed"]), key=f"{key}.params", path=self.source, name=self.source)
+        return Found(cls, params, "seed" in wanted(cls))
+
+
+JUDGES: Registry[Any] = Registry(
+    kind="judge",
+    key="feedback.source",
+    home="morlaif.feedback.sources",
+    known={
+        "rules": "morlaif.feedback.sources.rules.ToyJudge",
+        "openai": "morlaif.feedback.sources.openai.ChatJudge",
+        "hf": "morlaif.feedback.sources.hf.LocalJudge",
+        "human": "morlaif.feedback.sources.human.HumanJudge",
+        "jsonl": "morlaif.feedback.sources.jsonl.FileJudge",
+    },
+)
 FeedbackSettings = Annotated[
-    RulesSettings | OpenAISettings | HfSettings | HumanSettings | JsonlSettings, Field(discriminator="source")
+    RulesSettings | OpenAISettings | HfSettings | HumanSettings | JsonlSettings | PluginFeedback,
+    OneOf("source", JUDGES),
 ]
 
 
@@ -342,8 +400,10 @@ def input_files(settings: FeedbackSettings) -> list[Path]:
     """The files that feedback reads besides the pairs; what is in them counts in a unit's digest.
 
     Raises:
-        UserError: one is not there.
+        UserError: one is not there; or the judge of another package is not there, or has other parameters.
     """
+    if isinstance(settings, PluginFeedback):
+        settings.found("feedback", "log_odds", "judge")
     if not isinstance(settings, JsonlSettings):
         return []
     if settings.path is None:

@@ -11,7 +11,7 @@ from morlaif.errors import UserError
 from morlaif.feedback.label import label
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import JsonlSettings, input_files
-from morlaif.feedback.sources.jsonl import JsonlJudge, label_problems
+from morlaif.feedback.sources.jsonl import FileJudge, label_problems
 from morlaif.settings import identity
 
 
@@ -111,7 +111,7 @@ def test_rows_about_the_swapped_pair_must_agree(tmp_path, helpfulness, form, p, 
 def judged(tmp_path, rows, pairs, principle):
     path = tmp_path / "v.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge = JsonlJudge(path)
+    judge = FileJudge(path)
     for _ in judge.judge(Comparison.of(pair, principle) for pair in pairs):
         pass
     return judge

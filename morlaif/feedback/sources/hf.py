@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from morlaif.contents import Hashes
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
+from morlaif.feedback.judge import Judge
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
 from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import specimen
@@ -47,7 +48,7 @@ class Stem:
     endings: list[list[int]]
 
 
-class HfJudge:
+class LocalJudge(Judge[HfSettings]):
     """Verdicts enter the ledger pair by pair, as the model gives them, under its identity: files for a folder, revision
     for a hub id.
     """
@@ -65,8 +66,13 @@ class HfJudge:
         self._memory = Memory(self.name, self._ledger, self._scope)
         self._engine: Engine | None = None
 
-    def truth(self, comparison: Comparison) -> None:
-        return None
+    @classmethod
+    def open(cls, settings: HfSettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> LocalJudge:
+        return cls(settings, ledger)
+
+    @classmethod
+    def open_rater(cls, settings: HfSettings, *, ledger: Path, highest: int) -> LocalRater:
+        return LocalRater(settings, ledger, highest)
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
         return self._memory.recall(principle, pair_ids)
@@ -122,7 +128,7 @@ class HfJudge:
         return Verdict(asked.id, p, bias, True, self.name, forward, backward, None, *cost)
 
 
-class HfRater:
+class LocalRater:
     """Ratings from the likelihood of the numbers, several criteria of one response together.
 
     They enter the ledger response by response, each under its question: what is asked, and of which model.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-from morlaif.feedback.records import Comparison, Usage, Verdict
+from morlaif.feedback.judge import Judge
+from morlaif.feedback.records import Comparison, Verdict
+from morlaif.feedback.settings import HumanSettings, Principle
 
 
-class HumanJudge:
+class HumanJudge(Judge[HumanSettings]):
     """Passes on the label that the data holds. A pair without one is invalid."""
 
     name = "human"
-    remembers = False
 
-    def __init__(self) -> None:
-        self.usage = Usage()
+    @classmethod
+    def open(cls, settings: HumanSettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> HumanJudge:
+        return cls()
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         for asked in comparisons:
@@ -22,6 +25,3 @@ class HumanJudge:
                 yield asked, Verdict.invalid(asked.id, self.name, "no human label")
             else:
                 yield asked, Verdict(asked.id, asked.human, 0.0, True, self.name)
-
-    def truth(self, comparison: Comparison) -> None:
-        return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,9 @@ from morlaif.data.files import read_rows
 from morlaif.data.records import Message, content_id, prompt_id
 from morlaif.data.rows import MalformedRow, UnusableRow, read_prompt
 from morlaif.errors import UserError, suggest
+from morlaif.feedback.judge import Judge
 from morlaif.feedback.records import Comparison, Usage, Verdict
+from morlaif.feedback.settings import JsonlSettings, Principle, input_files
 
 KEYS = ("pair_id", "prompt", "messages", "first", "second", "principle", "p_first", "bias", "reason")
 MOST = 0.5  # of the rows without their pair, and of the pairs without a row: more of both is a mistake
@@ -64,11 +66,10 @@ class Labels:
         return sum(map(len, self.pairs.values()))
 
 
-class JsonlJudge:
+class FileJudge(Judge[JsonlSettings]):
     """Passes on the verdicts of a file. A pair that it does not mention is invalid."""
 
     name = "jsonl"
-    remembers = False
 
     def __init__(self, path: Path) -> None:
         self.usage = Usage(method="jsonl")
@@ -77,12 +78,13 @@ class JsonlJudge:
         self._asked = self._matched = self._found = 0  # pairs; pairs with a row; with one under the principle asked
         self._names: set[str] = set()
 
+    @classmethod
+    def open(cls, settings: JsonlSettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> FileJudge:
+        return cls(input_files(settings)[0])
+
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         for asked in comparisons:
             yield asked, self._verdict(asked)
-
-    def truth(self, comparison: Comparison) -> None:
-        return None
 
     def finish(self) -> dict[str, int]:
         """When all was asked: how many rows had no pair.

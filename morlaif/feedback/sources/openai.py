@@ -17,6 +17,7 @@ from morlaif.feedback.answering import Watch, adopt, confirm, is_told, known_mar
 from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
 from morlaif.feedback.courier import send_out
 from morlaif.feedback.draws import ALIKE, Draws
+from morlaif.feedback.judge import Judge
 from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
 from morlaif.feedback.memory import Memory
@@ -41,7 +42,7 @@ MOST_SYSTEMS = 8  # fingerprints of a server's systems that are recorded
 ENOUGH = 100  # verdicts after which a low share of valid ones stops the work
 
 
-class OpenAIJudge:
+class ChatJudge(Judge[OpenAISettings]):
     """Asks the server what the ledger does not know: by log-probabilities where the model gives them, else by votes."""
 
     remembers = True
@@ -63,6 +64,14 @@ class OpenAIJudge:
         self._logprobs: bool | None = None  # whether the model gives log-probabilities; None: not known yet
         self._scopes: dict[tuple[str, bool], tuple[bytes, str]] = {}
         self._memory: Memory | None = None
+
+    @classmethod
+    def open(cls, settings: OpenAISettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> ChatJudge:
+        return cls(settings, ledger, together)
+
+    @classmethod
+    def open_rater(cls, settings: OpenAISettings, *, ledger: Path, highest: int) -> ChatJudge:
+        return cls(settings, ledger, highest=highest)
 
     @cached_property
     def _mode(self) -> Mode:
@@ -118,12 +127,9 @@ class OpenAIJudge:
                 )
                 self._note(ledger, found.served)
         elif self._settings.survive_kill:
-            yield from send_out(OpenAIJudge, (self._settings, self._path, *self._asked_for), waiting, self.usage)
+            yield from send_out(ChatJudge, (self._settings, self._path, *self._asked_for), waiting, self.usage)
         else:
             yield from iterate(lambda emit: self.run(waiting, emit))
-
-    def truth(self, comparison: Comparison) -> None:
-        return None
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
         self._settle()

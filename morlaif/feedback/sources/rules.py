@@ -6,18 +6,20 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from statistics import mean
 
 from morlaif.data.records import Message
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.arithmetic import logit, position_bias, soft_label
+from morlaif.feedback.judge import Judge
 from morlaif.feedback.rating import Rating, Single
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import Criterion, Principle, RulesSettings
 from morlaif.toy import judge as toy
 
 
-class RulesJudge:
+class ToyJudge(Judge[RulesSettings]):
     """Log-odds of the option shown as A: (√k (s_A − s_B) + noise·ε) / temperature + position_bias.
 
     s is the mean score over the k toy principles that are covered; √k makes the judge as sure of a broad principle as
@@ -27,11 +29,19 @@ class RulesJudge:
     """
 
     name = "rules"
-    remembers = False
+    knows_truth = True
 
     def __init__(self, settings: RulesSettings, seed: int) -> None:
         self._settings, self._seed = settings, seed
         self.usage = Usage(method="rules")
+
+    @classmethod
+    def open(cls, settings: RulesSettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> ToyJudge:
+        return cls(settings, seed)
+
+    @classmethod
+    def open_rater(cls, settings: RulesSettings, *, ledger: Path, highest: int) -> ToyRater:
+        return ToyRater()
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         for asked in comparisons:
@@ -47,19 +57,19 @@ class RulesJudge:
         return first - second
 
     def _scores(self, asked: Comparison) -> tuple[float, float]:
-        principle = asked.principle
+        principle = asked.wording
         return score(principle, asked.messages, asked.first), score(principle, asked.messages, asked.second)
 
     def _ask(self, asked: Comparison, score_a: float, score_b: float, shown_a: str, shown_b: str) -> float:
         settings = self._settings
-        seen = math.sqrt(len(asked.principle.covers)) * (score_a - score_b)
+        seen = math.sqrt(len(asked.wording.covers)) * (score_a - score_b)
         if settings.noise and seen:
             turns = [[turn["role"], turn["content"]] for turn in asked.messages]
-            seen += settings.noise * _logistic(self._seed, asked.principle.name, turns, shown_a, shown_b)
+            seen += settings.noise * _logistic(self._seed, asked.wording.name, turns, shown_a, shown_b)
         return seen / settings.temperature + settings.position_bias
 
 
-class RulesRater:
+class ToyRater:
     """The exact score of a response, its range put on [−1, 1]. Doubt, error and position bias belong to comparisons."""
 
     name = "rules"

@@ -19,7 +19,6 @@ from morlaif.feedback.outcomes import advice
 from morlaif.feedback.quality import Tally, audit_of, halo
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import Principle
-from morlaif.feedback.sources.jsonl import JsonlJudge
 from morlaif.feedback.table import PairTable, write_verdicts
 from morlaif.units.job import Job
 
@@ -40,7 +39,7 @@ def build(job: Job) -> dict[str, Any]:
         label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress, watch)
     parts = label_table(judge, every, assign, job.progress, watch)
     write_verdicts(job.out, {split: tallies[split].passing(pairs[split], parts) for split in SPLITS})
-    counts = judge.finish() if isinstance(judge, JsonlJudge) else {}
+    counts = judge.finish()
     _check(job, judge, tallies)
     found = _information(judge, list(tallies.values()))
     watch.judged(found)
@@ -107,10 +106,10 @@ def _truth(judge: Judge, assign: Assign, pairs: PairTable) -> list[float] | None
     """The judge's own knowledge of what is right under the principles of a pair, averaged; None if it has none."""
 
     def truth(pair: Pair) -> float:
-        gaps = [judge.truth(Comparison.of(pair, principle)) for principle in assign(pair.id)]
+        gaps = [judge.truth(Comparison.of(pair, principle)) or 0.0 for principle in assign(pair.id)]
         return sum(gaps) / len(gaps)
 
-    return [truth(pair) for pair in pairs] if judge.name == "rules" else None
+    return [truth(pair) for pair in pairs] if judge.knows_truth else None
 
 
 def _advice(judge: Judge) -> str:
