@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs wheel lock clean
+.PHONY: help demo check test lint types docs wheel lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed  ## Run the whole pipeline on the toy world and open-ready its report (2 to 3 minutes)
 	$(BIN)/morlaif experiment=quickstart $(ARGS)
+
+check: lint types  ## Style, types and the fast tests, in a minute and a half
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test: $(VENV)/installed-dev  ## Run every test (ARGS=... goes to pytest)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
