@@ -114,7 +114,7 @@ def measure(overrides: list[str]) -> None:
 
     import morlaif.cli as cli
     from morlaif.config import validate
-    from morlaif.memory.needs import stage_memories
+    from morlaif.pipeline.resources import stage_memories
     from morlaif.planning.plan import plan
 
     OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: cli.run_name(_root_), replace=True)

@@ -265,8 +265,6 @@ def _dry_run(jobs: list[Composed]) -> int:
 
     from rich.console import Console
 
-    from morlaif.launch.batches import check_batches
-    from morlaif.launch.launcher import on_ranks
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.resources import resources
@@ -290,7 +288,7 @@ def _dry_run(jobs: list[Composed]) -> int:
                 continue
             raise
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
-        check_batches(planned, config.hardware, on_ranks)
+        planned.check_batches(config.hardware.ranks)
         console.print(plan_table(planned, store))
         if any(asked(config)):  # else no need to load what counts tokens
             from morlaif.pipeline.cost import cost_table, feedback_costs

@@ -21,24 +21,23 @@ from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import DISTINCT, Folder, Seed, Settings
+from morlaif.stages.known import ALONE, NAMES
 from morlaif.tracking.settings import TrackingSettings
 
-STAGES = ("data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report")
-COMPARE = "compare"  # reads finished runs and stands alone: no part of a run, nor of `all`
+COMPARE = ALONE.name
 
-Stage = Literal["data", "sft", "respond", "feedback", "backbone", "pm", "weigh", "ppo", "evaluate", "report", "compare"]
 Arm = Literal["multi", "single"]
 
 
 def _stages(value: Any) -> Any:
     if value == "all":
-        return STAGES
+        return NAMES
     if value is None or value == "" or value == [] or value == ():
-        raise ValueError(f"names no stage. Give all, or a list of {', '.join(STAGES)}; or compare alone")
+        raise ValueError(f"names no stage. Give all, or a list of {', '.join(NAMES)}; or compare alone")
     for name in value if isinstance(value, list | tuple) else [value]:
-        if name not in (*STAGES, COMPARE):
-            hint = suggest(str(name), (*STAGES, COMPARE))
-            raise ValueError(f"no stage '{name}'.{hint} Give all, or a list of {', '.join(STAGES)}; or compare alone")
+        if name not in (*NAMES, COMPARE):
+            hint = suggest(str(name), (*NAMES, COMPARE))
+            raise ValueError(f"no stage '{name}'.{hint} Give all, or a list of {', '.join(NAMES)}; or compare alone")
     value = tuple(value) if isinstance(value, list | tuple) else (value,)
     if COMPARE in value and len(value) > 1:
         raise ValueError("compare reads finished runs and stands alone: stages=[compare] compare.runs='runs/*'")
@@ -67,7 +66,7 @@ class Paths(Settings):
 class Config(Settings):
     name: Annotated[str, AfterValidator(_run_name)]
     seed: Seed
-    stages: Annotated[tuple[Stage, ...], BeforeValidator(_stages), DISTINCT]  # "all" in YAML: every stage
+    stages: Annotated[tuple[str, ...], BeforeValidator(_stages), DISTINCT]  # "all" in YAML: every stage
     arms: Annotated[tuple[Arm, ...], BeforeValidator(_arms), DISTINCT]
     dry_run: bool
     paths: Paths

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import Field as DataclassField
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin
 from unicodedata import category
@@ -264,15 +265,25 @@ class OneOf:
 
 
 def identity(value: Any) -> Any:
-    """The JSON value of settings (or of containers of them) as a digest sees it: without `outside_digest` fields."""
+    """The JSON value of settings (or of containers of them) as a digest sees it: without `outside_digest` fields, and
+    without what has a neutral value: of settings as they declare it, of other dataclasses their default."""
     if isinstance(value, Settings):
         return {
             name: identity(getattr(value, name))
             for name in type(value).model_fields
             if name not in value.outside_digest and getattr(value, name) not in value.neutral.get(name, ())
         }
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            part.name: identity(getattr(value, part.name)) for part in fields(value) if not _is_default(part, value)
+        }
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [identity(item) for item in value]
     return value
+
+
+def _is_default(part: DataclassField[Any], value: Any) -> bool:
+    made = part.default_factory
+    return bool(getattr(value, part.name) == (part.default if made is MISSING else made()))

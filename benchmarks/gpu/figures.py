@@ -36,10 +36,10 @@ from composed import config as composed  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from morlaif.config import Config  # noqa: E402
-from morlaif.memory.dimensions import Shape, of_path  # noqa: E402
-from morlaif.memory.needs import stage_memories  # noqa: E402
+from morlaif.memory.dimensions import Dimensions, of_path  # noqa: E402
 from morlaif.models.generate import generate  # noqa: E402
 from morlaif.models.load import load_policy  # noqa: E402
+from morlaif.pipeline.resources import stage_memories  # noqa: E402
 from morlaif.pipeline.run import run as run_pipeline  # noqa: E402
 from morlaif.planning.plan import plan  # noqa: E402
 from morlaif.preference.bank import PreferenceBank  # noqa: E402
@@ -211,7 +211,7 @@ def matrix_rate(size: int, device: str, dtype: torch.dtype) -> float:
     return 2 * size**3 * times / seconds(products, 3)
 
 
-def forward(shape: Shape, tokens: float, length: float, heads: float = 0.0) -> float:
+def forward(shape: Dimensions, tokens: float, length: float, heads: float = 0.0) -> float:
     """Operations of a forward over `tokens` in sequences of `length`, `heads` of them through the output head."""
     products = 2 * shape.layers * shape.block * tokens + 2 * shape.vocabulary * shape.width * heads
     return products + 2 * shape.layers * shape.queries * length * tokens
@@ -220,7 +220,7 @@ def forward(shape: Shape, tokens: float, length: float, heads: float = 0.0) -> f
 # --- the stages of a run ---
 
 
-def run_stages(config: Config, folder: Path, policy: str, size: Size, shape: Shape, figures: Figures) -> None:
+def run_stages(config: Config, folder: Path, policy: str, size: Size, shape: Dimensions, figures: Figures) -> None:
     marks: dict[str, Any] = {}
     with timed(marks):
         run_pipeline(config, folder, command="", overrides=[], group="", console=Console(file=sys.stderr))
@@ -293,7 +293,7 @@ def timed(marks: dict[str, Any]) -> Iterator[None]:
             setattr(module, name, original)
 
 
-def ppo_figures(config: Config, policy: str, size: Size, shape: Shape, figures: Figures) -> None:
+def ppo_figures(config: Config, policy: str, size: Size, shape: Dimensions, figures: Figures) -> None:
     """From the run's own curve: means of the steps after the first."""
     (unit,) = (unit for unit in plan(config).units if unit.stage == "ppo")
     lines = (Store(config.paths.store).folder(unit) / "curve.jsonl").read_text().splitlines()
@@ -326,7 +326,7 @@ def _folder(config: Config, stage: str) -> dict[str, Path]:
     return {unit.name: store.folder(unit) for unit in plan(config).units if unit.stage == stage}
 
 
-def compare_sampling(config: Config, size: Size, shape: Shape, figures: Figures, dtype: torch.dtype) -> None:
+def compare_sampling(config: Config, size: Size, shape: Dimensions, figures: Figures, dtype: torch.dtype) -> None:
     (sft,) = _folder(config, "sft").values()
     model, tokenizer = load_policy(sft, dtype=dtype, device=figures.device)
     chance = torch.Generator().manual_seed(0)
@@ -356,7 +356,7 @@ def compare_sampling(config: Config, size: Size, shape: Shape, figures: Figures,
     figures.row("one forward of eight tokens", seconds=round(step, 4))
 
 
-def compare_scoring(config: Config, size: Size, shape: Shape, figures: Figures, dtype: torch.dtype) -> None:
+def compare_scoring(config: Config, size: Size, shape: Dimensions, figures: Figures, dtype: torch.dtype) -> None:
     from peft import PeftModel
 
     folders = {name.removeprefix("pm/"): folder for name, folder in _folder(config, "pm").items()}
@@ -402,7 +402,7 @@ def _bank(
     return spent, bank.score(prompts, answers).float().cpu()
 
 
-def compare_chunks(config: Config, size: Size, shape: Shape, figures: Figures, dtype: torch.dtype) -> None:
+def compare_chunks(config: Config, size: Size, shape: Dimensions, figures: Figures, dtype: torch.dtype) -> None:
     """The log-probabilities of one micro-batch from its hidden states, forward and backward, in chunks of two sizes."""
     count = size.micro * size.new
     head = torch.nn.Linear(shape.width, shape.vocabulary, bias=False, device=figures.device)

@@ -28,7 +28,7 @@ from morlaif.compose import look_ahead, register
 from morlaif.planning.plan import plan
 from morlaif.rl import trainer
 from morlaif.rl.rollout import TransformersRollout
-from morlaif.units.job import Job
+from morlaif.units.job import Job, gather
 from morlaif.units.store import Store
 
 aten = torch.ops.aten
@@ -143,7 +143,8 @@ def main() -> None:
         keep.mkdir()
         build(
             Job(
-                unit.stage, unit.name, unit.digest, unit.reads, inputs, out, keep, store.ledger, unit.seed,
+                unit.stage.name, unit.name, unit.digest, unit.reads,
+                gather(unit.stage.needs, inputs), out, keep, store.ledger, unit.seed,
                 config.hardware, lambda *_: None,
             )
         )  # fmt: skip

@@ -25,7 +25,7 @@ from morlaif.evaluation.policies import respond
 from morlaif.models.load import load_policy
 from morlaif.planning.plan import plan
 from morlaif.preference.bank import PreferenceBank
-from morlaif.units.job import Job
+from morlaif.units.job import Job, gather
 from morlaif.units.store import Store
 
 
@@ -59,7 +59,8 @@ def main() -> None:
         out.mkdir()
         keep.mkdir()
         job = Job(
-            unit.stage, unit.name, unit.digest, unit.reads, inputs, out, keep, store.ledger, unit.seed, config.hardware,
+            unit.stage.name, unit.name, unit.digest, unit.reads,
+            gather(unit.stage.needs, inputs), out, keep, store.ledger, unit.seed, config.hardware,
             progress,
         )  # fmt: skip
         wall, cpu = time.perf_counter(), time.process_time()

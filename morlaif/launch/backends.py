@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from morlaif.devices import slot_environment
 from morlaif.hardware import HardwareSettings
-from morlaif.launch.launcher import on_ranks
 from morlaif.signals import Ended, say_ended
 from morlaif.units.execute import execute_and_tell, execute_together_and_tell
 from morlaif.units.store import Store
@@ -69,7 +68,8 @@ class Workers:
         self.workers: list[_Worker] = []
 
     def can_start(self, unit: Unit) -> bool:
-        if on_ranks(unit, self.hardware) and any(w.unit and on_ranks(w.unit, self.hardware) for w in self.workers):
+        ranks = self.hardware.ranks
+        if unit.on_ranks(ranks) and any(w.unit and w.unit.on_ranks(ranks) for w in self.workers):
             return False
         return len(self.workers) < self.hardware.workers or any(worker.unit is None for worker in self.workers)
 

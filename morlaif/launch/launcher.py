@@ -25,32 +25,13 @@ import yaml
 from morlaif.errors import ProcessFailed, UserError
 from morlaif.hardware import HardwareSettings
 from morlaif.launch import rendezvous
-from morlaif.launch.batches import unit_cut
 from morlaif.launch.deepspeed import accelerate_config, deepspeed_config
 from morlaif.launch.local import Node, rank_environment
 from morlaif.launch.processes import free_port, log_name
 from morlaif.units.job import Job
 from morlaif.units.unit import Unit
 
-# Stages whose `build` knows ranks: every rank has its part, and only the first writes. The others run in one process.
-ON_RANKS = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
-LEARNING = ("lora", "trunk", "ensemble", "full")  # kinds of preference model that stage `pm` itself trains
-
 HEARING = 10.0  # seconds in which every node may tell of a failure
-
-
-def on_ranks(unit: Unit, hardware: HardwareSettings) -> bool:
-    """Whether ranks build this unit. A stage that runs no model (`sft=none`, `respond=pairs`) needs none."""
-    if hardware.ranks == 1 or unit.stage not in ON_RANKS:
-        return False
-    match unit.stage:
-        case "sft":
-            return unit.reads["sft"].method != "none"
-        case "respond":
-            return unit.reads["respond"].source == "sample"
-        case "pm":
-            return unit.reads["pm"].kind in LEARNING
-    return True
 
 
 def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:
@@ -103,8 +84,8 @@ class _Files:
 
 def write_files(unit: Unit, hardware: HardwareSettings, folder: Path) -> _Files:
     ds = folder / "ds.json"
-    norm = getattr(unit.reads.get(unit.stage), "max_grad_norm", 0.0)
-    ds.write_text(json.dumps(deepspeed_config(hardware, unit_cut(unit, hardware.ranks), norm), indent=2) + "\n")
+    cut, norm = unit.stage.cut(unit.reads, hardware.ranks), unit.stage.clips(unit.reads)
+    ds.write_text(json.dumps(deepspeed_config(hardware, cut, norm), indent=2) + "\n")
     address, port = ("127.0.0.1", free_port()) if hardware.nodes == 1 else rendezvous.meeting_point()
     nodes = []
     for node in range(hardware.nodes):

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from morlaif.config import Config
-from morlaif.launch.launcher import build_on_ranks, build_together_on_ranks, on_ranks
+from morlaif.launch.launcher import build_on_ranks, build_together_on_ranks
 from morlaif.launch.processes import die_with_parent, log_name, redirect_output, take_events
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
@@ -44,7 +44,7 @@ def main(config_file: str, logs: str) -> None:
     while True:
         wanted = [units[name] for name in names.get()]
         redirect_output(Path(logs) / f"{log_name(wanted[0].name)}.log")
-        ranked = on_ranks(wanted[0], config.hardware)
+        ranked = wanted[0].on_ranks(config.hardware.ranks)
         if len(wanted) > 1:
             together = partial(build_together_on_ranks, run=run) if ranked else build_together_here
             execute_together_and_tell(wanted, store, config.hardware, emit, together)

@@ -18,7 +18,7 @@ from morlaif.models.sizes import LLAMA_LIKE, size_problems
 
 
 @dataclass(frozen=True)
-class Shape:
+class Dimensions:
     """A decoder-only transformer in numbers."""
 
     kind: str  # its model_type
@@ -47,7 +47,7 @@ class Shape:
         return 2 * self.layers * self.keys * element
 
 
-def of_config(config: Mapping[str, Any]) -> Shape | None:
+def of_config(config: Mapping[str, Any]) -> Dimensions | None:
     """The shape that a config.json means; None for an architecture that is not counted here, or numbers that make none
     (the model's own check tells)."""
     kind = config.get("model_type", "")
@@ -58,20 +58,20 @@ def of_config(config: Mapping[str, Any]) -> Shape | None:
     return _llama(kind, config) if kind in LLAMA_LIKE else None
 
 
-def _gpt2(config: Mapping[str, Any]) -> Shape:
+def _gpt2(config: Mapping[str, Any]) -> Dimensions:
     width, layers, vocabulary = config["n_embd"], config["n_layer"], config["vocab_size"]
     inner = config.get("n_inner") or 4 * width
     linears = ((width, 3 * width), (width, width), (width, inner), (inner, width))
     block = sum(a * b + b for a, b in linears) + 4 * width  # two layer norms with bias
     embeddings = vocabulary * width + config["n_positions"] * width
-    return Shape(
+    return Dimensions(
         kind="gpt2", vocabulary=vocabulary, width=width, layers=layers, heads=config["n_head"], keys=width,
         queries=width, inner=inner, parameters=embeddings + layers * block + 2 * width, linears=linears,
         largest=max(vocabulary * width, width * inner),
     )  # fmt: skip
 
 
-def _llama(kind: str, config: Mapping[str, Any]) -> Shape:
+def _llama(kind: str, config: Mapping[str, Any]) -> Dimensions:
     width, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
     heads, inner = config["num_attention_heads"], config["intermediate_size"]
     head = config.get("head_dim") or width // heads
@@ -87,14 +87,14 @@ def _llama(kind: str, config: Mapping[str, Any]) -> Shape:
     tied = config.get("tie_word_embeddings", kind.startswith("gemma"))
     embeddings = vocabulary * width * (1 if tied else 2)
     block = sum(a * b for a, b in linears) + norms + biases
-    return Shape(
+    return Dimensions(
         kind=kind, vocabulary=vocabulary, width=width, layers=layers, heads=heads, keys=keys, queries=queries,
         inner=inner, parameters=embeddings + layers * block + width, linears=linears,
         largest=max(vocabulary * width, width * inner),
     )  # fmt: skip
 
 
-def of_model(model: ModelSettings) -> Shape | None:
+def of_model(model: ModelSettings) -> Dimensions | None:
     """The shape of the run's base; a model made from nothing may get a smaller vocabulary than this."""
     scratch = model.scratch
     if scratch is None:
@@ -106,7 +106,7 @@ def of_model(model: ModelSettings) -> Shape | None:
     })  # fmt: skip
 
 
-def of_path(path: str, revision: str | None = None) -> Shape | None:
+def of_path(path: str, revision: str | None = None) -> Dimensions | None:
     """The shape of the model in a folder, in the hub's cache, or well known; None where it cannot be told."""
     for file in (Path(path).expanduser() / "config.json", *_cached(path, revision)):
         if file.is_file():

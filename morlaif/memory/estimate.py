@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from morlaif.hardware import HardwareSettings
-from morlaif.memory.dimensions import Shape
+from morlaif.memory.dimensions import Dimensions
 from morlaif.preference.scoring import tokens_at_once
 
 GATHERED = 1_000_000_000  # parameters that ZeRO-3 may hold whole beside their parts (stage3_max_live_parameters)
@@ -69,7 +69,7 @@ class Layout:
     def _over(self, least_stage: int) -> tuple[int, str]:
         return (self.ranks, f" / {self.ranks} ranks") if self.stage >= least_stage > 0 else (1, "")
 
-    def frozen(self, shape: Shape, what: str = "model") -> list[Item]:
+    def frozen(self, shape: Dimensions, what: str = "model") -> list[Item]:
         """Weights that do not learn."""
         if self.offload_parameters:
             return [Item(what, 0.0, "weights on the host between their uses")]
@@ -77,7 +77,7 @@ class Layout:
         size = shape.parameters * self.element / parts
         return [Item(what, size, f"{_count(shape.parameters)} × {self.element} B{text}")]
 
-    def trained(self, shape: Shape) -> list[Item]:
+    def trained(self, shape: Dimensions) -> list[Item]:
         """A model that learns in full: weights, gradients, Adam."""
         p = shape.parameters
         if self.ranks == 1:
@@ -125,7 +125,7 @@ class Layout:
             return None
         return Item("host", learning * ADAM * HOST_FACTOR, f"{_count(learning)} × {ADAM} B × {HOST_FACTOR}")
 
-    def gathers(self, shape: Shape, learns: bool) -> list[Item]:
+    def gathers(self, shape: Dimensions, learns: bool) -> list[Item]:
         """What ZeRO-3 holds whole for a moment: the largest layer with its gradient, layers ahead, a bucket."""
         if self.stage < 2:
             return []
@@ -140,7 +140,7 @@ class Layout:
 
     def activations(
         self,
-        shape: Shape,
+        shape: Dimensions,
         batch: Rows,
         checkpointing: bool,
         logits: bool,
@@ -168,11 +168,11 @@ class Layout:
             )
         return items
 
-    def gathers_to_sample(self, shape: Shape) -> bool:
+    def gathers_to_sample(self, shape: Dimensions) -> bool:
         """Whether each rank holds all weights while it samples, rather than one module at a time."""
         return self.stage == 3 and shape.parameters * self.element <= self.most_gathered
 
-    def cache(self, shape: Shape, batch: Rows) -> list[Item]:
+    def cache(self, shape: Dimensions, batch: Rows) -> list[Item]:
         """Keys and values while sampling, the distribution over the next token, and weights gathered for it."""
         tokens = batch.rows * batch.tokens
         kv = shape.kv_bytes(self.element)
@@ -183,7 +183,7 @@ class Layout:
             Item("cache", batch.rows * shape.vocabulary * 24, f"{batch.rows} × {shape.vocabulary:,} chances × 24 B"),
         ]
 
-    def scoring(self, shape: Shape, longest: int) -> list[Item]:
+    def scoring(self, shape: Dimensions, longest: int) -> list[Item]:
         """A forward without gradient: the widest layer's numbers of a bucket."""
         tokens = max(longest, tokens_at_once(self.cuda, max(outputs for _, outputs in shape.linears)))
         width = 6 * shape.width + 3 * shape.inner
@@ -233,7 +233,7 @@ def host_bytes(memory: StageMemory, hardware: HardwareSettings) -> float:
     return memory.host.bytes / hardware.nodes if memory.host else 0.0
 
 
-def _kept(shape: Shape, lora: tuple[int, float] | None, stacked: int) -> tuple[float, float]:
+def _kept(shape: Dimensions, lora: tuple[int, float] | None, stacked: int) -> tuple[float, float]:
     """Numbers that autograd keeps of one token in one block, and how many of them belong to norms."""
     h, m = shape.width, shape.inner
     if shape.kind == "gpt2":

@@ -23,9 +23,9 @@ from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
-from morlaif.planning.plan import VERSIONS
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
+from morlaif.stages.compare import STAGE, CompareReads
 from morlaif.texts import say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
@@ -184,18 +184,18 @@ def unit_of(runs: Sequence[Found], settings: CompareSettings) -> Unit:
     for run in sorted(runs, key=lambda run: -len(run.principles)):
         principles |= {name: covers for name, covers in run.principles.items() if name not in principles}
     evaluation = runs[0].config["eval"]
-    reads = {
-        "runs": [_reads(run) for run in runs],
-        "judge": judge,
-        "judge_note": note + _truth_note(judge, runs),
-        "why_not": why_not,
-        "principles": principles,
-        "prompts": settings.prompts,
-        "confidence": evaluation["confidence"],
-        "resamples": evaluation["resamples"],
-        "seed": runs[0].config["seed"],
-    }
-    return Unit("compare", "compare", VERSIONS["compare"], reads)
+    reads = CompareReads(
+        runs=[_reads(run) for run in runs],
+        judge=judge,
+        judge_note=note + _truth_note(judge, runs),
+        why_not=why_not,
+        principles=principles,
+        prompts=settings.prompts,
+        confidence=evaluation["confidence"],
+        resamples=evaluation["resamples"],
+        seed=runs[0].config["seed"],
+    )
+    return Unit(STAGE, STAGE.name, reads)
 
 
 def _reads(run: Found) -> dict[str, Any]:
@@ -294,8 +294,6 @@ def _build(
     runs: Sequence[Found], settings: CompareSettings, store: Store, hardware: HardwareSettings, console: Console
 ) -> tuple[Unit, State]:
     """Have the comparison in the store."""
-    from morlaif.stages.work import compare as stage
-
     unit = unit_of(runs, settings)
     inputs = {name: folder for run in runs for name, folder in run.folders.items()}
     with Display(console) as display:
@@ -304,7 +302,7 @@ def _build(
             unit, store, hardware,
             on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
             tell=lambda _, kind, line: display.say(f"compare: {line}{' builds it; waiting' * (kind == 'waiting')}"),
-            build=lambda _, job: stage.build(replace(job, inputs=inputs)),
+            build=lambda unit, job: unit.stage.build(replace(job, needs=inputs)),
         )  # fmt: skip
         display.end(unit, "cached", 0.0)
     return unit, state

@@ -17,9 +17,12 @@ from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.table import PairTable, arrow_rows
 from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
+from morlaif.stages.feedback import FeedbackReads
+from morlaif.stages.scoring import ScoringReads
+from morlaif.stages.weigh import WeighReads
 from morlaif.texts import add_row, line
 from morlaif.units.store import Store
-from morlaif.units.unit import Plan, Unit
+from morlaif.units.unit import Plan
 
 SPLITS = ("train", "eval")
 
@@ -31,10 +34,11 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
     made = []
     respond = plan.by_name.get("respond")
     for unit in plan.units:
-        if unit.stage == "feedback" and isinstance(unit.reads["feedback"], OpenAISettings) and not store.has(unit):
-            made.append(_unit(unit, _pairs(plan, store, config), store, config))
-        elif unit.stage in ("weigh", "ppo") and "criteria" in unit.reads and not store.has(unit):
-            made += _ratings(unit, store, config)
+        reads = unit.reads
+        if isinstance(reads, FeedbackReads) and isinstance(reads.feedback, OpenAISettings) and not store.has(unit):
+            made.append(_unit(unit.name, reads, _pairs(plan, store, config), store, config))
+        elif isinstance(reads, ScoringReads) and reads.criteria is not None and not store.has(unit):
+            made += _ratings(unit.name, reads, store, config)
     judge = getattr(config.eval.judge, "engine", None)
     evaluate = plan.by_name.get("evaluate")
     if isinstance(judge, OpenAISettings) and respond is not None and evaluate is not None and not store.has(evaluate):
@@ -42,39 +46,38 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
     return made
 
 
-def _unit(unit: Unit, pairs: PairTable | int | None, store: Store, config: Config) -> Estimate:
+def _unit(name: str, reads: FeedbackReads, pairs: PairTable | int | None, store: Store, config: Config) -> Estimate:
     if pairs is None:
         note = "the number of pairs is not known before the data is read: build stages=[respond], or set data.limit"
-        return Estimate(unit.name, 0, 0, 0, 0, 0, 0.0, None, (note,))
-    reads = unit.reads
-    if "constitution" in reads:
-        assign, together = draw(reads["constitution"], reads["verdicts_per_pair"], reads["seed"]), ()
+        return Estimate(name, 0, 0, 0, 0, 0, 0.0, None, (note,))
+    if reads.constitution is not None:
+        assign, together = draw(reads.constitution, reads.verdicts_per_pair, reads.seed), ()
     else:
-        assign, together = (lambda _: (reads["principle"],)), config.principles.chosen
+        assign, together = (lambda _: (reads.principle,)), config.principles.chosen
     return estimate(
-        unit.name, reads["feedback"], assign, pairs, ledger=store.ledger, together=together, lengths=_lengths(config)
+        name, reads.feedback, assign, pairs, ledger=store.ledger, together=together, lengths=_lengths(config)
     )
 
 
-def _ratings(unit: Unit, store: Store, config: Config) -> list[Estimate]:
+def _ratings(name: str, reads: ScoringReads, store: Store, config: Config) -> list[Estimate]:
     """For each judge of the unit's reward that costs something."""
-    reads, made = unit.reads, []
-    reward, wordings = reads["reward"], {criterion.name: criterion for criterion in reads["criteria"]}
-    responses, longest = _rated(unit, config)
-    for part, judge in reward.judges.items():
-        criteria = [wordings[column.own] for column in reward.of(part)]
+    made = []
+    wordings = {criterion.name: criterion for criterion in reads.criteria or ()}
+    responses, longest = _rated(reads, config)
+    for part, judge in reads.layout.judges.items():
+        criteria = [wordings[column.own] for column in reads.layout.of(part)]
         one = estimate_ratings(
-            f"{unit.name} {part}".strip(), judge.engine or config.feedback, criteria, responses,
+            f"{name} {part}".strip(), judge.engine or config.feedback, criteria, responses,
             highest=judge.highest, ledger=store.ledger, lengths=(ASSUMED_TOKENS[0], longest),
         )  # fmt: skip
         made += [one] if one else []
     return made
 
 
-def _rated(unit: Unit, config: Config) -> tuple[int, int]:
+def _rated(reads: ScoringReads, config: Config) -> tuple[int, int]:
     """How many responses a unit has rated in all, and the most tokens of one."""
-    if unit.stage == "weigh":
-        weights = config.weights
+    if isinstance(reads, WeighReads):
+        weights = reads.weights
         pairs = (weights.regression_pairs or _examples(config) or 0) if weights.method == "regressed" else 0
         return weights.prompts + 2 * pairs, weights.max_new_tokens
     ppo = config.ppo

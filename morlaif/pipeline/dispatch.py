@@ -84,7 +84,7 @@ class Dispatcher:
         match event["kind"]:
             case "progress":
                 if event["metrics"]:
-                    self.tracker.log(unit.stage, unit.name, event["step"], event["metrics"])
+                    self.tracker.log(unit.stage.name, unit.name, event["step"], event["metrics"])
                 self.display.progress(unit, event["step"], event["total"], event["metrics"])
             case "waiting":
                 self.display.say(f"{unit.name}: {event['line']} builds it; waiting")
@@ -104,7 +104,7 @@ class Dispatcher:
     def _finish(self, unit: Unit, state: str, seconds: float = 0.0) -> None:
         if state == "cached":
             for row in read_metrics(self.store.folder(unit)):
-                self.tracker.log(unit.stage, unit.name, row["step"], row["metrics"])
+                self.tracker.log(unit.stage.name, unit.name, row["step"], row["metrics"])
         self.there.add(unit.name)
         self.run.set(unit, state, seconds)
         self.display.end(unit, state, seconds)

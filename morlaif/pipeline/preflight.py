@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from morlaif.config import STAGES, Config
+from morlaif.config import Config
 from morlaif.data.check import data_problems, template_refuses
 from morlaif.data.settings import HubData
 from morlaif.devices import device_problems
@@ -27,16 +27,18 @@ from morlaif.models.place import cached_commit, cached_folder, looks_local, offl
 from morlaif.models.states import state_problems
 from morlaif.pipeline.fits import fit_problems
 from morlaif.pipeline.served import with_served
+from morlaif.planning.checks import SINGLE, objective_problems
 from morlaif.planning.contents import Contents
-from morlaif.planning.plan import SINGLE, objective_problems, plan
+from morlaif.planning.plan import plan
 from morlaif.preference.settings import PretrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward
+from morlaif.stages.known import STAGES, reached
 from morlaif.tracking.check import tracking_problems
 from morlaif.units.folders import place_problems
 from morlaif.units.store import Store
 from morlaif.units.unit import Unit
 
-LOADS_MODEL = ("sft", "respond", "backbone", "pm", "weigh", "ppo", "evaluate")
+LOADS_MODEL = tuple(stage.name for stage in STAGES if stage.loads_model)
 
 
 @dataclass
@@ -180,10 +182,9 @@ def _planned(config: Config, tell: Callable[[str], None]) -> tuple[list[str], se
         planned = plan(with_served(config, lambda line: None, wait=False), Contents(config.paths.store, tell))
         store = Store(config.paths.store)
         units = [unit for unit in planned.units if not store.has(unit)]
-        return [], {unit.stage for unit in units}, units
+        return [], {unit.stage.name for unit in units}, units
     except UserError as error:
-        furthest = max((STAGES.index(stage) for stage in config.stages if stage in STAGES), default=-1)
-        return str(error).splitlines(), set(STAGES[: furthest + 1]), []
+        return str(error).splitlines(), {*reached(config.stages)}, []
 
 
 def _key(line: str) -> str:
@@ -256,7 +257,7 @@ def _asked(config: Config, stages: set[str]) -> Iterator[tuple[str, FeedbackSett
 def _states(config: Config, units: Sequence[Unit]) -> Iterator[str]:
     store = Store(config.paths.store)
     for unit in units:
-        if unit.stage == "ppo":  # the others begin anew where no state of theirs is whole
+        if unit.stage.resumes:  # the others begin anew where no state of theirs is whole
             yield from state_problems(store.checkpoints(unit))
 
 

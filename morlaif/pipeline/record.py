@@ -89,7 +89,7 @@ class Run:
         return run
 
     def plan(self, plan: Plan) -> None:
-        self.units = [UnitRecord(unit.name, unit.stage, unit.digest, seed=unit.seed) for unit in plan.units]
+        self.units = [UnitRecord(unit.name, unit.stage.name, unit.digest, seed=unit.seed) for unit in plan.units]
         self.write()
 
     def set(

@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from morlaif.config import Config
-from morlaif.memory.advice import advise, apply
+from morlaif.errors import UserError
+from morlaif.memory.advice import advise
+from morlaif.memory.dimensions import of_model, of_path
 from morlaif.memory.estimate import StageMemory, fits, host_bytes, usable
-from morlaif.memory.needs import stage_memories
+from morlaif.memory.machine import Machine
+from morlaif.pipeline.changes import apply
 from morlaif.pipeline.display import plain_table
 from morlaif.planning.plan import plan as make_plan
+from morlaif.preference.kinds import kind_of
+from morlaif.stages.known import STAGES
+from morlaif.stages.pm import PM
+from morlaif.stages.scoring import ScoringReads
 from morlaif.texts import Part, add_row, line
 from morlaif.units.unit import Plan
 
 COLUMNS = ("model", "grads", "adam", "lora", "activ", "cache", "gather")
+
+
+def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
+    """One for each stage of `plan` that holds a model here; none where the model's shape cannot be told."""
+    machine = machine_of(config, plan)
+    if machine is None:
+        return []
+    first = {unit.stage.name: unit for unit in reversed(plan.units)}
+    found = [stage.memory(first[stage.name], machine) for stage in STAGES if stage.name in first]
+    return [memory for memory in found if memory is not None]
+
+
+def machine_of(config: Config, plan: Plan) -> Machine | None:
+    """The machine with the models that the config's stages put onto it; None where their shapes cannot be told."""
+    kind = kind_of(config.pm)
+    policy = base = of_model(config.model)
+    if kind.base is not None:
+        base = of_path(kind.base.path, kind.base.revision)
+    elif kind.existing:
+        base = of_path(next(iter(kind.existing.values())).path) or policy
+    if policy is None or base is None:
+        return None
+    arms = [unit for unit in plan.units if isinstance(unit.reads, ScoringReads)]
+    models = max((sum(isinstance(need.stage, PM) for need in unit.needs) for unit in arms), default=0)
+    return Machine(config.hardware, policy, base, kind.footprint, models, kind.on_policy)
 
 
 def resources(plan: Plan, config: Config) -> RenderableType | None:
@@ -66,19 +98,35 @@ def _formulas(memory: StageMemory) -> Table:
     return table
 
 
-def _advice(memory: StageMemory, config: Config, plan: Plan) -> Text:
-    def measure(changed: Config) -> StageMemory | None:
-        found = stage_memories(changed, make_plan(changed).restricted_to([memory.stage]))
-        return next((one for one in found if one.stage == memory.stage), None)
+def ways_to_fit(config: Config, plan: Plan, stage: str) -> list[list[str]]:
+    """Overrides under which a stage fits; see `advise`."""
 
-    ways = advise(config, memory.stage, measure)
+    def would(changes: Sequence[str]) -> bool:
+        try:
+            changed = apply(config, changes)
+            memory = memory_of(changed, stage)
+        except UserError:  # a combination that no run would accept
+            return False
+        return memory is None or fits(memory, changed.hardware)
+
+    unit = next(unit for unit in plan.units if unit.stage.name == stage)
+    return advise([*unit.stage.smaller(unit.reads)], [*unit.stage.simpler(unit.reads)], config.hardware, would)
+
+
+def memory_of(config: Config, stage: str) -> StageMemory | None:
+    found = stage_memories(config, make_plan(config))
+    return next((one for one in found if one.stage == stage), None)
+
+
+def _advice(memory: StageMemory, config: Config, plan: Plan) -> Text:
+    ways = ways_to_fit(config, plan, memory.stage)
     fails = (f"{memory.stage} does not fit", "bold red")
     lacks = f": {_size(memory.device)} of {_size(usable(config.hardware))}"
     if not ways:
         return line(fails, f"{lacks}, and nothing tried here would make it fit: take a smaller model or more GPUs")
     told = []
     for changes in ways:
-        after = measure(apply(config, changes))
+        after = memory_of(apply(config, changes), memory.stage)
         told.append(" ".join(changes) + (f" ({_size(after.device)})" if after is not None else ""))
     return line(fails, f"{lacks}; it would with {', or with '.join(told)}")
 

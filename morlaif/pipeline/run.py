@@ -16,8 +16,6 @@ from rich.console import Console
 from morlaif.config import Config
 from morlaif.errors import MACHINE, Damaged, MachineError, UserError, describe, of_system
 from morlaif.files import read_json, read_json_lines
-from morlaif.launch.batches import check_batches
-from morlaif.launch.launcher import on_ranks
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
 from morlaif.pipeline.preflight import Preflight
@@ -31,9 +29,6 @@ from morlaif.units.folders import full_disk
 from morlaif.units.locks import locked
 from morlaif.units.store import Store
 from morlaif.units.unit import Plan
-
-# What a tracker is told of as an artifact, by stage: its type there.
-ARTIFACTS = {"data": "dataset", "sft": "model", "pm": "preference-model", "ppo": "model", "evaluate": "evaluation"}
 
 
 class RunFailed(Exception):
@@ -77,7 +72,7 @@ def _build(config: Config, record: Run, *, group: str, console: Console) -> bool
     contents = Contents(config.paths.store, partial(say, console))
     plan = make_plan(config, contents)
     contents.save(folder)
-    check_batches(plan, config.hardware, on_ranks)
+    plan.check_batches(config.hardware.ranks)
     record.plan(plan)
     store = Store(config.paths.store)
     store.check_place(plan.units)
@@ -189,9 +184,9 @@ def _tell(tracker: Tracker, plan: Plan, store: Store, results: Mapping[str, Any]
     if figures:
         tracker.images(figures)
     for unit in plan.units:
-        if unit.stage in ARTIFACTS and store.has(unit):
+        if (kind := unit.stage.artifact) is not None and store.has(unit):
             about = {"digest": unit.digest, **store.manifest(unit)["summary"]}
-            tracker.artifact(file_name(unit.name), ARTIFACTS[unit.stage], store.folder(unit), about)
+            tracker.artifact(file_name(unit.name), kind, store.folder(unit), about)
 
 
 def _sample_tables(file: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from morlaif.config import STAGES, Config
+from morlaif.config import Config
 from morlaif.feedback.answering import settle
 from morlaif.feedback.settings import OpenAISettings
 from morlaif.planning.plan import plan
 from morlaif.reward.settings import MixtureReward
 from morlaif.settings import Settings
+from morlaif.stages.known import reached
 from morlaif.units.store import Store
 
 
@@ -34,21 +35,23 @@ def with_served(config: Config, say: Callable[[str], Any], wait: bool) -> Config
 
 def asked(config: Config) -> Iterator[tuple[tuple[str, ...], OpenAISettings]]:
     """The servers that the stages of a run would ask, by where their settings stand in the config."""
-    furthest = max((STAGES.index(stage) for stage in config.stages if stage in STAGES), default=-1)
+    stages = reached(config.stages)
     if (
         isinstance(config.feedback, OpenAISettings)
-        and furthest >= STAGES.index("feedback")
-        and any(unit.reads.get("feedback") == config.feedback for unit in plan(config).units)  # arms may need no labels
+        and "feedback" in stages
+        and any(
+            getattr(unit.reads, "feedback", None) == config.feedback for unit in plan(config).units
+        )  # arms may need no labels
     ):
         yield ("feedback",), config.feedback
-    if furthest >= STAGES.index("weigh"):
+    if "weigh" in stages:
         reward = config.reward
         parts = reward.parts if isinstance(reward, MixtureReward) else {"": reward}
         for name, part in parts.items():
             if isinstance(engine := getattr(part, "engine", None), OpenAISettings):
                 yield ("reward", *(("parts", name) if name else ()), "engine"), engine
     engine = getattr(config.eval.judge, "engine", None)
-    if isinstance(engine, OpenAISettings) and furthest >= STAGES.index("evaluate"):
+    if isinstance(engine, OpenAISettings) and "evaluate" in stages:
         yield ("eval", "judge", "engine"), engine
 
 

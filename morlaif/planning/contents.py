@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,8 +19,10 @@ from morlaif.evaluation.settings import EvalSettings
 from morlaif.files import read_json
 from morlaif.models.fingerprint import hub_commit, identity, policy_identity
 from morlaif.preference.settings import PretrainedPM
+from morlaif.registry import of_others
 from morlaif.settings import Settings
 from morlaif.source import source_identity
+from morlaif.units.job import Reads
 
 FILE = "outside.json"  # in the run's folder
 Some = TypeVar("Some", bound=Settings)
@@ -96,9 +99,9 @@ class Contents:
             changes["policies"] = {name: path if at is None else f"{path}@{at}" for name, (path, at) in pairs.items()}
         return settings.model_copy(update=changes) if changes else settings
 
-    def of(self, reads: Mapping[str, Any]) -> dict[str, str]:
+    def of(self, reads: Reads) -> dict[str, str]:
         """The content of all that the settings in `reads` name, by dotted key."""
-        return dict(self._walk("", reads))
+        return dict(self._walk("", {part.name: getattr(reads, part.name) for part in fields(reads)}))
 
     def _walk(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, Settings):
@@ -122,9 +125,9 @@ class Contents:
 
     def _function(self, key: str, path: str) -> str | None:
         def made() -> str | None:
-            if path.startswith("morlaif."):
+            if (theirs := of_others(path)) is None:
                 return None  # a stage's version says when our own code has changed
-            return source_identity(find(path, key, "morlaif", "module.function"), path)
+            return source_identity(find(theirs, key, "morlaif", "module.function"), theirs)
 
         return self._once(f"function {path}", made)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,27 +16,27 @@ from morlaif.files import read_json_lines
 from morlaif.hardware import HardwareSettings
 from morlaif.texts import redact
 from morlaif.units.folders import full_disk
-from morlaif.units.job import Job
+from morlaif.units.job import Job, gather
 from morlaif.units.store import Places, State, Store, Tell
-from morlaif.units.unit import Unit
+from morlaif.units.unit import Ends, Summary, Unit
 
 METRICS = "metrics.jsonl"
 OnProgress = Callable[[int, int | None, dict[str, float]], None]
-Build = Callable[[Unit, Job], dict[str, Any] | None]  # writes a unit's artifact; returns its headline numbers
-Ends = Mapping[str, dict[str, Any] | Exception]  # unit name -> headline numbers, or why there are none
-BuildTogether = Callable[[Sequence[Unit], Sequence[Job]], Ends]
+AnyJob = Job[Any, Any]
+Build = Callable[[Unit, AnyJob], Summary | None]  # writes a unit's artifact; returns its headline numbers
+BuildTogether = Callable[[Sequence[Unit], Sequence[AnyJob]], Ends]
 
 
-def build_here(unit: Unit, job: Job) -> dict[str, Any] | None:
+def build_here(unit: Unit, job: AnyJob) -> Summary | None:
     """Run the stage in this process."""
     _prepare(job.hardware)
-    return importlib.import_module(f"morlaif.stages.work.{unit.stage}").build(job)
+    return unit.stage.build(job)
 
 
-def build_together_here(units: Sequence[Unit], jobs: Sequence[Job]) -> Ends:
+def build_together_here(units: Sequence[Unit], jobs: Sequence[AnyJob]) -> Ends:
     """Run the stage once for all of them, in this process."""
     _prepare(jobs[0].hardware)
-    return importlib.import_module(f"morlaif.stages.work.{units[0].stage}").build_together(jobs)
+    return units[0].stage.build_together(jobs)
 
 
 def execute(
@@ -93,10 +92,10 @@ def _recorded(keep: Path, on_progress: OnProgress, tell: Callable[[str], None]) 
 
 def make_job(
     unit: Unit, store: Store, hardware: HardwareSettings, out: Path, keep: Path, on_progress: OnProgress
-) -> Job:
-    inputs = {need.name: store.folder(need) for need in unit.needs}
+) -> AnyJob:
+    needs = gather(unit.stage.needs, {need.name: store.folder(need) for need in unit.needs})
     return Job(
-        unit.stage, unit.name, unit.digest, unit.reads, inputs, out, keep, store.ledger, unit.seed, hardware,
+        unit.stage.name, unit.name, unit.digest, unit.reads, needs, out, keep, store.ledger, unit.seed, hardware,
         on_progress,
     )  # fmt: skip
 

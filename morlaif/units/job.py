@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Generic, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     import torch
@@ -14,15 +15,30 @@ if TYPE_CHECKING:
     from morlaif.hardware import HardwareSettings
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a unit reads, as its stage declares it in a frozen dataclass: the digest covers all of it.
+
+    A field with a default is left out of the digest where it has that value, so one that is added later changes none.
+    """
+
+    seed: int  # of the run
+    contents: Mapping[str, str] = field(default_factory=dict)  # of what is named above and lies outside: its identity
+
+
+R = TypeVar("R", bound=Reads)
+N = TypeVar("N")
+
+
 @dataclass(frozen=True)
-class Job:
-    """One unit of work, handed to `morlaif.stages.<stage>.build`."""
+class Job(Generic[R, N]):
+    """One unit of work, handed to the `build` of its stage."""
 
     stage: str  # "pm"
     name: str  # "pm/helpfulness"
     digest: str  # names the folder in the store
-    config: Mapping[str, Any]  # the settings that the digest covers: a stage cannot read what would not change it
-    inputs: Mapping[str, Path]  # finished folders of what it needs, by unit name
+    reads: R  # a stage cannot read what would not change its digest
+    needs: N  # finished folders
     out: Path  # empty; becomes the artifact
     keep: Path  # survives a kill of this unit: checkpoints
     ledger: Path  # paid verdicts, shared by all runs of the store
@@ -45,4 +61,37 @@ class Job:
     def dtype(self) -> torch.dtype:
         import torch
 
-        return getattr(torch, self.hardware.dtype)
+        made: torch.dtype = getattr(torch, self.hardware.dtype)
+        return made
+
+
+def gather(kind: type[N], folders: Mapping[str, Path]) -> N:
+    """The folders of a unit's needs, by unit name, as the class that a stage declares.
+
+    A field is called as the stage that it needs: `Path` for its one unit, `Path | None` for one that may be absent, a
+    mapping for units such as pm/<name>, by what stands behind the slash. `dict` takes all, by unit name.
+
+    Raises:
+        TypeError: what is there is not what the class declares; a plan that does not fit its stage.
+    """
+    if kind is dict:
+        return dict(folders)  # type: ignore[return-value]
+    hints, given = get_type_hints(kind), {}
+    for part in fields(kind):  # type: ignore[arg-type]
+        own = {
+            rest or stage: folder
+            for stage, _, rest, folder in ((*name.partition("/"), folder) for name, folder in folders.items())
+            if stage == part.name
+        }
+        hint = hints[part.name]
+        one, optional = hint is Path or Path in get_args(hint), NoneType in get_args(hint)
+        if not (one and get_args(hint)[:1] != (str,)):
+            given[part.name] = own
+        elif len(own) == 1 or (optional and not own):
+            given[part.name] = next(iter(own.values()), None)
+        else:
+            raise TypeError(f"{kind.__name__}.{part.name}: expected one unit, got {list(own) or 'none'}")
+    known = {part.name for part in fields(kind)}  # type: ignore[arg-type]
+    if strange := [name for name in folders if name.partition("/")[0] not in known]:
+        raise TypeError(f"{kind.__name__} declares no {', '.join(strange)}")
+    return kind(**given)

@@ -46,7 +46,7 @@ class Store:
         return self.root / "ledger.sqlite"
 
     def folder(self, unit: Unit) -> Path:
-        return self.root / unit.stage / unit.digest
+        return self.root / unit.stage.name / unit.digest
 
     def has(self, unit: Unit) -> bool:
         """Whether `unit` is there and as it was written; looked at once by each process."""

@@ -1,31 +1,92 @@
-"""A unit of work and its digest: what a stage would build, known before it is built."""
+"""A stage as one object, and a unit of its work with a digest: what it would build, known before it is built."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Generic
 
+from morlaif.batches import Cut
+from morlaif.memory.estimate import StageMemory
+from morlaif.memory.machine import Machine
 from morlaif.settings import identity
+from morlaif.units.job import Job, N, R, Reads
 
 DIGEST_LENGTH = 16  # hex digits: 64 bits name a folder in one person's store
+Summary = dict[str, Any]  # headline numbers
+Ends = Mapping[str, Summary | Exception]  # by unit name
+
+
+class Stage(Generic[R, N]):
+    """All that is known about one stage. A subclass declares what differs; its one instance is the stage.
+
+    The methods are asked before anything is built, so a stage's file imports neither torch nor what imports it; `work`
+    is a module with `build(job)`, imported when a unit is built.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]  # raised when the code changes what it builds
+    reads: ClassVar[type[Reads]]
+    needs: ClassVar[type] = dict  # a dataclass for `gather`
+    work: ClassVar[str] = ""  # dotted
+    artifact: ClassVar[str | None] = None  # what a tracker calls what it leaves; None: a tracker is not told
+    loads_model: ClassVar[bool] = False  # of the run: it must be there, and its device
+    paired: ClassVar[bool] = False  # units share their random numbers, so that arms differ in treatment alone
+    resumes: ClassVar[bool] = False  # from `Job.keep`, which must then be whole
+
+    def build(self, job: Job[R, N]) -> Summary | None:
+        """Write the artifact into `job.out`; its headline numbers."""
+        made: Summary | None = importlib.import_module(self.work).build(job)
+        return made
+
+    def build_together(self, jobs: Sequence[Job[R, N]]) -> Ends:
+        """The same for units of one `together`, in one go."""
+        made: Ends = importlib.import_module(self.work).build_together(jobs)
+        return made
+
+    def on_ranks(self, reads: R) -> bool:
+        """Whether several processes build a unit, each its part, where the machine has them."""
+        return False
+
+    def cut(self, reads: R, ranks: int) -> Cut:
+        """How its batch is cut over ranks; a stage that does not learn has a batch of one.
+
+        Raises:
+            UserError: it cannot be.
+        """
+        return Cut(1, 1)
+
+    def clips(self, reads: R) -> float:
+        """The largest norm of a gradient, for DeepSpeed; 0: the stage clips by itself."""
+        return 0.0
+
+    def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
+        """What one rank takes; None: no model."""
+        return None
+
+    def smaller(self, reads: R) -> Iterator[str]:
+        """Overrides under which it takes less and builds the same, cheapest first."""
+        return iter(())
+
+    def simpler(self, reads: R) -> Iterator[str]:
+        """Overrides under which less learns."""
+        return iter(())
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
     """One folder in the store, finished or to come."""
 
-    stage: str  # "pm"
+    stage: Stage[Any, Any]
     name: str  # "pm/helpfulness"
-    version: int  # raised when the stage's code changes what it builds
-    reads: Mapping[str, Any]  # the settings it reads
+    reads: Any  # of the class that the stage declares
     needs: tuple[Unit, ...] = ()
     files: tuple[str, ...] = ()  # hashes of what the input files hold: where they lie does not count
-    together: str | None = None  # units of one key may be built in one go (`build_together` of their stage)
-    paired: bool = False  # units of this stage share their random numbers, so that arms differ in treatment alone
+    together: str | None = None  # units of one key may be built in one go
 
     @cached_property
     def digest(self) -> str:
@@ -35,9 +96,9 @@ class Unit:
     def identity(self) -> dict[str, Any]:
         """All that decides what is built, as JSON; stands in the manifest."""
         return {
-            "stage": self.stage,
+            "stage": self.stage.name,
             "name": self.name,
-            "version": self.version,
+            "version": self.stage.version,
             "reads": identity(self.reads),
             "needs": {need.name: need.digest for need in self.needs},
             "files": [*self.files],
@@ -46,8 +107,15 @@ class Unit:
     @property
     def seed(self) -> int:
         """In [0, 2^31), from the run's seed and the unit's name."""
-        key = f"{self.reads.get('seed', 0)}/{self.stage if self.paired else self.name}"
+        key = f"{self.reads.seed}/{self.stage.name if self.stage.paired else self.name}"
         return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1
+
+    def of(self, stage: str) -> list[Unit]:
+        """Those that it needs of a stage."""
+        return [need for need in self.needs if need.stage.name == stage]
+
+    def on_ranks(self, ranks: int) -> bool:
+        return ranks > 1 and self.stage.on_ranks(self.reads)
 
 
 @dataclass(frozen=True)
@@ -72,9 +140,19 @@ class Plan:
 
         stages = set(stages)
         for unit in self.units:
-            if unit.stage in stages:
+            if unit.stage.name in stages:
                 want(unit)
         return Plan(tuple(unit for unit in self.units if unit.name in wanted))
+
+    def check_batches(self, ranks: int) -> None:
+        """Say a batch that cannot be cut before anything is built.
+
+        Raises:
+            UserError: the first one.
+        """
+        for unit in self.units:
+            if unit.on_ranks(ranks):
+                unit.stage.cut(unit.reads, ranks)
 
 
 def hash_json(value: Any) -> str:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from morlaif.data.records import load_split
 from morlaif.data.settings import DataSettings
+from morlaif.stages.data import DataReads
 from morlaif.stages.work.data import build
 
 CONF = Path(__file__).resolve().parents[2] / "conf/data"
@@ -21,7 +22,7 @@ def preset(name: str, **changes):
 
 def job(settings, out: Path, seed: int = 0) -> SimpleNamespace:
     out.mkdir()
-    return SimpleNamespace(config={"data": settings, "seed": seed}, out=out)
+    return SimpleNamespace(reads=DataReads(data=settings, seed=seed), out=out)
 
 
 def test_toy_artifact(tmp_path):

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morlaif.config import Config
-from morlaif.memory.advice import advise, apply
 from morlaif.memory.dimensions import of_config, of_path
 from morlaif.memory.estimate import LOGITS, Layout, Rows, StageMemory, fits
-from morlaif.memory.needs import stage_memories
+from morlaif.pipeline.changes import apply
+from morlaif.pipeline.resources import stage_memories, ways_to_fit
 from morlaif.planning.plan import plan
 from morlaif.rl.logprobs import CHUNK
 
@@ -103,7 +103,7 @@ def test_full_fine_tuning_of_70b_does_not_fit_and_why(large):
 def test_what_is_advised_fits_and_no_less_does(overrides, name):
     made = config(*overrides)
     assert not fits(stage(name, made), made.hardware)
-    ways = advise(made, name, lambda changed: stage(name, changed))
+    ways = ways_to_fit(made, plan(made), name)
     assert ways
     for way in ways:
         changed = apply(made, way)
@@ -151,7 +151,7 @@ def test_the_plan_agrees_with_what_a_gpu_took(tmp_path, sizes):
 
 def test_advice_prefers_what_changes_no_result():
     made = config("model=llama2_7b", "sft=lora", "pm=lora", "pm.micro_batch_size=32", "hardware=rtx3090")
-    (first, *_) = advise(made, "pm", lambda changed: stage("pm", changed))
+    (first, *_) = ways_to_fit(made, plan(made), "pm")
     assert all(change.startswith(("pm.gradient_checkpointing", "pm.micro_batch_size", "pm.joint")) for change in first)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from composed import config
 
-from morlaif.launch.launcher import on_ranks
 from morlaif.planning.plan import plan
 
 ALL = {"sft", "respond", "pm", "weigh", "ppo", "evaluate"}
@@ -25,4 +24,4 @@ ALL = {"sft", "respond", "pm", "weigh", "ppo", "evaluate"}
 )
 def test_stages_that_run_a_model_are_on_ranks(overrides, stages):
     made = config(*overrides)
-    assert {unit.stage for unit in plan(made).units if on_ranks(unit, made.hardware)} == stages
+    assert {unit.stage.name for unit in plan(made).units if unit.on_ranks(made.hardware.ranks)} == stages

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jobs import made_up
 from rich.console import Console
 
 from morlaif.errors import UserError
@@ -34,13 +35,13 @@ def built(monkeypatch):
 
     def build(job):
         names.append(job.name)
-        for need, folder in job.inputs.items():
+        for need, folder in job.needs.items():
             assert (folder / "manifest.json").is_file(), need
         job.progress(1, 2, loss=1.0)
         job.progress(2, 2, loss=0.5)
-        if job.config.get("mistake"):
+        if job.reads.values.get("mistake"):
             raise UserError("data.path: no such file")
-        if job.config.get("crash"):
+        if job.reads.values.get("crash"):
             raise ZeroDivisionError("one over nothing")
         (job.out / "value").write_text(str(job.seed))
         return {"value": 1}
@@ -70,8 +71,8 @@ def states(record: dict) -> dict[str, str]:
 
 
 def test_builds_in_order_then_finds_all(tmp_path, built):
-    first = Unit("first", "first", 1, {})
-    second = Unit("second", "second/a", 1, {}, (first,))
+    first = made_up("first", "first", 1, {})
+    second = made_up("second", "second/a", 1, {}, (first,))
     done, _, record = dispatch(tmp_path, first, second)
     assert done and built == ["first", "second/a"]
     assert states(record) == {"first": "built", "second/a": "built"}
@@ -81,17 +82,17 @@ def test_builds_in_order_then_finds_all(tmp_path, built):
 
 
 def test_a_changed_setting_rebuilds_only_what_reads_it(tmp_path, built):
-    first = Unit("first", "first", 1, {})
-    dispatch(tmp_path, first, Unit("second", "second/a", 1, {"rate": 1}, (first,)))
-    _, _, record = dispatch(tmp_path, first, Unit("second", "second/a", 1, {"rate": 2}, (first,)))
+    first = made_up("first", "first", 1, {})
+    dispatch(tmp_path, first, made_up("second", "second/a", 1, {"rate": 1}, (first,)))
+    _, _, record = dispatch(tmp_path, first, made_up("second", "second/a", 1, {"rate": 2}, (first,)))
     assert states(record) == {"first": "cached", "second/a": "built"}
 
 
 def test_a_failure_holds_up_only_what_needs_it(tmp_path, built):
-    first = Unit("first", "first", 1, {})
-    bad = Unit("second", "second/bad", 1, {"crash": True}, (first,))
-    above = Unit("second", "second/above", 1, {}, (bad,))
-    other = Unit("second", "second/other", 1, {}, (first,))
+    first = made_up("first", "first", 1, {})
+    bad = made_up("second", "second/bad", 1, {"crash": True}, (first,))
+    above = made_up("second", "second/above", 1, {}, (bad,))
+    other = made_up("second", "second/other", 1, {}, (first,))
     done, dispatcher, record = dispatch(tmp_path, first, bad, above, other)
     assert not done and not dispatcher.mistaken
     assert states(record) == {
@@ -106,13 +107,13 @@ def test_a_failure_holds_up_only_what_needs_it(tmp_path, built):
 
 
 def test_a_mistake_has_a_line_and_no_traceback(tmp_path, built):
-    done, dispatcher, record = dispatch(tmp_path, Unit("first", "first", 1, {"mistake": True}))
+    done, dispatcher, record = dispatch(tmp_path, made_up("first", "first", 1, {"mistake": True}))
     assert not done and dispatcher.mistaken
     assert record["units"][0]["error"] == "data.path: no such file" and record["units"][0]["log"] is None
 
 
 def test_metrics_are_tracked_when_built_and_when_cached(tmp_path, built):
-    unit = Unit("first", "first", 1, {})
+    unit = made_up("first", "first", 1, {})
     for _ in range(2):
         dispatch(tmp_path, unit)
         rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -140,7 +141,7 @@ def test_a_resumed_unit_says_where_it_goes_on_and_each_step_once(tmp_path, monke
 
     module.build = build
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    unit = Unit("first", "first", 1, {})
+    unit = made_up("first", "first", 1, {})
     with pytest.raises(KeyboardInterrupt):
         dispatch(tmp_path, unit)
     (tmp_path / "run" / "metrics.jsonl").unlink()  # as each start of a run does
@@ -152,7 +153,7 @@ def test_a_resumed_unit_says_where_it_goes_on_and_each_step_once(tmp_path, monke
 
 
 def test_a_damaged_artifact_is_built_again_and_the_record_says_so(tmp_path, built):
-    first = Unit("first", "first", 1, {})
+    first = made_up("first", "first", 1, {})
     dispatch(tmp_path, first)
     (tmp_path / "store" / "first" / first.digest / "value").write_text("more than that")
     done, _, record = dispatch(tmp_path, first)
@@ -163,8 +164,8 @@ def test_a_damaged_artifact_is_built_again_and_the_record_says_so(tmp_path, buil
 
 def test_a_stage_that_stumbles_over_a_damaged_need_says_so_and_sets_it_aside(tmp_path, built, monkeypatch):
     """Damaged under an unchanged time, which only reading finds: the next start builds it again."""
-    first = Unit("first", "first", 1, {})
-    second = Unit("second", "second/a", 1, {"crash": True}, (first,))
+    first = made_up("first", "first", 1, {})
+    second = made_up("second", "second/a", 1, {"crash": True}, (first,))
     dispatch(tmp_path, first)
     value = tmp_path / "store" / "first" / first.digest / "value"
     times, text = value.stat(), value.read_text()
@@ -189,13 +190,13 @@ def test_a_full_disk_is_one_line_without_a_traceback(tmp_path, built, monkeypatc
         raise Full("Error while serializing: IoError") from error
 
     monkeypatch.setattr(sys.modules["morlaif.stages.work.first"], "build", build)
-    done, dispatcher, record = dispatch(tmp_path, Unit("first", "first", 1, {}))
+    done, dispatcher, record = dispatch(tmp_path, made_up("first", "first", 1, {}))
     assert not done and not dispatcher.mistaken
     assert record["units"][0]["error"].startswith("weights: the disk is full") and record["units"][0]["log"] is None
 
 
 def test_failures_that_are_alike_are_told_once(tmp_path, built):
-    first = Unit("first", "first", 1, {})
-    wrong = [Unit("second", f"second/{name}", 1, {"mistake": True, "n": name}, (first,)) for name in "abc"]
+    first = made_up("first", "first", 1, {})
+    wrong = [made_up("second", f"second/{name}", 1, {"mistake": True, "n": name}, (first,)) for name in "abc"]
     _, dispatcher, _ = dispatch(tmp_path, first, *wrong)
     assert failures(dispatcher.run) == ["second/a and 2 more: data.path: no such file"]

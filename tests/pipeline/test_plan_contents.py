@@ -140,10 +140,10 @@ def test_hub_ids_count_by_their_commit_and_that_commit_is_loaded(monkeypatch):
         "eval.judge.engine.path=org/judge", "+eval.policies.x=org/other@v1", "data=hub", "data.id=org/data",
     ]  # fmt: skip
     made = plan(config(*overrides), Contents(None)).by_name
-    assert made["sft"].reads["model"].revision == "a" * 40
-    assert made["feedback/helpfulness"].reads["feedback"].revision == "b" * 40
-    assert made["evaluate"].reads["eval"].policies == {"x": f"org/other@{'c' * 40}"}
-    assert made["data"].reads["data"].revision == "d" * 40
+    assert made["sft"].reads.model.revision == "a" * 40
+    assert made["feedback/helpfulness"].reads.feedback.revision == "b" * 40
+    assert made["evaluate"].reads.eval.policies == {"x": f"org/other@{'c' * 40}"}
+    assert made["data"].reads.data.revision == "d" * 40
     assert len(asked) == len(set(asked)), "each once"
     before = digests(overrides)
     commits["org/judge"] = "e" * 40
@@ -156,11 +156,11 @@ def test_without_a_hub_the_cache_is_asked_and_else_nobody(monkeypatch, tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     overrides = ["model=gpt2", "model.path=org/model", "sft=none"]
     (made,) = (unit for unit in plan(config(*overrides), Contents(None)).units if unit.name == "sft")
-    assert made.reads["contents"] == {"model.path": "org/model@main"}
+    assert made.reads.contents == {"model.path": "org/model@main"}
     (tmp_path / "models--org--model" / "refs").mkdir(parents=True)
     (tmp_path / "models--org--model" / "refs" / "main").write_text("f" * 40)
     (made,) = (unit for unit in plan(config(*overrides), Contents(None)).units if unit.name == "sft")
-    assert made.reads["contents"] == {"model.path": f"org/model@{'f' * 40}"}
+    assert made.reads.contents == {"model.path": f"org/model@{'f' * 40}"}
 
 
 def test_workers_have_the_digests_that_the_run_has(folder, tmp_path):

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from jobs import made_up
 
 from morlaif.errors import MachineError, UserError
 from morlaif.units.store import Store
 from morlaif.units.unit import Unit
 
-UNIT = Unit("pm", "pm/a", 1, {"seed": 0})
+UNIT = made_up("pm", "pm/a", 1, {})
 
 
 def make(out: Path, keep: Path) -> dict:
@@ -132,7 +133,7 @@ def to_loop(folder: Path) -> None:
     folder.symlink_to(folder)
 
 
-OTHER = Unit("pm", "pm/b", 1, {"seed": 1})
+OTHER = made_up("pm", "pm/b", 1, {})
 DAMAGES = [  # what is done to the finished folder, what is said of it
     (lambda folder: truncate(folder / "manifest.json"), "manifest.json: breaks off in the middle"),
     (lambda folder: flip(folder / "manifest.json"), "manifest.json"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jobs import made_up
 from rich.console import Console
 
 from morlaif.errors import UserError
@@ -32,18 +33,18 @@ def calls(monkeypatch):
 
     def build(job):
         made.append([job.name])
-        if job.config.get("crash"):
+        if job.reads.values.get("crash"):
             raise ZeroDivisionError("one over nothing")
         return {}
 
     def build_together(jobs):
         made.append([job.name for job in jobs])
-        if any(job.config.get("all") for job in jobs):
+        if any(job.reads.values.get("all") for job in jobs):
             raise ZeroDivisionError("nothing works")
         for job in jobs:
             job.progress(1, 1, loss=0.5)
             (job.out / "name").write_text(job.name)
-        return {job.name: UserError("no data") if job.config.get("bad") else {"n": 1} for job in jobs}
+        return {job.name: UserError("no data") if job.reads.values.get("bad") else {"n": 1} for job in jobs}
 
     for stage in ("label", "model"):
         module = types.ModuleType(f"morlaif.stages.work.{stage}")
@@ -55,9 +56,9 @@ def calls(monkeypatch):
 def plan(*names: str, crash: str = "", **reads) -> list[Unit]:
     units = []
     for name in names:
-        label = Unit("label", f"label/{name}", 1, {"crash": name == crash})
+        label = made_up("label", f"label/{name}", 1, {"crash": name == crash})
         own = {key: name in value for key, value in reads.items()}
-        units += [label, Unit("model", f"model/{name}", 1, own, (label,), together="model")]
+        units += [label, made_up("model", f"model/{name}", 1, own, (label,), together="model")]
     return units
 
 
@@ -117,7 +118,7 @@ def test_one_whose_need_failed_is_not_waited_for(tmp_path, calls):
 @pytest.mark.timeout(60)
 def test_two_that_want_the_same_in_another_order_do_not_wait_for_ever(tmp_path):
     """Locks are taken in one order: each is built once, by one of them."""
-    units = [Unit("model", f"model/{name}", 1, {}) for name in "abcd"]
+    units = [made_up("model", f"model/{name}", 1, {}) for name in "abcd"]
     built: list[str] = []
 
     def make(missing, places):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
+from jobs import made_up
 
 from morlaif.planning.contents import Contents
 from morlaif.settings import Settings
@@ -16,7 +17,7 @@ class Some(Settings):
 
 
 def unit(name="pm/a", version=1, rate=0.1, path="x", seed=0, **more) -> Unit:
-    return Unit(name.split("/")[0], name, version, {"pm": Some(rate=rate, path=path), "seed": seed}, **more)
+    return made_up(name.split("/")[0], name, version, {"pm": Some(rate=rate, path=path)}, seed=seed, **more)
 
 
 @pytest.mark.parametrize("change", [{"rate": 0.2}, {"version": 2}, {"seed": 1}, {"name": "pm/b"}])

@@ -15,6 +15,7 @@ from morlaif.hardware import HardwareSettings
 from morlaif.report.data import load
 from morlaif.report.figures import FIGURES
 from morlaif.report.page import add_run
+from morlaif.stages.report import ReportReads
 from morlaif.stages.work import report
 from morlaif.units.job import Job
 
@@ -54,7 +55,19 @@ def build(folders, config, out, png: bool = False) -> tuple[str, Page]:
     """The page; the figures as PNG too, which takes most of the time, where `png`."""
     out.mkdir()
     hardware = HardwareSettings.model_construct(device="cpu", dtype="float32", threads=1)
-    job = Job("report", "report", "0" * 16, {"config": config}, folders, out, out, out, 0, hardware, lambda *_: None)
+    job = Job(
+        "report",
+        "report",
+        "0" * 16,
+        ReportReads(config=config, seed=0),
+        folders,
+        out,
+        out,
+        out,
+        0,
+        hardware,
+        lambda *_: None,
+    )
     with nullcontext() if png else mock.patch("morlaif.report.style.save_png"):
         assert report.build(job)["bytes"] < 2_000_000
     html = (out / "report.html").read_text()

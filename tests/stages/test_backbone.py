@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jobs import typed
 from pydantic import TypeAdapter
 
 from morlaif.data.records import Pair, save_pairs
@@ -20,6 +21,8 @@ from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.settings import PMSettings
+from morlaif.stages.backbone import STAGE as BACKBONE
+from morlaif.stages.pm import STAGE as PM
 from morlaif.stages.work import backbone, pm
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
@@ -60,12 +63,16 @@ def verdict(name: str, pair: Pair) -> Verdict:
     return Verdict(pair.id, 0.5 if gap == 0 else 0.9 if gap > 0 else 0.1, 0.0, True, "exact")
 
 
+STAGES = {"backbone": BACKBONE, "pm": PM}
+
+
 def job(name: str, preset: str, inputs: dict[str, Path], root: Path, steps: list | None = None, **reads: Any) -> Job:
     settings = TypeAdapter(PMSettings).validate_python(conf(f"pm/{preset}") | {"epochs": 1})
     out = root / name.replace("/", "-")
     out.mkdir()
+    stage = STAGES[name.split("/")[0]]
     return Job(
-        name.split("/")[0], name, "digest", {"pm": settings, "seed": 0, "split": "train", **reads}, inputs, out,
+        stage.name, name, "digest", *typed(stage, {"pm": settings, "split": "train", **reads}, inputs), out,
         root / "keep", root / "ledger.sqlite", 3, HardwareSettings(**conf("hardware/cpu")),
         lambda step, total, metrics: steps is None or steps.append((name, step, total, metrics)),
     )  # fmt: skip

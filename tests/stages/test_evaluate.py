@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jobs import typed
 
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
 from morlaif.errors import Damaged, UserError
@@ -28,6 +29,7 @@ from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages.evaluate import STAGE
 from morlaif.stages.work import evaluate
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
@@ -119,11 +121,9 @@ def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judg
         **tree | {"scalarizers": scalarizers, "judge": {"source": judge} if isinstance(judge, str) else judge} | changes
     )
     job = Job(
-        stage="evaluate", name="evaluate", digest="0" * 16,
-        config={
-            "eval": settings, "scalarizer": SCALARIZER, "principles": list(principles), "arms": list(arms), "seed": 0,
-        },
-        inputs=inputs, out=out, keep=out, ledger=out / "ledger.sqlite", seed=5,
+        "evaluate", "evaluate", "0" * 16,
+        *typed(STAGE, {"eval": settings, "scalarizer": SCALARIZER, "principles": principles, "arms": arms}, inputs),
+        out=out, keep=out, ledger=out / "ledger.sqlite", seed=5,
         hardware=HardwareSettings(**preset("hardware", "cpu")), on_progress=lambda *_: None,
     )  # fmt: skip
     evaluate.build(job)
@@ -259,7 +259,8 @@ def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_
     scores = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1.0
     before = trained(scores)
     trained.observe(scores)
-    job = SimpleNamespace(inputs=folders, config={"scalarizer": scalarizer})
+    needs = SimpleNamespace(**{stage: {"multi": folders[f"{stage}/multi"]} for stage in ("weigh", "ppo")})
+    job = SimpleNamespace(needs=needs, reads=SimpleNamespace(scalarizer=scalarizer))
     with pytest.raises(Damaged):  # never the untrained multipliers in silence
         evaluate._objective(job, "multi", names)
     (folders["ppo/multi"] / "objective.json").write_text(json.dumps(trained.state_dict()))

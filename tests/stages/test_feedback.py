@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+from jobs import typed
 
 from morlaif.data.records import Pair, load_pairs, save_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import load_verdicts
 from morlaif.feedback.settings import HumanSettings, JsonlSettings, PrinciplesSettings, RulesSettings, StopSettings
 from morlaif.settings import identity
+from morlaif.stages.feedback import STAGE
 from morlaif.stages.work.feedback import build
 from morlaif.toy.world import make_world
 from morlaif.units.job import Job
@@ -41,7 +43,7 @@ def run(folder: Path, responses: Path, config: dict[str, Any], name: str = "feed
     out.mkdir(parents=True)
     steps = []
     job = Job(
-        "feedback", name, "d", {"seed": 0, **config}, {"respond": responses}, out, folder / "keep", folder / "l.sqlite",
+        "feedback", name, "d", *typed(STAGE, config, {"respond": responses}), out, folder / "keep", folder / "l.sqlite",
         7, None, lambda *step: steps.append(step),
     )  # fmt: skip
     headline = build(job)

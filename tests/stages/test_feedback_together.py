@@ -15,10 +15,12 @@ sys.path.insert(0, str(ROOT / "tests" / "feedback"))
 
 from chat_server import ChatServer
 from feedback_cases import make_pairs, preset
+from jobs import typed
 
 from morlaif.data.records import save_pairs
 from morlaif.feedback.settings import Company, OpenAISettings, PrinciplesSettings, shared_reads
 from morlaif.hardware import HardwareSettings
+from morlaif.stages.feedback import STAGE, FeedbackReads
 from morlaif.stages.work import feedback
 from morlaif.units.job import Job
 from morlaif.units.unit import Unit
@@ -45,7 +47,7 @@ def build(tmp_path: Path, name: str, config: dict) -> dict:
     out.mkdir(parents=True)
     keep.mkdir()
     job = Job(
-        "feedback", f"feedback/{name}", "0" * 16, config | {"seed": 0}, {"respond": tmp_path / "respond"}, out, keep,
+        "feedback", f"feedback/{name}", "0" * 16, *typed(STAGE, config, {"respond": tmp_path / "respond"}), out, keep,
         tmp_path / "ledger.sqlite", 0, hardware(), lambda *_: None,
     )  # fmt: skip
     feedback.build(job)
@@ -93,8 +95,8 @@ def test_company_changes_no_digest_but_a_joint_request_does(principles):
         plain, joint = settings(server, order="pair"), settings(server, mode="joint")
 
         def digest(config, company) -> str:
-            reads = {"feedback": config, "principle": principles[0], **shared_reads(config, company), "seed": 0}
-            return Unit("feedback", "feedback/x", 1, reads).digest
+            reads = {"feedback": config, "principle": principles[0], **shared_reads(config, company)}
+            return Unit(STAGE, "feedback/x", FeedbackReads(seed=0, **reads)).digest
 
         assert digest(plain, principles) == digest(plain, principles[:1])
         assert digest(joint, principles) != digest(joint, principles[:2])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jobs import typed
 from pydantic import TypeAdapter
 
 from morlaif.data.records import Pair, save_pairs
@@ -19,6 +20,7 @@ from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.settings import PMSettings
+from morlaif.stages.pm import STAGE
 from morlaif.stages.work.pm import build
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
@@ -61,11 +63,11 @@ def verdict(pair: Pair) -> Verdict:
 def run(inputs: dict[str, Path], tmp_path: Path):
     def run(name: str = "out", split: str | None = None, preset: str = "toy", **change: Any):
         settings = TypeAdapter(PMSettings).validate_python(conf(f"pm/{preset}") | change)
-        config = {"pm": settings, "seed": 0} | ({"split": split} if split else {})
+        config = {"pm": settings, "split": split or "train"}
         out, steps = tmp_path / name, []
         out.mkdir()
         job = Job(
-            "pm", f"pm/{NAME}", "digest", config, inputs, out, tmp_path / "keep", tmp_path / "ledger.sqlite", 3,
+            "pm", f"pm/{NAME}", "digest", *typed(STAGE, config, inputs), out, tmp_path / "keep", tmp_path / "ledger", 3,
             HardwareSettings(**conf("hardware/cpu")), lambda step, total, metrics: steps.append((step, total)),
         )  # fmt: skip
         return out, build(job), steps

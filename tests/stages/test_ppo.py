@@ -14,6 +14,7 @@ import processes
 import pytest
 import torch
 import yaml
+from jobs import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from morlaif.data.chat import dialogue_ids
@@ -32,6 +33,7 @@ from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages.ppo import STAGE
 from morlaif.stages.work.ppo import build
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
@@ -135,7 +137,16 @@ def make(
     }  # fmt: skip
     machine = HardwareSettings(**conf("hardware/cpu") | (hardware or {}))
     job = Job(
-        "ppo", "ppo/multi", "digest", config, inputs, out, keep, folder / "ledger.sqlite", seed, machine, on_progress
+        "ppo",
+        "ppo/multi",
+        "digest",
+        *typed(STAGE, config, inputs),
+        out,
+        keep,
+        folder / "ledger.sqlite",
+        seed,
+        machine,
+        on_progress,
     )
     return out, build(job)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jobs import typed
 
 from morlaif.data.records import Example, Pair, load_pairs, prompt_id, save_examples
 from morlaif.errors import UserError
@@ -14,6 +15,7 @@ from morlaif.models.load import save_policy
 from morlaif.models.respond import sample_pairs, source_pairs
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import PairResponses, SampleResponses, ScratchSettings
+from morlaif.stages.respond import STAGE
 from morlaif.stages.work import respond
 from morlaif.units.job import Job
 
@@ -49,8 +51,9 @@ def make_job(folder: Path, policy, settings, train, eval_, on_progress=lambda *a
     save_examples(folder / "data", {"sft": [], "train": train, "eval": eval_})
     save_policy(*policy, folder / "sft")
     return Job(
-        stage="respond", name="respond", digest="0" * 16, config={"respond": settings, "seed": 0},
-        inputs={"data": folder / "data", "sft": folder / "sft"}, out=folder / "out", keep=folder / "keep",
+        "respond", "respond", "0" * 16,
+        *typed(STAGE, {"respond": settings}, {"data": folder / "data", "sft": folder / "sft"}),
+        out=folder / "out", keep=folder / "keep",
         ledger=folder / "ledger.sqlite", seed=3,
         hardware=HardwareSettings(**CPU), on_progress=on_progress,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jobs import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
@@ -21,6 +22,7 @@ from morlaif.models.generate import generate
 from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer, resolve_model
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT, ModelSettings, NoSFT, ScratchSettings
+from morlaif.stages.sft import STAGE
 from morlaif.stages.work import sft
 from morlaif.units.job import Job
 
@@ -57,8 +59,8 @@ def make_job(folder: Path, model: ModelSettings = TINY, settings=FULL, rows=None
     save_examples(folder / "data", {"sft": examples() if rows is None else rows, "train": [], "eval": []})
     machine = yaml.safe_load((ROOT / "conf/hardware/cpu.yaml").read_text()) | {"workers": 1} | hardware
     return Job(
-        stage="sft", name="sft", digest="0" * 16, config={"model": model, "sft": settings, "seed": 0},
-        inputs={"data": folder / "data"}, out=folder / "out", keep=folder / "keep", ledger=folder / "ledger.sqlite",
+        "sft", "sft", "0" * 16, *typed(STAGE, {"model": model, "sft": settings}, {"data": folder / "data"}),
+        out=folder / "out", keep=folder / "keep", ledger=folder / "ledger.sqlite",
         seed=5, hardware=HardwareSettings(**machine),
         on_progress=on_progress or (lambda step, total, metrics: None),
     )  # fmt: skip

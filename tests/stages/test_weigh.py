@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jobs import typed
 
 from morlaif.data.records import Example, Pair, load_pairs, save_examples, save_pairs
 from morlaif.errors import UserError
@@ -23,6 +24,7 @@ from morlaif.preference.train import train_pm
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
+from morlaif.stages.weigh import STAGE
 from morlaif.stages.work.weigh import build
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
@@ -71,10 +73,10 @@ def run(inputs: dict[str, Path], tmp_path: Path):
     def run(preset: str = "equal", names: tuple[str, ...] = NAMES, replace: dict[str, Path] | None = None, **change):
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
-        config = {"weights": WeightsSettings(**conf(f"weights/{preset}") | change), "names": list(names), "seed": 0}
+        config = {"weights": WeightsSettings(**conf(f"weights/{preset}") | change), "names": names}
         folders = {k: v for k, v in inputs.items() if not k.startswith("pm/") or k[3:] in names} | (replace or {})
         job = Job(
-            "weigh", "weigh/multi", "digest", config, folders, out, tmp_path / "keep", tmp_path / "ledger", 0,
+            "weigh", "weigh/multi", "digest", *typed(STAGE, config, folders), out, tmp_path / "keep", tmp_path / "l", 0,
             HardwareSettings(**conf("hardware/cpu")), lambda step, total, metrics: None,
         )  # fmt: skip
         headline = build(job)

@@ -14,14 +14,14 @@ import numpy as np
 from morlaif.errors import UserError
 from morlaif.preference.settings import TrainedPM
 from morlaif.preference.train import train_pms
+from morlaif.stages.backbone import BackboneJob
 from morlaif.stages.work.pm import CHECKPOINTS, VIEWS, corpus, task
-from morlaif.units.job import Job
 
 
-def build(job: Job) -> dict[str, Any]:
-    settings: TrainedPM = job.config["pm"]
+def build(job: BackboneJob) -> dict[str, Any]:
+    settings: TrainedPM = job.reads.pm
     tasks = []
-    for name, principle in job.config["principles"].items():
+    for name, principle in job.reads.principles.items():
         out = job.out / VIEWS / name
         out.mkdir(parents=True, exist_ok=True)  # each rank does so
         tasks.append(task(job, name, principle, out))

@@ -22,15 +22,15 @@ from morlaif.report.comparison.page import chart_json, numbers, render, rounded,
 from morlaif.report.comparison.print import draw
 from morlaif.report.data import read_lines
 from morlaif.report.style import save_png, styled
+from morlaif.stages.compare import CompareJob
 from morlaif.statistics import Array
 from morlaif.texts import write_csv
-from morlaif.units.job import Job
 
 Answers = Mapping[str, tuple[list[Message], str]]  # by prompt
 
 
-def build(job: Job) -> dict[str, Any]:
-    runs = load(job.config["runs"], job.inputs)
+def build(job: CompareJob) -> dict[str, Any]:
+    runs = load(job.reads.runs, job.needs)
     judged = _judge_all(job, Comparison(runs).policies) | {"hypervolume": _hypervolumes(Comparison(runs))}
     data = Comparison(runs, judged)
     made = sections(data)
@@ -57,24 +57,24 @@ def trouble(run: Mapping[str, Any], inputs: Mapping[str, Path]) -> str | None:
 # --- who wins against whom ------------------------------------------------------------------------------------------
 
 
-def _judge_all(job: Job, policies: Sequence[Policy]) -> dict[str, Any]:
+def _judge_all(job: CompareJob, policies: Sequence[Policy]) -> dict[str, Any]:
     """Every two policies on the prompts that both have answered, by the judge that the runs share."""
-    resampling = {"resamples": job.config["resamples"], "confidence": job.config["confidence"], "seed": job.seed}
-    if job.config["judge"] is None:
-        return {"rates": _known(policies), "strengths": {}, "note": job.config["why_not"]}
+    resampling = {"resamples": job.reads.resamples, "confidence": job.reads.confidence, "seed": job.seed}
+    if job.reads.judge is None:
+        return {"rates": _known(policies), "strengths": {}, "note": job.reads.why_not}
     answers = {policy.key: _answers(job, policy) for policy in policies}
     judge = _judge(job, policies)
     rates, ranked = [], []
     for group in _groups(answers):
         shared = [id_ for id_ in answers[group[0]] if all(id_ in answers[key] for key in group)]
-        shared = shared[: job.config["prompts"]]
+        shared = shared[: job.reads.prompts]
         prompts = [answers[group[0]][id_][0] for id_ in shared]
         texts = {key: [answers[key][id_][1] for id_ in shared] for key in group}
         matrix = win_matrix(texts, prompts, judge)
         rates += _rates(matrix, resampling)
         ranked.append(strengths(matrix, **resampling).as_dict())
     found = dict(zip(ranked[0]["names"], ranked[0]["strength"], strict=True)) if len(ranked) == 1 else {}
-    note = job.config["judge_note"]
+    note = job.reads.judge_note
     if len(ranked) > 1:
         note += " Runs that answered different prompts are not compared with one another."
     return {"rates": rates, "strengths": found, "tie": ranked[0]["tie"] if found else None, "note": note}
@@ -113,8 +113,8 @@ def _hypervolumes(data: Comparison) -> dict[str, float]:
     return found
 
 
-def _answers(job: Job, policy: Policy) -> Answers:
-    folder = job.inputs[f"evaluate/{policy.run.units['evaluate']}"]
+def _answers(job: CompareJob, policy: Policy) -> Answers:
+    folder = job.needs[f"evaluate/{policy.run.units['evaluate']}"]
     rows = read_lines(folder / "responses.jsonl")
     return {row["prompt_id"]: (row["messages"], row["responses"][policy.arm]["text"]) for row in rows}
 
@@ -130,22 +130,22 @@ def _known(policies: Sequence[Policy]) -> list[dict[str, Any]]:
     return rates
 
 
-def _judge(job: Job, policies: Sequence[Policy]) -> Judge:
-    match job.config["judge"]:
+def _judge(job: CompareJob, policies: Sequence[Policy]) -> Judge:
+    match job.reads.judge:
         case RulesJudge():
-            return TruthJudge(job.config["principles"])
+            return TruthJudge(job.reads.principles)
         case PMJudge():
             return ScoreJudge(_Remembered(_gold(job, policies[0].run.units)))
         case engine:  # a language model, here or behind a server
             return EngineJudge(engine, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
-def _gold(job: Job, units: Mapping[str, str]) -> Any:
+def _gold(job: CompareJob, units: Mapping[str, str]) -> Any:
     from morlaif.models.load import source_of
     from morlaif.preference.bank import PreferenceBank
 
-    base = source_of(job.inputs[f"sft/{units['sft']}"])
-    models = {"gold": job.inputs[f"pm/{units['pm/gold']}"]}
+    base = source_of(job.needs[f"sft/{units['sft']}"])
+    models = {"gold": job.needs.pm[units["pm/gold"]]}
     bank = PreferenceBank.load(models, base, job.device, job.dtype)
     return lambda prompts, responses: bank.score(prompts, responses).double().cpu().numpy()[:, 0]
 
@@ -181,11 +181,11 @@ def _write_figure(out: Path, chart: Chart) -> None:
     _write_json(out / "data" / f"{chart.name}.json", chart_json(chart))
 
 
-def _seconds(job: Job, data: Comparison) -> dict[str, float]:
+def _seconds(job: CompareJob, data: Comparison) -> dict[str, float]:
     """How long each policy's PPO took to build, by its key."""
     found = {}
     for policy in data.aligned:
-        manifest = job.inputs[policy.key] / "manifest.json"
+        manifest = job.needs[policy.key] / "manifest.json"
         if manifest.is_file():
             found[policy.key] = read_json(manifest, "a manifest", of=dict, failure=Damaged)["seconds"]
     return found

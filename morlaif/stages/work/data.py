@@ -7,13 +7,13 @@ import json
 from morlaif.data.load import Loaded, load
 from morlaif.data.records import save_examples
 from morlaif.data.settings import ToyData
+from morlaif.stages.data import DataJob
 from morlaif.toy.world import make_world
-from morlaif.units.job import Job
 
 
-def build(job: Job) -> dict:
+def build(job: DataJob) -> dict:
     """Leaves out/dataset (splits sft, train, eval) and, where rows were skipped, out/skipped.jsonl: where and why."""
-    settings, seed = job.config["data"], job.config["seed"]
+    settings, seed = job.reads.data, job.reads.seed
     loaded = _made(settings, seed) if isinstance(settings, ToyData) else load(settings, seed)
     save_examples(job.out, loaded.splits)
     if loaded.skipped:

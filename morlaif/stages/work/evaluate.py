@@ -28,29 +28,29 @@ from morlaif.models.respond import source_pairs
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
+from morlaif.stages.evaluate import EvaluateJob
 from morlaif.stages.work.places import bank_of, policy_of
 from morlaif.statistics import Array
-from morlaif.units.job import Job
 
 MULTI, SINGLE, GOLD, SFT = "multi", "single", "gold", "sft"
 
 
-def build(job: Job) -> dict[str, Any]:
-    settings: EvalSettings = job.config["eval"]
-    arms, others = list(job.config["arms"]), dict(settings.policies)
-    principles = {getattr(p, "name", p): tuple(getattr(p, "covers", (p,))) for p in job.config["principles"]}
+def build(job: EvaluateJob) -> dict[str, Any]:
+    settings: EvalSettings = job.reads.eval
+    arms, others = list(job.reads.arms), dict(settings.policies)
+    principles = {getattr(p, "name", p): tuple(getattr(p, "covers", (p,))) for p in job.reads.principles}
     truth = principles if isinstance(settings.judge, RulesJudge) else None
     gather = job.hardware.zero.most_gathered
     how = {"seed": job.seed, "resamples": settings.resamples, "confidence": settings.confidence}
 
     # 1. the preference models, and the objectives that are made of them alone
-    names = [name for name in (*principles, SINGLE) if f"pm/{name}" in job.inputs]
+    names = [name for name in (*principles, SINGLE) if name in job.needs.pm]
     score = _scorer(job, names)
     objectives = {arm: made for arm in arms if (made := _objective(job, arm, names)) is not None}
 
     # 2. what each policy answers; what the preference models and the world think of it
     prompts = _prompts(job, settings.prompts)
-    policies = {SFT: job.inputs["sft"]} | {arm: job.inputs[f"ppo/{arm}"] for arm in arms} | others
+    policies = {SFT: job.needs.sft} | {arm: job.needs.ppo[arm] for arm in arms} | others
     steps = len(policies) + 2
     answers: dict[str, Answers] = {}
     for step, (policy, where) in enumerate(policies.items()):
@@ -76,7 +76,7 @@ def build(job: Job) -> dict[str, Any]:
     pairs, human = _held_out(job, settings, names, score, truth)
     kinds = held_out.standards(pairs, human)
     as_functions = {arm: as_function(objective, names) for arm, objective in objectives.items()}
-    trained = {name: _read(job.inputs[f"pm/{name}"] / "pm.json") for name in names}
+    trained = {name: _read(job.needs.pm[name] / "pm.json") for name in names}
     curves = {arm: _curve(job, arm) for arm in arms}
     kl = {arm: curve[-1].get("kl") for arm, curve in curves.items()}
     job.progress(steps, steps)
@@ -111,12 +111,12 @@ def build(job: Job) -> dict[str, Any]:
         "length_baseline": held_out.length_baseline(kinds, settings.confidence),
         "calibration": held_out.calibrations(pairs),
         "cut": {name: trained[name]["cut"] | {"max_prompt": trained[name]["max_prompt"]} for name in names},
-        **overview.of_models(names, kinds, objectives, list(principles), job.config["scalarizer"], settings, job.seed),
+        **overview.of_models(names, kinds, objectives, list(principles), job.reads.scalarizer, settings, job.seed),
         **overview.of_policies(answers, names, list(principles), objectives, compared, kl, settings.reference, **how),
         "rewardbench": _bench(settings, names, score, objectives),
         "regression": _regression(job, human, 1 - settings.confidence),
         "budget": budget.compared({arm: _budget(job, arm, names) for arm in arms}),
-        "weights": {arm: _read(job.inputs[f"weigh/{arm}"] / "weights.json") for arm in arms},
+        "weights": {arm: _read(job.needs.weigh[arm] / "weights.json") for arm in arms},
         **_labels_of(job, names),
     }
     rows = response_rows(prompts, answers, names, list(principles))
@@ -129,19 +129,19 @@ def build(job: Job) -> dict[str, Any]:
     return {key: one.rate.rate.as_dict()["value"] for key, one in rates.items()}
 
 
-def _prompts(job: Job, count: int) -> list[list[Message]]:
+def _prompts(job: EvaluateJob, count: int) -> list[list[Message]]:
     """The first `count` different held-out prompts."""
-    different = {prompt_id(example.messages): example.messages for example in load_split(job.inputs["data"], "eval")}
+    different = {prompt_id(example.messages): example.messages for example in load_split(job.needs.data, "eval")}
     if not different:
         raise UserError("evaluate: the data's split 'eval' is empty; policies are compared on its prompts")
     return list(different.values())[:count]
 
 
-def _scorer(job: Job, names: Sequence[str]) -> Score:
+def _scorer(job: EvaluateJob, names: Sequence[str]) -> Score:
     """prompts, responses -> raw scores (N, K) of the preference models `names`; of none where a run has none."""
     if not names:
         return lambda prompts, responses: np.zeros((len(responses), 0))
-    bank = bank_of(job, {name: job.inputs[f"pm/{name}"] for name in names})
+    bank = bank_of(job, {name: job.needs.pm[name] for name in names})
 
     def score(prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
         return ranks.mapped(bank.score, prompts, responses, mistake=UserError).double().cpu().numpy()
@@ -149,17 +149,17 @@ def _scorer(job: Job, names: Sequence[str]) -> Score:
     return score
 
 
-def _objective(job: Job, arm: str, names: Sequence[str]) -> Objective | None:
+def _objective(job: EvaluateJob, arm: str, names: Sequence[str]) -> Objective | None:
     """What the policy of `arm` was trained on; None where that is more than the preference models `names` can tell: a
     judge's ratings, a function's values."""
-    weights = job.inputs[f"weigh/{arm}"] / "weights.json"
+    weights = job.needs.weigh[arm] / "weights.json"
     own = _read(weights)["names"]
     if not set(own) <= set(names):
         return None
     # the baseline has one score: its sum is itself
-    objective = Objective.load(weights, linear if arm == SINGLE else resolve(job.config["scalarizer"], own))
+    objective = Objective.load(weights, linear if arm == SINGLE else resolve(job.reads.scalarizer, own))
     if objective.stateful:  # judged as it stood when training ended
-        objective.load_state_dict(_read(job.inputs[f"ppo/{arm}"] / "objective.json"))
+        objective.load_state_dict(_read(job.needs.ppo[arm] / "objective.json"))
     return objective
 
 
@@ -169,7 +169,7 @@ def _served(judge: Judge) -> dict[str, Any]:
     return {"served": dict(served)} if served else {}
 
 
-def _judge(job: Job, settings: EvalSettings, truth: Mapping[str, Sequence[str]] | None) -> Judge:
+def _judge(job: EvaluateJob, settings: EvalSettings, truth: Mapping[str, Sequence[str]] | None) -> Judge:
     match settings.judge:
         case RulesJudge():
             return TruthJudge(truth)
@@ -181,11 +181,15 @@ def _judge(job: Job, settings: EvalSettings, truth: Mapping[str, Sequence[str]] 
 
 
 def _held_out(
-    job: Job, settings: EvalSettings, names: Sequence[str], score: Score, truth: Mapping[str, Sequence[str]] | None
+    job: EvaluateJob,
+    settings: EvalSettings,
+    names: Sequence[str],
+    score: Score,
+    truth: Mapping[str, Sequence[str]] | None,
 ) -> tuple[held_out.ScoredPairs, held_out.ScoredPairs]:
     """The held-out pairs with their AI labels; and those with human labels, the same where these have them."""
-    rows = load_pairs(job.inputs["respond"], "eval")[: settings.pairs]
-    columns = [_labels(job.inputs[f"feedback/{name}"], rows) for name in names]
+    rows = load_pairs(job.needs.respond, "eval")[: settings.pairs]
+    columns = [_labels(job.needs.feedback[name], rows) for name in names]
     pairs = held_out.score_pairs(rows, names, score, np.array(columns).reshape(len(names), len(rows)).T, truth)
     judged = _human_pairs(job)[: settings.pairs]
     if not np.isnan(pairs.human).all() or not judged:
@@ -200,9 +204,9 @@ def _labels(folder: Path, pairs: Sequence[Pair]) -> list[float]:
     return [known.get(pair.id, np.nan) for pair in pairs]
 
 
-def _human_pairs(job: Job) -> list[Pair]:
+def _human_pairs(job: EvaluateJob) -> list[Pair]:
     """The data's own held-out pairs, where it has any."""
-    examples = load_split(job.inputs["data"], "eval")
+    examples = load_split(job.needs.data, "eval")
     return source_pairs([e for e in examples if e.chosen is not None and e.rejected is not None]).pairs
 
 
@@ -211,8 +215,8 @@ def _role(policy: str, arms: Sequence[str]) -> str:
     return "policy" if policy == arms[0] else policy
 
 
-def _curve(job: Job, arm: str) -> list[dict[str, Any]]:
-    return [row for _, row in read_json_lines(job.inputs[f"ppo/{arm}"] / "curve.jsonl", failure=Damaged)]
+def _curve(job: EvaluateJob, arm: str) -> list[dict[str, Any]]:
+    return [row for _, row in read_json_lines(job.needs.ppo[arm] / "curve.jsonl", failure=Damaged)]
 
 
 def _bench(
@@ -223,39 +227,39 @@ def _bench(
     return overview.of_bench(read_bench(Path(settings.rewardbench).expanduser()), names, score, objectives, settings)
 
 
-def _regression(job: Job, human: held_out.ScoredPairs, significance: float) -> dict[str, Any] | None:
+def _regression(job: EvaluateJob, human: held_out.ScoredPairs, significance: float) -> dict[str, Any] | None:
     """Of the human label on the models' scores: as the run's weights came from it, else on the held-out pairs."""
-    if f"weigh/{MULTI}" in job.inputs:
-        weighed = _read(job.inputs[f"weigh/{MULTI}"] / "weights.json")
+    if MULTI in job.needs.weigh:
+        weighed = _read(job.needs.weigh[MULTI] / "weights.json")
         if "regression" in weighed:
             return regression.discussed(weighed["regression"], "weights", significance)
     fit = regression.on_held_out(human, significance)
     return fit and regression.discussed(fit, "held-out pairs", significance)
 
 
-def _budget(job: Job, arm: str, names: Sequence[str]) -> dict[str, Any]:
+def _budget(job: EvaluateJob, arm: str, names: Sequence[str]) -> dict[str, Any]:
     own = [name for name in names if (name == SINGLE) == (arm == SINGLE)]
     return budget.arm_budget(
-        {name: _read(job.inputs[f"pm/{name}"] / "pm.json") for name in own},
-        {name: _manifest(job.inputs[f"pm/{name}"]) for name in own},
-        {name: _read(job.inputs[f"feedback/{name}"] / "quality.json") for name in own},
-        {name: _manifest(job.inputs[f"feedback/{name}"]) for name in own},
-        _manifest(job.inputs[f"ppo/{arm}"]),
+        {name: _read(job.needs.pm[name] / "pm.json") for name in own},
+        {name: _manifest(job.needs.pm[name]) for name in own},
+        {name: _read(job.needs.feedback[name] / "quality.json") for name in own},
+        {name: _manifest(job.needs.feedback[name]) for name in own},
+        _manifest(job.needs.ppo[arm]),
     )
 
 
-def _labels_of(job: Job, names: Sequence[str]) -> dict[str, Any]:
+def _labels_of(job: EvaluateJob, names: Sequence[str]) -> dict[str, Any]:
     """How good the AI labels are, and how those of the principles relate."""
-    together = {name: job.inputs[f"feedback/{name}"] for name in [n for n in names if n != SINGLE] or names}
+    together = {name: job.needs.feedback[name] for name in [n for n in names if n != SINGLE] or names}
     return {
-        "label_quality": {name: _read(job.inputs[f"feedback/{name}"] / "quality.json") for name in names},
-        "labels": label_report(together, job.inputs["respond"], "train"),
+        "label_quality": {name: _read(job.needs.feedback[name] / "quality.json") for name in names},
+        "labels": label_report(together, job.needs.respond, "train"),
     }
 
 
-def _gold(job: Job) -> dict[str, Any]:
+def _gold(job: EvaluateJob) -> dict[str, Any]:
     """How good the judge itself is, where it is a preference model: its accuracy on pairs it was not trained on."""
-    return {"accuracy": _read(job.inputs[f"pm/{GOLD}"] / "pm.json")["accuracy"]} if f"pm/{GOLD}" in job.inputs else {}
+    return {"accuracy": _read(job.needs.pm[GOLD] / "pm.json")["accuracy"]} if GOLD in job.needs.pm else {}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

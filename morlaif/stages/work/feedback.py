@@ -20,21 +20,21 @@ from morlaif.feedback.quality import Tally, audit_of, halo
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import Principle
 from morlaif.feedback.table import PairTable, write_verdicts
-from morlaif.units.job import Job
+from morlaif.stages.feedback import FeedbackJob
 
 SPLITS = ("train", "eval")
 
 
-def build(job: Job) -> dict[str, Any]:
-    pairs = {split: PairTable.open(job.inputs["respond"], split) for split in SPLITS}
+def build(job: FeedbackJob) -> dict[str, Any]:
+    pairs = {split: PairTable.open(job.needs.respond, split) for split in SPLITS}
     every = PairTable.chain(list(pairs.values()))
     assign = _assignment(job)
-    together = job.config.get("together", ())
-    judge = open_judge(job.config["feedback"], ledger=job.ledger, seed=job.seed, together=together)
-    watch = Watch(judge, getattr(job.config["feedback"], "stop_if", None), job.name)
+    together = job.reads.together or ()
+    judge = open_judge(job.reads.feedback, ledger=job.ledger, seed=job.seed, together=together)
+    watch = Watch(judge, getattr(job.reads.feedback, "stop_if", None), job.name)
     tallies = {split: Tally() for split in SPLITS}
 
-    company = together or (job.config["company"].principles if "company" in job.config else ())
+    company = together or (job.reads.company.principles if job.reads.company else ())
     if company:
         label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress, watch)
     parts = label_table(judge, every, assign, job.progress, watch)
@@ -48,15 +48,15 @@ def build(job: Job) -> dict[str, Any]:
     if together and (alike := all_alike(_labels(judge, together, every))):
         report["information"]["warnings"].append(alike)
         watch.tell([alike])
-    if together and (audited := audit_of(every, job.config["feedback"].joint.audit_fraction)):
+    if together and (audited := audit_of(every, job.reads.feedback.joint.audit_fraction)):
         report["halo"] = _halo(job, judge, audited, together)
     (job.out / "quality.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return _headline(measured, judge) | counts
 
 
-def _halo(job: Job, judge: Judge, audited: PairTable, together: Sequence[Principle]) -> dict[str, Any]:
+def _halo(job: FeedbackJob, judge: Judge, audited: PairTable, together: Sequence[Principle]) -> dict[str, Any]:
     """Some pairs are asked one principle at a time as well: how far do the joint labels stray?"""
-    settings = job.config["feedback"].model_copy(update={"mode": "logprob"})
+    settings = job.reads.feedback.model_copy(update={"mode": "logprob"})
     apart = open_judge(settings, ledger=job.ledger, seed=job.seed)
     label_all(apart, audited, together, job.ledger.with_name("labelling.lock"), job.progress)
     labels = [
@@ -69,7 +69,7 @@ def _halo(job: Job, judge: Judge, audited: PairTable, together: Sequence[Princip
     return halo(*labels) | {"usd": apart.usage.usd, "requests": apart.usage.requests}
 
 
-def _check(job: Job, judge: Judge, tallies: Mapping[str, Tally]) -> None:
+def _check(job: FeedbackJob, judge: Judge, tallies: Mapping[str, Tally]) -> None:
     if not any(tally.column("valid").any() for tally in tallies.values()):
         invalid = sum((tally.invalid for tally in tallies.values()), Counter())
         why = ", ".join(sorted(invalid)) or "no pairs"
@@ -94,11 +94,11 @@ def _information(judge: Judge, tallies: Sequence[Tally]) -> Information:
     return information(*columns.values(), letter_mass=judge.usage.mean_letter_mass)
 
 
-def _assignment(job: Job) -> Assign:
+def _assignment(job: FeedbackJob) -> Assign:
     """Which principles each pair is judged under: the unit's one, or some of the constitution."""
-    if "constitution" in job.config:
-        return draw(job.config["constitution"], job.config["verdicts_per_pair"], job.config["seed"])
-    principle = job.config.get("principle")  # none for human labels that stand for no principle
+    if job.reads.constitution is not None:
+        return draw(job.reads.constitution, job.reads.verdicts_per_pair, job.reads.seed)
+    principle = job.reads.principle  # none for human labels that stand for no principle
     return lambda _: (principle,)
 
 

@@ -17,6 +17,7 @@ from morlaif.preference.pretrained import measure_pretrained
 from morlaif.preference.report import PMReport, read_report
 from morlaif.preference.settings import SHARED, PretrainedPM, TrainedPM, outside_base
 from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.stages.pm import PMJob
 from morlaif.stages.work.places import base_of
 from morlaif.units.job import Job
 
@@ -25,22 +26,22 @@ CHECKPOINTS = "training"  # inside `keep`, of the first of several jobs
 VIEWS = "views"  # inside the artifact of `backbone`: a folder for each principle
 
 
-def build(job: Job) -> dict[str, Any]:
+def build(job: PMJob) -> dict[str, Any]:
     result = build_together([job])[job.name]
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def build_together(jobs: Sequence[Job]) -> dict[str, dict[str, Any] | Exception]:
+def build_together(jobs: Sequence[PMJob]) -> dict[str, dict[str, Any] | Exception]:
     """Jobs that differ in their principle alone: the headline numbers of each, or why it could not be trained."""
-    settings = jobs[0].config["pm"]
+    settings = jobs[0].reads.pm
     if isinstance(settings, PretrainedPM):
         return {job.name: headline(_measure(job)) for job in jobs}
     if settings.kind in SHARED:
         return {job.name: headline(_view(job)) for job in jobs}
     by_name = {_principle(job): job for job in jobs}
-    tasks = [task(job, name, job.config.get("principle"), job.out) for name, job in by_name.items()]
+    tasks = [task(job, name, job.reads.principle, job.out) for name, job in by_name.items()]
     ends = train_pms(
         tasks, corpus(jobs[0]), settings, seed=jobs[0].seed,
         on_step=lambda step, steps, losses: [
@@ -51,15 +52,15 @@ def build_together(jobs: Sequence[Job]) -> dict[str, dict[str, Any] | Exception]
     return {by_name[name].name: headline(end) for name, end in ends.items()}
 
 
-def corpus(job: Job) -> Corpus:
+def corpus(job: Job[Any, Any]) -> Corpus:
     """What all preference models of a run are trained on."""
-    settings: TrainedPM = job.config["pm"]
-    pairs, held = (load_pairs(job.inputs["respond"], split) for split in _splits(job))
+    settings: TrainedPM = job.reads.pm
+    pairs, held = (load_pairs(job.needs.respond, split) for split in _splits(job))
     other = outside_base(settings)
     return Corpus(pairs, held, other or base_of(job), None, other is None, job.device, job.dtype)
 
 
-def task(job: Job, name: str, principle: Any, out: Any) -> Task:
+def task(job: Job[Any, Any], name: str, principle: Any, out: Any) -> Task:
     """One principle's verdicts and words. `principle` is None where no single one is judged by."""
     verdicts, held = _verdicts(job, name)
     question, description = (principle.question, principle.description) if principle else (None, None)
@@ -79,9 +80,10 @@ def headline(report: PMReport | UserError) -> dict[str, Any] | UserError:
     }
 
 
-def _view(job: Job) -> PMReport:
+def _view(job: PMJob) -> PMReport:
     """The principle's own folder, by hard links where the file system allows: the network is stored once."""
-    (backbone,) = (folder for name, folder in job.inputs.items() if name.startswith("backbone/"))
+    backbone = job.needs.backbone
+    assert backbone is not None  # the plan gives kinds whose network is shared theirs
     principle = _principle(job)
 
     def link(source: str, target: str) -> None:
@@ -94,26 +96,26 @@ def _view(job: Job) -> PMReport:
     return read_report(principle, job.out)
 
 
-def _measure(job: Job) -> PMReport:
-    settings: PretrainedPM = job.config["pm"]
-    principle = job.config.get("principle")
-    pairs: list[list[Pair]] = [load_pairs(job.inputs["respond"], split) for split in _splits(job)]
+def _measure(job: PMJob) -> PMReport:
+    settings: PretrainedPM = job.reads.pm
+    principle = job.reads.principle
+    pairs: list[list[Pair]] = [load_pairs(job.needs.respond, split) for split in _splits(job)]
     return measure_pretrained(
         _principle(job), settings, *pairs, *_verdicts(job, _principle(job)), job.out,
         text=principle and f"{principle.question} {principle.description}", device=job.device, dtype=job.dtype,
     )  # fmt: skip
 
 
-def _verdicts(job: Job, name: str) -> tuple[list[Verdict], list[Verdict]]:
-    learnt, held = (load_verdicts(job.inputs[f"feedback/{name}"], split) for split in _splits(job))
+def _verdicts(job: Job[Any, Any], name: str) -> tuple[list[Verdict], list[Verdict]]:
+    learnt, held = (load_verdicts(job.needs.feedback[name], split) for split in _splits(job))
     return learnt, held
 
 
-def _splits(job: Job) -> tuple[str, str]:
+def _splits(job: Job[Any, Any]) -> tuple[str, str]:
     """The split that is learnt from, and the one that is held out; the gold judge learns from the other side."""
-    split = job.config.get("split", "train")
+    split = job.reads.split
     return split, OTHER[split]
 
 
-def _principle(job: Job) -> str:
+def _principle(job: PMJob) -> str:
     return job.name.removeprefix("pm/")

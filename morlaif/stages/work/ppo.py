@@ -22,19 +22,19 @@ from morlaif.rl.settings import PPOSettings
 from morlaif.rl.trainer import PPOTrainer
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
+from morlaif.stages.ppo import PPOJob
 from morlaif.stages.work.places import base_of, pm_base_of, policy_of
 from morlaif.stages.work.scoring import open_scores
-from morlaif.units.job import Job
 
 OBJECTIVE = "objective.json"  # what the objective has learnt, where it learns
 
 
-def build(job: Job) -> dict[str, Any]:
-    settings: PPOSettings = job.config["ppo"]
+def build(job: PPOJob) -> dict[str, Any]:
+    settings: PPOSettings = job.reads.ppo
     if job.dtype == torch.float16:
         raise UserError("hardware.dtype: float16 overflows in PPO's updates; use bfloat16 or float32")
-    names = tuple(job.config["names"])
-    pms = {name.removeprefix("pm/"): folder for name, folder in job.inputs.items() if name.startswith("pm/")}
+    names = tuple(job.reads.names)
+    pms = job.needs.pm
 
     # 1. the models: weights that learn stay in float32, whatever the computation's number format
     kept = torch.float32 if settings.policy.kind == "full" else job.dtype
@@ -49,11 +49,10 @@ def build(job: Job) -> dict[str, Any]:
     # 2. the reward: scores, and the objective that makes one number of them. Preference models that are adapters on the
     # SFT model score on the policy's own frozen base, which a whole policy does not keep
     scores = open_scores(job, shared=models.model if settings.policy.kind == "lora" else None)
-    weights = next(folder for name, folder in job.inputs.items() if name.startswith("weigh/"))
-    objective = Objective.load(weights / "weights.json", resolve(job.config["scalarizer"], names), names)
+    objective = Objective.load(job.needs.weigh / "weights.json", resolve(job.reads.scalarizer, names), names)
 
     # 3. train
-    different = {prompt_id(example.messages): example.messages for example in load_split(job.inputs["data"], "train")}
+    different = {prompt_id(example.messages): example.messages for example in load_split(job.needs.data, "train")}
     prompts, held_out = hold_out(list(different.values()), settings.eval_prompts, job.seed)
     trainer = PPOTrainer(
         models, tokenizer, prompts, scores, names, objective, settings,
@@ -65,8 +64,8 @@ def build(job: Job) -> dict[str, Any]:
     # 4. leave the policy, what its objective learnt, its curve and its samples
     if result.other is not None:
         other = "best" if settings.keep == "last" else "last"
-        _leave(trainer, job.inputs["sft"], job.out / other, result.other)
-    _leave(trainer, job.inputs["sft"], job.out)
+        _leave(trainer, job.needs.sft, job.out / other, result.other)
+    _leave(trainer, job.needs.sft, job.out)
     if ranks.is_first():
         if objective.stateful:
             (job.out / OBJECTIVE).write_text(json.dumps(objective.state_dict(), indent=2) + "\n")
@@ -106,7 +105,7 @@ def _leave(trainer: PPOTrainer, sft: Path, folder: Path, weights: dict[str, torc
 
 
 def _critic(
-    job: Job,
+    job: PPOJob,
     settings: PPOSettings,
     pms: Mapping[str, Path],
     model: PreTrainedModel,

@@ -10,11 +10,11 @@ from morlaif.report.figures import FIGURES
 from morlaif.report.page import render
 from morlaif.report.style import save, styled
 from morlaif.report.tables import numbers, spoken
-from morlaif.units.job import Job
+from morlaif.stages.report import ReportJob
 
 
-def build(job: Job) -> dict[str, Any]:
-    run = load(job.inputs, job.config["config"])
+def build(job: ReportJob) -> dict[str, Any]:
+    run = load(job.needs, job.reads.config)
     folder, svgs = job.out / "figures", {}
     folder.mkdir()
     for step, (name, draw) in enumerate(FIGURES.items()):

@@ -9,15 +9,15 @@ from morlaif.data.records import content_id, load_split, save_pairs
 from morlaif.errors import UserError
 from morlaif.models.respond import Responses, sample_pairs, source_pairs
 from morlaif.models.settings import PairResponses, RespondSettings
+from morlaif.stages.respond import RespondJob
 from morlaif.stages.work.places import policy_of
-from morlaif.units.job import Job
 
 SPLITS = ("train", "eval")
 
 
-def build(job: Job) -> dict[str, Any]:
-    settings: RespondSettings = job.config["respond"]
-    examples = {split: load_split(job.inputs["data"], split) for split in SPLITS}
+def build(job: RespondJob) -> dict[str, Any]:
+    settings: RespondSettings = job.reads.respond
+    examples = {split: load_split(job.needs.data, split) for split in SPLITS}
     total = sum(map(len, examples.values()))
     responses: dict[str, Responses] = {}
     if isinstance(settings, PairResponses):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -10,27 +11,26 @@ from transformers import PreTrainedModel
 from morlaif import ranks
 from morlaif.data.records import Message
 from morlaif.errors import UserError
-from morlaif.reward.settings import Column, Layout, PMReward
 from morlaif.reward.sources import Source, open_reward
 from morlaif.stages.work.places import bank_of
 from morlaif.units.job import Job
 
 
-def open_scores(job: Job, shared: PreTrainedModel | None = None) -> Source:
-    """The scores that the unit's policy is trained on, a column for each of its `names`.
+def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> Source:
+    """The scores that the unit's policy is trained on, a column for each of its `names`; the job reads `ScoringReads`.
 
     `shared`: a network in memory on whose tensors adapters that were trained on the same weights score.
     """
 
     def models(names: Sequence[str]) -> Callable[..., Tensor]:
-        folders = {name: job.inputs[f"pm/{name}"] for name in names}
+        folders = {name: job.needs.pm[name] for name in names}
         return bank_of(job, folders, shared).score
 
     return open_reward(
-        layout_of(job),
+        job.reads.layout,
         models=models,
-        criteria={criterion.name: criterion for criterion in job.config.get("criteria", ())},
-        feedback=job.config.get("feedback"),
+        criteria={criterion.name: criterion for criterion in job.reads.criteria or ()},
+        feedback=job.reads.feedback,
         ledger=job.ledger,
     )
 
@@ -46,11 +46,3 @@ class SharedSource:
 
     def take_facts(self) -> Mapping[str, float]:
         return ranks.added(dict(self._source.take_facts()))
-
-
-def layout_of(job: Job) -> Layout:
-    """Units that read no reward have preference models, one for each name."""
-    if "reward" in job.config:
-        return job.config["reward"]
-    columns = tuple(Column(name=name, part="", own=name, weight=1.0) for name in job.config["names"])
-    return Layout(reward=PMReward(kind="pm", principles=None), columns=columns)

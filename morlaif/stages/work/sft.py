@@ -17,16 +17,16 @@ from morlaif.models.load import load_causal_lm, load_tokenizer, point_to, save_p
 from morlaif.models.place import Source
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import LoRASFT, ModelSettings, NoSFT, ScratchSettings, SFTSettings
-from morlaif.units.job import Job
+from morlaif.stages.sft import SFTJob
 
 
-def build(job: Job) -> dict[str, Any]:
-    base: ModelSettings = job.config["model"]
-    settings: SFTSettings = job.config["sft"]
+def build(job: SFTJob) -> dict[str, Any]:
+    base: ModelSettings = job.reads.model
+    settings: SFTSettings = job.reads.sft
     if isinstance(settings, NoSFT):
         return _untouched(job, base)
 
-    examples = load_split(job.inputs["data"], "sft")
+    examples = load_split(job.needs.data, "sft")
     if base.scratch is not None:
         if isinstance(settings, LoRASFT):
             raise UserError("sft.method=lora needs a pretrained model, but model.scratch makes one from nothing")
@@ -47,7 +47,7 @@ def build(job: Job) -> dict[str, Any]:
     return {**asdict(report), "parameters": parameters, "examples": len(examples)}
 
 
-def _save(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _save(job: SFTJob, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """The policy in the run's number format; on several ranks put together, its adapter merged, by the first."""
     if ranks.count() == 1:
         save_policy(model.to(job.dtype), tokenizer, job.out)
@@ -58,7 +58,7 @@ def _save(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     ranks.on_first(lambda: save_policy(plain, tokenizer, job.out, state))
 
 
-def _untouched(job: Job, base: ModelSettings) -> dict[str, Any]:
+def _untouched(job: SFTJob, base: ModelSettings) -> dict[str, Any]:
     if base.path is None:
         raise UserError("sft=none needs a pretrained model (model.path), but model.scratch makes an untrained one")
     source = _source(base)

@@ -19,16 +19,16 @@ from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
 from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
+from morlaif.stages.weigh import WeighJob
 from morlaif.stages.work.places import policy_of
-from morlaif.stages.work.scoring import SharedSource, layout_of, open_scores
-from morlaif.units.job import Job
+from morlaif.stages.work.scoring import SharedSource, open_scores
 
 SINGLE = "single"  # the baseline's one model: there is nothing to weigh
 
 
-def build(job: Job) -> dict[str, Any]:
-    settings: WeightsSettings = job.config["weights"]
-    names = list(job.config["names"])
+def build(job: WeighJob) -> dict[str, Any]:
+    settings: WeightsSettings = job.reads.weights
+    names = list(job.reads.names)
     score = SharedSource(open_scores(job))
 
     # 1. frozen statistics on responses of the SFT model
@@ -42,7 +42,7 @@ def build(job: Job) -> dict[str, Any]:
     # 2. weights, signed, of scores normalised by that scale
     details: dict[str, Any] = {"method": settings.method, "responses_from": source}
     zero = settings.zeroed(names)
-    mixed = np.array([column.weight for column in layout_of(job).columns])  # of the parts of a mixture
+    mixed = np.array([column.weight for column in job.reads.layout.columns])  # of the parts of a mixture
     if names == [SINGLE] or settings.method == "equal":
         weights = np.ones(len(names))
     elif settings.method == "given":
@@ -72,14 +72,14 @@ def build(job: Job) -> dict[str, Any]:
     return {f"weight/{name}": float(d * w) for name, d, w in zip(names, direction, weight, strict=True)}
 
 
-def _sft_responses(job: Job, settings: WeightsSettings) -> tuple[list[list[Message]], list[str], str]:
+def _sft_responses(job: WeighJob, settings: WeightsSettings) -> tuple[list[list[Message]], list[str], str]:
     """Prompts, responses of the SFT model, and where these come from: the `respond` artifact if it sampled them."""
-    pairs = load_pairs(job.inputs["respond"], "train")
+    pairs = load_pairs(job.needs.respond, "train")
     if pairs and all(pair.human is None for pair in pairs):
         rows = [(pair.messages, text) for pair in pairs for text in (pair.first, pair.second)][: settings.prompts]
         if len(rows) >= 2:
             return [messages for messages, _ in rows], [text for _, text in rows], "respond"
-    examples = load_split(job.inputs["data"], "train")[: settings.prompts]
+    examples = load_split(job.needs.data, "train")[: settings.prompts]
     if len(examples) < 2:
         raise UserError("weigh: the data's split 'train' has fewer than two prompts to take statistics from")
     model, tokenizer = policy_of(job)
@@ -92,13 +92,13 @@ def _sft_responses(job: Job, settings: WeightsSettings) -> tuple[list[list[Messa
 
 
 def _regressed(
-    job: Job, settings: WeightsSettings, score: Source, zero: list[str]
+    job: WeighJob, settings: WeightsSettings, score: Source, zero: list[str]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Coefficients of raw scores (K,), their intervals (K, 2), and the report; zeros for the principles in `zero`."""
-    train = _labelled(load_split(job.inputs["data"], "train"))[: settings.regression_pairs]
+    train = _labelled(load_split(job.needs.data, "train"))[: settings.regression_pairs]
     if not train:
         raise UserError("weights=regressed: no row of the data's split 'train' has a human preference to learn from")
-    held = _labelled(load_split(job.inputs["data"], "eval"))
+    held = _labelled(load_split(job.needs.data, "eval"))
     names = list(score.names)
     kept = np.array([name not in zero for name in names])
     difference, label = _differences(score, train)

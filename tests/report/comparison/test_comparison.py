@@ -17,6 +17,7 @@ from morlaif.hardware import HardwareSettings
 from morlaif.report.comparison.charts import front
 from morlaif.report.comparison.data import Comparison, load
 from morlaif.report.comparison.page import add_jobs
+from morlaif.stages.compare import CompareReads
 from morlaif.stages.work import compare
 from morlaif.units.job import Job
 
@@ -25,16 +26,28 @@ HUMAN = {"comparisons": {"policy_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.
                          "policy_vs_sft": {"win": 0.7, "tie": 0.1, "loss": 0.2, "n": 60}}}  # fmt: skip
 
 
-def build(made: tuple[list[dict], dict[str, Path]], out: Path, **reads) -> tuple[dict, str]:
+def build(made: tuple[list[dict], dict[str, Path]], out: Path, **changes) -> tuple[dict, str]:
     runs, inputs = made
     out.mkdir()
     principles = {"helpfulness": ["helpfulness"], "empathy": ["empathy"]}
     config = {
         "runs": runs, "judge": RulesJudge(source="rules"), "judge_note": "Judged.", "why_not": "", "prompts": None,
-        "principles": principles, "confidence": 0.95, "resamples": 200, **reads,
+        "principles": principles, "confidence": 0.95, "resamples": 200, **changes,
     }  # fmt: skip
     hardware = HardwareSettings.model_construct(device="cpu", dtype="float32", threads=1)
-    job = Job("compare", "compare", "0" * 16, config, inputs, out, out, out, 0, hardware, lambda *_: None)
+    job = Job(
+        "compare",
+        "compare",
+        "0" * 16,
+        CompareReads(seed=0, **config),
+        inputs,
+        out,
+        out,
+        out,
+        0,
+        hardware,
+        lambda *_: None,
+    )
     compare.build(job)
     return json.loads((out / "comparison.json").read_text()), (out / "comparison.html").read_text()
 

@@ -1,0 +1,141 @@
+"""What a plan is made of besides its units, and what is wrong with it before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from morlaif.config import Config
+from morlaif.errors import UserError, suggest
+from morlaif.evaluation.settings import EvalSettings, HfJudge
+from morlaif.feedback.settings import Criterion, PrinciplesSettings
+from morlaif.planning.contents import Contents
+from morlaif.preference.kinds import kind_of
+from morlaif.preference.settings import PMSettings
+from morlaif.reward.settings import JudgeReward, Layout, PMReward, check, layout, of_baseline
+from morlaif.scalarize.registry import resolve
+
+SINGLE = "single"  # the baseline: one preference model for a constitution of principles
+
+
+def existing_weights(pm: PMSettings, name: str, contents: Contents) -> str | None:
+    """What tells the weights of a reward model that exists already from others that may come to lie in their place.
+
+    Raises:
+        UserError: no reward model is named for this principle.
+    """
+    kind = kind_of(pm)
+    if kind.trains:
+        return None
+    source = kind.existing.get(name)
+    if source is None:
+        only = " or leave the baseline out: arms=[multi]" if name == SINGLE else ""
+        raise UserError(f"pm.paths: no reward model for '{name}'; give 'pm.paths={{{name}: <folder or hub id>}}'{only}")
+    return contents.model(source.key, source.path, source.revision, source.trust_remote_code)
+
+
+def rewards_of(config: Config) -> dict[str, Layout]:
+    """What each arm's policy is rewarded by.
+
+    Raises:
+        UserError: a mistake in the group `reward` that shows before anything is built.
+    """
+    check(config.reward, config.feedback)
+    names = [principle.name for principle in config.principles.chosen]
+    return {"multi": layout(config.reward, names), "single": of_baseline(config.reward)}
+
+
+def objective_problems(config: Config) -> Iterator[str]:
+    """What is wrong with the reward and the objective, a line each."""
+    try:
+        rewards = rewards_of(config)
+        check_objective(config, rewards["multi"])
+    except UserError as error:
+        yield from str(error).splitlines()
+
+
+def reward_reads(config: Config, reward: Layout) -> dict[str, Any]:
+    """What a unit that scores reads besides the names. Of preference models alone, nothing: it needs their units."""
+    if isinstance(reward.reward, PMReward):
+        return {}
+    reads: dict[str, Any] = {"reward": reward}
+    judged = {column.own for part in reward.judges for column in reward.of(part)}
+    if judged:
+        reads["criteria"] = tuple(c for c in _criteria(config.principles, reward.reward) if c.name in judged)
+    if any(judge.engine is None for judge in reward.judges.values()):
+        reads["feedback"] = config.feedback
+    return reads
+
+
+def _criteria(principles: PrinciplesSettings, reward: Any) -> list[Criterion]:
+    """How a judge is asked for the rating under each principle, and for the baseline's overall one."""
+    made = [principles.criterion(principle) for principle in principles.chosen]
+    if isinstance(reward, JudgeReward):
+        constitution = {principle.name: principle for principle in principles.constitution}
+        name = reward.overall or next(iter(constitution))
+        if name not in constitution:
+            known = ", ".join(constitution)
+            hint = suggest(name, constitution)
+            raise UserError(f"reward.overall: no principle '{name}' in the constitution.{hint} Known: {known}.")
+        made.append(principles.criterion(constitution[name], SINGLE))
+    return made
+
+
+def read_outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the evaluation reads from outside the run: the identity of each further policy, and the benchmark's file.
+
+    Raises:
+        UserError: one is not there, or a row of the file is not as it should be; said before hours of training.
+    """
+    if isinstance(settings.judge, HfJudge) and settings.judge.engine.path is None:
+        raise UserError("eval.judge.engine.path: give the judge's folder in Hugging Face format, or a hub id")
+    reads = {"policies": contents.policies(settings)} if settings.policies else {}
+    if settings.rewardbench is None:
+        return reads, ()
+    from morlaif.evaluation.rewardbench import read_bench
+
+    path = Path(settings.rewardbench).expanduser().absolute()
+    read_bench(path)
+    return reads, contents.files([path])
+
+
+def check_objective(config: Config, reward: Layout) -> None:
+    """What the objective would stumble over later.
+
+    Raises:
+        UserError: a weight of a principle that nobody has defined (a run may use fewer than its weights name), a
+            wrong parameter of the scalarizer, or of one that the evaluation compares with, or a normaliser that does
+            not fit the rest.
+    """
+    known = list(dict.fromkeys([*config.principles.definitions, *reward.names]))
+    for key, names in (("zero", config.weights.zero), ("values", config.weights.values or {})):
+        for name in names:
+            if name not in known and name != SINGLE:
+                hint = f"{suggest(name, known)} Known: {', '.join(known)}."
+                raise UserError(f"weights.{key}: no principle '{name}'.{hint}")
+    for name, other in config.eval.scalarizers.items():
+        try:  # it may name a principle that this run has not: it is left out then
+            resolve(other).check(known)
+        except UserError as error:
+            line = str(error)
+            raise UserError(f"eval.scalarizers.{name}{line.removeprefix('scalarizer')}") from None
+    names = list(reward.names)
+    # a wrong parameter is said now, not after hours of training
+    scalarizer = resolve(config.scalarizer, config.weights.counting(names) if "multi" in config.arms else names)
+    if config.ppo.keep == "best" and (scalarizer.stateful or config.weights.normalizer == "running"):
+        raise UserError(
+            "ppo.keep=best compares held-out rewards of different steps, and this objective is not the same at each "
+            f"(scalarizer {scalarizer.name}, weights.normalizer={config.weights.normalizer}): use ppo.keep=last"
+        )
+    if config.weights.normalizer == "group":
+        if config.ppo.samples_per_prompt < 2:
+            raise UserError(
+                "weights.normalizer=group normalises within the answers to one prompt, and "
+                f"ppo.samples_per_prompt={config.ppo.samples_per_prompt}: sample 2 or more (4 to 16 are usual)"
+            )
+        if config.ppo.advantage == "grpo":
+            raise UserError(
+                "weights.normalizer=group with ppo.advantage=grpo would divide by the group's deviation twice: "
+                "use ppo.advantage=gdpo, or weights.normalizer=frozen"
+            )

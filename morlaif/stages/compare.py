@@ -1,0 +1,40 @@
+"""Stage `compare`: judge the policies of finished runs against one another, and show the runs on one page.
+
+It reads finished runs and stands alone: no part of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from morlaif.evaluation.settings import JudgeSettings
+from morlaif.units.job import Job, Reads
+from morlaif.units.unit import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareReads(Reads):
+    runs: Sequence[Mapping[str, Any]]  # name, config, units, human
+    judge: JudgeSettings | None  # that the runs share
+    judge_note: str
+    why_not: str  # where they share none
+    principles: Mapping[str, Sequence[str]]  # what each covers
+    prompts: int
+    confidence: float
+    resamples: int
+
+
+CompareJob = Job[CompareReads, dict[str, Path]]
+
+
+class Compare(Stage[CompareReads, dict[str, Path]]):
+    name = "compare"
+    version = 3
+    reads = CompareReads
+    work = "morlaif.stages.work.compare"
+
+
+STAGE = Compare()

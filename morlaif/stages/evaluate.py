@@ -1,0 +1,65 @@
+"""Stage `evaluate`: how far the preference models, the objectives and the policies got, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from morlaif.evaluation.settings import EvalSettings
+from morlaif.feedback.settings import Principle
+from morlaif.memory.advice import halves
+from morlaif.memory.estimate import StageMemory
+from morlaif.memory.machine import Machine
+from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages.places import Places
+from morlaif.units.job import Job, Reads
+from morlaif.units.unit import Stage, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReads(Reads):
+    eval: EvalSettings
+    scalarizer: ScalarizerSettings
+    objective: str  # what results call it
+    principles: tuple[Principle, ...]
+    arms: tuple[str, ...]
+    places: Places
+    policies: Mapping[str, str] | None = None  # which they are that come from outside
+
+
+@dataclass(frozen=True)
+class EvaluateNeeds:
+    data: Path
+    sft: Path
+    respond: Path
+    feedback: Mapping[str, Path]
+    pm: Mapping[str, Path]
+    weigh: Mapping[str, Path]  # by arm
+    ppo: Mapping[str, Path]  # by arm
+
+
+EvaluateJob = Job[EvaluateReads, EvaluateNeeds]
+
+
+class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
+    name = "evaluate"
+    version = 3
+    reads = EvaluateReads
+    needs = EvaluateNeeds
+    work = "morlaif.stages.work.evaluate"
+    artifact = "evaluation"
+    loads_model = True
+
+    def on_ranks(self, reads: EvaluateReads) -> bool:
+        return True
+
+    def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
+        s = unit.reads.eval
+        return machine.sampling("evaluate", s.batch_size, s.max_prompt_tokens, s.max_new_tokens, machine.bank())
+
+    def smaller(self, reads: EvaluateReads) -> Iterator[str]:
+        return halves("eval.batch_size", reads.eval.batch_size)
+
+
+STAGE = Evaluate()

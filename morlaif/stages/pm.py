@@ -1,0 +1,155 @@
+"""Stage `pm`: one preference model, trained on the verdicts of one principle, or several of them in one pass.
+
+Kinds whose network is shared are trained by stage `backbone`; here each principle gets its own view of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from morlaif.batches import Cut, cut
+from morlaif.feedback.settings import Principle
+from morlaif.memory.advice import halves
+from morlaif.memory.estimate import Item, Rows, StageMemory
+from morlaif.memory.machine import FORWARD, Machine, operations
+from morlaif.preference.kinds import Footprint, kind_of
+from morlaif.preference.settings import PMSettings
+from morlaif.stages.places import Places
+from morlaif.units.job import Job, Reads
+from morlaif.units.unit import Stage, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class PMReads(Reads):
+    pm: PMSettings
+    split: str  # of the pairs that it learns from: train, or eval for the judge of last resort
+    places: Places
+    principle: Principle | None  # none where no single principle is judged by
+    weights: str | None = None  # which tells the weights of a reward model that exists already from others
+
+
+@dataclass(frozen=True)
+class PMNeeds:
+    respond: Path
+    sft: Path | None
+    feedback: Mapping[str, Path]  # of its own principle
+    backbone: Path | None
+
+
+PMJob = Job[PMReads, PMNeeds]
+
+
+class PM(Stage[PMReads, PMNeeds]):
+    name = "pm"
+    version = 3
+    reads = PMReads
+    needs = PMNeeds
+    work = "morlaif.stages.work.pm"
+    artifact = "preference-model"
+    loads_model = True
+    paired = True
+
+    def on_ranks(self, reads: PMReads) -> bool:
+        return kind_of(reads.pm).on_ranks
+
+    def cut(self, reads: PMReads, ranks: int) -> Cut:
+        return batch_of(reads.pm, ranks)
+
+    def clips(self, reads: PMReads) -> float:
+        return clip_of(reads.pm)
+
+    def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
+        kind = kind_of(unit.reads.pm)
+        return (
+            None if kind.shared or not kind.trains else training(unit, machine)
+        )  # nothing, or a view of what is there
+
+    def smaller(self, reads: PMReads) -> Iterator[str]:
+        return smaller_training(reads.pm)
+
+    def simpler(self, reads: PMReads) -> Iterator[str]:
+        return simpler_training(reads.pm)
+
+
+# --- What stage `backbone` has in common with it ---------------------------------------------------------------------
+
+
+def batch_of(settings: PMSettings, ranks: int) -> Cut:
+    batch = kind_of(settings).batch
+    return Cut(1, 1) if batch is None else cut(batch.size, batch.micro, ranks, key="pm")
+
+
+def clip_of(settings: PMSettings) -> float:
+    norm: float = getattr(settings, "max_grad_norm", 0.0)
+    return norm
+
+
+def training(unit: Unit, machine: Machine) -> StageMemory | None:
+    """Of one preference model, or of those that learn in one pass."""
+    held, batch, layout = machine.kind, kind_of(unit.reads.pm).batch, machine.layout
+    if held is None or batch is None:
+        return None
+    lora, checkpointing = held.lora, held.gradient_checkpointing
+    rows = Rows(2 * batch_of(unit.reads.pm, layout.ranks).micro, held.max_length)
+    members, together = _members(held, rows, machine.models)
+    if lora is None:
+        learning, always = members * machine.base.parameters, layout.trained(machine.base)
+    else:
+        learning = members * machine.adapter(lora)
+        adapters = layout.adapters(machine.adapter(lora), learn=members, whole=True)
+        always = layout.frozen(machine.base) + adapters
+    top = replace(machine.base, layers=max(1, round(held.top * machine.base.layers)))  # what keeps numbers to go back
+    work = layout.activations(
+        top, rows._replace(rows=rows.rows * together), checkpointing, logits=False,
+        lora=(lora.r, lora.dropout) if lora else None, stacked=together,
+    )  # fmt: skip
+    if held.cache_gb:
+        always.append(Item("cache", _kept_states(unit, held, machine), "states below the top, at most cache_gb"))
+    always += layout.gathers(machine.base, learns=lora is None)
+    tokens = 2 * batch.size * held.max_length
+    factor = (1 - held.top) * FORWARD + held.top * together * operations(lora is not None, checkpointing)
+    turns = {"learning": work, "testing": layout.scoring(machine.base, held.max_length)}
+    seconds = machine.compute(machine.base, tokens, factor)
+    stepped = 0 if lora else learning  # DeepSpeed knows nothing of adapters
+    return machine.stage(unit.stage.name, always, turns, stepped, seconds, f"of {batch.size} pairs")
+
+
+def smaller_training(settings: PMSettings) -> Iterator[str]:
+    kind = kind_of(settings)
+    if kind.batch is None:
+        return
+    if kind.footprint is not None and not kind.footprint.gradient_checkpointing:
+        yield "pm.gradient_checkpointing=true"
+    yield from halves("pm.micro_batch_size", kind.batch.micro or kind.batch.size)
+    if kind.joint > 1:
+        yield "pm.joint=1"
+
+
+def simpler_training(settings: PMSettings) -> Iterator[str]:
+    kind = kind_of(settings)
+    if kind.footprint is not None and kind.footprint.lora is None:
+        yield "pm=lora"
+
+
+def _members(held: Footprint, rows: Rows, models: int) -> tuple[int, int]:
+    """Members that learn in one unit: an ensemble's, a worker's part of the principles; and of them at once."""
+    if held.joint == 1:
+        return held.members, held.members
+    members = held.members * min(max(1, models), held.joint)
+    at_once = members if held.joint_tokens is None else max(1, held.joint_tokens // (rows.rows * rows.tokens))
+    return members, min(members, at_once)
+
+
+def _kept_states(unit: Unit, held: Footprint, machine: Machine) -> float:
+    """Bytes of the states below the top layers of all training pairs, where their number is known."""
+    most = held.cache_gb * 1e9
+    data: Any = unit.of("respond")[0].of("data")[0].reads.data
+    pairs = getattr(data, "train", None) or getattr(data, "limit", None)
+    size = machine.base.width * machine.layout.element * 2 * held.max_length
+    return most if not isinstance(pairs, int) or pairs * size > most else pairs * size
+
+
+STAGE = PM()

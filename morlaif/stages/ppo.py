@@ -1,0 +1,141 @@
+"""Stage `ppo`: align the SFT policy with one objective over the scores of its responses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from morlaif.batches import Cut
+from morlaif.memory.advice import halves
+from morlaif.memory.dimensions import Dimensions
+from morlaif.memory.estimate import Item, Rows, StageMemory
+from morlaif.memory.machine import FORWARD, Machine, operations
+from morlaif.rl.settings import PPOSettings
+from morlaif.settings import Settings
+from morlaif.stages.scoring import Method, MethodNeeds, MethodReads
+from morlaif.units.job import Job
+from morlaif.units.unit import Unit
+
+BLOCKS = ("llama", "qwen2")  # models whose last layer leaves out what nobody reads (morlaif.models.tail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOReads(MethodReads):
+    ppo: PPOSettings
+
+
+PPOJob = Job[PPOReads, MethodNeeds]
+
+
+class PPO(Method[PPOReads, MethodNeeds]):
+    name = "ppo"
+    version = 5
+    reads = PPOReads
+    work = "morlaif.stages.work.ppo"
+    resumes = True
+
+    def settings(self, groups: Mapping[str, Settings], params: Mapping[str, Any]) -> dict[str, Any]:
+        return {"ppo": groups["ppo"]}
+
+    def on_ranks(self, reads: PPOReads) -> bool:
+        return True
+
+    def cut(self, reads: PPOReads, ranks: int) -> Cut:
+        return Cut(reads.ppo.micro_batch_size, 1)  # the loop cuts its minibatches by length and steps by itself
+
+    def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
+        s, layout, policy = unit.reads.ppo, machine.layout, machine.policy
+        length = s.max_prompt_length + s.max_new_tokens
+        rollouts = -(-s.rollouts // layout.ranks)
+        at_once = min(s.generation_batch_size, rollouts)
+        vllm, lora = s.rollout == "vllm", s.policy.kind == "lora"
+        always, learning = _policy(s, machine)
+        always += machine.bank(base=not _one_base(s, machine))
+        sampling = _vllm(s, machine) if vllm else layout.cache(policy, Rows(at_once, length))
+        if vllm and not s.vllm.sleep:
+            always, sampling = [*always, *sampling], []
+        always += layout.gathers(policy, learns=True)
+
+        update = Rows(min(s.micro_batch_size, rollouts), length)
+        rank, checkpointing = (s.policy.r, 0.0) if lora else None, s.policy.gradient_checkpointing
+        kept = _kept_whole(s, machine)
+        turns = {
+            "sampling": sampling,
+            "scoring": machine.scoring(),
+            "learning": [
+                *layout.activations(kept, update, checkpointing, logits=False, lora=rank),
+                machine.logits(update.rows * s.max_new_tokens),
+            ],
+        }
+        seconds = machine.generation(
+            s.rollouts, at_once, s.max_new_tokens, vllm_parts=s.vllm.tensor_parallel_size if vllm else 0
+        )
+        if machine.kind is not None:
+            seconds += machine.compute(machine.base, s.rollouts * machine.kind.max_length, FORWARD * machine.models)
+        factor = 2 * FORWARD + s.epochs * operations(lora, checkpointing)
+        seconds += machine.compute(policy, s.rollouts * length, factor)
+        return machine.stage("ppo", always, turns, learning, seconds, f"of {s.rollouts} rollouts")
+
+    def smaller(self, reads: PPOReads) -> Iterator[str]:
+        s = reads.ppo
+        if not s.policy.gradient_checkpointing:
+            yield "ppo.policy.gradient_checkpointing=true"
+        yield from halves("ppo.micro_batch_size", s.micro_batch_size)
+        yield from halves("ppo.generation_batch_size", s.generation_batch_size)
+
+    def simpler(self, reads: PPOReads) -> Iterator[str]:
+        if reads.ppo.critic.kind == "separate":
+            yield "ppo.critic.kind=shared"
+        if reads.ppo.policy.kind == "full":
+            yield "ppo.policy.kind=lora"
+
+
+def _policy(s: PPOSettings, machine: Machine) -> tuple[list[Item], int]:
+    """Policy, reference and critic; how many parameters learn."""
+    layout, policy = machine.layout, machine.policy
+    always: list[Item] = []
+    if s.policy.kind == "lora":
+        adapters, size = 2 if s.critic.kind == "adapter" else 1, policy.lora(s.policy.r)
+        always += layout.frozen(policy) + layout.adapters(size, learn=adapters)
+        learning = adapters * size
+    else:
+        always += layout.trained(policy)
+        twin = layout if layout.ranks > 1 else replace(layout, element=4)  # a copy of weights in float32
+        always += [item._replace(formula=f"reference: {item.formula}") for item in twin.frozen(policy)]
+        learning = policy.parameters
+    if s.critic.kind == "separate":
+        always += [item._replace(formula=f"critic: {item.formula}") for item in layout.trained(policy)]
+        learning += policy.parameters
+    return always, learning
+
+
+def _vllm(s: PPOSettings, machine: Machine) -> list[Item]:
+    """What vLLM takes of the training GPUs: the share that it is given, or at least its copy of the weights."""
+    v = s.vllm
+    if v.mode == "server":
+        return []
+    copy = machine.policy.parameters * machine.layout.element / v.tensor_parallel_size
+    share = v.gpu_memory_utilization * machine.hardware.machine.device_memory * 1e9
+    text = f"vLLM: {v.gpu_memory_utilization:g} of the GPU, its copy of the weights ({copy / 1e9:.1f} GB) among it"
+    return [Item("cache", max(share, copy), text)]
+
+
+def _kept_whole(s: PPOSettings, machine: Machine) -> Dimensions:
+    """The policy without its last layer, where that keeps what the response's places need and frees it first.
+
+    See `morlaif.models.tail`; at most half of the places being read, the layer below then has the peak.
+    """
+    layout, policy = machine.layout, machine.policy
+    partly = not layout.cuda and layout.stage == 0 and layout.element == 4 and policy.kind in BLOCKS
+    partly = partly and not s.policy.gradient_checkpointing and s.max_new_tokens <= s.max_prompt_length
+    return replace(policy, layers=policy.layers - 1) if partly and policy.layers > 1 else policy
+
+
+def _one_base(s: PPOSettings, machine: Machine) -> bool:
+    """Under stage 3 one frozen base carries the policy's adapter and those of the preference models."""
+    adapters = machine.kind is not None and machine.kind.lora is not None
+    return machine.layout.stage == 3 and s.policy.kind == "lora" and adapters and machine.on_policy
+
+
+STAGE = PPO()

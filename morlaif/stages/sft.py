@@ -1,0 +1,78 @@
+"""Stage `sft`: the policy that everything starts from, fine-tuned on demonstrations or left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from morlaif.batches import Cut, cut
+from morlaif.memory.advice import halves
+from morlaif.memory.estimate import Rows, StageMemory
+from morlaif.memory.machine import Machine, operations
+from morlaif.models.settings import FullSFT, LoRASFT, ModelSettings, NoSFT, SFTSettings
+from morlaif.units.job import Job, Reads
+from morlaif.units.unit import Stage, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTReads(Reads):
+    model: ModelSettings
+    sft: SFTSettings
+
+
+@dataclass(frozen=True)
+class SFTNeeds:
+    data: Path
+
+
+SFTJob = Job[SFTReads, SFTNeeds]
+
+
+class SFT(Stage[SFTReads, SFTNeeds]):
+    name = "sft"
+    version = 3
+    reads = SFTReads
+    needs = SFTNeeds
+    work = "morlaif.stages.work.sft"
+    artifact = "model"
+    loads_model = True
+
+    def on_ranks(self, reads: SFTReads) -> bool:
+        return not isinstance(reads.sft, NoSFT)
+
+    def cut(self, reads: SFTReads, ranks: int) -> Cut:
+        s = reads.sft
+        return Cut(1, 1) if isinstance(s, NoSFT) else cut(s.batch_size, s.micro_batch_size, ranks, key="sft")
+
+    def clips(self, reads: SFTReads) -> float:
+        return 0.0 if isinstance(reads.sft, NoSFT) else reads.sft.max_grad_norm
+
+    def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
+        s = unit.reads.sft
+        if isinstance(s, NoSFT):
+            return None
+        layout, policy = machine.layout, machine.policy
+        rows = Rows(self.cut(unit.reads, layout.ranks).micro, s.max_length)
+        lora = s.lora if isinstance(s, LoRASFT) else None
+        always, learning = machine.learner(policy, lora)
+        adapter = (lora.r, lora.dropout) if lora else None
+        work = layout.activations(policy, rows, s.gradient_checkpointing, logits=True, lora=adapter)
+        always += layout.gathers(policy, learns=True)
+        tokens = s.batch_size * s.max_length
+        seconds = machine.compute(policy, tokens, operations(lora is not None, s.gradient_checkpointing))
+        return machine.stage("sft", always, {"learning": work}, learning, seconds, f"of {s.batch_size} rows")
+
+    def smaller(self, reads: SFTReads) -> Iterator[str]:
+        s = reads.sft
+        if not isinstance(s, NoSFT):
+            if not s.gradient_checkpointing:
+                yield "sft.gradient_checkpointing=true"
+            yield from halves("sft.micro_batch_size", s.micro_batch_size or s.batch_size)
+
+    def simpler(self, reads: SFTReads) -> Iterator[str]:
+        if isinstance(reads.sft, FullSFT):
+            yield "sft=lora"
+
+
+STAGE = SFT()
