@@ -55,7 +55,7 @@ class Kind(NamedTuple):
         if not isinstance(self.by, OneOf):
             return list(self.members)
         ours = [tag for tag in self.members if tag != OneOf.OTHERS]
-        return list(dict.fromkeys([*ours, *self.by.registry.names()]))
+        return [*ours, *filter(self.by.registry.is_others, self.by.registry.names())]
 
     @property
     def optional(self) -> bool:

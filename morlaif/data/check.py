@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from morlaif.data.files import read_rows
-from morlaif.data.load import input_files, read_example
+from morlaif.data.load import input_files, name_of, read_example, rows_of
 from morlaif.data.records import Example, Message
 from morlaif.data.rows import MalformedRow, UnusableRow
-from morlaif.data.settings import DataSettings, RowsData
+from morlaif.data.settings import DataSettings, HubData, ToyData
 from morlaif.errors import UserError
 from morlaif.files import read_json, read_text
 
@@ -41,26 +40,27 @@ def data_problems(
     except UserError as error:
         yield str(error)
         return
-    if not files or not isinstance(settings, RowsData):
+    if isinstance(settings, ToyData) or (isinstance(settings, HubData) and not files):
         return
+    key = "data.path" if files else "data.source"
     seen: list[Example] = []
     whole = True  # whether all rows were looked at
     end = time.monotonic() + SECONDS
-    rows = read_rows(files[0], settings.path)
+    rows = rows_of(settings)
     try:
         for where, row in islice(rows, ROWS):
             try:
                 example = read_example(row, settings)
             except UnusableRow as error:
                 if settings.bad_rows == "error":
-                    yield f"data.path: {where}: {error}; or leave such rows out with data.bad_rows=skip"
+                    yield f"{key}: {where}: {error}; or leave such rows out with data.bad_rows=skip"
                     return
                 continue
             if pairs and example.chosen is None:
-                yield f"data.path: {where}: no pair of responses; respond=pairs wants one in each, respond=sample none"
+                yield f"{key}: {where}: no pair of responses; respond=pairs wants one in each, respond=sample none"
                 return
             if (why := refuses(example.messages)) is not None:
-                yield f"data.path: {where}: {why}"
+                yield f"{key}: {where}: {why}"
                 return
             seen.append(example)
             if time.monotonic() > end:
@@ -68,15 +68,15 @@ def data_problems(
                 break
         whole = whole and next(rows, None) is None
     except MalformedRow as error:
-        yield f"data.path: {where}: {error}"
+        yield f"{key}: {where}: {error}"
         return
     except UserError as error:
-        yield f"data.path: {error}"
+        yield f"{key}: {error}"
         return
     if whole and len(seen) < 2:
-        yield f"data.path: {settings.path}: {len(seen)} usable rows; it must hold at least two prompts"
+        yield f"{key}: {name_of(settings)}: {len(seen)} usable rows; it must hold at least two prompts"
     elif whole and demonstrations and all(example.demonstration is None for example in seen):
-        yield f"data.path: {settings.path}: no row holds a demonstration for SFT to imitate; use sft=none or other data"
+        yield f"{key}: {name_of(settings)}: no row holds a demonstration for SFT to imitate; use sft=none or other data"
 
 
 def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:

@@ -31,8 +31,8 @@ _WHAT = "one JSON object a line"
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def find_file(key: str, given: str) -> Path:
-    """The absolute path of the file that the setting `key` names; it can be opened.
+def find_file(key: str, given: str, wanted: str = "one JSONL(.gz) file") -> Path:
+    """The absolute path of the file that the setting `key` names; it can be opened. `wanted`: what it should be.
 
     Raises:
         UserError: it is not there, no file, or may not be read.
@@ -41,10 +41,10 @@ def find_file(key: str, given: str) -> Path:
     try:
         if os.path.isdir(path) or not os.path.exists(path):  # false too for names that no file can have
             what = "is a folder" if os.path.isdir(path) else "there is no such file"
-            raise UserError(f"{key}: {given!r}: {what}; name one JSONL(.gz) file, relative to {Path.cwd()}")
+            raise UserError(f"{key}: {given!r}: {what}; name {wanted}, relative to {Path.cwd()}")
         open_file(path, _WHAT, failure=lambda line: UserError(f"{key}: {line}")).close()
     except ValueError:
-        raise UserError(f"{key}: {given!r}: no file has such a name; name one JSONL(.gz) file") from None
+        raise UserError(f"{key}: {given!r}: no file has such a name; name {wanted}") from None
     return path
 
 

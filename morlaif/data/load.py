@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 from morlaif.data.files import find_file, read_rows
 from morlaif.data.records import Example
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
-from morlaif.data.settings import DataSettings, HubData, JsonlData, ToyData
+from morlaif.data.settings import DataSettings, HubData, JsonlData, PluginData, ToyData
 from morlaif.data.split import deduplicate, draw, hold_out, openings
 from morlaif.errors import UserError
+
+RowSource = JsonlData | HubData | PluginData
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,15 @@ def input_files(settings: DataSettings) -> list[Path]:
     """The files whose content the examples depend on. Light: reads nothing.
 
     Raises:
-        UserError: the settings name no source, or a file that is not there.
+        UserError: the settings name no source, or a file that is not there; or the function of another package is not
+            there, or has other parameters.
     """
     if isinstance(settings, ToyData):
         return []
+    if isinstance(settings, PluginData):
+        files = [] if settings.path is None else [find_file("data.path", settings.path, "a file")]
+        settings.found(*(files or [None]))
+        return files
     if settings.path is None:
         if isinstance(settings, JsonlData):
             raise UserError("data.path: null; name the file to read, as in data.path=prompts.jsonl")
@@ -44,13 +51,11 @@ def input_files(settings: DataSettings) -> list[Path]:
     return [find_file("data.path", settings.path)]
 
 
-def load(settings: HubData | JsonlData, seed: int) -> Loaded:
+def load(settings: RowSource, seed: int) -> Loaded:
     """Read, check, deduplicate, draw and split the examples of a source. The order of its rows does not matter."""
-    files = input_files(settings)
-    rows = read_rows(files[0], settings.path) if files else _hub_rows(settings)
     skipped: list[dict[str, str]] = []
-    examples = list(_examples(rows, settings, skipped))
-    source = settings.path or settings.id
+    examples = list(_examples(rows_of(settings), settings, skipped))
+    source = name_of(settings)
     if not examples:
         raise UserError(f"{source}: no usable row ({len(skipped)} skipped); it must hold at least two prompts")
 
@@ -66,8 +71,43 @@ def load(settings: HubData | JsonlData, seed: int) -> Loaded:
     return Loaded(splits, *counts, skipped, openings(chosen), left_out)
 
 
+def name_of(settings: RowSource) -> str:
+    """What messages call a source."""
+    return settings.path or (settings.id if isinstance(settings, HubData) else settings.source) or ""
+
+
+def rows_of(settings: RowSource) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of every row of a source.
+
+    Raises:
+        UserError: the source, or the place of what cannot be read.
+    """
+    files = input_files(settings)
+    if isinstance(settings, PluginData):
+        return _rows_of_others(settings, *(files or [None]))
+    if files:
+        return read_rows(files[0], settings.path)
+    assert isinstance(settings, HubData)  # a file is its own only source
+    return hub_rows(settings)
+
+
+def _rows_of_others(settings: PluginData, file: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    name, place = name_of(settings), 0
+    try:
+        for row in settings.found(file)():
+            place += 1
+            if not isinstance(row, Mapping):
+                raise UserError(
+                    f"{name}, row {place}: '{settings.source}' gave {type(row).__name__}; each row must be a "
+                    "mapping of columns"
+                )
+            yield f"{name}, row {place}", dict(row)
+    except ValueError as error:  # as a reader says of text that it cannot read
+        raise UserError(f"{name}, after row {place}: '{settings.source}' cannot read it: {error}") from error
+
+
 def _examples(
-    rows: Iterable[tuple[str, dict[str, Any]]], settings: JsonlData | HubData, skipped: list[dict[str, str]]
+    rows: Iterable[tuple[str, dict[str, Any]]], settings: RowSource, skipped: list[dict[str, str]]
 ) -> Iterator[Example]:
     """Examples of the rows; useless ones are an error or go to `skipped`, as the settings say."""
     for where, row in rows:
@@ -81,7 +121,7 @@ def _examples(
             skipped.append({"where": where, "why": str(error)})
 
 
-def read_example(row: dict[str, Any], settings: JsonlData | HubData) -> Example:
+def read_example(row: dict[str, Any], settings: RowSource) -> Example:
     """The example of a row, in the format that the settings name, or in its own.
 
     Raises:
@@ -91,7 +131,7 @@ def read_example(row: dict[str, Any], settings: JsonlData | HubData) -> Example:
     return to_example(row, format, settings.columns)
 
 
-def _hub_rows(settings: HubData) -> Iterator[tuple[str, dict[str, Any]]]:
+def hub_rows(settings: HubData) -> Iterator[tuple[str, dict[str, Any]]]:
     from datasets import load_dataset
 
     name = "/".join(filter(None, (settings.id, settings.data_dir or settings.subset)))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from morlaif.settings import Batch, Count, Line, Outside, Part, PathText, Settings
+from morlaif.errors import UserError
+from morlaif.params import checked, wanted
+from morlaif.registry import Registry
+from morlaif.settings import Batch, Count, Line, OneOf, Outside, Params, Part, PathText, Settings
 
 Format = Literal["auto", "dialogues", "pairs", "messages", "prompts", "scored"]
 
@@ -85,4 +90,42 @@ class HubData(RowsData):
     path: PathText | None  # a local JSONL(.gz) file to read instead of the hub
 
 
-DataSettings = Annotated[ToyData | JsonlData | HubData, Field(discriminator="source")]
+class PluginData(RowsData):
+    """Rows from a package of the user's: a function `(path, **params)` that gives them, each a mapping of columns."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"path"})  # the file's content counts
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"source": "function"}
+
+    source: Line | None  # dotted path, or the name of an entry point; must be given
+    path: PathText | None  # a file that the function reads, if it reads one
+    params: Params
+
+    def found(self, file: Path | None) -> Callable[[], Iterable[Mapping[str, Any]]]:
+        """What gives the rows; imports the function.
+
+        Raises:
+            UserError: there is none, it cannot be imported, or it has other parameters.
+        """
+        if self.source is None:
+            raise UserError("data.source: give the dotted path of a function that gives rows, such as my_package.rows")
+        function = FORMATS.find(self.source)
+        known = wanted(function, [] if file is None else ["path"])
+        if "path" in known and "path" not in self.params:
+            raise UserError(f"data.path: null; '{self.source}' reads a file, as in data.path=my.file")
+        if file is not None and "path" not in wanted(function):
+            raise UserError(f"data.path: '{self.source}' reads no file: it has no parameter 'path'")
+        params = checked(self.params, known, key="data.params", path=self.source, name=self.source)
+        return partial(function, **params, **({} if file is None else {"path": file}))
+
+
+FORMATS: Registry[Callable[..., Any]] = Registry(
+    kind="data_format",
+    key="data.source",
+    home="morlaif.data.load",
+    known={
+        "toy": "morlaif.toy.world.make_world",
+        "jsonl": "morlaif.data.files.read_rows",
+        "hub": "morlaif.data.load.hub_rows",
+    },
+)
+DataSettings = Annotated[ToyData | JsonlData | HubData | PluginData, OneOf("source", FORMATS)]

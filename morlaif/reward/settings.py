@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -13,8 +15,9 @@ from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.rating import check_rater
 from morlaif.feedback.settings import FeedbackSettings
-from morlaif.params import refuse_unknown, wanted
-from morlaif.settings import NUMBER, Decay, Line, Number, Outside, Params, Positive, Settings
+from morlaif.params import checked, refuse_unknown, wanted
+from morlaif.registry import Registry
+from morlaif.settings import NUMBER, Decay, Line, Number, OneOf, Outside, Params, Positive, Settings
 
 SINGLE = "single"  # the column of the baseline, which has but one
 
@@ -46,15 +49,10 @@ class JudgeReward(Settings):
     max_invalid: Decay
 
 
-class FunctionReward(Settings):
-    """A function of the user's: (prompts, responses) -> (B, K) or (B,)."""
+class Named(Settings):
+    """What scores under names of its own."""
 
-    reads_outside: ClassVar[Mapping[str, Outside]] = {"function": "function"}
-
-    kind: Literal["function"]
-    function: Line | None  # dotted path; must be given
     names: Annotated[tuple[Line, ...], Field(min_length=1)]  # of its columns
-    params: Params
 
     @field_validator("names")
     @classmethod
@@ -67,7 +65,56 @@ class FunctionReward(Settings):
         return names
 
 
-Part = Annotated[PMReward | JudgeReward | FunctionReward, Field(discriminator="kind")]
+class FunctionReward(Named):
+    """A function of the user's: (prompts, responses) -> (B, K) or (B,)."""
+
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"function": "function"}
+
+    kind: Literal["function"]
+    function: Line | None  # dotted path; must be given
+    params: Params
+
+
+class PluginReward(Named):
+    """A reward in a package of the user's: a class or function whose call with `params` gives what scores.
+
+    That is made once for a unit and then called with prompts and responses, as a `FunctionReward` is; it may have a
+    method `take_facts`, as a `reward.sources.Source` has.
+    """
+
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"kind": "function"}
+
+    kind: Line | None  # dotted path, or the name of an entry point; must be given
+    params: Params
+
+    def found(self, key: str) -> Callable[[], Callable[..., Any]]:
+        """What makes it; imports the class.
+
+        Args:
+            key: where these settings stand in the config, for messages.
+
+        Raises:
+            UserError: there is none, it cannot be imported, or it has other parameters.
+        """
+        if self.kind is None:
+            raise UserError(f"{key}.kind: give the dotted path of a reward, such as my_package.rewards.Mine")
+        make = replace(REWARDS, key=f"{key}.kind").find(self.kind)
+        params = checked(self.params, wanted(make), key=f"{key}.params", path=self.kind, name=self.kind)
+        return partial(make, **params)
+
+
+REWARDS: Registry[Callable[..., Any]] = Registry(
+    kind="reward",
+    key="reward.kind",
+    home="morlaif.reward.sources",
+    known={
+        "pm": "morlaif.reward.sources.ModelScores",
+        "judge": "morlaif.reward.sources.JudgeScores",
+        "function": "morlaif.reward.sources.FunctionScores",
+        "mixture": "morlaif.reward.sources.SideBySide",
+    },
+)
+Part = Annotated[PMReward | JudgeReward | FunctionReward | PluginReward, OneOf("kind", REWARDS)]
 
 
 class MixtureReward(Settings):
@@ -90,7 +137,9 @@ class MixtureReward(Settings):
         return self
 
 
-RewardSettings = Annotated[PMReward | JudgeReward | FunctionReward | MixtureReward, Field(discriminator="kind")]
+RewardSettings = Annotated[
+    PMReward | JudgeReward | FunctionReward | MixtureReward | PluginReward, OneOf("kind", REWARDS)
+]
 
 
 class Column(Settings):
@@ -173,6 +222,8 @@ def check(reward: RewardSettings, feedback: FeedbackSettings) -> None:
             check_rater(settings.engine or feedback, f"{key}.engine" if settings.engine else "feedback")
         elif isinstance(settings, FunctionReward):
             find_function(settings, key)
+        elif isinstance(settings, PluginReward):
+            settings.found(key)
 
 
 def find_function(settings: FunctionReward, key: str) -> Callable:
@@ -193,7 +244,7 @@ def find_function(settings: FunctionReward, key: str) -> Callable:
 
 
 def _own_names(settings: Part, principles: Sequence[str], key: str) -> Sequence[str]:
-    if isinstance(settings, FunctionReward):
+    if isinstance(settings, FunctionReward | PluginReward):
         return settings.names
     if settings.principles is None:
         return principles

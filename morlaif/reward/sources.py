@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +17,12 @@ from morlaif.errors import MachineError, UserError
 from morlaif.feedback.judge import at_home, open_rater
 from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.settings import Criterion, FeedbackSettings
-from morlaif.reward.settings import FunctionReward, JudgeReward, Layout, PMReward, find_function, key_of
+from morlaif.reward.settings import FunctionReward, JudgeReward, Layout, PluginReward, PMReward, find_function, key_of
 
 COSTS = ("usd", "input_tokens", "output_tokens")
 
-Prompts, Responses = Sequence[list[Message]], Sequence[str]
+Prompts = Sequence[list[Message]]
+Responses = Sequence[str]
 
 
 class Source(Protocol):
@@ -63,7 +65,10 @@ def open_reward(
                 asked = {column.name: criteria[column.own] for column in columns}
                 sources.append(JudgeScores(rater, asked, settings, key))
             case FunctionReward():
-                sources.append(FunctionScores(names, find_function(settings, key), settings, key))
+                function = partial(find_function(settings, key), **settings.params)
+                sources.append(FunctionScores(names, function, f"{key}.function '{settings.function}'"))
+            case PluginReward():
+                sources.append(FunctionScores(names, settings.found(key)(), f"{key}.kind '{settings.kind}'"))
     return sources[0] if len(sources) == 1 else SideBySide(sources)
 
 
@@ -142,14 +147,15 @@ class JudgeScores:
 
 
 class FunctionScores:
-    """A function of the user's; what it gives may be a tensor, an array or nested lists."""
+    """A function of the user's, or an object that is called as one; it may give a tensor, an array or nested lists."""
 
-    def __init__(self, names: tuple[str, ...], function: Callable, settings: FunctionReward, key: str) -> None:
-        self.names, self._function, self._settings, self._key = names, function, settings, key
+    def __init__(self, names: tuple[str, ...], function: Callable[..., Any], where: str) -> None:
+        """`where`: the key and value that name the function, for messages."""
+        self.names, self._function, self._where = names, function, where
 
     def __call__(self, prompts: Prompts, responses: Responses) -> Tensor:
-        given: Any = self._function(list(prompts), list(responses), **self._settings.params)
-        where, wanted = f"{self._key}.function '{self._settings.function}'", (len(responses), len(self.names))
+        given: Any = self._function(list(prompts), list(responses))
+        where, wanted = self._where, (len(responses), len(self.names))
         try:
             scores = torch.as_tensor(given, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -164,7 +170,8 @@ class FunctionScores:
         return scores.detach()
 
     def take_facts(self) -> Mapping[str, float]:
-        return {}
+        take = getattr(self._function, "take_facts", None)
+        return take() if take is not None else {}
 
 
 class SideBySide:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ CRITERIA = {name: Criterion(name=name, ask="How good?", covers=(name,)) for name
 
 def functions(tree=None, given: Callable | None = None, names=("score",)) -> FunctionScores:
     settings = reward(tree or function(names=list(names), params={}))
-    return FunctionScores(tuple(names), given, settings, "reward")
+    return FunctionScores(tuple(names), partial(given, **settings.params), f"reward.function '{settings.function}'")
 
 
 # --- functions ---
