@@ -6,13 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
+
+
+class Resampling(TypedDict):
+    """How bootstrap intervals are taken."""
+
+    seed: int
+    resamples: int
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +157,6 @@ class WinRate:
     loss: float
     flip_rate: float  # share of prompts on which the two orders name different winners
     invalid: int  # prompts without a usable verdict, left out
-
-    def as_dict(self) -> dict[str, float | int | None]:
-        shares = {"win": self.win, "tie": self.tie, "loss": self.loss, "flip_rate": self.flip_rate}
-        shares = {key: None if math.isnan(x) else x for key, x in shares.items()}
-        return self.rate.as_dict() | shares | {"invalid": self.invalid}
 
 
 def win_rate(

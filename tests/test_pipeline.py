@@ -78,7 +78,7 @@ def test_a_run_leaves_its_record_its_numbers_and_its_page(first):
     assert set(results["pm_accuracy"]) >= {"helpfulness", "ethicality", "factuality"}
     for rate in (
         *results["pm_accuracy"].values(),
-        *(results["win_rate"][f"policy_vs_{other}"] for other in ("sft", "single")),
+        *(results["win_rate"][f"multi_vs_{other}"] for other in ("sft", "single")),
     ):
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1 and rate["n"] > 0
     assert all(isinstance(results["reward"][name], float) for name in ("first", "last"))

@@ -68,7 +68,9 @@ def finished_run(folder: Path) -> Path:
         for k in range(20)
     ]  # fmt: skip
     store = Store(made.config.paths.store)
-    contents = {"evaluate": {"responses.jsonl": "".join(json.dumps(row) + "\n" for row in rows)},
+    arms = {name: {"labels": "principles", "models": [], "title": name} for name in POLICIES[1:]}
+    contents = {"evaluate": {"responses.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+                             "details.json": json.dumps({"arms": arms})},
                 "report": {"report.html": page}}  # fmt: skip
     for name, files in contents.items():
 

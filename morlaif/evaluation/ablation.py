@@ -9,18 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from scipy.special import logit
 
 from morlaif.evaluation.objectives import as_function, restandardized
-from morlaif.evaluation.pairs import SINGLE, Standard
+from morlaif.evaluation.pairs import Standard
 from morlaif.evaluation.preferences import agreement
+from morlaif.evaluation.results import Ablation, Accuracies, Estimate, LeftOut, Nested, Sampled
 from morlaif.scalarize.objective import Objective
-from morlaif.statistics import Array, Interval, accuracy, bootstrap_crossed, bootstrap_mean
+from morlaif.statistics import Array, Interval, Resampling, accuracy, bootstrap_crossed, bootstrap_mean
 
 SURE = 0.99  # the most that a label is taken to say when it stands for a score
 
@@ -62,7 +62,7 @@ class Ceiling(Correctness):
 
     def _scores(self, subset: Sequence[str]) -> tuple[Array, Array]:
         pairs = self.standard.pairs
-        if pairs.true_first is not None:
+        if pairs.principles is not None and pairs.true_first is not None and pairs.true_second is not None:
             columns = [pairs.principles.index(name) for name in subset]
             return pairs.true_first[:, columns], pairs.true_second[:, columns]
         labels = pairs.labels[:, [pairs.names.index(name) for name in subset]]
@@ -83,51 +83,53 @@ def ablation(
     seed: int,
     resamples: int = 2000,
     confidence: float = 0.95,
-) -> dict[str, Any] | None:
+) -> Ablation | None:
     """The tables; None with fewer than two principles that count. `subsets`: random ones of each size, or all if fewer.
 
     The intervals of random subsets hold both samples, that of the pairs and that of the subsets.
     """
-    names = [name for name in order if name in objective.active and name != SINGLE]
+    names = [name for name in order if name in objective.active]
     if len(names) < 2:
         return None
     models = {kind: Correctness(objective, standard) for kind, standard in kinds.items()}
     ceilings = {kind: ceiling for kind, s in kinds.items() if (ceiling := Ceiling(objective, s)).exists}
-    how = {"seed": seed, "resamples": resamples, "confidence": confidence}
+    how = Resampling(seed=seed, resamples=resamples, confidence=confidence)
 
-    def each(estimate: Callable[[Correctness], Interval]) -> dict[str, Any]:
-        return {
-            "accuracy": {kind: estimate(right).as_dict() for kind, right in models.items()},
-            "ceiling": {kind: estimate(right).as_dict() for kind, right in ceilings.items()},
-        }
+    def over(chosen: Sequence[Sequence[str]]) -> tuple[Accuracies, Accuracies]:
+        """Accuracy and ceiling over the subsets `chosen`."""
 
-    def over(chosen: Sequence[Sequence[str]]) -> Callable[[Correctness], Interval]:
-        if len(chosen) == 1:
-            return lambda right: accuracy(right(chosen[0]), confidence)
-        return lambda right: bootstrap_crossed(np.stack([right(s) for s in chosen], axis=1), **how)
+        def of(right: Correctness) -> Interval:
+            if len(chosen) == 1:
+                return accuracy(right(chosen[0]), confidence)
+            return bootstrap_crossed(np.stack([right(s) for s in chosen], axis=1), **how)
 
-    nested = [{"count": n, "names": names[:n], **each(over([names[:n]]))} for n in range(1, len(names) + 1)]
-    drawn = {n: draw_subsets(names, n, subsets, seed) for n in range(1, len(names) + 1)}
-    sampled = [{"count": n, "subsets": len(chosen), **each(over(chosen))} for n, chosen in drawn.items()]
-    left_out = []
-    for name in names:
+        return (
+            {kind: Estimate.of(of(right)) for kind, right in models.items()},
+            {kind: Estimate.of(of(right)) for kind, right in ceilings.items()},
+        )
+
+    def without(name: str) -> LeftOut:
         rest = [other for other in names if other != name]
-        change = each(lambda right, rest=rest: bootstrap_mean(right(rest) - right(names), **how))
-        left_out.append({"without": name, **each(over([rest])), "change": change["accuracy"]})
-    return {
-        "names": names,
-        "ceiling_of": "truth" if next(iter(kinds.values())).pairs.true_first is not None else "labels",
-        "nested": nested,
-        "random": sampled,
-        "leave_one_out": left_out,
-    }
+        change = {kind: bootstrap_mean(right(rest) - right(names), **how) for kind, right in models.items()}
+        return LeftOut(name, *over([rest]), {kind: Estimate.of(one) for kind, one in change.items()})
+
+    counts = range(1, len(names) + 1)
+    drawn = {n: draw_subsets(names, n, subsets, seed) for n in counts}
+    return Ablation(
+        names,
+        ceiling_of="truth" if next(iter(kinds.values())).pairs.true_first is not None else "labels",
+        nested=[Nested(n, names[:n], *over([names[:n]])) for n in counts],
+        random=[Sampled(n, len(chosen), *over(chosen)) for n, chosen in drawn.items()],
+        leave_one_out=[without(name) for name in names],
+    )
 
 
 def draw_subsets(names: Sequence[str], count: int, most: int, seed: int) -> list[tuple[str, ...]]:
     """`most` different subsets of `count` names, or all there are; each in the order of `names`."""
     if math.comb(len(names), count) <= most:
         return list(itertools.combinations(names, count))
-    rng, found = random.Random(f"{seed}/{count}"), {}
+    rng = random.Random(f"{seed}/{count}")
+    found: dict[tuple[str, ...], None] = {}
     while len(found) < most:
         chosen = set(rng.sample(list(names), count))
         found[tuple(name for name in names if name in chosen)] = None

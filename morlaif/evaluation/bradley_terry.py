@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from morlaif.evaluation.matrix import WinMatrix
 from morlaif.statistics import Array, Interval, bias_corrected, resample_counts
 
+Met = NDArray[np.bool_]  # (P, P) which pairs were compared
 ELO = 400 / math.log(10)  # points for one unit of log-strength
 
 
@@ -86,8 +88,8 @@ def fit(
     ties: Array,
     *,
     prior: float = 0.0,
-    met: Array | None = None,
-    start: tuple[Array, float] | None = None,
+    met: Met | None = None,
+    start: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """Maximum likelihood: θ (…, P) with mean zero and ν (…,), from `wins` and `ties` (…, P, P).
 
@@ -99,7 +101,7 @@ def fit(
     """
     wins, ties = np.asarray(wins, dtype=float), np.asarray(ties, dtype=float)
     together = wins + np.swapaxes(wins, -1, -2) + ties
-    met = (together > 0).reshape(-1, *wins.shape[-2:]).any(axis=0) if met is None else met
+    met = np.asarray((together > 0).reshape(-1, *wins.shape[-2:]).any(axis=0)) if met is None else met
     _check_connected(met)
     any_tie = bool((ties > 0).any())
     padded_wins, padded_ties = _with_prior(wins, ties, prior, met)
@@ -108,7 +110,7 @@ def fit(
     theta, eta = np.zeros((len(w), size)), np.full(len(w), 0.0 if any_tie else -math.inf)
     if start is not None:
         theta = np.broadcast_to(start[0], theta.shape).copy()
-        eta = np.full(len(w), math.log(start[1]) if any_tie else -math.inf)
+        eta = np.full(len(w), math.log(float(start[1])) if any_tie else -math.inf)
     scale = 1 + w.sum((1, 2)) + t.sum((1, 2)) / 2
     gauge = np.pad(np.full((size, size), 1.0 / size), (0, 1))  # θ has no origin of its own
     gauge[size, size] = 0.0 if any_tie else 1.0
@@ -154,14 +156,14 @@ def _score(theta: Array, eta: Array, wins: Array, ties: Array) -> tuple[Array, A
     return score, information
 
 
-def _with_prior(wins: Array, ties: Array, prior: float, met: Array) -> tuple[Array, Array]:
+def _with_prior(wins: Array, ties: Array, prior: float, met: Met) -> tuple[Array, Array]:
     off = np.asarray(met, dtype=float) * (1 - np.eye(wins.shape[-1]))
     if not (ties > 0).any():
         return wins + prior / 2 * off, ties
     return wins + prior / 3 * off, ties + prior / 3 * off
 
 
-def _check_connected(met: Array) -> None:
+def _check_connected(met: Met) -> None:
     reached, size = {0}, len(met)
     for _ in range(size):
         reached |= {j for i in reached for j in range(size) if met[i][j] or met[j][i]}

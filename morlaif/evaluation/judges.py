@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,21 +38,40 @@ class Judgement:
 
 
 class Judge(Protocol):
-    name: str
-    cost: Mapping[str, float]  # input_tokens, output_tokens and usd of its verdicts so far; empty: it costs nothing
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cost(self) -> Mapping[str, float]:
+        """input_tokens, output_tokens and usd of its verdicts so far; empty: it costs nothing."""
+
+    @property
+    def served(self) -> Mapping[str, Any] | None:
+        """Which model answers, by its server; None without one."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What is wrong with its verdicts, as `feedback.information` finds."""
 
     def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
         """Judge `first[i]` against `second[i]` as answers to `prompts[i]`."""
 
 
-class TruthJudge:
+class _NoServer:
+    """What a judge has that asks no language model."""
+
+    cost: Mapping[str, float] = {}
+    served = None
+    warnings: Sequence[str] = ()
+
+
+class TruthJudge(_NoServer):
     """The toy world's own verdict: the higher mean true score over `principles` wins, equal means tie.
 
     Rules see no order, so both orders agree by construction.
     """
 
     name = "rules"
-    cost: Mapping[str, float] = {}
 
     def __init__(self, principles: Mapping[str, Sequence[str]]) -> None:
         self.principles = principles  # name -> the toy principles it covers
@@ -64,12 +82,11 @@ class TruthJudge:
         return Judgement(verdict, verdict, np.ones(len(verdict), dtype=bool))
 
 
-class ScoreJudge:
+class ScoreJudge(_NoServer):
     """A preference model: σ(score of the first − score of the second). It reads one response at a time, so order plays
     no part."""
 
     name = "pm"
-    cost: Mapping[str, float] = {}
 
     def __init__(self, score: Score) -> None:
         self._score = score
@@ -85,9 +102,9 @@ class EngineJudge:
     def __init__(self, settings: OpenAIJudge | HfJudge, *, ledger: Path, seed: int, on_progress: Progress) -> None:
         model = settings.engine.model if isinstance(settings, OpenAIJudge) else settings.engine.path
         self.name = f"{settings.engine.source}:{model}"
-        self.cost: Counter[str] = Counter()
-        self.served: Mapping[str, Any] | None = None  # which model answers, by what its server tells
-        self.warnings: list[str] = []  # what is wrong with its verdicts, as `feedback.information` finds
+        self.cost: dict[str, float] = {}
+        self.served: Mapping[str, Any] | None = None
+        self.warnings: list[str] = []
         self._engine, self._ledger, self._seed, self._on_progress = settings.engine, ledger, seed, on_progress
         self._question = Principle(
             name="overall",
@@ -104,7 +121,7 @@ class EngineJudge:
         answers = ranks.on_first(lambda: self._label(asked), patiently=True)
         verdicts = {verdict.pair_id: verdict for verdict in answers}
         for kind in ("input_tokens", "output_tokens", "usd"):
-            self.cost[kind] += sum(getattr(verdict, kind) for verdict in answers)
+            self.cost[kind] = self.cost.get(kind, 0) + sum(getattr(verdict, kind) for verdict in answers)
         self._look_at([verdict for verdict in answers if verdict.valid])
         forward, backward, valid = (np.full(len(pairs), x) for x in (0.5, 0.5, True))
         for row, pair in enumerate(pairs):
@@ -112,7 +129,7 @@ class EngineJudge:
                 valid[row] = pair.first == pair.second
                 continue
             valid[row] = verdict.valid
-            if verdict.valid:
+            if verdict.valid and verdict.d_forward is not None and verdict.d_backward is not None:
                 forward[row], backward[row] = expit(verdict.d_forward), expit(-verdict.d_backward)
         return Judgement(forward, backward, valid)
 
@@ -127,7 +144,8 @@ class EngineJudge:
 
     def _look_at(self, valid: Sequence[Verdict]) -> None:
         """A judge that only picks a place decides every comparison by chance; no win rate shows that."""
-        found = information(*([getattr(v, name) for v in valid] for name in ("p_first", "d_forward", "d_backward")))
+        p, forward, backward = ([getattr(v, name) for v in valid] for name in ("p_first", "d_forward", "d_backward"))
+        found = information(p, forward, backward)
         for warning in found.warnings:
             self.warnings.append(warning)
             log.warning(visible(f"WARNING: evaluate: {self.name} {warning}. Its win rates say nothing."))

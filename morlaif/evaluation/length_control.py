@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logit, logsumexp
 
+from morlaif.evaluation.results import ControlledRate, Estimate, known, parts
 from morlaif.statistics import NOTHING, Array, Interval
 
 SCALE = 2.5  # deviation of φ's prior
@@ -46,12 +46,10 @@ class LengthControlled:
     longer: float  # share of prompts on which the first is the longer
     withheld: str | None  # why there is no figure, where there is none
 
-    def as_dict(self) -> dict[str, Any]:
-        return self.rate.as_dict() | {
-            "coef_length": self.coefficient.as_dict(),
-            "longer": self.longer,
-            "withheld": self.withheld,
-        }
+    @property
+    def result(self) -> ControlledRate:
+        effect = Estimate.of(self.coefficient)
+        return ControlledRate(*parts(self.rate), effect, known(self.longer), self.withheld)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ def posterior(y: Array, x: Array, scale: float) -> Posterior:
         if all(high - low > (b - a) / 2 for (low, high), (a, b) in zip(closer, edges, strict=True)):
             break
         edges = closer
-    return Posterior(*bounds, mass)
+    return Posterior(bounds[0], bounds[1], mass)
 
 
 def dispersion(y: Array) -> float:

@@ -1,10 +1,10 @@
-"""The tables of an evaluation, put together from scores, answers and verdicts. Ready for JSON."""
+"""The tables of an evaluation, put together from scores, answers and verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -13,158 +13,203 @@ from morlaif.evaluation import pareto, tradeoffs
 from morlaif.evaluation.ablation import Ceiling, ablation
 from morlaif.evaluation.judges import Score
 from morlaif.evaluation.objectives import as_function, for_subsets, restandardized, variants
-from morlaif.evaluation.pairs import SINGLE, Standard, accuracies, objective_gap, single_principle
-from morlaif.evaluation.policies import Answers
+from morlaif.evaluation.pairs import Standard, accuracies, objective_gap, single_principle
+from morlaif.evaluation.policies import Answered
+from morlaif.evaluation.results import SFT, Ablation, Accuracies, Bench, Estimate, Front, Losses, Pareto, Signs
 from morlaif.evaluation.rewardbench import BenchRow, evaluate_bench
 from morlaif.evaluation.settings import EvalSettings
-from morlaif.evaluation.wins import SFT, Compared
+from morlaif.evaluation.wins import Contest, Two
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.statistics import Array, accuracy, bootstrap_mean
+from morlaif.statistics import Array, Resampling, accuracy, bootstrap_mean
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The preference models of a run and the objectives that are made of them alone."""
+
+    names: Sequence[str]  # of the models, columns of all scores
+    principles: Sequence[str]  # of the run, columns of all true scores
+    objectives: Mapping[str, Objective]  # by arm
+    combined: Objective | None  # that of the arm whose reward has a part for each principle
+
+    @property
+    def whole(self) -> list[str]:
+        """Models of no single principle."""
+        return [name for name in self.names if name not in self.principles]
+
+    @property
+    def parts(self) -> list[str]:
+        """Models that each stand for one principle; all where none does."""
+        return [name for name in self.names if name in self.principles] or list(self.names)
+
+    def columns(self, names: Sequence[str]) -> list[int]:
+        return [list(self.names).index(name) for name in names]
+
+
+@dataclass(frozen=True)
+class OtherObjectives:
+    """What else could have been made of the same models."""
+
+    single_principle: dict[str, Accuracies]
+    scalarizer_accuracy: dict[str, Accuracies]
+    scalarizer_ceiling: dict[str, Accuracies]
+    ablation: Ablation | None
 
 
 def of_models(
-    names: Sequence[str],
+    models: Scored,
     kinds: Mapping[str, Standard],
-    objectives: Mapping[str, Objective],
-    principles: Sequence[str],
     scalarizer: ScalarizerSettings,
     settings: EvalSettings,
     seed: int,
-) -> dict[str, Any]:
-    """What other objectives over the same models would have reached: each model alone, every scalarizer, and fewer
-    principles. `objectives`: of the arms, where they are made of preference models; that of `multi` is taken apart."""
-    how = {"seed": seed, "resamples": settings.resamples, "confidence": settings.confidence}
-    multi = objectives.get("multi")
-    directions = {} if multi is None else dict(zip(multi.names, multi.direction.tolist(), strict=True))
-    told = {
-        "single_principle": single_principle(names, directions, kinds, settings.confidence),
-        "scalarizer_accuracy": {},
-        "scalarizer_ceiling": {},
-        "ablation": None,
-    }
-    if multi is None:
-        return told
-    for name, objective in variants(multi, settings.scalarizers).items():
-        gap = objective_gap(as_function(objective, names))
-        told["scalarizer_accuracy"][name] = accuracies(gap, kinds, settings.confidence)
-        ceilings = {kind: Ceiling(objective, standard) for kind, standard in kinds.items()}
-        told["scalarizer_ceiling"][name] = {
-            kind: accuracy(ceiling(multi.names), settings.confidence).as_dict()
-            for kind, ceiling in ceilings.items()
+) -> OtherObjectives:
+    """Accuracy of each model alone, under every scalarizer, and with fewer principles: of `models.combined`."""
+    combined, confidence = models.combined, settings.confidence
+    if combined is None:
+        return OtherObjectives(single_principle(models.names, {}, kinds, confidence), {}, {}, None)
+    directions = dict(zip(combined.names, combined.direction.tolist(), strict=True))
+    reached, ceilings = {}, {}
+    for name, objective in variants(combined, settings.scalarizers).items():
+        reached[name] = accuracies(objective_gap(as_function(objective, models.names)), kinds, confidence)
+        best = {kind: Ceiling(objective, standard) for kind, standard in kinds.items()}
+        ceilings[name] = {
+            kind: Estimate.of(accuracy(ceiling(combined.names), confidence))
+            for kind, ceiling in best.items()
             if ceiling.exists
         }
-    used, function = for_subsets(scalarizer, multi.active)
-    tables = ablation(
-        replace(multi, scalarizer=function),
+    used, function = for_subsets(scalarizer, combined.active)
+    fewer = ablation(
+        replace(combined, scalarizer=function),
         kinds,
-        order=principles,
+        order=models.principles,
         subsets=settings.ablation_subsets,
-        **how,
+        seed=seed,
+        resamples=settings.resamples,
+        confidence=confidence,
     )
-    return told | {"ablation": tables and {"scalarizer": used, **tables}}
+    return OtherObjectives(
+        single_principle(models.names, directions, kinds, confidence),
+        reached,
+        ceilings,
+        fewer and replace(fewer, scalarizer=used),
+    )
 
 
-def of_bench(
-    rows: Sequence[BenchRow], names: Sequence[str], score: Score, objectives: Mapping[str, Objective],
-    settings: EvalSettings,
-) -> dict[str, Any]:  # fmt: skip
+def of_bench(rows: Sequence[BenchRow], models: Scored, score: Score, settings: EvalSettings) -> Bench:
     """Every model, the arms' objectives and the other scalarizers on a benchmark."""
-    every = dict(objectives)
-    if "multi" in objectives:
-        every |= variants(objectives["multi"], settings.scalarizers)
-    functions = {name: as_function(objective, names) for name, objective in every.items()}
-    return evaluate_bench(rows, names, score, functions, settings.confidence)
+    every = dict(models.objectives)
+    if models.combined is not None:
+        every |= variants(models.combined, settings.scalarizers)
+    functions = {name: as_function(objective, models.names) for name, objective in every.items()}
+    return evaluate_bench(rows, models.names, score, functions, settings.confidence)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What each policy gained and gave up against SFT."""
+
+    score_change: dict[str, dict[str, Estimate]]
+    true_change: dict[str, dict[str, Estimate]] | None
+    sacrificed: Losses
+    hacking: dict[str, Signs]
+    pareto: Pareto
 
 
 def of_policies(
-    answers: Mapping[str, Answers],
-    names: Sequence[str],
-    principles: Sequence[str],
-    objectives: Mapping[str, Objective],
-    compared: Mapping[tuple[str, str], Compared],
+    answers: Mapping[str, Answered],
+    models: Scored,
+    found: Mapping[Two, Contest],
     kl: Mapping[str, float | None],
     reference: float,
-    **how: Any,
-) -> dict[str, Any]:
-    """What each policy gained and gave up against SFT, by the models and by the known truth where there is one."""
+    **how: Unpack[Resampling],
+) -> Moves:
+    """By the models, and by the known truth where there is one."""
     sft, others = answers[SFT], {name: one for name, one in answers.items() if name != SFT}
-    known = sft.true is not None
-    scored = [name for name in names if name != SINGLE] or list(names)
-    columns = [list(names).index(name) for name in scored]
+    columns, principles = models.columns(models.parts), models.principles
     lost = {
-        "pm": {p: tradeoffs.sacrificed(scored, sft.scores[:, columns], one.scores[:, columns], **how)
-               for p, one in others.items()},
-        "truth": {p: tradeoffs.sacrificed(principles, sft.true, one.true, **how) for p, one in others.items()}
-                 if known else None,
-    }  # fmt: skip
-    moved = {p: tradeoffs.changes(names, sft.scores, one.scores, **how) for p, one in others.items()}
-    truly = (
-        {p: tradeoffs.changes(principles, sft.true, one.true, **how) for p, one in others.items()} if known else None
-    )
-    signs = {
-        policy: _signs(policy, sft, one, names, principles, objectives, compared, kl, moved[policy], truly, how)
+        policy: tradeoffs.sacrificed(models.parts, sft.scores[:, columns], one.scores[:, columns], **how)
         for policy, one in others.items()
     }
-    return {
-        "score_change": moved,
-        "true_change": truly,
-        "sacrificed": lost,
-        "hacking": signs,
-        "pareto": _pareto(answers, names, principles, objectives.get("multi"), reference),
+    moved = {p: tradeoffs.changes(models.names, sft.scores, one.scores, **how) for p, one in others.items()}
+    truly = truly_lost = None
+    if sft.true is not None:
+        true = {policy: one.true for policy, one in others.items() if one.true is not None}
+        truly = {policy: tradeoffs.changes(principles, sft.true, own, **how) for policy, own in true.items()}
+        truly_lost = {policy: tradeoffs.sacrificed(principles, sft.true, own, **how) for policy, own in true.items()}
+    signs = {
+        policy: _signs(policy, sft, one, models, found, kl, moved[policy], truly[policy] if truly else None, how)
+        for policy, one in others.items()
     }
+    return Moves(moved, truly, Losses(lost, truly_lost), signs, _pareto(answers, models, reference))
 
 
-def _signs(policy, sft, one, names, principles, objectives, compared, kl, moved, truly, how) -> dict[str, Any]:
+def _signs(
+    policy: str,
+    sft: Answered,
+    one: Answered,
+    models: Scored,
+    found: Mapping[Two, Contest],
+    kl: Mapping[str, float | None],
+    moved: Mapping[str, Estimate],
+    truly: Mapping[str, Estimate] | None,
+    how: Resampling,
+) -> Signs:
     """Signs of reward hacking for one policy; see `tradeoffs.hacking`."""
     rows = len(sft.scores)
-    true = {} if truly is None else dict(truly[policy])
-    true_gap = None if sft.true is None else one.true[:rows] - sft.true[:rows]
-    if truly is not None and SINGLE in names:  # the baseline's model stands for all principles together
-        mean = [x.mean(axis=1, keepdims=True) for x in (sft.true, one.true)]
-        true |= tradeoffs.changes([SINGLE], *mean, **how)
-    objective = objectives.get(policy)
-    gain = agree = truth = None
+    true = dict(truly or {})
+    gap = None
+    if sft.true is not None and one.true is not None:
+        gap = one.true[:rows] - sft.true[:rows]
+        for name in models.whole:  # its truth is that of all principles together
+            true |= tradeoffs.changes([name], *(x.mean(axis=1, keepdims=True) for x in (sft.true, one.true)), **how)
+    objective = models.objectives.get(policy)
+    gain = by_models = truth = None
     if objective is not None:
-        value = as_function(objective, names)
+        value = as_function(objective, models.names)
         gain = bootstrap_mean(value(one.scores) - value(sft.scores), **how)
-    if objective is not None and true_gap is not None and set(objective.names) <= {*principles, SINGLE}:
-        columns = [list(names).index(name) for name in objective.names]
-        agree = (one.scores - sft.scores)[:, columns]
-        own = [true_gap.mean(axis=1) if n == SINGLE else true_gap[:, principles.index(n)] for n in objective.names]
-        truth = np.stack(own, axis=1)
-    against = compared.get((policy, SFT))
+        if gap is not None and set(objective.names) <= {*models.principles, *models.whole}:
+            by_models = (one.scores - sft.scores)[:, models.columns(objective.names)]
+            truth = np.stack([_own_truth(gap, name, models) for name in objective.names], axis=1)
+    against = found.get((policy, SFT))
     return tradeoffs.hacking(
-        moved, true or None, against and against.rate.as_dict(), objective=gain, model_gap=agree, true_gap=truth,
+        moved, true or None, against.rate if against else None, objective=gain, model_gap=by_models, true_gap=truth,
         lengths=(sft.responses.lengths, one.responses.lengths), kl=kl.get(policy), **how,
     )  # fmt: skip
 
 
-def _pareto(
-    answers: Mapping[str, Answers],
-    names: Sequence[str],
-    principles: Sequence[str],
-    objective: Objective | None,
-    reference: float,
-) -> dict[str, Any] | None:
-    """By the models, in deviations frozen before PPO; `truth`: by the known truth, in deviations of SFT's answers."""
-    made = None
-    if objective is not None and len(objective.names) > 1:
-        columns = [list(names).index(name) for name in objective.names]
-        if objective.normalizer == "none":  # raw scores have no common unit: they get that of SFT's answers
-            objective = restandardized(objective, answers[SFT].scores[:, columns])
-        points = {policy: _normalized(objective, one.scores[:, columns]) for policy, one in answers.items()}
-        made = pareto.multi_objective_view(objective.names, points, reference)
+def _own_truth(gap: Array, model: str, models: Scored) -> Array:
+    """(N,) of the principles' true changes `gap` (N, P) that which `model` stands for."""
+    return gap.mean(axis=1) if model in models.whole else gap[:, list(models.principles).index(model)]
+
+
+def _pareto(answers: Mapping[str, Answered], models: Scored, reference: float) -> Pareto:
+    """By the models, in deviations frozen before PPO, and by the known truth, in deviations of SFT's answers."""
     sft = answers[SFT]
-    if sft.true is None or len(principles) < 2:
-        return made
-    spread = np.where(sft.true.std(axis=0) > 0, sft.true.std(axis=0), 1.0)
-    points = {
-        policy: ((one.true.mean(axis=0) - sft.true.mean(axis=0)) / spread).tolist() for policy, one in answers.items()
-    }
-    return {**(made or {}), "truth": pareto.multi_objective_view(principles, points, reference)}
+    truth = None
+    if sft.true is not None and len(models.principles) > 1:
+        spread = np.where(sft.true.std(axis=0) > 0, sft.true.std(axis=0), 1.0)
+        points = {
+            policy: ((one.true.mean(axis=0) - sft.true.mean(axis=0)) / spread).tolist()
+            for policy, one in answers.items()
+            if one.true is not None
+        }
+        truth = pareto.multi_objective_view(models.principles, points, reference)
+    return Pareto(_by_models(answers, models, reference), truth)
+
+
+def _by_models(answers: Mapping[str, Answered], models: Scored, reference: float) -> Front | None:
+    objective = models.combined
+    if objective is None or len(objective.names) < 2:
+        return None
+    columns = models.columns(objective.names)
+    if objective.normalizer == "none":  # raw scores have no common unit: they get that of SFT's answers
+        objective = restandardized(objective, answers[SFT].scores[:, columns])
+    points = {policy: _normalized(objective, one.scores[:, columns]) for policy, one in answers.items()}
+    return pareto.multi_objective_view(objective.names, points, reference)
 
 
 def _normalized(objective: Objective, scores: Array) -> list[float]:
     """Mean normalised score of each principle, turned so that more is better."""
-    return (objective.standardize(torch.from_numpy(scores)) * objective.direction).mean(dim=0).tolist()
+    found: list[float] = (objective.standardize(torch.from_numpy(scores)) * objective.direction).mean(dim=0).tolist()
+    return found

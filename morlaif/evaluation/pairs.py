@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from morlaif.data.records import Pair
 from morlaif.evaluation.judges import Score, side, true_scores
 from morlaif.evaluation.preferences import calibration, pair_accuracy, with_ties
+from morlaif.evaluation.results import (
+    CEILING,
+    Accuracies,
+    Calibration,
+    Correlations,
+    CrossAccuracy,
+    Estimate,
+    Matrix,
+    TieAccuracy,
+)
 from morlaif.statistics import Array, accuracy, correlation
 
-SINGLE = "single"
 Gap = Callable[["ScoredPairs"], Array]  # score of the first minus that of the second, (N,)
 
 
@@ -30,6 +38,7 @@ class ScoredPairs:
     principles: tuple[str, ...] | None  # those of the known truth, where there is one
     true_first: Array | None  # (N, P) true scores of the first response
     true_second: Array | None
+    whole: tuple[str, ...] = ()  # models of no single principle: the truth of one is the mean over all
 
     @property
     def gap(self) -> Array:
@@ -37,7 +46,17 @@ class ScoredPairs:
 
     @property
     def true_gap(self) -> Array | None:
-        return None if self.true_first is None else self.true_first - self.true_second
+        return None if self.true_first is None or self.true_second is None else self.true_first - self.true_second
+
+    @property
+    def mean_true_gap(self) -> Array | None:
+        """(N,) over the principles."""
+        return None if (gap := self.true_gap) is None else gap.mean(axis=1)
+
+    @property
+    def of_principles(self) -> list[int]:
+        """Columns of the models that each stand for one principle; of all models where none does."""
+        return [k for k, name in enumerate(self.names) if name not in self.whole] or list(range(len(self.names)))
 
 
 def score_pairs(
@@ -46,6 +65,7 @@ def score_pairs(
     score: Score,
     labels: Array,
     truth: Mapping[str, Sequence[str]] | None,
+    whole: Sequence[str] = (),
 ) -> ScoredPairs:
     """`score` gives (N, K) for the models `names`; `truth` names the toy principles that each principle covers."""
     messages, first, second = ([getattr(p, side) for p in pairs] for side in ("messages", "first", "second"))
@@ -59,6 +79,7 @@ def score_pairs(
         principles=tuple(truth) if truth else None,
         true_first=true_scores(messages, first, truth) if truth else None,
         true_second=true_scores(messages, second, truth) if truth else None,
+        whole=tuple(whole),
     )
 
 
@@ -76,10 +97,9 @@ def standards(pairs: ScoredPairs, human: ScoredPairs) -> dict[str, Standard]:
     found = {}
     if not np.isnan(human.human).all():
         found["human"] = Standard(human, human.human)
-    if pairs.true_gap is not None:
-        found["truth"] = Standard(pairs, side(pairs.true_gap.mean(axis=1)))
-    own = [k for k, name in enumerate(pairs.names) if name != SINGLE] or list(range(len(pairs.names)))
-    labels = pairs.labels[:, own]
+    if (gap := pairs.mean_true_gap) is not None:
+        found["truth"] = Standard(pairs, side(gap))
+    labels = pairs.labels[:, pairs.of_principles]
     known = ~np.isnan(labels)
     if known.any():
         mean = np.where(known, labels - 0.5, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
@@ -87,10 +107,10 @@ def standards(pairs: ScoredPairs, human: ScoredPairs) -> dict[str, Standard]:
     return found
 
 
-def accuracies(gap: Gap, kinds: Mapping[str, Standard], confidence: float) -> dict[str, Any]:
+def accuracies(gap: Gap, kinds: Mapping[str, Standard], confidence: float) -> Accuracies:
     """Accuracy of one way to order a pair, by each standard."""
     return {
-        kind: pair_accuracy(gap(standard.pairs), standard.target, confidence).as_dict()
+        kind: Estimate.of(pair_accuracy(gap(standard.pairs), standard.target, confidence))
         for kind, standard in kinds.items()
     }
 
@@ -102,82 +122,92 @@ def objective_gap(objective: Callable[[Array], Array]) -> Gap:
 
 def objective_accuracy(
     objectives: Mapping[str, Callable[[Array], Array]], kinds: Mapping[str, Standard], confidence: float
-) -> dict[str, Any]:
+) -> dict[str, Accuracies]:
     """Accuracy of each objective. "ceiling" is what the mean of the true scores itself reaches: on human labels, what
     knowing the principles, equally weighed, gives."""
     made = {name: accuracies(objective_gap(f), kinds, confidence) for name, f in objectives.items()}
     if any(standard.pairs.true_gap is not None for standard in kinds.values()):
-        made["ceiling"] = accuracies(lambda pairs: pairs.true_gap.mean(axis=1), kinds, confidence)
+        made[CEILING] = accuracies(_true_gap, kinds, confidence)
     return made
+
+
+def _true_gap(pairs: ScoredPairs) -> Array:
+    """NaN where the truth is not known."""
+    return np.full(len(pairs.human), np.nan) if (gap := pairs.mean_true_gap) is None else gap
 
 
 def single_principle(
     names: Sequence[str], directions: Mapping[str, float], kinds: Mapping[str, Standard], confidence: float
-) -> dict[str, Any]:
+) -> dict[str, Accuracies]:
     """Accuracy of each model alone; where a weight has turned a principle round, so is its model."""
     signs = [directions.get(name, 1.0) for name in names]
-    return {
-        name: accuracies(lambda pairs, k=k: signs[k] * pairs.gap[:, k], kinds, confidence)
-        for k, name in enumerate(names)
-    }
+
+    def turned(k: int) -> Gap:
+        return lambda pairs: signs[k] * pairs.gap[:, k]
+
+    return {name: accuracies(turned(k), kinds, confidence) for k, name in enumerate(names)}
 
 
-def length_baseline(kinds: Mapping[str, Standard], confidence: float) -> dict[str, Any]:
+def length_baseline(kinds: Mapping[str, Standard], confidence: float) -> Accuracies:
     """Accuracy of preferring the longer response; below ½, the shorter is the better guess."""
     return accuracies(lambda pairs: pairs.longer, kinds, confidence)
 
 
-def truth_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Any]:
-    """How often each model orders a pair as the truth of its principle does; for the baseline, as their mean does."""
-    if pairs.true_gap is None:
+def truth_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Estimate]:
+    """How often each model orders a pair as the truth of its principle does; a model of the whole, as their mean."""
+    gap = pairs.true_gap
+    if gap is None or pairs.principles is None:
         return {}
-    target = {name: pairs.true_gap[:, k] for k, name in enumerate(pairs.principles)}
-    target[SINGLE] = pairs.true_gap.mean(axis=1)
+    target = {name: gap[:, k] for k, name in enumerate(pairs.principles)}
+    target |= dict.fromkeys(pairs.whole, gap.mean(axis=1))
     return {
-        name: pair_accuracy(pairs.gap[:, k], side(target[name]), confidence).as_dict()
+        name: Estimate.of(pair_accuracy(pairs.gap[:, k], side(target[name]), confidence))
         for k, name in enumerate(pairs.names)
         if name in target
     }
 
 
-def tie_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Any]:
+def tie_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, TieAccuracy]:
     """Each model on its own labels: without the pairs that the label leaves undecided, with them as ½, and their
     share."""
     made = {}
     for k, name in enumerate(pairs.names):
         every = accuracy(with_ties(pairs.gap[:, k], pairs.labels[:, k]), confidence)
         decided = pair_accuracy(pairs.gap[:, k], pairs.labels[:, k], confidence)
-        made[name] = {
-            "without": decided.as_dict(),
-            "with": every.as_dict(),
-            "tied": (every.n - decided.n) / every.n if every.n else None,
-        }
+        tied = (every.n - decided.n) / every.n if every.n else None
+        made[name] = TieAccuracy(Estimate.of(decided), Estimate.of(every), tied)
     return made
 
 
-def cross_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Any]:
+def cross_accuracy(pairs: ScoredPairs, confidence: float) -> CrossAccuracy:
     """Accuracy of model i (row) on the labels of principle j (column)."""
     cells = [
-        [pair_accuracy(pairs.gap[:, i], pairs.labels[:, j], confidence).as_dict() for j in range(len(pairs.names))]
+        [Estimate.of(pair_accuracy(pairs.gap[:, i], pairs.labels[:, j], confidence)) for j in range(len(pairs.names))]
         for i in range(len(pairs.names))
     ]
-    parts = {key: [[cell[key] for cell in row] for row in cells] for key in ("value", "low", "high", "n")}
-    return {"models": list(pairs.names), "labels": list(pairs.names)} | parts
+    return CrossAccuracy(
+        list(pairs.names),
+        list(pairs.names),
+        value=[[cell.value for cell in row] for row in cells],
+        low=[[cell.low for cell in row] for row in cells],
+        high=[[cell.high for cell in row] for row in cells],
+        n=[[cell.n for cell in row] for row in cells],
+    )
 
 
-def correlations(pairs: ScoredPairs) -> dict[str, Any]:
+def correlations(pairs: ScoredPairs) -> Correlations:
     """Pearson correlations over the pairs: of the labels, of the models' score differences, and of the true ones."""
-    return {
-        "names": list(pairs.names),
-        "labels": _json(correlation(pairs.labels)),
-        "scores": _json(correlation(pairs.gap)),
-        "truth": _json(correlation(pairs.true_gap)) if pairs.true_gap is not None else None,
-    }
+    return Correlations(
+        list(pairs.names),
+        labels=_json(correlation(pairs.labels)),
+        scores=_json(correlation(pairs.gap)),
+        truth=_json(correlation(pairs.true_gap)) if pairs.true_gap is not None else None,
+    )
 
 
-def calibrations(pairs: ScoredPairs) -> dict[str, Any]:
+def calibrations(pairs: ScoredPairs) -> dict[str, Calibration | None]:
     return {name: calibration(pairs.gap[:, k], pairs.labels[:, k]) for k, name in enumerate(pairs.names)}
 
 
-def _json(matrix: Array) -> list[list[float | None]]:
+def _json(matrix: Array) -> Matrix:
     return [[None if np.isnan(x) else round(float(x), 4) for x in row] for row in matrix]

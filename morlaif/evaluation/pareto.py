@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from morlaif.evaluation.results import Front
 from morlaif.statistics import Array
 
 
@@ -16,7 +16,8 @@ def non_dominated(points: ArrayLike) -> NDArray[np.bool_]:
     """(P,) whether no other of the `points` (P, K) is at least as good in every coordinate and better in one."""
     x = np.asarray(points, dtype=float)
     at_least, better = (x[:, None] >= x).all(-1), (x[:, None] > x).any(-1)
-    return ~(at_least & better).any(axis=0)
+    dominated: NDArray[np.bool_] = np.asarray((at_least & better).any(axis=0))
+    return ~dominated
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
@@ -36,7 +37,7 @@ def _volume(edges: Array) -> float:
     return sum(float(edge.prod()) - _volume(np.minimum(edges[i + 1 :], edge)) for i, edge in enumerate(edges))
 
 
-def fronts(names: Sequence[str], points: Mapping[str, ArrayLike]) -> dict[str, list[str]]:
+def fronts(names: Sequence[str], points: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
     """For every two principles "a|b" the policies on their Pareto front, best in a first."""
     policies, x = list(points), np.array(list(points.values()), dtype=float)
     found = {}
@@ -46,9 +47,7 @@ def fronts(names: Sequence[str], points: Mapping[str, ArrayLike]) -> dict[str, l
     return found
 
 
-def multi_objective_view(
-    names: Sequence[str], points: Mapping[str, Sequence[float]], reference: float
-) -> dict[str, Any]:
+def multi_objective_view(names: Sequence[str], points: Mapping[str, Sequence[float]], reference: float) -> Front:
     """The tables of a comparison: `points` are mean normalised scores of each policy, (K,) in the order of `names`.
 
     The reference point is the same number for every principle and every run, so that volumes of different runs can be
@@ -58,17 +57,17 @@ def multi_objective_view(
     corner = np.full(len(names), reference)
     own = {policy: hypervolume([point], corner) for policy, point in points.items()}
     everyone = hypervolume(list(points.values()), corner)
-    return {
-        "names": list(names),
-        "points": {policy: [float(x) for x in point] for policy, point in points.items()},
-        "front": [p for p, kept in zip(points, non_dominated(list(points.values())), strict=True) if kept],
-        "fronts": fronts(names, points),
-        "reference": corner.tolist(),
-        "hypervolume": own,
-        "relative": {policy: volume ** (1 / len(names)) / -reference for policy, volume in own.items()},
-        "together": everyone,
-        "added": {  # by each to all the others
+    return Front(
+        list(names),
+        points={policy: [float(x) for x in point] for policy, point in points.items()},
+        front=[p for p, kept in zip(points, non_dominated(list(points.values())), strict=True) if kept],
+        fronts=fronts(names, points),
+        reference=corner.tolist(),
+        hypervolume=own,
+        relative={policy: volume ** (1 / len(names)) / -reference for policy, volume in own.items()},
+        together=everyone,
+        added={
             policy: everyone - hypervolume([p for other, p in points.items() if other != policy], corner)
             for policy in points
         },
-    }
+    )

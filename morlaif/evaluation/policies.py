@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message, prompt_id
+from morlaif.evaluation.results import ResponseFacts
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.models.generate import generate
 from morlaif.statistics import Array
@@ -28,19 +29,18 @@ class Responses:
     lengths: list[int]  # generated tokens, the end token not counted
     ended: list[bool]  # by itself, rather than cut at max_new_tokens
 
-    def facts(self) -> dict[str, float]:
-        """Mean length in tokens and words, share ended by themselves, share of distinct texts."""
-        return {
-            "tokens": float(np.mean(self.lengths)),
-            "words": float(np.mean([len(text.split()) for text in self.texts])),
-            "ended": float(np.mean(self.ended)),
-            "distinct": len(set(self.texts)) / len(self.texts),
-        }
+    def facts(self) -> ResponseFacts:
+        return ResponseFacts(
+            tokens=float(np.mean(self.lengths)),
+            words=float(np.mean([len(text.split()) for text in self.texts])),
+            ended=float(np.mean(self.ended)),
+            distinct=len(set(self.texts)) / len(self.texts),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What one policy said to N prompts, and what is thought of it."""
+class Answered:
+    """What one policy answered to N prompts, and what is thought of it."""
 
     responses: Responses
     scores: Array  # (n, K) raw scores of the preference models on the first n ≤ N
@@ -48,12 +48,12 @@ class Answers:
 
 
 def response_rows(
-    prompts: Sequence[list[Message]], answers: Mapping[str, Answers], names: Sequence[str], principles: Sequence[str]
+    prompts: Sequence[list[Message]], answers: Mapping[str, Answered], names: Sequence[str], principles: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A row for each prompt: every policy's text, its tokens, raw scores by model (None where not scored) and true
     scores by principle (None where unknown)."""
 
-    def one(answer: Answers, i: int) -> dict[str, Any]:
+    def one(answer: Answered, i: int) -> dict[str, Any]:
         scored, true = i < len(answer.scores) and bool(names), answer.true
         return {
             "text": answer.responses.texts[i],

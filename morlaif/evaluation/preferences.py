@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
+from morlaif.evaluation.results import Calibration
 from morlaif.statistics import Array, Interval, accuracy, brier, calibration_error, reliability
 
 TIE = 1e-9  # a mean over two orders may miss one half by its last digit
@@ -33,7 +32,7 @@ def pair_accuracy(gap: ArrayLike, label: ArrayLike, confidence: float = 0.95) ->
     return accuracy(agreement(gap, label), confidence)
 
 
-def calibration(gap: ArrayLike, label: ArrayLike) -> dict[str, Any] | None:
+def calibration(gap: ArrayLike, label: ArrayLike) -> Calibration | None:
     """Brier score, expected calibration error and the bins behind it, of σ(gap) against the hard label; None when no
     pair is decided.
 
@@ -44,4 +43,4 @@ def calibration(gap: ArrayLike, label: ArrayLike) -> dict[str, Any] | None:
     if not decided.any():
         return None
     p, y = expit(gap[decided]), (label[decided] > 0.5).astype(float)
-    return {"brier": brier(p, y), "ece": calibration_error(p, y), "bins": reliability(p, y)}
+    return Calibration(brier(p, y), calibration_error(p, y), reliability(p, y))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from morlaif.errors import UserError
-from morlaif.evaluation.pairs import SINGLE, ScoredPairs
+from morlaif.evaluation.pairs import ScoredPairs
+from morlaif.evaluation.results import RegressionFound, RegressionRow
 from morlaif.scalarize.weights import regress
 
 FLATTERY = "sycophancy"  # its model scores higher what flatters less: a negative weight says that people reward it
@@ -17,7 +18,7 @@ FLATTERY = "sycophancy"  # its model scores higher what flatters less: a negativ
 def on_held_out(human: ScoredPairs, significance: float) -> dict[str, Any] | None:
     """The regression on the held-out pairs with human labels; `problem` says why there is none. None without labels."""
     known = ~np.isnan(human.human)
-    columns = [k for k, name in enumerate(human.names) if name != SINGLE]
+    columns = [k for k, name in enumerate(human.names) if name not in human.whole]
     if not known.any() or not columns:
         return None
     try:
@@ -27,28 +28,28 @@ def on_held_out(human: ScoredPairs, significance: float) -> dict[str, Any] | Non
         return {"problem": str(error)}
 
 
-def discussed(fit: Mapping[str, Any], source: str, significance: float) -> dict[str, Any]:
+def discussed(fit: Mapping[str, Any], source: str, significance: float) -> RegressionFound:
     """The fit with its signs, and sentences about them."""
     if "problem" in fit:
-        return {"source": source, "problem": fit["problem"]}
+        return RegressionFound(source, fit["problem"])
     rows = [
-        {
-            "name": name,
-            "standardized": fit["standardized"][k],
-            "low": _standardized(fit, k, "low"),
-            "high": _standardized(fit, k, "high"),
-            "p_value": fit["p_value"][k],
-            "sign": _sign(fit["standardized"][k], fit["p_value"][k], significance),
-        }
+        RegressionRow(
+            name,
+            standardized=fit["standardized"][k],
+            low=_standardized(fit, k, "low"),
+            high=_standardized(fit, k, "high"),
+            p_value=fit["p_value"][k],
+            sign=_sign(fit["standardized"][k], fit["p_value"][k], significance),
+        )
         for k, name in enumerate(fit["names"])
     ]
-    return {"source": source, "pairs": fit["pairs"], "rows": rows, "sentences": _sentences(rows, fit["pairs"])}
+    return RegressionFound(source, None, fit["pairs"], rows, _sentences(rows, fit["pairs"]))
 
 
 def _standardized(fit: Mapping[str, Any], k: int, bound: str) -> float:
     """A bound of the raw coefficient in the unit of the standardised one."""
-    raw = fit["raw"][k]
-    return fit[bound][k] * fit["standardized"][k] / raw if raw else fit[bound][k]
+    raw, found = fit["raw"][k], float(fit[bound][k])
+    return found * float(fit["standardized"][k]) / raw if raw else found
 
 
 def _sign(coefficient: float, p_value: float, significance: float) -> str:
@@ -57,29 +58,29 @@ def _sign(coefficient: float, p_value: float, significance: float) -> str:
     return "positive" if coefficient > 0 else "negative"
 
 
-def _sentences(rows: Sequence[Mapping[str, Any]], pairs: int) -> list[str]:
-    clear = {sign: [row["name"] for row in rows if row["sign"] == sign] for sign in ("positive", "negative", "unclear")}
-    told = [f"On {pairs} human-labelled pairs, other principles held equal:"]
+def _sentences(rows: Sequence[RegressionRow], pairs: int) -> list[str]:
+    clear = {sign: [row.name for row in rows if row.sign == sign] for sign in ("positive", "negative", "unclear")}
+    said = [f"On {pairs} human-labelled pairs, other principles held equal:"]
     if clear["positive"]:
-        told.append(f"people prefer responses that score higher on {_list(clear['positive'])}.")
+        said.append(f"people prefer responses that score higher on {_list(clear['positive'])}.")
     if clear["negative"]:
-        told.append(f"people prefer responses that score lower on {_list(clear['negative'])}.")
+        said.append(f"people prefer responses that score lower on {_list(clear['negative'])}.")
     if clear["unclear"]:
-        told.append(f"No clear effect of {_list(clear['unclear'])}.")
+        said.append(f"No clear effect of {_list(clear['unclear'])}.")
     for row in rows:
-        if row["name"] == FLATTERY:
-            told.append(_flattery(row))
-    return told
+        if row.name == FLATTERY:
+            said.append(_flattery(row))
+    return said
 
 
-def _flattery(row: Mapping[str, Any]) -> str:
+def _flattery(row: RegressionRow) -> str:
     meaning = {
         "negative": "people reward flattery, so a weight learned from them pays for sycophancy; "
         "weights=zero_sycophancy leaves it out",
         "positive": "people mark flattery down, so a weight learned from them works against sycophancy",
         "unclear": "these pairs do not tell whether people reward flattery",
-    }[row["sign"]]
-    numbers = f"{row['standardized']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}), p = {row['p_value']:.2g}"
+    }[row.sign]
+    numbers = f"{row.standardized:+.2f} ({row.low:+.2f} to {row.high:+.2f}), p = {row.p_value:.2g}"
     return f"The weight of sycophancy, whose model scores higher what flatters less, is {numbers}: {meaning}."
 
 

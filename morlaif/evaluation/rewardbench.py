@@ -24,6 +24,7 @@ from morlaif.data.rows import MalformedRow, UnusableRow, to_example
 from morlaif.data.settings import Columns, Format
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import agreement
+from morlaif.evaluation.results import Bench, BenchAccuracy, Estimate
 from morlaif.statistics import Array, accuracy
 
 COLUMNS = Columns(**{name: name for name in Columns.model_fields})
@@ -56,6 +57,8 @@ def read_bench(path: Path, most: int | None = None) -> list[BenchRow]:
         subset = row.get("subset")
         if subset is not None and not isinstance(subset, str):
             raise UserError(f"{place}: 'subset' is {str(subset)[:40]}; it must be a text, or left out")
+        if example.chosen is None or example.rejected is None:
+            raise UserError(f"{place}: a benchmark needs 'chosen' and 'rejected'")
         rows.append(BenchRow(example.messages, example.chosen, example.rejected, subset or ""))
     if not rows:
         raise UserError(f"{path}: no rows; each must be an object with prompt, chosen and rejected")
@@ -83,7 +86,7 @@ def score_bench(rows: Sequence[BenchRow], score: Score) -> tuple[Array, Array]:
     return score(prompts, [row.chosen for row in rows]), score(prompts, [row.rejected for row in rows])
 
 
-def bench_accuracy(rows: Sequence[BenchRow], gap: Array, confidence: float = 0.95) -> dict[str, Any]:
+def bench_accuracy(rows: Sequence[BenchRow], gap: Array, confidence: float = 0.95) -> BenchAccuracy:
     """From `gap` (N,), score of the chosen minus that of the rejected: accuracy over all rows and by subset, and the
     plain mean over subsets, which RewardBench reports."""
     right = agreement(gap, np.ones(len(rows)))
@@ -91,12 +94,9 @@ def bench_accuracy(rows: Sequence[BenchRow], gap: Array, confidence: float = 0.9
         name: accuracy(right[[row.subset == name for row in rows]], confidence)
         for name in dict.fromkeys(row.subset for row in rows)
     }
-    named = {name: interval.as_dict() for name, interval in subsets.items() if name}
-    return {
-        "all": accuracy(right, confidence).as_dict(),
-        "subsets": named,
-        "mean": float(np.mean([interval.value for interval in subsets.values()])),
-    }
+    named = {name: Estimate.of(interval) for name, interval in subsets.items() if name}
+    mean = float(np.mean([interval.value for interval in subsets.values()]))
+    return BenchAccuracy(Estimate.of(accuracy(right, confidence)), named, mean)
 
 
 def evaluate_bench(
@@ -105,13 +105,11 @@ def evaluate_bench(
     score: Score,
     objectives: Mapping[str, Callable[[Array], Array]],
     confidence: float = 0.95,
-) -> dict[str, Any]:
+) -> Bench:
     """Every model, a column of `score` (N, K), and every objective over them, (N, K) -> (N,)."""
     chosen, rejected = score_bench(rows, score)
-    return {
-        "rows": len(rows),
-        "models": {name: bench_accuracy(rows, (chosen - rejected)[:, k], confidence) for k, name in enumerate(names)},
-        "objectives": {
-            name: bench_accuracy(rows, f(chosen) - f(rejected), confidence) for name, f in objectives.items()
-        },
-    }
+    return Bench(
+        len(rows),
+        models={name: bench_accuracy(rows, (chosen - rejected)[:, k], confidence) for k, name in enumerate(names)},
+        objectives={name: bench_accuracy(rows, f(chosen) - f(rejected), confidence) for name, f in objectives.items()},
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
-from morlaif.statistics import Array, Interval, bootstrap_mean, bootstrap_share
+from morlaif.evaluation.results import Drift, Estimate, PrincipleSign, Rate, Sacrificed, Signs, parts
+from morlaif.statistics import Array, Interval, Resampling, bootstrap_mean, bootstrap_share
 
 
 def change(before: Array, after: Array, *, seed: int, resamples: int, confidence: float) -> list[Interval]:
@@ -23,14 +24,14 @@ def change(before: Array, after: Array, *, seed: int, resamples: int, confidence
     ]
 
 
-def changes(names: Sequence[str], before: Array, after: Array, **how: Any) -> dict[str, Any]:
-    """`change` by name, for JSON."""
-    return {name: i.as_dict() for name, i in zip(names, change(before, after, **how), strict=True)}
+def changes(names: Sequence[str], before: Array, after: Array, **how: Unpack[Resampling]) -> dict[str, Estimate]:
+    """`change` by name."""
+    return {name: Estimate.of(i) for name, i in zip(names, change(before, after, **how), strict=True)}
 
 
 def sacrificed(
     names: Sequence[str], before: Array, after: Array, *, seed: int, resamples: int, confidence: float
-) -> dict[str, Any] | None:
+) -> Sacrificed | None:
     """The principle that lost most. `lost` says whether its whole interval lies below zero when widened, by
     Bonferroni, for its having been picked as the worst of K."""
     if not names:
@@ -38,21 +39,21 @@ def sacrificed(
     wide = 1 - (1 - confidence) / len(names)
     moved = change(before, after, seed=seed, resamples=resamples, confidence=wide)
     worst = min(range(len(names)), key=lambda k: moved[k].value)
-    return {"principle": names[worst], **moved[worst].as_dict(), "lost": bool(moved[worst].high < 0)}
+    return Sacrificed(*parts(moved[worst]), principle=names[worst], lost=bool(moved[worst].high < 0))
 
 
 def hacking(
-    models: Mapping[str, Mapping[str, Any]],
-    truth: Mapping[str, Mapping[str, Any]] | None,
-    win_rate: Mapping[str, Any] | None,
+    models: Mapping[str, Estimate],
+    truth: Mapping[str, Estimate] | None,
+    win_rate: Rate | None,
     *,
     objective: Interval | None,
     model_gap: Array | None,
     true_gap: Array | None,
     lengths: tuple[Sequence[float], Sequence[float]],
     kl: float | None,
-    **how: Any,
-) -> dict[str, Any]:
+    **how: Unpack[Resampling],
+) -> Signs:
     """Signs for one policy against SFT.
 
     Args:
@@ -65,7 +66,7 @@ def hacking(
     principles = {}
     for name, by_model in models.items():
         really = (truth or {}).get(name)
-        principles[name] = {"pm": by_model, "truth": really, "sign": really and _sign(by_model, really)}
+        principles[name] = PrincipleSign(by_model, really, _sign(by_model, really) if really else None)
     before, after = (np.asarray(x, dtype=float) for x in lengths)
     drift = bootstrap_mean(after - before, **how)
     agree = None
@@ -73,24 +74,24 @@ def hacking(
         right = np.where(np.abs(true_gap) > 1e-9, (1 + np.sign(model_gap) * np.sign(true_gap)) / 2, np.nan)
         known = ~np.isnan(right)
         share = np.where(known, right, 0.0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
-        agree = bootstrap_share(share, **how).as_dict()
-    return {
-        "principles": principles,
-        "hacked": [name for name, one in principles.items() if one["sign"] == "hacked"],
-        "hollow": [name for name, one in principles.items() if one["sign"] == "hollow"],
-        "objective": objective and objective.as_dict(),
-        "judged": win_rate,
-        "judged_worse": bool(win_rate and win_rate["high"] is not None and win_rate["high"] < 0.5),
-        "agreement": agree,
-        "length": {"sft": float(before.mean()), "policy": float(after.mean()), "change": drift.as_dict()},
-        "kl": kl,
-    }
+        agree = Estimate.of(bootstrap_share(share, **how))
+    return Signs(
+        principles,
+        hacked=[name for name, one in principles.items() if one.sign == "hacked"],
+        hollow=[name for name, one in principles.items() if one.sign == "hollow"],
+        objective=Estimate.of(objective) if objective else None,
+        judged=win_rate,
+        judged_worse=bool(win_rate and win_rate.high is not None and win_rate.high < 0.5),
+        agreement=agree,
+        length=Drift(float(before.mean()), float(after.mean()), Estimate.of(drift)),
+        kl=kl,
+    )
 
 
-def _sign(by_model: Mapping[str, Any], really: Mapping[str, Any]) -> str:
+def _sign(by_model: Estimate, really: Estimate) -> str:
     """hacked: the model's score rose and the true one fell; hollow: it rose and the true one did not."""
-    if by_model["low"] is None or really["low"] is None or by_model["low"] <= 0:
+    if by_model.low is None or really.low is None or really.high is None or by_model.low <= 0:
         return "none"
-    if really["high"] < 0:
+    if really.high < 0:
         return "hacked"
-    return "hollow" if really["low"] <= 0 else "none"
+    return "hollow" if really.low <= 0 else "none"

@@ -4,64 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 from morlaif.data.records import Message
 from morlaif.evaluation.judges import Judge
 from morlaif.evaluation.length_control import LengthControlled, length_controlled
-from morlaif.statistics import Array, WinRate, bootstrap_mean, outcomes, win_rate
+from morlaif.evaluation.results import SFT, Difference, Rate, known, parts
+from morlaif.statistics import Array, Resampling, WinRate, bootstrap_mean, outcomes, win_rate
 
-SFT, SINGLE = "sft", "single"
+Two = tuple[str, str]  # policies
 
 
 @dataclass(frozen=True)
-class Compared:
+class Contest:
+    """What came of two policies' answers to the same prompts."""
+
     outcome: Array  # (N,) of the first policy on each prompt; NaN without a valid verdict
-    rate: WinRate
-    controlled: LengthControlled
+    win_rate: WinRate
+    length_controlled: LengthControlled
+
+    @property
+    def rate(self) -> Rate:
+        found = self.win_rate
+        win, tie, loss, flip = (known(share) for share in (found.win, found.tie, found.loss, found.flip_rate))
+        return Rate(*parts(found.rate), win, tie, loss, flip, found.invalid)
 
 
-def comparisons(arms: Sequence[str], others: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Every arm against SFT; every other arm against the baseline; every outside policy against SFT, and the run's
-    own (the first arm) against it."""
-    pairs = [(arm, SFT) for arm in arms] + [(arm, SINGLE) for arm in arms if SINGLE in arms and arm != SINGLE]
-    return pairs + [pair for other in others for pair in ((arms[0], other), (other, SFT))]
+def versus(first: str, second: str) -> str:
+    """What results call the comparison of two policies."""
+    return f"{first}_vs_{second}"
 
 
-def compare(
+def contests(arms: Sequence[str], others: Sequence[str] = ()) -> list[Two]:
+    """Every arm against SFT; the run's policy, which is the first arm, against every other; every outside policy
+    against SFT, and the run's policy against it."""
+    policy, *rest = arms
+    pairs = [(arm, SFT) for arm in arms] + [(policy, arm) for arm in rest]
+    return pairs + [pair for other in others for pair in ((policy, other), (other, SFT))]
+
+
+def judge_all(
     judge: Judge,
     prompts: Sequence[list[Message]],
     responses: Mapping[str, Sequence[str]],
-    pairs: Sequence[tuple[str, str]],
-    *,
-    seed: int,
-    resamples: int,
-    confidence: float,
-) -> dict[tuple[str, str], Compared]:
+    pairs: Sequence[Two],
+    **how: Unpack[Resampling],
+) -> dict[Two, Contest]:
     """`responses`: the texts of each policy, in the order of the prompts. Length is counted in characters, which
     policies with different tokenizers share."""
-    how = {"seed": seed, "resamples": resamples, "confidence": confidence}
     made = {}
     for first, second in pairs:
         verdict = judge.compare(prompts, responses[first], responses[second])
         outcome = outcomes(verdict.forward, verdict.backward, verdict.valid)
         lengths = ([len(text) for text in responses[name]] for name in (first, second))
-        made[first, second] = Compared(
+        made[first, second] = Contest(
             outcome,
             win_rate(verdict.forward, verdict.backward, verdict.valid, **how),
-            length_controlled(outcome, *lengths, confidence=confidence),
+            length_controlled(outcome, *lengths, confidence=how["confidence"]),
         )
     return made
 
 
-def paired(compared: Mapping[tuple[str, str], Compared], **how: Any) -> list[dict[str, Any]]:
+def paired(found: Mapping[Two, Contest], **how: Unpack[Resampling]) -> list[Difference]:
     """Every two policies that were compared with the same third: the difference of their win rates, over the prompts
     on which both have a verdict. It is surer than two win rates side by side."""
-    keys, made = list(compared), []
+    keys, made = list(found), []
     for i, (first, against) in enumerate(keys):
         for other, same in keys[i + 1 :]:
             if same == against:
-                difference = compared[first, against].outcome - compared[other, against].outcome
+                difference = found[first, against].outcome - found[other, against].outcome
                 interval = bootstrap_mean(difference, **how)
-                made.append({"first": first, "second": other, "against": against, **interval.as_dict()})
+                made.append(Difference(*parts(interval), first=first, second=other, against=against))
     return made

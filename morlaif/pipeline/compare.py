@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from morlaif.errors import Damaged, MachineError, UserError, suggest
+from morlaif.evaluation.results import LAYOUT
 from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
@@ -170,9 +171,17 @@ def _folders(record: Mapping[str, Any], roots: Sequence[Path]) -> dict[str, Path
 
 
 def _principles(evaluate: Path) -> dict[str, list[str]]:
-    """The principles that an evaluation read, and what each covers in a world of known truth."""
+    """The principles that an evaluation read, and what each covers in a world of known truth.
+
+    Raises:
+        Damaged: the evaluation is of a version whose results have another layout.
+    """
+    manifest = read_manifest(evaluate)
+    if isinstance(version := manifest.get("version"), int) and version < LAYOUT:
+        raise Damaged(f"evaluated by version {version} of the stage 'evaluate', whose results have another layout; "
+                      "the run's command evaluates it anew")  # fmt: skip
     try:
-        return {p["name"]: p["covers"] for p in read_manifest(evaluate)["reads"]["principles"]}
+        return {p["name"]: p["covers"] for p in manifest["reads"]["principles"]}
     except (KeyError, TypeError):
         raise Damaged(f"{evaluate / MANIFEST}: names no principles: written by another version") from None
 

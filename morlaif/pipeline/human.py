@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -24,9 +24,11 @@ from morlaif.config import Config
 from morlaif.errors import Damaged, UserError, of_system, suggest
 from morlaif.evaluation.human.answers import read as read_answers
 from morlaif.evaluation.human.form import render
-from morlaif.evaluation.human.items import Comparison, make_study
+from morlaif.evaluation.human.items import RatedPair, make_study
 from morlaif.evaluation.human.key import read_key
 from morlaif.evaluation.human.settings import HumanStudySettings
+from morlaif.evaluation.results import SFT, Arm, load_arms
+from morlaif.evaluation.wins import versus
 from morlaif.files import read_json_lines, read_text
 from morlaif.pipeline import compare
 from morlaif.pipeline.record import HUMAN, RUN, write_whole
@@ -78,7 +80,7 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     rows = [row for _, row in read_json_lines(file, "the responses of an evaluation", failure=Damaged)]
     if not rows:
         raise UserError(f"human=export: {run.folder.name} evaluated no prompt")
-    compared = _comparisons(settings.pairs, run.config["arms"], list(rows[0]["responses"]))
+    compared = _comparisons(settings.pairs, next(iter(_arms(run))), list(rows[0]["responses"]))
     study = make_study(
         rows, compared, prompts=settings.prompts, repeats=settings.repeats, checks=settings.checks, seed=settings.seed
     )
@@ -116,24 +118,26 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     say(console, f"then: morlaif human=import human.run={run.folder.name}{elsewhere}")
 
 
-def _comparisons(pairs: Sequence[str] | None, arms: Sequence[str], policies: Sequence[str]) -> list[Comparison]:
-    """The comparisons to rate; results call the first arm `policy`.
+def _arms(run: compare.Found) -> dict[str, Arm]:
+    return load_arms(run.folders[f"evaluate/{run.units['evaluate']}"] / "details.json")
+
+
+def _comparisons(pairs: Sequence[str] | None, policy: str, policies: Sequence[str]) -> list[RatedPair]:
+    """The comparisons to rate, by default the run's `policy` against each other one, SFT last.
 
     Raises:
         UserError: a pair names no two policies of the run.
     """
-    roles = {("policy" if policy == arms[0] else policy): policy for policy in policies}
-    others = sorted((role for role in roles if role != "policy"), key=lambda role: role == "sft")
-    names = dict.fromkeys(pairs) if pairs else [f"policy_vs_{role}" for role in others]
+    others = sorted((name for name in policies if name != policy), key=lambda name: name == SFT)
     made = []
-    for name in names:
-        parts = ["policy" if part == arms[0] else part for part in name.split("_vs_")]
-        known = f" The run has {', '.join(roles)}."
+    for name in pairs or [versus(policy, other) for other in others]:
+        parts = name.split("_vs_")
+        known = f" The run has {', '.join(policies)}."
         if len(parts) != 2 or parts[0] == parts[1]:
-            raise UserError(f"human.pairs: '{name}' is no pair of policies, such as policy_vs_sft.{known}")
-        if unknown := [part for part in parts if part not in roles]:
-            raise UserError(f"human.pairs: '{name}': no policy '{unknown[0]}'.{suggest(unknown[0], roles)}{known}")
-        made.append(Comparison("_vs_".join(parts), roles[parts[0]], roles[parts[1]]))
+            raise UserError(f"human.pairs: '{name}' is no pair of policies, such as {versus(policy, SFT)}.{known}")
+        if unknown := [part for part in parts if part not in policies]:
+            raise UserError(f"human.pairs: '{name}': no policy '{unknown[0]}'.{suggest(unknown[0], policies)}{known}")
+        made.append(RatedPair(name, *parts))
     return made
 
 
@@ -168,12 +172,14 @@ def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     found = summarise(ratings, raters, key, **how)
     if not found["comparisons"]:
         raise UserError("human=import: no pair was answered by a rater who is kept; nothing was imported")
+    from morlaif.report.data import titles
     from morlaif.report.people import lines
 
-    for line in lines(found, run.config):
+    found["titles"] = titles(_arms(run))
+    for line in lines(found):
         say(console, line)
     page = run.folder / "report.html"
-    shown = _shown(page, found, run.config) if page.exists() else None
+    shown = _shown(page, found) if page.exists() else None
     if dry:
         return
     with _writing("human=import"):
@@ -186,12 +192,12 @@ def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
         say(console, f"shown on {page}")
 
 
-def _shown(page: Path, found: dict[str, Any], config: Mapping[str, Any]) -> str:
+def _shown(page: Path, found: dict[str, Any]) -> str:
     """The run's page with the ratings on it."""
     from morlaif.report.people import add_people
 
     try:
-        return add_people(read_text(page, "the run's page"), found, config)
+        return add_people(read_text(page, "the run's page"), found)
     except ValueError:
         raise UserError(f"{page}: is not the page that a run leaves; start the run's command again, which writes it "
                         "anew, then import") from None  # fmt: skip

@@ -88,7 +88,7 @@ def _build(config: Config, record: Run, *, group: str, console: Console) -> bool
     record.mistaken = dispatcher.mistaken
     record.close("succeeded" if built_all else "failed")
     results = gather_results(plan, store, folder)
-    report = gather_report(plan, store, record, config.model_dump(mode="json"))
+    report = gather_report(plan, store, record)
     _tell(tracker, plan, store, results, folder)
     tracker.close(failed=not built_all)
     if built_all or any(unit.state == "built" for unit in record.units):
@@ -150,7 +150,7 @@ def gather_results(plan: Plan, store: Store, folder: Path) -> dict[str, Any]:
     return results
 
 
-def gather_report(plan: Plan, store: Store, record: Run, config: Mapping[str, Any]) -> Path | None:
+def gather_report(plan: Plan, store: Store, record: Run) -> Path | None:
     """Write report.html, the stored page completed with how this run came by it and with what raters said of it, and
     its figures beside it."""
     unit = plan.by_name.get("report")
@@ -163,7 +163,7 @@ def gather_report(plan: Plan, store: Store, record: Run, config: Mapping[str, An
     if (record.folder / HUMAN).is_file():
         from morlaif.report.people import add_people
 
-        html = add_people(html, read_json(record.folder / HUMAN, "what raters said", of=dict, failure=Damaged), config)
+        html = add_people(html, read_json(record.folder / HUMAN, "what raters said", of=dict, failure=Damaged))
     write_whole(page, html)
     if (stored / "figures").is_dir():
         shutil.copytree(stored / "figures", record.folder / "figures", dirs_exist_ok=True)

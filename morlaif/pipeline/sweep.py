@@ -166,7 +166,7 @@ def _overrides(folder: Path) -> str:
 
 def _win_rate(folder: Path) -> str:
     try:
-        rate = read_json(folder / "results.json", of=dict)["win_rate"]["policy_vs_sft"]
+        rate = next(iter(read_json(folder / "results.json", of=dict)["win_rate"].values()))  # the policy over SFT
         return "" if rate["value"] is None else f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
-    except (UserError, KeyError, TypeError, ValueError):
+    except (UserError, AttributeError, KeyError, StopIteration, TypeError, ValueError):
         return ""

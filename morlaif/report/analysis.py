@@ -5,11 +5,12 @@ Each part is left out where an evaluation has nothing of the kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from morlaif.report.data import RunData, comparison, words
-from morlaif.report.tables import DASH, change_cell, interval, number, percent
+from morlaif.evaluation.results import Accuracies, Budgets, Estimate, RegressionFound, Signs
+from morlaif.report.data import RunData, words
+from morlaif.report.tables import DASH, Rows, change_cell, interval, number, percent
 
 KINDS = {"human": "human labels", "truth": "known truth"}
 BUDGETS = {
@@ -19,141 +20,131 @@ BUDGETS = {
 }  # fmt: skip
 
 
-def context(run: RunData) -> dict[str, Any]:
-    """The variables of the page's template."""
-    regression = run.details.get("regression") or {}
-    told = regression.get("sentences") or ([regression["problem"]] if "problem" in regression else [])
+def of_models(run: RunData) -> dict[str, Any]:
+    """The tables beside the accuracies of the preference models."""
+    kinds = [KINDS[kind] for kind in _kinds(run)]
     return {
-        "controlled_rows": _controlled(run),
-        "scalarizer_heads": ["objective", *(KINDS[kind] for kind in _kinds(run))],
+        "scalarizer_heads": ["objective", *kinds],
         "scalarizer_rows": _scalarizers(run),
-        "ablation_heads": ["principles", *(KINDS[kind] for kind in _kinds(run)), "random subsets", "ceiling"],
+        "ablation_heads": ["principles", *kinds, "random subsets", "ceiling"],
         "ablation_rows": _ablation(run),
         "left_out_rows": _left_out(run),
-        "cross_names": [words(name) for name in (run.details.get("cross_accuracy") or {}).get("labels", ())],
+        "cross_names": [words(name) for name in run.details.cross_accuracy.labels],
         "cross_rows": _cross(run),
-        "tradeoff_rows": _tradeoffs(run),
-        "budget_heads": ["", *(run.label(arm) for arm in _budgets(run))],
-        "budget_rows": _budget_rows(run),
-        "budget_note": _budget_note(run),
-        "regression_sentence": " ".join(told),
     }
 
 
-def measured(kinds: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def measured(kinds: Accuracies) -> Estimate | None:
     """On human labels where there are any, else on the known truth."""
-    return next((kinds[kind] for kind in KINDS if (kinds.get(kind) or {}).get("value") is not None), None)
+    return next((kinds[kind] for kind in KINDS if kind in kinds and kinds[kind].value is not None), None)
 
 
-def _controlled(run: RunData) -> list[Sequence[str]]:
+def controlled_rows(run: RunData) -> Rows:
     """Win rates with the effect of length taken out; in place of one that is withheld, the reason."""
     return [
         (
-            comparison(run, key),
-            f"withheld: {rate['withheld']}" if rate.get("withheld") else interval(rate),
-            number((rate.get("coef_length") or {}).get("value"), sign=True),
-            percent(rate.get("longer"), 0),
+            run.comparison(key),
+            f"withheld: {rate.withheld}" if rate.withheld else interval(rate),
+            number(rate.coef_length.value, sign=True),
+            percent(rate.longer, 0),
         )
-        for key, rate in (run.details.get("length_controlled") or {}).items()
+        for key, rate in run.details.length_controlled.items()
     ]
 
 
 def _kinds(run: RunData) -> list[str]:
-    found = (run.details.get("scalarizer_accuracy") or {}).values()
-    return [kind for kind in KINDS if any((one.get(kind) or {}).get("n") for one in found)]
+    found = run.details.scalarizer_accuracy.values()
+    return [kind for kind in KINDS if any(kind in one and one[kind].n for one in found)]
 
 
-def _scalarizers(run: RunData) -> list[Sequence[str]]:
+def _scalarizers(run: RunData) -> Rows:
     """The same models under every scalarizer, best first, and preferring the longer response."""
-    found = run.details.get("scalarizer_accuracy") or {}
-    order = sorted(found, key=lambda name: -((measured(found[name]) or {}).get("value") or 0))
+    found = run.details.scalarizer_accuracy
+    order = sorted(found, key=lambda name: -(_value(found[name]) or 0))
     rows = [(name.replace("_", "-"), found[name]) for name in order]
-    if baseline := run.details.get("length_baseline"):
-        rows.append(("the longer response", baseline))
+    if run.details.length_baseline:
+        rows.append(("the longer response", run.details.length_baseline))
     return [(name, *(interval(one.get(kind)) for kind in _kinds(run))) for name, one in rows] if order else []
 
 
-def _ablation(run: RunData) -> list[Sequence[str]]:
-    table = run.details.get("ablation") or {}
-    sampled = {row["count"]: row for row in table.get("random") or ()}
-    rows = []
-    for row in table.get("nested") or ():
-        other = sampled.get(row["count"], {})
-        own = [interval(row["accuracy"].get(kind)) for kind in _kinds(run)]
-        rest = [interval(measured(other.get(part) or {})) for part in ("accuracy", "ceiling")]
-        rows.append((str(row["count"]), *own, *rest))
+def _value(kinds: Accuracies) -> float | None:
+    return found.value if (found := measured(kinds)) else None
+
+
+def _ablation(run: RunData) -> Rows:
+    table = run.details.ablation
+    if table is None:
+        return []
+    sampled, rows = {row.count: row for row in table.random}, []
+    for row in table.nested:
+        own = [interval(row.accuracy.get(kind)) for kind in _kinds(run)]
+        other = sampled.get(row.count)
+        rest = [interval(measured(part)) for part in ((other.accuracy, other.ceiling) if other else ({}, {}))]
+        rows.append((str(row.count), *own, *rest))
     return rows
 
 
-def _left_out(run: RunData) -> list[Sequence[str]]:
+def _left_out(run: RunData) -> Rows:
     """Accuracy without one principle, the most missed first."""
-    rows = (run.details.get("ablation") or {}).get("leave_one_out") or ()
-    known = [(row, found) for row in rows if (found := measured(row["accuracy"]))]
+    rows = run.details.ablation.leave_one_out if run.details.ablation else []
+    known = [row for row in rows if measured(row.accuracy)]
     return [
-        (words(row["without"]), interval(found), change_cell(measured(row["change"])))
-        for row, found in sorted(known, key=lambda one: one[1]["value"])
+        (words(row.without), interval(measured(row.accuracy)), change_cell(measured(row.change)))
+        for row in sorted(known, key=lambda row: _value(row.accuracy) or 0)
     ]
 
 
-def _cross(run: RunData) -> list[Sequence[str]]:
-    found = run.details.get("cross_accuracy")
-    if not found:
-        return []
-    return [
-        (words(name), *(percent(x, 0) for x in row)) for name, row in zip(found["models"], found["value"], strict=True)
-    ]
+def _cross(run: RunData) -> Rows:
+    found = run.details.cross_accuracy
+    return [(words(name), *(percent(x, 0) for x in row)) for name, row in zip(found.models, found.value, strict=True)]
 
 
-def _tradeoffs(run: RunData) -> list[Sequence[str]]:
+def tradeoff_rows(run: RunData) -> Rows:
     """For each policy what moved least, how much of the space of principles it covers, and signs of hacking."""
-    details = run.details
-    lost, signs = details.get("sacrificed") or {}, details.get("hacking") or {}
-    view = details.get("pareto") or {}
-    volume = (view.get("truth") or view).get("relative") or {}
+    lost, volume = run.details.sacrificed, run.details.pareto.relative
     rows = []
     for arm in run.arms:
-        worst = (lost.get("truth") or lost.get("pm") or {}).get(arm)
-        own = signs.get(arm)
+        worst, own = (lost.truth or lost.pm).get(arm), run.details.hacking.get(arm)
         if worst is None and own is None:
             continue
-        moved = f"{words(worst['principle'])} {number(worst['value'], sign=True)}" if worst else DASH
-        drift = ((own or {}).get("length") or {}).get("change") or {}
-        agree = percent(((own or {}).get("agreement") or {}).get("value"))
-        cells = (moved, number(volume.get(arm)), agree, number(drift.get("value"), 1, sign=True))
-        rows.append((run.label(arm), *cells, hacked(own)))
+        moved = f"{words(worst.principle)} {number(worst.value, sign=True)}" if worst else DASH
+        agree = percent(own.agreement.value if own and own.agreement else None)
+        drift = number(own.length.change.value if own else None, 1, sign=True)
+        rows.append((run.label(arm), moved, number(volume.get(arm)), agree, drift, hacked(own)))
     return rows
 
 
-def hacked(signs: Mapping[str, Any] | None) -> str:
+def hacked(signs: Signs | None) -> str:
     """In words what speaks for reward hacking."""
     if signs is None:
         return DASH
-    told = [f"{words(name)} {kind}" for kind in ("hacked", "hollow") for name in signs.get(kind) or ()]
-    return ", ".join([*told, *(["judged worse than SFT"] if signs.get("judged_worse") else [])]) or "none"
+    kinds = {"hacked": signs.hacked, "hollow": signs.hollow}
+    found = [f"{words(name)} {kind}" for kind, names in kinds.items() for name in names]
+    return ", ".join([*found, *(["judged worse than SFT"] if signs.judged_worse else [])]) or "none"
 
 
-def _budgets(run: RunData) -> dict[str, Mapping[str, Any]]:
-    found = run.details.get("budget") or {}
-    return {arm: found[arm] for arm in run.arms if arm in found}
-
-
-def _budget_rows(run: RunData) -> list[Sequence[str]]:
-    budgets = _budgets(run)
-    rows = [(name, [budget.get(key) for budget in budgets.values()]) for key, name in BUDGETS.items()]
+def budget_rows(run: RunData) -> Rows:
+    budgets = [asdict(budget) for budget in run.details.budget.arms.values()]
+    rows = [(name, [budget[key] for budget in budgets]) for key, name in BUDGETS.items()]
     return [(name, *(_amount(x) for x in values)) for name, values in rows if any(x is not None for x in values)]
 
 
-def _budget_note(run: RunData) -> str:
-    found = run.details.get("budget") or {}
-    if len(_budgets(run)) < 2:
+def budget_note(found: Budgets) -> str:
+    if len(found.arms) < 2:
         return "What the policy had to learn from."
-    if found.get("equal"):
+    if found.equal:
         return "The arms had the same labels, settings and episodes: what differs is how many models share them."
-    differs = ", ".join(BUDGETS.get(key, words(key)) for key in found.get("differs") or ())
+    differs = ", ".join(BUDGETS.get(key, words(key)) for key in found.differs)
     return f"The arms did not have the same: {differs}. A difference between them may be one of budget."
 
 
-def _amount(value: Any) -> str:
+def regression_sentence(found: RegressionFound | None) -> str:
+    if found is None:
+        return ""
+    return found.problem or " ".join(found.sentences)
+
+
+def _amount(value: float | None) -> str:
     if value is None:
         return DASH
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"

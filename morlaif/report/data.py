@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.errors import Damaged, UserError
-from morlaif.files import read_json, read_json_lines
-
-SINGLE = "single"
+from morlaif.evaluation import results
+from morlaif.evaluation.results import CEILING, SFT, Arm, RunDetails, RunResults
+from morlaif.files import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -18,46 +18,72 @@ class RunData:
     """Everything a page shows, except for the record of the run itself, which is known when the run closes."""
 
     config: Mapping[str, Any]  # the run's resolved config
-    results: Mapping[str, Any]  # results.json of evaluate
-    details: Mapping[str, Any]  # details.json of evaluate
+    results: RunResults
+    details: RunDetails
     samples: list[dict[str, Any]]  # samples.jsonl of evaluate
     curves: Mapping[str, list[dict[str, float]]]  # PPO steps of each arm
 
     @property
     def names(self) -> list[str]:
-        """The preference models, the principles first."""
-        return list(self.details["names"])
+        """The preference models, the principles' first."""
+        return self.details.names
 
     @property
     def principles(self) -> list[str]:
-        return [name for name in self.names if name != SINGLE]
+        """Those that have a preference model."""
+        return [name for name in self.names if name in self.details.principles]
 
     @property
-    def rewarded(self) -> list[str]:
-        """The columns of the first arm's reward."""
-        row = self.curves[self.arms[0]][0]
-        return [key.removeprefix("score/") for key in row if key.startswith("score/")]
-
-    @property
-    def reward(self) -> str:
-        """What kind of thing the first arm's policy learnt from."""
-        return self.config.get("reward", {}).get("kind", "pm")
+    def whole(self) -> list[str]:
+        """The preference models of no single principle."""
+        return self.details.whole
 
     @property
     def arms(self) -> list[str]:
-        return list(self.details["arms"])
+        return list(self.details.arms)
+
+    @property
+    def policy(self) -> str:
+        """The first arm; the others are what it is compared with."""
+        return self.arms[0]
+
+    @property
+    def arm(self) -> Arm:
+        return self.details.arms[self.policy]
+
+    @property
+    def rewarded(self) -> list[str]:
+        """The columns of the policy's reward."""
+        return [key.removeprefix("score/") for key in self.curves[self.policy][0] if key.startswith("score/")]
+
+    @property
+    def reward(self) -> str:
+        """What kind of thing the policy learnt from."""
+        kind: str = self.config.get("reward", {}).get("kind", "pm")
+        return kind
 
     def label(self, policy: str) -> str:
-        """What a policy is called on the page."""
-        if policy == "sft":
-            return "SFT"
-        if policy in (self.details.get("policies") or {}):
-            return policy  # from outside: the config names it
-        if policy == SINGLE:
-            return "single rating" if self.reward == "judge" else "single PM"
-        if policy in (self.details.get("policies") or {}):  # one that the run did not train
-            return policy
-        return str(self.config.get("scalarizer", {}).get("name", policy)).replace("_", "-")
+        """What a policy is called on the page; one from outside as the config names it."""
+        return self.titles.get(policy, policy)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return titles(self.details.arms)
+
+    def model_label(self, name: str) -> str:
+        """What a preference model is called on the page."""
+        arm = next((a for a in self.details.arms.values() if name in self.whole and name in a.models), None)
+        return arm.title if arm else words(name)
+
+    def comparison(self, key: str) -> str:
+        return comparison(key, self.titles)
+
+    def objective_name(self, arm: str) -> str:
+        """What an objective is called on the page; that of one preference model as the model."""
+        if arm == CEILING:
+            return "true principles"
+        of_one = arm in self.details.arms and not self.details.arms[arm].of_principles
+        return self.label(arm) if of_one else f"{self.label(arm)} objective"
 
 
 def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
@@ -65,13 +91,13 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
     if "evaluate" not in inputs:
         raise UserError("report: the run has no unit 'evaluate' to report on; add it to `stages`")
     folder = inputs["evaluate"]
-    details = read_json(folder / "details.json", "an evaluation's details", of=dict, failure=Damaged)
+    details = results.load(RunDetails, folder / "details.json", "an evaluation's details")
     return RunData(
         config=config,
-        results=read_json(folder / "results.json", "an evaluation's results", of=dict, failure=Damaged),
+        results=results.load(RunResults, folder / "results.json", "an evaluation's results"),
         details=details,
         samples=read_lines(folder / "samples.jsonl"),
-        curves={arm: read_lines(inputs[f"ppo/{arm}"] / "curve.jsonl") for arm in details["arms"]},
+        curves={arm: read_lines(inputs[f"ppo/{arm}"] / "curve.jsonl") for arm in details.arms},
     )
 
 
@@ -84,14 +110,11 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def comparison(run: RunData, key: str) -> str:
-    """`policy_vs_sft` -> "max-min vs SFT"."""
-    first, second = (run.label(run.arms[0] if role == "policy" else role) for role in key.split("_vs_"))
-    return f"{first} vs {second}"
+def titles(arms: Mapping[str, Arm]) -> dict[str, str]:
+    """What pages call a run's policies."""
+    return {SFT: "SFT"} | {name: arm.title for name, arm in arms.items()}
 
 
-def objective_name(run: RunData, arm: str) -> str:
-    """What an objective is called on the page."""
-    if arm == "ceiling":
-        return "true principles"
-    return run.label(arm) if arm == SINGLE else f"{run.label(arm)} objective"
+def comparison(key: str, named: Mapping[str, str]) -> str:
+    """`morlaif_vs_sft` -> "max-min vs SFT"."""
+    return " vs ".join(named.get(policy, policy) for policy in key.split("_vs_"))

@@ -13,12 +13,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from morlaif.evaluation.results import Estimate
 from morlaif.report.analysis import measured
-from morlaif.report.data import SINGLE, RunData, comparison, objective_name, words
+from morlaif.report.data import RunData, words
 from morlaif.report.style import PALETTE, as_matrix
+from morlaif.report.tables import pm_accuracies
 
 WIDTH = 4.25  # inches
-Series = tuple[str, Mapping[str, Mapping[str, Any]], str, bool]  # label, intervals by row, colour, filled marker
+Series = tuple[str, Mapping[str, Estimate], str, bool]  # label, intervals by row, colour, filled marker
 
 
 def figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -31,13 +33,14 @@ def dots(axes: Axes, rows: Sequence[str], series: Sequence[Series]) -> None:
     offsets = np.linspace(0.16, -0.16, len(series)) if len(series) > 1 else [0.0]
     for offset, (_, intervals, colour, filled) in zip(offsets, series, strict=True):
         for y, row in enumerate(reversed(rows)):
-            i = intervals.get(row) or {}
-            if i.get("value") is None:
+            i = intervals.get(row)
+            if i is None or i.value is None:
                 continue
-            axes.plot([i["low"], i["high"]], [y + offset] * 2, color=colour, linewidth=1.8, zorder=2)
+            if i.low is not None and i.high is not None:
+                axes.plot([i.low, i.high], [y + offset] * 2, color=colour, linewidth=1.8, zorder=2)
             face = colour if filled else PALETTE.surface
             axes.plot(
-                i["value"], y + offset, "o", color=colour, markerfacecolor=face, markersize=5, zorder=3, clip_on=False
+                i.value, y + offset, "o", color=colour, markerfacecolor=face, markersize=5, zorder=3, clip_on=False
             )
     axes.set_yticks(range(len(rows)), [words(row) for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -57,8 +60,7 @@ def legend(made: Figure, series: Sequence[Series]) -> None:
 
 
 def win_rates(run: RunData) -> Figure:
-    rates = run.results["win_rate"]
-    rows = {comparison(run, key): value for key, value in rates.items()}
+    rows = {run.comparison(key): rate for key, rate in run.results.win_rate.items()}
     made, ((axes,),) = figure(0.6 + 0.36 * len(rows))
     axes.axvline(0.5, color=PALETTE.muted, linewidth=1, linestyle=(0, (3, 3)))
     dots(axes, list(rows), [("", rows, PALETTE.blue, True)])
@@ -71,16 +73,14 @@ def win_rates(run: RunData) -> Figure:
 def pm_accuracy(run: RunData) -> Figure | None:
     if not run.names:
         return None
-    own = dict(run.results["pm_accuracy"])
-    if run.results.get("single_pm_accuracy"):
-        own[SINGLE] = run.results["single_pm_accuracy"]
+    own = pm_accuracies(run)
     series: list[Series] = [("on held-out labels", own, PALETTE.blue, True)]
-    if run.results.get("pm_truth_accuracy"):
-        series.append(("on the known truth", run.results["pm_truth_accuracy"], PALETTE.orange, False))
-    rows = sorted(run.principles, key=lambda name: -(own[name]["value"] or 0)) + [n for n in own if n == SINGLE]
+    if run.results.pm_truth_accuracy:
+        series.append(("on the known truth", run.results.pm_truth_accuracy, PALETTE.orange, False))
+    rows = sorted(run.principles, key=lambda name: -(own[name].value or 0)) + [n for n in own if n in run.whole]
     made, ((axes,),) = figure(0.9 + 0.27 * len(rows))
     dots(axes, rows, series)
-    lows = [i["low"] for _, values, *_ in series for i in values.values() if i.get("low") is not None]
+    lows = [i.low for _, values, *_ in series for i in values.values() if i.low is not None]
     axes.set_xlim(min([0.5, *lows]) - 0.02, 1.005)
     axes.axvline(0.5, color=PALETTE.muted, linewidth=1, linestyle=(0, (3, 3)))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -90,14 +90,14 @@ def pm_accuracy(run: RunData) -> Figure | None:
 
 
 def objective_accuracy(run: RunData) -> Figure | None:
-    if not set(run.results["objective_accuracy"]) & set(run.arms):
+    if not set(run.results.objective_accuracy) & set(run.arms):
         return None
-    rows = {objective_name(run, arm): values for arm, values in run.results["objective_accuracy"].items()}
+    rows = {run.objective_name(arm): values for arm, values in run.results.objective_accuracy.items()}
     kinds = [("human", "on human labels", PALETTE.blue, True), ("truth", "on the known truth", PALETTE.orange, False)]
     series: list[Series] = [
-        (label, {row: values.get(kind, {}) for row, values in rows.items()}, colour, filled)
+        (label, {row: values[kind] for row, values in rows.items() if kind in values}, colour, filled)
         for kind, label, colour, filled in kinds
-        if any(values.get(kind, {}).get("n") for values in rows.values())
+        if any(values[kind].n for values in rows.values() if kind in values)
     ]
     made, ((axes,),) = figure(0.8 + 0.4 * len(rows))
     dots(axes, list(rows), series)
@@ -113,8 +113,8 @@ def correlations(run: RunData) -> Figure | None:
     """Lower triangle: feedback labels. Upper triangle: preference models' scores."""
     if not run.names:
         return None
-    matrix = run.details["correlation"]
-    labels, scores, small = matrix["labels"], matrix["scores"], len(matrix["names"]) > 8
+    matrix = run.details.correlation
+    labels, scores, small = matrix.labels, matrix.scores, len(matrix.names) > 8
 
     def cell(i: int, j: int) -> tuple[str, float] | None:
         value = (labels if i > j else scores)[i][j]
@@ -123,14 +123,14 @@ def correlations(run: RunData) -> Figure | None:
         text = f"{abs(value):.2f}".removeprefix("0") if small else f"{abs(value):.2f}"
         return ("−" if round(value, 2) < 0 else "") + text, value
 
-    return heatmap(matrix["names"], cell)
+    return heatmap(matrix.names, cell)
 
 
 def label_agreement(run: RunData) -> Figure | None:
     """How often the labels of two principles take the same side, in per cent; a half is chance. None for one alone."""
     if len(run.principles) < 2:
         return None
-    names, agreement = run.details["labels"]["names"], run.details["labels"]["agreement"]
+    names, agreement = run.details.labels.names, run.details.labels.agreement
 
     def cell(i: int, j: int) -> tuple[str, float] | None:
         value = agreement[i][j]
@@ -141,27 +141,31 @@ def label_agreement(run: RunData) -> Figure | None:
 
 def cross_accuracy(run: RunData) -> Figure | None:
     """Each model (row) on the labels of each principle (column), in per cent."""
-    found = run.details.get("cross_accuracy")
-    if not found or len(found["models"]) < 2:
+    found = run.details.cross_accuracy
+    if len(found.models) < 2:
         return None
 
     def cell(i: int, j: int) -> tuple[str, float] | None:
-        value = found["value"][i][j]
+        value = found.value[i][j]
         return None if value is None else (f"{100 * value:.0f}", 2 * value - 1)
 
-    return heatmap(found["labels"], cell, diagonal=True)
+    return heatmap(found.labels, cell, diagonal=True)
 
 
 def ablation(run: RunData) -> Figure | None:
     """Accuracy of the objective against how many of its principles it has."""
-    table = run.details.get("ablation") or {}
-    lines = (("nested", "accuracy", "listed order", PALETTE.blue, "-"),
-             ("random", "accuracy", "random subsets", PALETTE.orange, (0, (4, 1.5))),
-             ("random", "ceiling", "ceiling", PALETTE.muted, (0, (1.5, 1.2))))  # fmt: skip
+    table = run.details.ablation
+    if table is None:
+        return None
+    nested = [(row.count, measured(row.accuracy)) for row in table.nested]
+    sampled = [(row.count, measured(row.accuracy)) for row in table.random]
+    ceiling = [(row.count, measured(row.ceiling)) for row in table.random]
+    lines = ((nested, "listed order", PALETTE.blue, "-"),
+             (sampled, "random subsets", PALETTE.orange, (0, (4, 1.5))),
+             (ceiling, "ceiling", PALETTE.muted, (0, (1.5, 1.2))))  # fmt: skip
     made, ((axes,),) = figure(2.6)
-    for key, part, label, colour, dashes in lines:
-        rows = [(row["count"], measured(row.get(part) or {})) for row in table.get(key) or ()]
-        points = [(count, one["value"], one["low"], one["high"]) for count, one in rows if one]
+    for rows, label, colour, dashes in lines:
+        points = [(count, one.value, one.low, one.high) for count, one in rows if one]
         if points:
             x, y, low, high = zip(*points, strict=True)
             axes.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=3, label=label)
@@ -255,15 +259,15 @@ def _arm_legend(made: Figure, run: RunData) -> None:
 
 def changes(run: RunData) -> Figure | None:
     """What the policy gained and gave up, by principle: by the known truth where there is one, else by the PMs."""
-    moved = run.details.get("true_change") or run.details["score_change"]
+    moved = run.details.true_change or run.details.score_change
     if not any(moved.values()):
         return None
     series: list[Series] = [
         (run.label(arm), moved[arm], PALETTE.of(index), index == 0) for index, arm in enumerate(run.arms)
     ]
-    first = moved[run.arms[0]]
-    shown = [name for name in first if name != SINGLE or not run.principles]
-    rows = sorted(shown, key=lambda name: -(first[name]["value"] or 0))
+    first = moved[run.policy]
+    shown = [name for name in first if name not in run.whole or not run.principles]
+    rows = sorted(shown, key=lambda name: -(first[name].value or 0))
     made, ((axes,),) = figure(0.9 + 0.27 * len(rows))
     axes.axvline(0, color=PALETTE.muted, linewidth=1, linestyle=(0, (3, 3)))
     dots(axes, rows, series)

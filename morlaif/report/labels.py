@@ -8,11 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from morlaif.evaluation.results import Estimate, RunDetails
 from morlaif.feedback.information import warnings_of
-from morlaif.report.data import SINGLE, RunData, words
+from morlaif.report.data import RunData, words
 from morlaif.report.tables import DASH, interval, number, percent
 
 KINDS = ("input_tokens", "output_tokens", "usd")
+Cost = dict[str, float]  # by kind; 0 where it is not named
 SPLITS = ("train", "eval")
 FREE = {
     "rules": "the toy world’s own rules",
@@ -21,40 +23,45 @@ FREE = {
 }
 
 
-def warnings(details: Mapping[str, Any]) -> list[str]:
+def warnings(details: RunDetails) -> list[str]:
     """What makes a run's labels, or the verdicts on its policies, worthless: for the top of a page."""
-    qualities = details.get("label_quality") or {}
+    qualities = details.label_quality
     under: dict[str, list[str]] = {}
     for name, found in warnings_of(qualities).items():
         for warning in found:
             judge = qualities[name].get("judge", "of unknown name")
             under.setdefault(f"The judge of the labels, {judge}, {warning}", []).append(words(name))
-    judge = details.get("judge") or {}
+    judge = details.judge
     return [f"{warning} (under {', '.join(names)})." for warning, names in under.items()] + [
-        f"The judge of the policies, {judge.get('name')}, {warning}." for warning in judge.get("warnings") or ()
+        f"The judge of the policies, {judge.name}, {warning}." for warning in judge.warnings
     ]
 
 
-def kappa(i: Mapping[str, Any] | None) -> str:
-    if not i or i.get("value") is None:
+def kappa(i: Estimate | None) -> str:
+    if i is None or i.value is None:
         return DASH
-    bounds = Markup(' <span class="ci">{} to {}</span>').format(number(i["low"]), number(i["high"]))
-    return number(i["value"]) + bounds
+    bounds = Markup(' <span class="ci">{} to {}</span>').format(number(i.low), number(i.high))
+    return number(i.value) + bounds
 
 
-def share(i: Mapping[str, Any] | None) -> str:
-    return percent((i or {}).get("value"))
+def share(i: Estimate | None) -> str:
+    return percent(i.value if i else None)
+
+
+def _estimate(shown: Callable[[Estimate | None], str]) -> Callable[[Any], str]:
+    """For a cell of `quality.json` that holds an estimate."""
+    return lambda i: shown(Estimate(i["value"], i["low"], i["high"], i["n"]) if i else None)
 
 
 # In a label's quality; a column is shown where the source can fill it for any principle.
 COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "validity": ("valid", share),
-    "agreement_truth": ("agrees with truth", share),
-    "agreement_human": ("agrees with humans", interval),
-    "kappa_human": ("κ with humans", kappa),
-    "position_inconsistency": ("orders disagree", share),
+    "validity": ("valid", _estimate(share)),
+    "agreement_truth": ("agrees with truth", _estimate(share)),
+    "agreement_human": ("agrees with humans", _estimate(interval)),
+    "kappa_human": ("κ with humans", _estimate(kappa)),
+    "position_inconsistency": ("orders disagree", _estimate(share)),
     "mean_bias": ("position bias", lambda value: number(value, sign=True)),
-    "prefers_longer": ("prefers longer", share),
+    "prefers_longer": ("prefers longer", _estimate(share)),
     "confidence": ("confidence", percent),
 }
 
@@ -66,17 +73,17 @@ def context(run: RunData) -> dict[str, Any]:
         empty: dict[str, list] = {name: [] for name in lists}
         said = ["This run’s reward needs no preference models, so no pairs were labelled.", *_rated(run)]
         return {**empty, **_spend(run), "quality_note": "", "label_sentences": said, "mean_correlation": ""}
-    related = run.details["labels"]
+    related = run.details.labels
     return {
         **_quality(run),
         **_spend(run),
         "label_sentences": [*_sentences(run), *_halo(run), *_rated(run)],
-        "agreement_names": [words(name) for name in related["names"]],
+        "agreement_names": [words(name) for name in related.names],
         "agreement_rows": [
             (words(name), *(percent(x) if i != k else DASH for k, x in enumerate(row)))
-            for i, (name, row) in enumerate(zip(related["names"], related["agreement"], strict=True))
+            for i, (name, row) in enumerate(zip(related.names, related.agreement, strict=True))
         ],
-        "mean_correlation": "" if related["mean_correlation"] is None else number(related["mean_correlation"]),
+        "mean_correlation": "" if related.mean_correlation is None else number(related.mean_correlation),
     }
 
 
@@ -87,12 +94,12 @@ def dollars(value: float) -> str:
 
 def _quality(run: RunData) -> dict[str, Any]:
     """A row for each principle: quality on the training pairs, verdicts and cost on all."""
-    qualities = run.details["label_quality"]
+    qualities = run.details.label_quality
     parts = {name: train_quality(quality) for name, quality in qualities.items()}
     keys = [key for key in COLUMNS if any(value_of(part.get(key)) is not None for part in parts.values())]
     asked = {name: _asked(run, name) for name in qualities}
     costs = {name: quality_cost(quality) for name, quality in qualities.items()}
-    paid = any(cost.total() for cost in costs.values())
+    paid = any(any(cost.values()) for cost in costs.values())
 
     def row(name: str, shown: Mapping[str, str], verdicts: int, usd: float) -> Sequence[str]:
         cells = [shown.get(key, "") for key in keys]
@@ -125,13 +132,13 @@ def _note(keys: Sequence[str]) -> str:
 
 
 def _sentences(run: RunData) -> list[str]:
-    parts = [train_quality(quality) for quality in run.details["label_quality"].values()]
+    parts = [train_quality(quality) for quality in run.details.label_quality.values()]
     said = []
     if not any((part.get("agreement_human") or {}).get("n") for part in parts):
         said.append("No human labels: these pairs have none, so agreement with people and κ are unknown.")
     if answered := _answered(run):
         said.append(f"The labels are answers of {answered}.")
-    invalid = sum((Counter(part.get("invalid") or {}) for part in parts), Counter())
+    invalid: Counter[str] = sum((Counter(part.get("invalid") or {}) for part in parts), Counter())
     if invalid:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in invalid.most_common())
         said.append(f"Verdicts without a usable answer are left out, never counted as ties: {reasons}.")
@@ -139,8 +146,8 @@ def _sentences(run: RunData) -> list[str]:
 
 
 def _answered(run: RunData) -> str:
-    """Which models gave the labels, by what their servers told."""
-    usages = [quality.get("usage") or {} for quality in run.details["label_quality"].values()]
+    """Which models gave the labels, by their servers."""
+    usages = [quality.get("usage") or {} for quality in run.details.label_quality.values()]
     served = [usage["served"] for usage in usages if usage.get("served")]
     names = dict.fromkeys(
         f"{one['name']} ({one['id']})" if one.get("id") and one.get("name") else one.get("id") or one.get("name")
@@ -151,7 +158,7 @@ def _answered(run: RunData) -> str:
 
 def _halo(run: RunData) -> list[str]:
     """What asking all principles in one request did, where that was done."""
-    halo = run.details["labels"]["halo"]
+    halo = run.details.labels.halo
     if not halo:
         feedback = run.config.get("feedback", {})
         joint = feedback.get("source") == "openai" and feedback.get("mode") == "joint" and len(run.principles) > 1
@@ -170,22 +177,19 @@ def _halo(run: RunData) -> list[str]:
     return [said]
 
 
-def _ratings(run: RunData) -> Counter[str]:
+def _ratings(run: RunData) -> Cost:
     """What the judges of the rewards counted, for the frozen statistics and in each step of PPO."""
-    total: Counter[str] = Counter()
-    for arm, weights in run.details["weights"].items():
-        total.update(weights.get("ratings") or {})
-        for row in run.curves[arm]:
-            total.update({k.removeprefix("reward/"): v for k, v in row.items() if k.startswith("reward/")})
-    return total
+    steps = [row for arm in run.details.weights for row in run.curves[arm]]
+    rewards = [{k.removeprefix("reward/"): v for k, v in row.items() if k.startswith("reward/")} for row in steps]
+    return added([weights.ratings for weights in run.details.weights.values()] + rewards)
 
 
 def _rated(run: RunData) -> list[str]:
     counted = _ratings(run)
-    if not counted["ratings"]:
+    if not counted.get("ratings"):
         return []
     said = f"Policies learnt from {counted['ratings']:,.0f} ratings of single responses."
-    if counted["invalid"]:
+    if counted.get("invalid"):
         share = percent(counted["invalid"] / counted["ratings"])
         said += f" {counted['invalid']:,.0f} ({share}) had no usable number and count as the mean of those beside them."
     return [said]
@@ -193,17 +197,17 @@ def _rated(run: RunData) -> list[str]:
 
 def _spend(run: RunData) -> dict[str, Any]:
     """What was really paid: labels, the audit of joint labels, ratings, and the judge of the policies."""
-    qualities, judge = run.details["label_quality"], run.details["judge"]
+    qualities, judge = run.details.label_quality, run.details.judge
     labels = {name: quality_cost(quality) for name, quality in qualities.items()}
     audit = sum((quality.get("halo") or {}).get("usd", 0.0) for quality in qualities.values())
     parts = {
-        "labels of the principles": sum((labels[name] for name in run.principles), Counter()),
-        "labels of the baseline": labels.get(SINGLE, Counter()),
-        "audit of joint labels": Counter(usd=audit),
-        "ratings that policies learnt from": Counter({kind: _ratings(run)[kind] for kind in KINDS}),
-        "judge of the policies": Counter(judge.get("cost") or {}),
+        "labels of the principles": added([labels[name] for name in run.principles]),
+        "labels of the baseline": added([labels[name] for name in run.whole]),
+        "audit of joint labels": {"usd": audit},
+        "ratings that policies learnt from": {kind: n for kind, n in _ratings(run).items() if kind in KINDS},
+        "judge of the policies": judge.cost,
     }
-    parts = {what: cost for what, cost in parts.items() if cost.total()}
+    parts = {what: cost for what, cost in parts.items() if any(cost.values())}
     source = run.config.get("feedback", {}).get("source")
     if not parts:
         return {"spend_note": f"Nothing: {FREE.get(source, 'the source of the labels')} asked for no money.",
@@ -213,13 +217,18 @@ def _spend(run: RunData) -> dict[str, Any]:
     if any(cost["usd"] for cost in labels.values()):
         note += f" Of it, {dollars(built)} USD were spent on labels while the units of this run were built."
     rows = [(what, *_amounts(cost)) for what, cost in parts.items()]
-    total = ("in all", *_amounts(sum(parts.values(), Counter())))
+    total = ("in all", *_amounts(added(list(parts.values()))))
     return {"spend_note": note, "spend_rows": rows, "spend_total": total if len(rows) > 1 else []}
 
 
-def _amounts(cost: Counter[str]) -> Sequence[str]:
-    tokens = [f"{cost[kind]:,.0f}" if cost[kind] else DASH for kind in KINDS[:2]]
-    return (dollars(cost["usd"]), *tokens)
+def _amounts(cost: Cost) -> Sequence[str]:
+    tokens = [f"{cost[kind]:,.0f}" if cost.get(kind) else DASH for kind in KINDS[:2]]
+    return (dollars(cost.get("usd", 0.0)), *tokens)
+
+
+def added(costs: Sequence[Cost]) -> Cost:
+    kinds = dict.fromkeys(kind for cost in costs for kind in cost)
+    return {kind: sum(cost.get(kind, 0.0) for cost in costs) for kind in kinds}
 
 
 def train_quality(quality: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,16 +237,15 @@ def train_quality(quality: Mapping[str, Any]) -> dict[str, Any]:
     return {**part, "prefers_longer": (part.get("length_bias") or {}).get("prefers_longer")}
 
 
-def quality_cost(quality: Mapping[str, Any]) -> Counter[str]:
-    parts = [quality.get(split, {}).get("cost") or {} for split in SPLITS]
-    return Counter({kind: sum(part.get(kind, 0.0) for part in parts) for kind in KINDS})
+def quality_cost(quality: Mapping[str, Any]) -> Cost:
+    return dict.fromkeys(KINDS, 0.0) | added([quality.get(split, {}).get("cost") or {} for split in SPLITS])
 
 
 def _asked(run: RunData, name: str) -> int:
     """Verdicts asked for, each in both orders; the baseline's label of a pair is the mean of several."""
-    quality = run.details["label_quality"][name]
+    quality = run.details.label_quality[name]
     pairs = sum(quality.get(split, {}).get("n", 0) for split in SPLITS)
-    return pairs * (run.config.get("principles", {}).get("verdicts_per_pair", 1) if name == SINGLE else 1)
+    return pairs * (run.config.get("principles", {}).get("verdicts_per_pair", 1) if name in run.whole else 1)
 
 
 def value_of(cell: Any) -> float | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment
+from markupsafe import Markup
 
 from morlaif import pages
-from morlaif.report import analysis, labels, tables
+from morlaif.report import labels, tables
 from morlaif.report.data import RunData, words
+from morlaif.report.section import Section
 
 _RUN = re.compile(r"<!--run-->.*?<!--/run-->", re.DOTALL)
 
@@ -24,12 +26,22 @@ def environment() -> Environment:
     return made
 
 
-def render(run: RunData, svgs: Mapping[str, str]) -> str:
+def render(run: RunData, sections: Sequence[Section], svgs: Mapping[str, str]) -> str:
     """The page of `run` with its figures `svgs` by name; the run's own record is left open for `add_run`."""
-    css = resources.files("morlaif.report").joinpath("page.css").read_text(encoding="utf-8")
-    shown = tables.context(run) | labels.context(run) | analysis.context(run)
-    warnings = labels.warnings(run.details)
-    return environment().get_template("page.html.j2").render(css=css, svgs=svgs, warnings=warnings, **shown)
+    templates = environment()
+
+    def body(section: Section) -> Markup:
+        made = templates.get_template(section.template)
+        return Markup(made.render(section=section, svgs=svgs, **section.context))
+
+    return templates.get_template("page.html.j2").render(
+        css=resources.files("morlaif.report").joinpath("page.css").read_text(encoding="utf-8"),
+        title=tables.title(run),
+        subtitle=tables.subtitle(run),
+        warnings=labels.warnings(run.details),
+        sections=sections,
+        body=body,
+    )
 
 
 def add_run(html: str, run: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from morlaif.report.data import RunData, comparison
+from morlaif.report.data import comparison
 from morlaif.report.page import environment
 from morlaif.report.tables import number, percent
 
@@ -15,14 +15,14 @@ _BEFORE = '<section id="run"'
 _LINK, _OWN = '<a href="#run">', '<a href="#people">People</a>'
 
 
-def add_people(html: str, human: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def add_people(html: str, human: Mapping[str, Any]) -> str:
     """The page of a run with what raters said of it (the contents of human.json), instead of what they said before.
 
     Pages know nothing of people when they are built, so this is no part of the stage's template.
     """
     rows = [
         {
-            "name": _name(name, config), "found": found, "rate": _interval(found["intervals"]["rate"]),
+            "name": _name(name, human), "found": found, "rate": _interval(found["intervals"]["rate"]),
             "shares": {part: _interval(found["intervals"][part]) for part in ("win", "tie", "loss")},
             "alpha": {level: _interval(one, number) for level, one in found["agreement"].items()},
         }
@@ -36,15 +36,15 @@ def add_people(html: str, human: Mapping[str, Any], config: Mapping[str, Any]) -
     return html.replace(_BEFORE, f"<!--people-->{section}<!--/people-->\n\n{_BEFORE}", 1)
 
 
-def lines(human: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+def lines(human: Mapping[str, Any]) -> list[str]:
     """For the terminal."""
-    told = []
+    said = []
     for name, found in human["comparisons"].items():
         shares = ", ".join(f"{part} {percent(found[part])}" for part in ("win", "tie", "loss"))
         rate = _interval(found["intervals"]["rate"])
         counted = f"{found['n']} prompts, {found['ratings']} ratings"
-        told.append(f"{_name(name, config)}: {shares}; win rate {rate}, {counted}")
-    return [*told, *care(human)]
+        said.append(f"{_name(name, human)}: {shares}; win rate {rate}, {counted}")
+    return [*said, *care(human)]
 
 
 def care(human: Mapping[str, Any]) -> list[str]:
@@ -52,27 +52,27 @@ def care(human: Mapping[str, Any]) -> list[str]:
     raters = human["raters"]
     kept = [rater for rater in raters if rater["kept"]]
     alpha = human["agreement"]
-    told = [
+    said = [
         f"{len(kept)} of {len(raters)} raters kept; they failed {sum(r['failed'] for r in kept)} of "
         f"{sum(r['checks'] for r in kept)} pairs whose answer is known."
     ]
     if alpha["nominal"]["value"] is None:
-        told.append("Agreement cannot be told: it takes two raters on the same pairs, and answers that differ.")
+        said.append("Agreement cannot be said: it takes two raters on the same pairs, and answers that differ.")
     else:
-        told.append(f"Agreement, Krippendorff’s α: {_interval(alpha['nominal'], number)} nominal, "
+        said.append(f"Agreement, Krippendorff’s α: {_interval(alpha['nominal'], number)} nominal, "
                     f"{_interval(alpha['ordinal'], number)} ordinal, on {alpha['nominal']['n']} pairs.")  # fmt: skip
     if human["consistency"]["n"]:
-        told.append(f"Shown again with sides swapped, raters said the same in {_interval(human['consistency'])} of "
+        said.append(f"Shown again with sides swapped, raters said the same in {_interval(human['consistency'])} of "
                     f"{human['consistency']['n']} cases.")  # fmt: skip
     if human["side_a"]["n"]:
-        told.append(f"Side A was chosen in {_interval(human['side_a'])} of the answers that chose a side.")
+        said.append(f"Side A was chosen in {_interval(human['side_a'])} of the answers that chose a side.")
     seconds = human["seconds"]
-    told.append(f"Time for a pair: median {seconds['median']:.0f} s, mean {seconds['mean']:.0f} s.")
-    return told
+    said.append(f"Time for a pair: median {seconds['median']:.0f} s, mean {seconds['mean']:.0f} s.")
+    return said
 
 
-def _name(key: str, config: Mapping[str, Any]) -> str:
-    return comparison(RunData(config, {}, {"arms": config["arms"]}, [], {}), key)
+def _name(key: str, human: Mapping[str, Any]) -> str:
+    return comparison(key, human.get("titles", {}))
 
 
 def _interval(found: Mapping[str, Any], shown: Any = percent) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ SERIES = ("#0b5cad", "#b84d08", "#1a7048", "#7b3fa0", "#b02a6f", "#0b7482", "#7a
 @contextmanager
 def styled() -> Iterator[None]:
     """matplotlib's settings for the figures made inside."""
-    rc = {
+    rc: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: selectable, in the page's own font
         "svg.hashsalt": "morlaif",  # equal figures give equal bytes
         "font.family": "sans-serif",
@@ -110,8 +111,9 @@ def svg(figure: Figure, name: str, title: str) -> str:
     text = re.sub(r"(-?\d+\.\d{3})\d+", r"\1", text)
     for colour, value in asdict(PALETTE).items():
         text = re.sub(re.escape(value), f"var(--{colour})", text, flags=re.IGNORECASE)
-    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups())
-    head = f'<svg class="figure" role="img" aria-label="{_attribute(title)}" viewBox="0 0 {width:g} {height:g}">'
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
+    box = f"0 0 {float(width):g} {float(height):g}"
+    head = f'<svg class="figure" role="img" aria-label="{_attribute(title)}" viewBox="{box}">'
     return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :]).strip()
 
 

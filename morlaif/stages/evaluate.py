@@ -44,7 +44,7 @@ EvaluateJob = Job[EvaluateReads, EvaluateNeeds]
 
 class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
     name = "evaluate"
-    version = 3
+    version = 4
     reads = EvaluateReads
     needs = EvaluateNeeds
     work = "morlaif.stages.work.evaluate"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from morlaif.report.settings import ReportSettings
 from morlaif.units.job import Job, Reads
 from morlaif.units.unit import Stage
 
@@ -14,6 +15,7 @@ from morlaif.units.unit import Stage
 @dataclass(frozen=True, kw_only=True)
 class ReportReads(Reads):
     config: Mapping[str, Any]  # what the page shows of it
+    report: ReportSettings | None = None  # None: our sections
 
 
 ReportJob = Job[ReportReads, dict[str, Path]]
@@ -21,7 +23,7 @@ ReportJob = Job[ReportReads, dict[str, Path]]
 
 class Report(Stage[ReportReads, dict[str, Path]]):
     name = "report"
-    version = 3
+    version = 4
     reads = ReportReads
     work = "morlaif.stages.work.report"
 

@@ -11,7 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-RATES = ("win_rate.policy_vs_sft.value", "win_rate.policy_vs_single.value", "objective_accuracy.multi.human.value")
+POLICY, OTHER = "multi", "single"  # arms
+RATES = (
+    f"win_rate.{POLICY}_vs_sft.value", f"win_rate.{POLICY}_vs_{OTHER}.value", f"objective_accuracy.{POLICY}.human.value",
+)  # fmt: skip
 COLUMNS = (("config", "scalarizer.name"), ("config", "seed"), *(("summary", name) for name in (*RATES, "kl")))
 FIGURES = ("win_rates", "changes", "objective_accuracy", "pm_accuracy", "correlations", "training")
 
@@ -23,7 +26,7 @@ def workspace(entity: str, project: str, group: str | None, principles: Sequence
 
     def curve(name: str, title: str) -> Any:
         return wr.LinePlot(
-            title=title, x="ppo/multi/step", y=[f"ppo/multi/{name}"], legend_fields=["scalarizer.name"],
+            title=title, x=f"ppo/{POLICY}/step", y=[f"ppo/{POLICY}/{name}"], legend_fields=["scalarizer.name"],
         )  # fmt: skip
 
     def bars(name: str, title: str) -> Any:

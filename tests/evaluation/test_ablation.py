@@ -34,28 +34,28 @@ def pairs():
 
 def test_nested_subsets_follow_the_order_and_equal_a_count_by_hand(pairs):
     made = ablation(objective(), standards(pairs, pairs), order=("c", "a", "d", "b"), **HOW)
-    assert [row["names"] for row in made["nested"]] == [["c"], ["c", "a"], ["c", "a", "d"], ["c", "a", "d", "b"]]
+    assert [row.names for row in made.nested] == [["c"], ["c", "a"], ["c", "a", "d"], ["c", "a", "d", "b"]]
     gap = (pairs.first - pairs.second)[:, [2, 0]].sum(1)
     expected = ((gap > 0) == (pairs.human > 0.5)).mean()
-    assert made["nested"][1]["accuracy"]["human"]["value"] == pytest.approx(expected)
-    assert made["nested"][-1]["accuracy"]["human"]["value"] == 1
-    assert set(made["nested"][0]["accuracy"]) == {"human", "truth", "label"} and made["ceiling_of"] == "truth"
+    assert made.nested[1].accuracy["human"].value == pytest.approx(expected)
+    assert made.nested[-1].accuracy["human"].value == 1
+    assert set(made.nested[0].accuracy) == {"human", "truth", "label"} and made.ceiling_of == "truth"
 
 
 def test_random_subsets_average_over_all_when_there_are_few(pairs):
     made = ablation(objective(), standards(pairs, pairs), order=NAMES, **HOW | {"subsets": 10})
-    assert [(row["count"], row["subsets"]) for row in made["random"]] == [(1, 4), (2, 6), (3, 4), (4, 1)]
+    assert [(row.count, row.subsets) for row in made.random] == [(1, 4), (2, 6), (3, 4), (4, 1)]
     gap = pairs.first - pairs.second
     right = [((gap[:, k] > 0) == (pairs.human > 0.5)).mean() for k in range(4)]
-    one = made["random"][0]["accuracy"]["human"]
-    assert one["value"] == pytest.approx(np.mean(right)) and one["low"] < one["value"] < one["high"]
+    one = made.random[0].accuracy["human"]
+    assert one.value == pytest.approx(np.mean(right)) and one.low < one.value < one.high
 
 
 def test_leaving_one_out_is_paired_with_the_whole(pairs):
     made = ablation(objective(), standards(pairs, pairs), order=NAMES, **HOW)
-    for row in made["leave_one_out"]:
-        assert row["change"]["human"]["value"] == pytest.approx(row["accuracy"]["human"]["value"] - 1)
-        assert row["change"]["human"]["high"] < 0, "each of four equal principles is missed"
+    for row in made.leave_one_out:
+        assert row.change["human"].value == pytest.approx(row.accuracy["human"].value - 1)
+        assert row.change["human"].high < 0, "each of four equal principles is missed"
 
 
 def test_useless_models_are_at_chance_and_the_ceiling_is_not(pairs):
@@ -64,17 +64,17 @@ def test_useless_models_are_at_chance_and_the_ceiling_is_not(pairs):
         NAMES, *noise, pairs.labels, pairs.human, pairs.longer, NAMES, pairs.true_first, pairs.true_second
     )
     made = ablation(objective(), standards(useless, useless), order=NAMES, **HOW)
-    whole = made["nested"][-1]
-    assert whole["accuracy"]["human"]["low"] < 0.5 < whole["accuracy"]["human"]["high"]
-    assert whole["ceiling"]["human"]["value"] > 0.95
+    whole = made.nested[-1]
+    assert whole.accuracy["human"].low < 0.5 < whole.accuracy["human"].high
+    assert whole.ceiling["human"].value > 0.95
 
 
 def test_without_a_truth_the_ceiling_is_what_the_labels_say(pairs):
     labelled = ScoredPairs(NAMES, *np.zeros((2, 80, 4)), pairs.labels, pairs.human, pairs.longer, None, None, None)
     made = ablation(objective(), standards(labelled, labelled), order=NAMES, **HOW)
-    assert made["ceiling_of"] == "labels"
-    assert made["nested"][-1]["ceiling"]["human"]["value"] > 0.9
-    assert made["nested"][-1]["accuracy"]["human"]["value"] == 0.5, "models that tie every pair"
+    assert made.ceiling_of == "labels"
+    assert made.nested[-1].ceiling["human"].value > 0.9
+    assert made.nested[-1].accuracy["human"].value == 0.5, "models that tie every pair"
     pairs.labels[0] = np.nan
     kinds = standards(labelled, labelled)
     assert np.isnan(Ceiling(objective(), kinds["human"])(NAMES)[0])
@@ -82,11 +82,11 @@ def test_without_a_truth_the_ceiling_is_what_the_labels_say(pairs):
 
 def test_a_principle_of_weight_zero_is_no_part_of_it_and_a_turned_one_stays_turned(pairs):
     made = ablation(objective(weight=(1.0, 0.0, 1.0, 1.0)), standards(pairs, pairs), order=NAMES, **HOW)
-    assert made["names"] == ["a", "c", "d"]
+    assert made.names == ["a", "c", "d"]
     turned = ablation(objective(direction=(-1.0, 1.0, 1.0, 1.0)), standards(pairs, pairs), order=NAMES, **HOW)
     straight = ablation(objective(), standards(pairs, pairs), order=NAMES, **HOW)
-    alone = turned["nested"][0]["accuracy"]["human"]["value"]
-    assert alone == pytest.approx(1 - straight["nested"][0]["accuracy"]["human"]["value"])
+    alone = turned.nested[0].accuracy["human"].value
+    assert alone == pytest.approx(1 - straight.nested[0].accuracy["human"].value)
     assert ablation(objective(weight=(1.0, 0.0, 0.0, 0.0)), standards(pairs, pairs), order=NAMES, **HOW) is None
 
 

@@ -47,7 +47,7 @@ def test_equal_lengths_leave_the_posterior_of_a_coin(wins, losses):
     coin = stats.beta(wins + 0.5, losses + 0.5)
     assert made.rate.value == pytest.approx(coin.mean(), abs=1e-3)
     assert (made.rate.low, made.rate.high) == pytest.approx((coin.ppf(0.025), coin.ppf(0.975)), abs=3e-3)
-    assert made.withheld is None and made.as_dict()["coef_length"]["value"] is None
+    assert made.withheld is None and made.result.coef_length.value is None
 
 
 def test_a_judge_that_counts_words_is_seen_through():
@@ -116,7 +116,7 @@ def test_intervals_cover_one_fixed_truth():
 )
 def test_a_side_that_is_always_longer_gets_an_interval_and_a_reason_but_no_figure(outcome, lengths):
     made = length_controlled(outcome, lengths, np.zeros(len(lengths)))
-    assert made.as_dict()["value"] is None and made.rate.high - made.rate.low > 0.2
+    assert made.result.value is None and made.rate.high - made.rate.low > 0.2
     side = "longer" if np.mean(lengths) > 0 else "shorter"
     assert made.withheld.startswith(f"the first answer is {side} on ")
 
@@ -141,4 +141,4 @@ def test_what_was_not_judged_is_left_out():
     kept = ~np.isnan(y)
     assert str(length_controlled(y, *lengths)) == str(length_controlled(y[kept], *(x[kept] for x in lengths)))
     nothing = length_controlled([np.nan], [1], [2])
-    assert nothing.as_dict()["value"] is None and nothing.withheld == "no prompt has a valid verdict"
+    assert nothing.result.value is None and nothing.withheld == "no prompt has a valid verdict"

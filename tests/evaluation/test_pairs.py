@@ -37,8 +37,8 @@ def test_calibration_of_the_true_model_is_small_and_of_an_overconfident_one_is_n
     rng = np.random.default_rng(0)
     gap = rng.normal(0, 2, 40_000)
     label = (rng.random(40_000) < 1 / (1 + np.exp(-gap))).astype(float)
-    assert calibration(gap, label)["ece"] < 0.01 < 0.1 < calibration(5 * gap, label)["ece"]
-    assert calibration(gap, label)["brier"] < calibration(5 * gap, label)["brier"]
+    assert calibration(gap, label).ece < 0.01 < 0.1 < calibration(5 * gap, label).ece
+    assert calibration(gap, label).brier < calibration(5 * gap, label).brier
     assert calibration([1.0], [0.5]) is None
 
 
@@ -69,15 +69,15 @@ def test_perfect_models_agree_with_the_truth_and_the_ceiling_is_theirs(world):
     truth = {name: (name,) for name in names}
     scored = held_out.score_pairs(world, names, perfect(names), np.full((60, 2), 0.5), truth)
     accuracy = held_out.truth_accuracy(scored, 0.95)
-    assert {name: i["value"] for name, i in accuracy.items()} == {"detail": 1.0, "empathy": 1.0}
+    assert {name: i.value for name, i in accuracy.items()} == {"detail": 1.0, "empathy": 1.0}
     ties = sum(toy.score("detail", p.messages, p.first) == toy.score("detail", p.messages, p.second) for p in world)
-    assert accuracy["detail"]["n"] == 60 - ties > 0
+    assert accuracy["detail"].n == 60 - ties > 0
 
     objective = {"multi": lambda scores: scores.sum(1), "wrong": lambda scores: -scores.sum(1)}
     result = held_out.objective_accuracy(objective, held_out.standards(scored, scored), 0.95)
-    assert result["multi"] == result["ceiling"] and result["multi"]["truth"]["value"] == 1
-    assert result["wrong"]["truth"]["value"] == 0
-    assert result["multi"]["human"]["value"] + result["wrong"]["human"]["value"] == pytest.approx(1)
+    assert result["multi"] == result["ceiling"] and result["multi"]["truth"].value == 1
+    assert result["wrong"]["truth"].value == 0
+    assert result["multi"]["human"].value + result["wrong"]["human"].value == pytest.approx(1)
 
 
 def test_correlations_keep_signs_and_leave_out_what_was_not_judged(world):
@@ -85,10 +85,10 @@ def test_correlations_keep_signs_and_leave_out_what_was_not_judged(world):
     base = np.random.default_rng(0).normal(size=60)
     labels = np.stack([base, -base, np.full(60, NAN)], axis=1)
     queue = [np.stack([base, -base, base], axis=1), np.zeros((60, 3))]
-    scored = held_out.score_pairs(world, names, lambda *_: queue.pop(0), labels, None)
+    scored = held_out.score_pairs(world, names, lambda *_: queue.pop(0), labels, None, whole=("single",))
     result = held_out.correlations(scored)
-    assert result["labels"][0] == [1.0, -1.0, None] and result["scores"][1] == [-1.0, 1.0, -1.0]
-    assert result["truth"] is None and held_out.truth_accuracy(scored, 0.95) == {}
+    assert result.labels[0] == [1.0, -1.0, None] and result.scores[1] == [-1.0, 1.0, -1.0]
+    assert result.truth is None and held_out.truth_accuracy(scored, 0.95) == {}
     kinds = held_out.standards(scored, scored)
     accuracy = held_out.objective_accuracy({"multi": lambda s: s[:, 0]}, kinds, 0.95)
     assert set(accuracy) == {"multi"} and set(accuracy["multi"]) == {"human", "label"}

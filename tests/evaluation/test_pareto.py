@@ -53,7 +53,7 @@ def test_fronts_are_those_of_moocore_in_order():
 
 def test_the_view_by_hand():
     view = multi_objective_view(("a", "b"), {"sft": [0.0, 0.0], "multi": [1.0, 0.5], "greedy": [3.0, -2.5]}, -2.0)
-    assert view["hypervolume"] == {"sft": 4.0, "multi": 7.5, "greedy": 0.0}
-    assert view["relative"] == pytest.approx({"sft": 1.0, "multi": 7.5**0.5 / 2, "greedy": 0.0})
-    assert view["front"] == ["multi", "greedy"] and view["fronts"] == {"a|b": ["greedy", "multi"]}
-    assert view["together"] == 7.5 and view["added"] == {"sft": 0.0, "multi": 3.5, "greedy": 0.0}
+    assert view.hypervolume == {"sft": 4.0, "multi": 7.5, "greedy": 0.0}
+    assert view.relative == pytest.approx({"sft": 1.0, "multi": 7.5**0.5 / 2, "greedy": 0.0})
+    assert view.front == ["multi", "greedy"] and view.fronts == {"a|b": ["greedy", "multi"]}
+    assert view.together == 7.5 and view.added == {"sft": 0.0, "multi": 3.5, "greedy": 0.0}

@@ -34,18 +34,18 @@ def length(prompts, texts):
 def test_every_model_and_objective_by_subset(bench):
     rows = read_bench(bench(ROWS))
     made = evaluate_bench(rows, ["long", "short"], length, {"both": lambda scores: scores.sum(axis=1)})
-    assert made["rows"] == 3
-    long, short = made["models"]["long"], made["models"]["short"]
-    assert long["all"]["value"] == pytest.approx(2 / 3) and long["subsets"]["chat"]["value"] == 0.5
-    assert long["subsets"]["sums"] | {"low": 0, "high": 0} == {"value": 1, "low": 0, "high": 0, "n": 1}
-    assert long["mean"] == 0.75 and short["mean"] == 0.25
-    assert made["objectives"]["both"]["all"]["value"] == 0.5, "equal scores count half"
+    assert made.rows == 3
+    long, short = made.models["long"], made.models["short"]
+    assert long.all.value == pytest.approx(2 / 3) and long.subsets["chat"].value == 0.5
+    assert (long.subsets["sums"].value, long.subsets["sums"].n) == (1, 1)
+    assert long.mean == 0.75 and short.mean == 0.25
+    assert made.objectives["both"].all.value == 0.5, "equal scores count half"
 
 
 def test_a_file_without_subsets_has_one_number(bench):
     rows = read_bench(bench([{k: v for k, v in row.items() if k != "subset"} for row in ROWS]))
     made = bench_accuracy(rows, np.array([1.0, 1.0, -1.0]))
-    assert made["subsets"] == {} and made["mean"] == made["all"]["value"] == pytest.approx(2 / 3)
+    assert made.subsets == {} and made.mean == made.all.value == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_win_rate_by_hand():
 def test_a_clean_sweep_is_not_certainty():
     result = s.win_rate([1.0] * 50, [1.0] * 50, seed=0).rate
     assert result.value == result.high == 1 and result.low == pytest.approx(s.wilson(1, 50).low)
-    assert s.win_rate([0.3], [0.3], [False], seed=0).as_dict()["value"] is None
+    assert s.win_rate([0.3], [0.3], [False], seed=0).rate.as_dict()["value"] is None
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))

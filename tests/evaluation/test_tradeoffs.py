@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from morlaif.evaluation import budget, regression
 from morlaif.evaluation.pairs import ScoredPairs
+from morlaif.evaluation.results import Rate
 from morlaif.evaluation.tradeoffs import changes, hacking, sacrificed
 from morlaif.statistics import Interval
 
@@ -21,15 +24,15 @@ def moved(*shifts, n=200, seed=0):
 
 def test_the_principle_that_lost_most_is_named_and_only_a_clear_loss_is_one():
     lost = sacrificed(["a", "b", "c"], *moved(1.0, -0.5, -0.1), **HOW)
-    assert (lost["principle"], lost["lost"]) == ("b", True) and lost["value"] == pytest.approx(-0.5, abs=0.1)
+    assert (lost.principle, lost.lost) == ("b", True) and lost.value == pytest.approx(-0.5, abs=0.1)
     kept = sacrificed(["a", "b"], *moved(1.0, 0.4), **HOW)
-    assert (kept["principle"], kept["lost"]) == ("b", False)
+    assert (kept.principle, kept.lost) == ("b", False)
     assert sacrificed([], *moved(n=4), **HOW) is None
 
 
 def test_picking_the_worst_of_many_still_principles_is_rarely_called_a_loss():
     names = [str(k) for k in range(12)]
-    called = sum(sacrificed(names, *moved(*[0.0] * 12, n=120, seed=s), **HOW)["lost"] for s in range(100))
+    called = sum(sacrificed(names, *moved(*[0.0] * 12, n=120, seed=s), **HOW).lost for s in range(100))
     assert called <= 7, "2.5 in a hundred, without the correction 26"
 
 
@@ -42,27 +45,27 @@ def signs(by_model, really, **more):
 
 def test_hacked_is_up_by_the_model_and_down_in_truth():
     made = signs((1.0, 1.0), (1.0, -0.5))
-    assert made["hacked"] == ["b"] and made["hollow"] == [] and made["kl"] == 3.0
-    assert made["length"]["change"]["value"] == 4.0
-    assert signs((1.0, 1.0), (0.5, 0.0))["hollow"] == ["b"], "paid for, and nothing gained"
-    assert signs((-1.0, 0.0), (-1.0, -1.0))["hacked"] == [], "the models saw it"
+    assert made.hacked == ["b"] and made.hollow == [] and made.kl == 3.0
+    assert made.length.change.value == 4.0
+    assert signs((1.0, 1.0), (0.5, 0.0)).hollow == ["b"], "paid for, and nothing gained"
+    assert signs((-1.0, 0.0), (-1.0, -1.0)).hacked == [], "the models saw it"
 
 
 def test_agreement_of_models_and_truth_on_what_changed():
     true = np.array([[1.0, -1.0], [0.0, 2.0], [0.0, 0.0]])
     model = np.array([[0.3, 0.2], [9.0, 0.1], [1.0, 1.0]])
     made = signs((0.0, 0.0), (0.0, 0.0), model_gap=model, true_gap=true, objective=Interval(1.0, 0.5, 1.5, 3))
-    assert (made["agreement"]["value"], made["agreement"]["n"]) == (0.75, 2), "where nothing truly changed, no word"
-    assert made["objective"]["low"] == 0.5
+    assert (made.agreement.value, made.agreement.n) == (0.75, 2), "where nothing truly changed, no word"
+    assert made.objective.low == 0.5
 
 
 def test_a_judge_that_sees_the_policy_lose():
     models = changes(["a"], *moved(1.0), **HOW)
-    worse = {"value": 0.3, "low": 0.2, "high": 0.4}
+    worse = Rate(0.3, 0.2, 0.4, 1, 0.3, 0.0, 0.7, 0.0, 0)
     given = {"objective": None, "model_gap": None, "true_gap": None, "lengths": ([1.0], [1.0]), "kl": None}
     made = hacking(models, None, worse, **given, **HOW)
-    assert made["judged_worse"] and made["principles"]["a"]["sign"] is None
-    assert not hacking(models, None, {**worse, "high": 0.6}, **given, **HOW)["judged_worse"]
+    assert made.judged_worse and made.principles["a"].sign is None
+    assert not hacking(models, None, replace(worse, high=0.6), **given, **HOW).judged_worse
 
 
 def artifacts(r=8, each=1, rollouts=64):
@@ -82,17 +85,17 @@ def arm(names, **options):
 def test_equal_budgets_are_called_equal_and_unequal_ones_named():
     multi, single = arm(["a", "b", "c"]), arm(["single"], each=3)
     made = budget.compared({"multi": multi, "single": single})
-    assert made["equal"] and made["multi"]["verdicts"] == made["single"]["verdicts"] == 300
-    assert (made["multi"]["pm_pairs"], made["single"]["pm_pairs"], made["multi"]["pms"]) == (300, 100, 3)
-    assert made["multi"]["usd"] == pytest.approx(1.8) and "pm_settings" not in made["multi"]
+    assert made.equal and made.arms["multi"].verdicts == made.arms["single"].verdicts == 300
+    assert (made.arms["multi"].pm_pairs, made.arms["single"].pm_pairs, made.arms["multi"].pms) == (300, 100, 3)
+    assert made.arms["multi"].usd == pytest.approx(1.8) and not hasattr(made.arms["multi"], "pm_settings")
     unequal = budget.compared({"multi": multi, "single": arm(["single"], r=16, rollouts=128)})
-    assert not unequal["equal"]
-    assert unequal["differs"] == ["verdicts", "pm_settings", "rank", "ppo_episodes", "ppo_settings"]
+    assert not unequal.equal
+    assert unequal.differs == ["verdicts", "pm_settings", "rank", "ppo_episodes", "ppo_settings"]
 
 
 def test_an_arm_without_preference_models_has_a_budget_too():
     made = budget.arm_budget({}, {}, {}, {}, {})
-    assert made["pms"] == 0 and made["verdicts"] is None and made["ppo_episodes"] is None
+    assert made.budget.pms == 0 and made.budget.verdicts is None and made.budget.ppo_episodes is None
 
 
 def rated(sycophancy, n=3000):
@@ -110,13 +113,13 @@ def rated(sycophancy, n=3000):
 ])  # fmt: skip
 def test_the_sign_of_sycophancy_is_put_in_words(weight, sign, said):
     made = regression.discussed(regression.on_held_out(rated(weight), 0.01), "held-out pairs", 0.01)
-    row = made["rows"][1]
-    assert row["sign"] == sign and row["low"] < weight < row["high"]
-    assert said in made["sentences"][-1] and "helpfulness" in made["sentences"][1]
+    row = made.rows[1]
+    assert row.sign == sign and row.low < weight < row.high
+    assert said in made.sentences[-1] and "helpfulness" in made.sentences[1]
 
 
 def test_a_regression_that_cannot_be_fitted_says_why():
     few = rated(0.0, n=2)
-    assert "cannot fix 2 weights" in regression.discussed(regression.on_held_out(few, 0.05), "x", 0.05)["problem"]
+    assert "cannot fix 2 weights" in regression.discussed(regression.on_held_out(few, 0.05), "x", 0.05).problem
     few.human[:] = np.nan
     assert regression.on_held_out(few, 0.05) is None

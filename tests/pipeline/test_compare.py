@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from morlaif.errors import UserError
+from morlaif.evaluation.results import LAYOUT
 from morlaif.pipeline.compare import find, read, unit_of
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.units.integrity import write_manifest
@@ -43,7 +44,8 @@ def make_run(root: Path, name: str, judge: dict[str, Any] = RULES, store: str = 
         principles = [{"name": "helpfulness", "covers": ["helpfulness"]}]
         if stage == "evaluate":
             (out / "responses.jsonl").write_text("")
-        about = {"stage": stage, "digest": digest, "summary": {}, "seconds": 1.0, "reads": {"principles": principles}}
+        about = {"stage": stage, "digest": digest, "summary": {}, "seconds": 1.0, "version": LAYOUT}
+        about["reads"] = {"principles": principles}
         write_manifest(out, about)
     return folder
 
@@ -191,6 +193,14 @@ def test_a_pattern_that_names_no_run(tmp_path, monkeypatch, pattern, told):
     with pytest.raises(UserError, match=r"compare\.runs") as caught:
         find([pattern], tmp_path / "runs")
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_of_an_older_layout_is_left_out_with_its_version(tmp_path):
+    folder, store = make_run(tmp_path, "a"), Store(tmp_path / "store")
+    file = tmp_path / "store" / "evaluate" / "ea" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": LAYOUT - 1}))
+    run = read(folder, store)
+    assert not run.evaluated and f"evaluated by version {LAYOUT - 1} of the stage" in run.why and "\n" not in run.why
 
 
 def test_why_each_run_is_left_out(tmp_path):

@@ -27,6 +27,10 @@ from morlaif.pipeline.run import gather_report
 from morlaif.planning.plan import plan
 from morlaif.units.store import Store
 
+ARMS = {
+    "multi": {"labels": "principles", "models": [], "title": "linear"},
+    "single": {"labels": "constitution", "models": ["single"], "title": "single PM"},
+}
 PAGE = '<nav><a href="#run">Run</a></nav><main><section id="run"><!--run-->old<!--/run--></section></main>'
 
 
@@ -56,7 +60,10 @@ def finished(tmp_path) -> Path:
     record.close("succeeded")
     store, rows = Store(made.config.paths.store), make_rows(30, ("sft", "multi", "single"))
     for name, files in {
-        "evaluate": {"responses.jsonl": "".join(json.dumps(row) + "\n" for row in rows)},
+        "evaluate": {
+            "responses.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            "details.json": json.dumps({"arms": ARMS}),
+        },
         "report": {"report.html": PAGE},
     }.items():
 
@@ -102,8 +109,8 @@ def test_from_the_form_to_the_page(finished, tmp_path):
     told = human(tmp_path, "import")
     assert "Bob: 24 of 24 answered, 2 of 2 known pairs failed, 4 s a pair  left out" in told.replace("\n", " ")
     found = json.loads((finished / "human.json").read_text())
-    assert set(found["comparisons"]) == {"policy_vs_single", "policy_vs_sft"}
-    assert (found["comparisons"]["policy_vs_single"]["win"], found["comparisons"]["policy_vs_single"]["n"]) == (1.0, 10)
+    assert set(found["comparisons"]) == {"multi_vs_single", "multi_vs_sft"}
+    assert (found["comparisons"]["multi_vs_single"]["win"], found["comparisons"]["multi_vs_single"]["n"]) == (1.0, 10)
     page = (finished / "report.html").read_text()
     assert page.count("What people preferred") == 1 and "linear vs single PM" in page and "win 100.0 %" in page
 
@@ -124,20 +131,20 @@ def test_the_page_of_a_run_that_runs_again_keeps_what_people_said(finished, tmp_
     human(tmp_path, "import")
     made = job(tmp_path)
     record = Run.open(finished, made.config, "morlaif", [])
-    gather_report(plan(made.config), Store(made.config.paths.store), record, made.config.model_dump(mode="json"))
+    gather_report(plan(made.config), Store(made.config.paths.store), record)
     page = (finished / "report.html").read_text()
     assert "What people preferred" in page and "<!--run-->old" not in page
 
 
 def test_a_comparison_reads_what_people_said(finished, tmp_path):
     """`human.json` is in the form that the page of several runs draws."""
-    human(tmp_path, "export", prompts=5, pairs=["policy_vs_sft"])
+    human(tmp_path, "export", prompts=5, pairs=["multi_vs_sft"])
     return_answers(finished, "Ann")
     human(tmp_path, "import")
     store = Store(tmp_path / "store")
     run = compare.read(finished, store)
     said = compare._reads(run)["human"]["comparisons"]
-    assert {part: said["policy_vs_sft"][part] for part in ("win", "tie", "loss", "n")} == {
+    assert {part: said["multi_vs_sft"][part] for part in ("win", "tie", "loss", "n")} == {
         "win": 1.0, "tie": 0.0, "loss": 0.0, "n": 5
     }  # fmt: skip
     assert not [key for key in compare._reads(run)["config"] if key.startswith("human")]
@@ -154,8 +161,8 @@ def test_people_are_in_no_digest(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
-        ({"pairs": ["policy_vs_sfft"]}, "human.pairs: 'policy_vs_sfft': no policy 'sfft'. Did you mean 'sft'?"),
-        ({"pairs": "policy"}, "human.pairs: 'policy' is no pair of policies, such as policy_vs_sft."),
+        ({"pairs": ["multi_vs_sfft"]}, "human.pairs: 'multi_vs_sfft': no policy 'sfft'. Did you mean 'sft'?"),
+        ({"pairs": "multi"}, "human.pairs: 'multi' is no pair of policies, such as multi_vs_sft."),
         ({"run": "nothing"}, "human.run: no run folder matches 'nothing'."),
     ],
 )

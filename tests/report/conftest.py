@@ -36,6 +36,9 @@ def win(value: float, n: int = 300) -> dict:
     return share(value, n) | rest
 
 
+UNKNOWN = {"value": None, "low": None, "high": None, "n": 0}
+
+
 def beyond(names: list[str], principles: list[str], arms: tuple[str, ...], truth: bool) -> dict:
     """What an evaluation finds besides accuracies and win rates; of ablations nothing for one principle alone."""
     kinds = ["human", "truth"] if truth else ["human"]
@@ -45,25 +48,46 @@ def beyond(names: list[str], principles: list[str], arms: tuple[str, ...], truth
 
     several = "multi" in arms and len(principles) > 1
     counts = range(1, len(principles) + 1)
-    rows = [{"count": n, "accuracy": each(0.6 + n / 100), "ceiling": each(0.7 + n / 100)} for n in counts]
-    left = [{"without": name, "accuracy": each(0.7 - k / 100), "change": {kind: interval(-0.01 * k, 0.02, 300)
-             for kind in kinds}} for k, name in enumerate(principles)]  # fmt: skip
-    signs = {"hacked": ["detail"], "hollow": [], "judged_worse": False, "agreement": share(0.8, 60),
-             "length": {"change": interval(12.5, 2.0, 300)}}  # fmt: skip
+    rows = [
+        {"count": n, "names": principles[:n], "subsets": 1, "accuracy": each(0.6 + n / 100),
+         "ceiling": each(0.7 + n / 100)} for n in counts
+    ]  # fmt: skip
+    left = [{"without": name, "accuracy": each(0.7 - k / 100), "ceiling": {},
+             "change": {kind: interval(-0.01 * k, 0.02, 300) for kind in kinds}}
+            for k, name in enumerate(principles)]  # fmt: skip
+    signs = {"principles": {}, "hacked": ["detail"], "hollow": [], "objective": None, "judged": None,
+             "judged_worse": False, "agreement": share(0.8, 60), "kl": 9.27,
+             "length": {"sft": 38.2, "policy": 50.7, "change": interval(12.5, 2.0, 300)}}  # fmt: skip
     worst = {"principle": names[0], **interval(-0.1, 0.05, 300), "lost": True}
     budget = {"pms": 12, "pm_pairs": 7200, "verdicts": 7200, "rank": 8, "ppo_steps": 25, "ppo_episodes": 1600}
-    controlled = share(0.8, 300) | {"coef_length": interval(0.4, 0.2, 300), "longer": 0.7}
+    controlled = share(0.8, 300) | {"coef_length": interval(0.4, 0.2, 300), "longer": 0.7, "withheld": None}
+    square = [[0.6] * len(names) for _ in names]
+    front = {"names": names, "points": {}, "front": [], "fronts": {}, "reference": [], "hypervolume": {},
+             "relative": dict.fromkeys(arms, 1.2), "together": 0.0, "added": {}}  # fmt: skip
+    fewer = {"names": principles, "ceiling_of": "labels", "nested": rows, "random": rows, "leave_one_out": left}
     return {
-        "cross_accuracy": {"models": names, "labels": names, "value": [[0.6] * len(names) for _ in names]},
+        "cross_accuracy": {
+            "models": names,
+            "labels": names,
+            "value": square,
+            "low": square,
+            "high": square,
+            "n": [[300] * len(names) for _ in names],
+        },
         "scalarizer_accuracy": {"linear": each(0.72), "max_min": each(0.65)} if several else {},
         "length_baseline": each(0.55),
-        "ablation": {"nested": rows, "random": rows, "leave_one_out": left} if several else None,
-        "length_controlled": {"policy_vs_sft": controlled},
+        "scalarizer_ceiling": {},
+        "single_principle": {},
+        "tie_accuracy": {},
+        "ablation": fewer if several else None,
+        "length_controlled": {f"{arms[0]}_vs_sft": controlled},
+        "paired": [],
+        "rewardbench": None,
         "sacrificed": {"pm": dict.fromkeys(arms, worst), "truth": dict.fromkeys(arms, worst) if truth else None},
         "hacking": dict.fromkeys(arms, signs),
-        "pareto": {"relative": dict.fromkeys(arms, 1.2)},
-        "budget": {**dict.fromkeys(arms, budget), "equal": True, "differs": []},
-        "regression": {"sentences": ["People prefer responses that score higher on detail."]},
+        "pareto": {"models": front, "truth": None},
+        "budget": {"arms": dict.fromkeys(arms, budget), "equal": True, "differs": []},
+        "regression": {"source": "weights", "sentences": ["People prefer responses that score higher on detail."]},
     }
 
 
@@ -78,9 +102,10 @@ def write_artifacts(
     names = [*(principles if "multi" in arms else ()), *(["single"] if "single" in arms else [])]
     policies = ["sft", *arms]
     own = {name: share(float(rng.uniform(0.82, 0.985)), 300) for name in names}
-    rates = {"policy_vs_sft": win(0.86)}
-    if len(arms) > 1:
-        rates |= {"single_vs_sft": win(0.81), "policy_vs_single": win(0.53)}
+    policy, *others = arms
+    rates = {f"{policy}_vs_sft": win(0.86)}
+    for arm in others:
+        rates |= {f"{arm}_vs_sft": win(0.81), f"{policy}_vs_{arm}": win(0.53)}
     quality = {
         "n": 600, "valid": 597, "validity": share(0.995, 600), "position_inconsistency": share(0.08, 597),
         "mean_bias": 0.21, "confidence": 0.71, "agreement_human": share(0.64, 500), "agreement_truth": share(0.93, 520),
@@ -111,7 +136,7 @@ def write_artifacts(
         "win_rate": rates,
         "reward": {"first": 0.04, "last": 4.31},
         "kl": 9.27,
-        "length": {"sft": 38.2, "policy": 51.9} | ({"single": 49.0} if len(arms) > 1 else {}),
+        "length": {"sft": 38.2, policy: 51.9} | dict.fromkeys(others, 49.0),
     }
     if truth:
         results["objective_accuracy"]["ceiling"] = {"human": share(0.72, 300), "truth": share(1.0, 290)}
@@ -119,7 +144,11 @@ def write_artifacts(
         "prompts": 300, "pairs": 300, "confidence": 0.95,
         "judge": {"source": "rules", "name": "rules"} if truth else
                  {"source": "pm", "name": "pm", "accuracy": share(0.61, 300)},
-        "principles": list(principles), "names": names, "arms": list(arms),
+        "principles": list(principles), "names": names, "policies": {},
+        "arms": {
+            arm: {"labels": "constitution", "models": ["single"], "title": "single PM"} if arm == "single" else
+                 {"labels": "principles", "models": list(principles), "title": "max-min"} for arm in arms
+        },
         "responses": {p: {"tokens": 38.2, "words": 31.0, "ended": 0.97, "distinct": 0.99} for p in policies},
         "score_change": change(names),
         "true_change": change(principles) if truth else None,
@@ -129,7 +158,7 @@ def write_artifacts(
             "scores": matrix(rng, len(names), 0.4) if len(names) > 5 else np.eye(len(names)).tolist(),
             "truth": None,
         },
-        "calibration": {name: {"brier": 0.07, "ece": 0.031} for name in names},
+        "calibration": {name: {"brier": 0.07, "ece": 0.031, "bins": []} for name in names},
         "cut": {
             name: {
                 "max_prompt": 96,

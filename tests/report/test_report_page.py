@@ -142,7 +142,7 @@ def test_png_figures_and_numbers(built, out):
         data = (out / "figures" / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 5000
     numbers = json.loads((out / "numbers.json").read_text())
-    assert numbers["results"]["win_rate"]["policy_vs_sft"]["value"] == 0.86
+    assert numbers["results"]["win_rate"]["multi_vs_sft"]["value"] == 0.86
     assert len(numbers["curves"]["multi"]) == 25
 
 
@@ -192,7 +192,7 @@ def test_a_language_model_that_judges_here_and_a_policy_from_outside(artifacts, 
     def elsewhere(details):
         details["judge"] = {"source": "hf", "name": "hf:judge-1b", "cost": {}}
         details["policies"] = {"base": "hub/base"}
-        details["length_controlled"]["policy_vs_base"] = details["length_controlled"]["policy_vs_sft"]
+        details["length_controlled"]["multi_vs_base"] = details["length_controlled"]["multi_vs_sft"]
 
     html, page = build(changed(artifacts(), elsewhere), config, tmp_path / "out")
     assert "hf:judge-1b decides." in page.text
@@ -211,9 +211,11 @@ def test_a_withheld_figure_gives_its_reason(artifacts, config, tmp_path):
 
 def test_an_evaluation_without_them_has_a_page_too(artifacts, config, tmp_path):
     def bare(details):
-        for key in ("cross_accuracy", "scalarizer_accuracy", "ablation", "length_controlled", "sacrificed", "hacking",
-                    "pareto", "budget", "regression", "length_baseline"):  # fmt: skip
-            details.pop(key, None)
+        empty = {key: [] for key in ("models", "labels", "value", "low", "high", "n")}
+        details |= {"cross_accuracy": empty, "sacrificed": {"pm": {}, "truth": None}, "hacking": {}}
+        details |= {"pareto": {"models": None, "truth": None}, "budget": {"arms": {}, "equal": True, "differs": []}}
+        details |= {key: {} for key in ("scalarizer_accuracy", "length_controlled", "length_baseline")}
+        details |= {"ablation": None, "regression": None}
 
     _, page = build(changed(artifacts(), bare), config, tmp_path / "out")
     assert page.misnested == [] and "Trade-offs" not in page.text and "Fewer principles" not in page.text
@@ -319,7 +321,7 @@ def test_unknown_values_are_a_dash(artifacts, config, tmp_path):
     unknown = {"value": None, "low": None, "high": None, "n": 0}
     results["pm_accuracy"]["detail"] = unknown
     results["objective_accuracy"]["multi"]["human"] = unknown
-    results["win_rate"]["policy_vs_sft"] |= unknown | {"win": None, "tie": None, "loss": None, "flip_rate": None}
+    results["win_rate"]["multi_vs_sft"] |= unknown | {"win": None, "tie": None, "loss": None, "flip_rate": None}
     file.write_text(json.dumps(results))
     _, page = build(folders, config, tmp_path / "out")
     assert "no valid verdict" in page.text

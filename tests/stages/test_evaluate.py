@@ -16,6 +16,7 @@ from jobs import typed
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation.objectives import as_function
+from morlaif.evaluation.results import Arm
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.quality import quality
 from morlaif.feedback.records import Verdict, save_verdicts
@@ -38,6 +39,7 @@ from morlaif.units.job import Job
 ROOT = Path(__file__).parents[2]
 PRINCIPLES = ("helpfulness", "detail")
 NAMES = (*PRINCIPLES, "single")
+ARM = Arm("principles", [], "")
 SCALARIZER = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
 
 
@@ -141,11 +143,11 @@ def made(inputs, tmp_path_factory):
 def test_results_have_the_promised_shape(made):
     results = made["results"]
     assert set(results["pm_accuracy"]) == set(PRINCIPLES)
-    assert set(results["win_rate"]) == {"policy_vs_sft", "single_vs_sft", "policy_vs_single"}
+    assert set(results["win_rate"]) == {"multi_vs_sft", "single_vs_sft", "multi_vs_single"}
     for rate in (*results["win_rate"].values(), *results["pm_accuracy"].values()):
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1 and rate["n"] > 0
     assert results["reward"] == {"first": 0.1, "last": 0.3} and results["kl"] == 0.6
-    assert set(results["length"]) == {"sft", "policy", "single"}
+    assert set(results["length"]) == {"sft", "multi", "single"}
     assert set(results["objective_accuracy"]) == {"multi", "single", "ceiling"}
     assert results["objective_accuracy"]["ceiling"]["truth"]["value"] == 1
 
@@ -156,7 +158,7 @@ def test_win_rates_follow_from_the_responses_by_the_known_truth(made):
 
     assert len(made["samples"]) == 10
     for key, (first, second) in {
-        "policy_vs_sft": ("multi", "sft"), "policy_vs_single": ("multi", "single"), "single_vs_sft": ("single", "sft"),
+        "multi_vs_sft": ("multi", "sft"), "multi_vs_single": ("multi", "single"), "single_vs_sft": ("single", "sft"),
     }.items():  # fmt: skip
         gaps = [mean_truth(row, first) - mean_truth(row, second) for row in made["samples"]]
         expected = np.mean([(np.sign(gap) + 1) / 2 for gap in gaps])
@@ -225,7 +227,7 @@ def test_human_labels_come_from_the_data_where_responses_were_sampled(inputs, ma
 def test_the_baseline_alone(inputs, tmp_path):
     own = {name: folder for name, folder in inputs.items() if not name.endswith(("multi", "helpfulness", "detail"))}
     made = run(own, tmp_path / "out", arms=("single",))
-    assert set(made["results"]["win_rate"]) == {"policy_vs_sft"}
+    assert set(made["results"]["win_rate"]) == {"single_vs_sft"}
     assert set(made["results"]["pm_accuracy"]) == {"single"} == set(made["details"]["names"])
     assert made["details"]["judge"]["source"] == "rules"
     assert made["details"]["labels"]["names"] == ["single"]
@@ -262,10 +264,10 @@ def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_
     needs = SimpleNamespace(**{stage: {"multi": folders[f"{stage}/multi"]} for stage in ("weigh", "ppo")})
     job = SimpleNamespace(needs=needs, reads=SimpleNamespace(scalarizer=scalarizer))
     with pytest.raises(Damaged):  # never the untrained multipliers in silence
-        evaluate._objective(job, "multi", names)
+        evaluate._objective(job, "multi", ARM, names)
     (folders["ppo/multi"] / "objective.json").write_text(json.dumps(trained.state_dict()))
     turned = ("helpfulness", "toxicity")
-    found = as_function(evaluate._objective(job, "multi", turned), turned)(scores.flip(1).numpy())
+    found = as_function(evaluate._objective(job, "multi", ARM, turned), turned)(scores.flip(1).numpy())
     assert np.array_equal(found, trained(scores).numpy()) and not np.allclose(found, before.numpy())
 
 
@@ -293,17 +295,17 @@ def test_details_take_the_comparison_apart(made):
     assert set(details["length_controlled"]) == set(results["win_rate"])
     (pair,) = details["paired"]
     rates = results["win_rate"]
-    difference = rates["policy_vs_sft"]["value"] - rates["single_vs_sft"]["value"]
+    difference = rates["multi_vs_sft"]["value"] - rates["single_vs_sft"]["value"]
     assert (pair["first"], pair["second"], pair["against"]) == ("multi", "single", "sft")
     assert pair["value"] == pytest.approx(difference)
-    assert details["pareto"]["names"] == list(PRINCIPLES) and set(details["pareto"]["points"]) == {
+    assert details["pareto"]["models"]["names"] == list(PRINCIPLES) and set(details["pareto"]["models"]["points"]) == {
         "sft",
         "multi",
         "single",
     }
     assert set(details["hacking"]) == {"multi", "single"} == set(details["sacrificed"]["truth"])
     assert details["hacking"]["multi"]["kl"] == 0.6
-    assert details["budget"]["multi"]["pms"] == 2 and "equal" in details["budget"]
+    assert details["budget"]["arms"]["multi"]["pms"] == 2 and "equal" in details["budget"]
 
 
 def test_an_arm_that_no_preference_model_rewards(inputs, tmp_path):
@@ -311,12 +313,13 @@ def test_an_arm_that_no_preference_model_rewards(inputs, tmp_path):
     bare = {name: folder for name, folder in inputs.items() if not name.startswith(("pm/", "feedback/"))}
     made = run(bare, tmp_path / "out")
     results, details = made["results"], made["details"]
-    assert set(results["win_rate"]) == {"policy_vs_sft", "single_vs_sft", "policy_vs_single"}
+    assert set(results["win_rate"]) == {"multi_vs_sft", "single_vs_sft", "multi_vs_single"}
     assert results["pm_accuracy"] == {} and details["names"] == [] and details["ablation"] is None
-    assert set(results["objective_accuracy"]) == {"ceiling"} and set(details["pareto"]) == {"truth"}
+    views = [view for view, found in details["pareto"].items() if found]
+    assert set(results["objective_accuracy"]) == {"ceiling"} and views == ["truth"]
     assert details["sacrificed"]["pm"]["multi"] is None and details["sacrificed"]["truth"]["multi"]["principle"]
     assert made["responses"][0]["responses"]["multi"]["scores"] is None
-    assert details["hacking"]["multi"]["length"]["sft"] <= 8 and details["budget"]["multi"]["pms"] == 0
+    assert details["hacking"]["multi"]["length"]["sft"] <= 8 and details["budget"]["arms"]["multi"]["pms"] == 0
 
 
 def test_nothing_but_two_policies_and_prompts(inputs, tmp_path):
@@ -334,7 +337,7 @@ def test_nothing_but_two_policies_and_prompts(inputs, tmp_path):
         arms=("multi",),
         judge=asked,
     )
-    rate = judged["results"]["win_rate"]["policy_vs_sft"]
+    rate = judged["results"]["win_rate"]["multi_vs_sft"]
     assert rate["n"] + rate["invalid"] == 10 and judged["details"]["judge"]["name"].startswith("hf:")
     assert set(judged["results"]["objective_accuracy"]["multi"]) == {"label"}
     assert judged["details"]["regression"] is None and judged["details"]["ablation"]["ceiling_of"] == "labels"
@@ -350,10 +353,10 @@ def test_policies_from_outside_and_a_benchmark_are_told_beside_the_runs_own(inpu
     outside = {"base": str(inputs["sft"] / "model"), "older": str(inputs["ppo/single"])}
     made = run(inputs, tmp_path / "out", policies=outside, rewardbench=str(tmp_path / "bench.jsonl"))
     rates, answers = made["results"]["win_rate"], made["responses"]
-    assert {"policy_vs_base", "base_vs_sft", "policy_vs_older", "older_vs_sft"} < set(rates)
+    assert {"multi_vs_base", "base_vs_sft", "multi_vs_older", "older_vs_sft"} < set(rates)
     assert rates["base_vs_sft"]["value"] == 0.5 and rates["base_vs_sft"]["tie"] == 1, "it is the SFT model"
     assert all(row["responses"]["older"]["text"] == row["responses"]["single"]["text"] for row in answers)
-    assert rates["policy_vs_older"]["value"] == rates["policy_vs_single"]["value"]
+    assert rates["multi_vs_older"]["value"] == rates["multi_vs_single"]["value"]
     bench = made["details"]["rewardbench"]
     assert (
         bench["rows"] == 16

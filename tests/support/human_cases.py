@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from morlaif.evaluation.human.items import Comparison, Study
+from morlaif.evaluation.human.items import RatedPair, Study
 
 WORDS = ("river", "stone", "bread", "candle", "window", "garden", "letter", "bridge", "copper", "lantern", "meadow")
-COMPARISONS = (Comparison("policy_vs_single", "zebra", "yak"), Comparison("policy_vs_sft", "zebra", "ibex"))
+COMPARISONS = (RatedPair("policy_vs_single", "zebra", "yak"), RatedPair("policy_vs_sft", "zebra", "ibex"))
 
 
 def make_rows(count: int = 40, policies=("ibex", "zebra", "yak")) -> list[dict]:

@@ -14,7 +14,7 @@ from morlaif.files import parse_json
 from morlaif.texts import UNSEEN, from_csv_cell
 
 Answer = Literal["a", "tie", "b"]
-ANSWERS = get_args(Answer)
+ANSWERS: tuple[Answer, ...] = get_args(Answer)
 COLUMNS = ("form", "rater", "item", "answer", "seconds")  # "comment" and "when" may be missing
 WHAT = "the answers that a rating form saved: an object with form, rater and answers"
 SHOWN = 20  # mistakes told at once
@@ -23,7 +23,7 @@ SLOWEST = 10_000_000  # seconds for a pair, four months: more is no time that an
 
 
 @dataclass(frozen=True, slots=True)
-class Rating:
+class RaterAnswer:
     rater: str
     item: str
     answer: Answer
@@ -32,7 +32,7 @@ class Rating:
     where: str  # file and row, for whoever looks for it
 
 
-Ratings: TypeAlias = dict[str, dict[str, Rating]]  # rater -> item -> rating
+Ratings: TypeAlias = dict[str, dict[str, RaterAnswer]]  # rater -> item -> rating
 Row: TypeAlias = tuple[int, Mapping[str, Any]]  # its number, and its values by column
 
 
@@ -109,7 +109,7 @@ def _csv_rows(name: str, text: str) -> Iterator[Row]:
         raise UserError(f"{name}:{max(1, reader.line_num)}: no CSV ({error}); save it as the form did") from None
 
 
-def _rating(row: Mapping[str, Any], key: Mapping[str, Any], where: str) -> Rating:
+def _rating(row: Mapping[str, Any], key: Mapping[str, Any], where: str) -> RaterAnswer:
     if row["form"] != key["form"]:
         raise _OtherForm(f"answers to the form {_short(row['form'])}, and the key is of the form {key['form']!r}")
     rater, item, answer, comment = (_text(row, name) for name in ("rater", "item", "answer", "comment"))
@@ -117,9 +117,10 @@ def _rating(row: Mapping[str, Any], key: Mapping[str, Any], where: str) -> Ratin
         raise ValueError("no rater")
     if item not in key["items"]:
         raise ValueError(f"no item {_short(item)} in the form")
-    if answer not in ANSWERS:
+    given = next((one for one in ANSWERS if one == answer), None)
+    if given is None:
         raise ValueError(f"answer {_short(answer)} is none of {', '.join(ANSWERS)}")
-    return Rating(rater, item, answer, _seconds(row.get("seconds")), comment, where)
+    return RaterAnswer(rater, item, given, _seconds(row.get("seconds")), comment, where)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
@@ -157,11 +158,11 @@ def _alike(name: str) -> str:
     return " ".join(UNSEEN.sub("", unicodedata.normalize("NFKC", name)).casefold().split())
 
 
-def _add(found: Ratings, seen: set[tuple[str, str]], rating: Rating) -> None:
+def _add(found: Ratings, seen: set[tuple[str, str]], rating: RaterAnswer) -> None:
     name = next((name for name in found if _alike(name) == _alike(rating.rater)), rating.rater)
     own = found.setdefault(name, {})
     before = own.get(rating.item)
-    if (name, rating.item) in seen:
+    if before is not None and (name, rating.item) in seen:
         raise ValueError(f"item {rating.item!r} is answered twice by {rating.rater!r}, first in {before.where}")
     seen.add((name, rating.item))
     if before is not None and before.answer != rating.answer:

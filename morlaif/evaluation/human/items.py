@@ -17,10 +17,10 @@ Kind = Literal["pair", "repeat", "check"]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RatedPair:
     """Two policies of a run under the names that its results give them."""
 
-    name: str  # as "policy_vs_sft"
+    name: str  # as "morlaif_vs_sft"
     first: str  # policies as the run's responses name them
     second: str
 
@@ -46,7 +46,7 @@ class Study:
     """A form and its key. `form` is a hash of all that raters see, so answers tell which form they belong to."""
 
     items: Sequence[Item]  # in an order that tells nothing
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[RatedPair]
     identical: Mapping[str, int]  # comparison -> prompts answered with the same text by both: ties that need no rater
     seed: int
 
@@ -77,7 +77,7 @@ class Study:
 
 def make_study(
     rows: Sequence[Row],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[RatedPair],
     *,
     prompts: int,
     repeats: float,
@@ -109,7 +109,7 @@ def make_study(
     return Study(sorted(items, key=lambda item: item.id), tuple(comparisons), identical, seed)
 
 
-def _pair(row: Row, comparison: Comparison, first_is_a: bool, seed: int) -> Item:
+def _pair(row: Row, comparison: RatedPair, first_is_a: bool, seed: int) -> Item:
     a, b = (comparison.first, comparison.second) if first_is_a else (comparison.second, comparison.first)
     id_ = _hash(seed, "pair", comparison.name, row["prompt_id"], _text(row, a), _text(row, b))
     return Item(

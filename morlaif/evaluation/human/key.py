@@ -19,7 +19,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class _Comparison(_Strict):
+class _RatedPair(_Strict):
     first: Name
     second: Name
     identical: Annotated[int, Field(ge=0, le=10**9)]
@@ -38,7 +38,7 @@ class _Key(_Strict):
     run: Name
     form: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    comparisons: Annotated[dict[str, _Comparison], Field(min_length=1)]
+    comparisons: Annotated[dict[str, _RatedPair], Field(min_length=1)]
     items: Annotated[dict[str, _Item], Field(min_length=1)]
 
 

@@ -11,7 +11,7 @@ class HumanStudySettings(Settings):
     action: Literal["export", "import"] | None
     run: PathText | None  # name or folder of a finished run; null: the run that this command's config names
     folder: Folder | None  # null: <run>/human
-    pairs: Lines | None  # comparisons such as policy_vs_sft; null: the policy against each other one
+    pairs: Lines | None  # comparisons such as morlaif_vs_sft; null: the policy against each other one
     prompts: Batch  # on which each comparison is rated
     repeats: Probability  # pairs shown again with their sides swapped, as a share of all pairs
     checks: Probability  # pairs whose answer is known, as a share of all pairs

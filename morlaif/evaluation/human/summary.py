@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from morlaif.evaluation.human.answers import Rating, Ratings
+from morlaif.evaluation.human.answers import RaterAnswer, Ratings
 from morlaif.statistics import (
     NOTHING,
     Array,
@@ -23,7 +23,7 @@ from morlaif.statistics import (
 )
 
 FLIPPED = {"a": "b", "tie": "tie", "b": "a"}
-LEVELS = ("nominal", "ordinal")
+LEVELS: tuple[Literal["nominal", "ordinal"], ...] = ("nominal", "ordinal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def raters_of(ratings: Ratings, key: Mapping[str, Any], max_failed: float) -> li
     return [_rater(name, ratings[name], key["items"], max_failed) for name in sorted(ratings, key=str.casefold)]
 
 
-def _rater(name: str, own: Mapping[str, Rating], items: Mapping[str, Any], max_failed: float) -> Rater:
+def _rater(name: str, own: Mapping[str, RaterAnswer], items: Mapping[str, Any], max_failed: float) -> Rater:
     known = [rating for rating in own.values() if items[rating.item]["kind"] == "check"]
     failed = sum(rating.answer == "tie" or items[rating.item][rating.answer] != "on_topic" for rating in known)
     kept = not known or failed / len(known) <= max_failed
@@ -136,7 +136,7 @@ def agreement(ratings: Array, *, seed: int, resamples: int, confidence: float) -
     if not count:
         return {level: NOTHING.as_dict() for level in LEVELS}
     drawn = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
-    found = {}
+    found: dict[str, Any] = {}
     for level in LEVELS:
         draws = [krippendorff_alpha(shared[:, columns], level) for columns in drawn]
         found[level] = percentiles(krippendorff_alpha(shared, level), draws, count, confidence).as_dict()

@@ -5,9 +5,11 @@ Every chart can be written as JSON and as a table: the data that stand one click
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
+
+from morlaif.evaluation.results import Estimate
 
 Cell = str | float | int | None
 Format = Literal["percent", "number"]
@@ -23,10 +25,8 @@ class Point:
     n: int | None = None
 
     @classmethod
-    def of(cls, interval: Mapping[str, Any] | None) -> Point | None:
-        if not interval or interval.get("value") is None:
-            return None
-        return cls(*(interval.get(key) for key in ("value", "low", "high", "n")))
+    def of(cls, found: Estimate | None) -> Point | None:
+        return None if found is None or found.value is None else cls(found.value, found.low, found.high, found.n)
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ class Chart:
     """What all charts have."""
 
     kind: ClassVar[str]
-    wide: ClassVar[bool] = False  # takes the whole width of the page
     name: str  # of the files
     title: str
     caption: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether it takes the whole width of the page."""
+        return False
 
     def table(self) -> tuple[list[str], list[list[Cell]]]:
         """Heads and rows of its data."""
@@ -77,7 +81,8 @@ class Dots(Chart):
     references: Sequence[Reference] = ()
 
     def table(self) -> tuple[list[str], list[list[Cell]]]:
-        heads, rows = ["row", "series", "value", "low", "high", "n"], []
+        heads = ["row", "series", "value", "low", "high", "n"]
+        rows: list[list[Cell]] = []
         for k, row in enumerate(self.rows):
             for series in self.series:
                 if p := series.points[k]:
@@ -128,7 +133,8 @@ class Heatmap(Chart):
         return len(self.columns) > 9
 
     def table(self) -> tuple[list[str], list[list[Cell]]]:
-        heads, rows = ["row", "column", "value", "low", "high", "n"], []
+        heads = ["row", "column", "value", "low", "high", "n"]
+        rows: list[list[Cell]] = []
         for name, cells in zip(self.rows, self.cells, strict=True):
             for column, p in zip(self.columns, cells, strict=True):
                 if p:

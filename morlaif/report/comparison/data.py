@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morlaif.errors import Damaged
-from morlaif.files import read_json
+from morlaif.evaluation import results
+from morlaif.evaluation.results import SFT, Arm, Estimate, Rate, RunDetails, RunResults
+from morlaif.evaluation.wins import versus
 from morlaif.report.comparison.labels import Labels
-from morlaif.report.data import SINGLE, read_lines
-
-SFT = "sft"
+from morlaif.report.data import read_lines, titles, words
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,38 @@ class Run:
     name: str  # of its folder
     config: Mapping[str, Any]  # its settings, flat: dotted key -> value
     units: Mapping[str, str]  # unit -> digest
-    results: Mapping[str, Any]
-    details: Mapping[str, Any]
+    results: RunResults
+    details: RunDetails
     curves: Mapping[str, Sequence[Mapping[str, float]]]  # PPO steps of each arm
     human: Mapping[str, Any] | None  # human.json: what raters said, by comparison
 
     @property
-    def arms(self) -> list[str]:
-        return list(self.details["arms"])
+    def arms(self) -> Mapping[str, Arm]:
+        return self.details.arms
+
+    @property
+    def policy(self) -> str:
+        """The first arm; the others are what it is compared with."""
+        return next(iter(self.arms))
+
+    @property
+    def combined(self) -> str | None:
+        """The first arm whose reward has a part for each principle."""
+        return next((name for name, arm in self.arms.items() if arm.of_principles), None)
 
     @property
     def principles(self) -> list[str]:
-        return list(self.details["principles"])
+        return self.details.principles
 
-    def role(self, arm: str) -> str:
-        """Results call the first arm `policy`."""
-        return "policy" if arm == self.arms[0] else arm
+    @property
+    def scalarizer(self) -> str:
+        return str(self.config.get("scalarizer.name"))
 
-    def win_rate(self, arm: str, other: str) -> Mapping[str, Any] | None:
-        return self.results["win_rate"].get(f"{self.role(arm)}_vs_{other}")
+    def win_rate(self, first: str, second: str) -> Rate | None:
+        """Whichever way round the run compared them."""
+        found = self.results.win_rate
+        other = found.get(versus(second, first))
+        return found.get(versus(first, second)) or (other and turned(other))
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Policy:
     """A policy, found in one run or in several that share it."""
 
     key: str  # "ppo/<digest>", "sft/<digest>" or "outside/<path or hub id>"
-    arm: str  # "sft", "multi", "single", or the name of one from outside
+    name: str  # "sft", that of an arm, or of one from outside
     runs: tuple[Run, ...]
     label: str = ""
 
@@ -57,6 +70,20 @@ class Policy:
     def run(self) -> Run:
         """One of its runs: it is the same policy in all."""
         return self.runs[0]
+
+    @property
+    def arm(self) -> Arm | None:
+        """None: the runs did not align it."""
+        return self.run.arms.get(self.name)
+
+    @property
+    def of_principles(self) -> bool:
+        return self.arm is not None and self.arm.of_principles
+
+    @property
+    def objective(self) -> str:
+        """Its scalarizer; "single" where there is one score for the whole."""
+        return self.run.scalarizer if self.of_principles else "single"
 
 
 @dataclass(frozen=True)
@@ -69,9 +96,28 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class JudgedPair(Rate):
+    """The win rate of one policy over another, by their keys."""
+
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Every policy against every other, by one judge."""
+
+    rates: Sequence[JudgedPair] = ()
+    strengths: Mapping[str, Estimate] = field(default_factory=dict)  # by policy key
+    tie: float | None = None
+    note: str = ""  # how, or why not
+    hypervolume: Mapping[str, float] = field(default_factory=dict)  # by policy key
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
     runs: Sequence[Run]
-    judged: Mapping[str, Any] = field(default_factory=dict)  # the win matrix and strengths, by policy key
+    judged: Judged = field(default_factory=Judged)
 
     @cached_property
     def labels(self) -> Labels:
@@ -79,42 +125,76 @@ class Comparison:
 
     @cached_property
     def policies(self) -> list[Policy]:
-        """Every different policy once: those of many preference models, then the baselines, then SFT."""
+        """Every different policy once: those rewarded by principles, then the other arms, SFT, and those from
+        outside."""
         found: dict[str, tuple[str, list[Run]]] = {}
-        for arm in ("multi", SINGLE, SFT):
+        for name in self._arms:
             for run in self.runs:
-                if arm == SFT or arm in run.arms:
-                    digest = run.units["sft"] if arm == SFT else run.units[f"ppo/{arm}"]
-                    found.setdefault(f"{'sft' if arm == SFT else 'ppo'}/{digest}", (arm, []))[1].append(run)
-        for run in self.runs:  # others, which the runs were only compared with
-            for name, where in (run.details.get("policies") or {}).items():
+                if name in run.arms:
+                    found.setdefault(f"ppo/{run.units[f'ppo/{name}']}", (name, []))[1].append(run)
+        for run in self.runs:
+            found.setdefault(f"sft/{run.units['sft']}", (SFT, []))[1].append(run)
+        for run in self.runs:
+            for name, where in run.details.policies.items():
                 found.setdefault(f"outside/{where}", (name, []))[1].append(run)
         made = []
-        for key, (arm, runs) in found.items():
-            peers = [own for other, own in found.values() if other == arm]
-            made.append(Policy(key, arm, tuple(runs), self._policy_label(arm, runs, peers)))
-        return made
+        for key, (name, runs) in found.items():
+            peers = [own for other, own in found.values() if other == name]
+            made.append(Policy(key, name, tuple(runs), self._policy_label(name, runs, peers)))
+        twice = Counter(policy.label for policy in made)
+        return [replace(p, label=f"{p.label} · {p.name}") if twice[p.label] > 1 else p for p in made]
 
-    def _policy_label(self, arm: str, runs: Sequence[Run], peers: Sequence[Sequence[Run]]) -> str:
-        told = self.labels.tell(*([[run.config for run in own] for own in (runs, *peers)]))
-        if arm not in (SFT, "multi", SINGLE):
-            return arm
-        if arm == "multi":
-            return told or _scalarizer(runs[0])
-        rated = runs[0].config.get("reward.kind") == "judge"
-        plain = "SFT" if arm == SFT else "single rating" if rated else "single PM"
-        return f"{plain} · {told}" if told else plain
+    @property
+    def _arms(self) -> list[str]:
+        """Those rewarded by principles first."""
+        found: dict[str, Arm] = {}
+        for run in self.runs:
+            found = {**run.arms, **found}
+        return sorted(found, key=lambda name: not found[name].of_principles)
+
+    def _policy_label(self, name: str, runs: Sequence[Run], peers: Sequence[Sequence[Run]]) -> str:
+        differs = self.labels.tell(*([[run.config for run in own] for own in (runs, *peers)]))
+        arm = runs[0].arms.get(name)
+        if arm is None and name != SFT:
+            return name
+        if arm is not None and arm.of_principles:
+            return differs or arm.title
+        plain = titles(runs[0].arms)[name]
+        return f"{plain} · {differs}" if differs else plain
 
     @cached_property
     def aligned(self) -> list[Policy]:
-        """Those that the runs trained by PPO."""
-        return [policy for policy in self.policies if policy.arm in ("multi", SINGLE)]
+        """Those that the runs trained."""
+        return [policy for policy in self.policies if policy.arm is not None]
+
+    @cached_property
+    def others(self) -> dict[str, str]:
+        """Arms that runs compare their policy with, and what they are called within a sentence."""
+        found: dict[str, dict[str, None]] = {}
+        for run in self.runs:
+            for name in list(run.arms)[1:]:
+                found.setdefault(name, {})[run.arms[name].named] = None
+        return {name: next(iter(named)) if len(named) == 1 else name for name, named in found.items()}
+
+    @cached_property
+    def whole(self) -> dict[str, str]:
+        """Preference models of no single principle, and what they are called."""
+        return {
+            model: arm.title
+            for run in self.runs
+            for arm in run.arms.values()
+            for model in arm.models
+            if model in run.details.whole
+        }
+
+    def model_name(self, name: str) -> str:
+        return self.whole.get(name, words(name))
 
     @cached_property
     def models(self) -> list[Models]:
         """Every different set of preference models once; a run that uses some of another's belongs to it."""
         sets: list[tuple[dict[str, str], list[Run]]] = []
-        for run in sorted(self.runs, key=lambda run: -len(run.details["names"])):
+        for run in sorted(self.runs, key=lambda run: -len(run.details.names)):
             own = {name: digest for name, digest in run.units.items() if name.startswith("pm/")}
             for known, runs in sets:
                 if all(known.get(name) == digest for name, digest in own.items()):
@@ -135,7 +215,7 @@ class Comparison:
 
     @property
     def confidence(self) -> float:
-        return self.runs[0].details["confidence"]
+        return self.runs[0].details.confidence
 
 
 def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[Run]:
@@ -143,17 +223,15 @@ def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[
     made = []
     for run in runs:
         folder = inputs[f"evaluate/{run['units']['evaluate']}"]
-        details = _read(folder / "details.json")
-        policies = {arm: inputs[f"ppo/{run['units'][f'ppo/{arm}']}"] for arm in details["arms"]}
+        details = results.load(RunDetails, folder / "details.json")
+        policies = {arm: inputs[f"ppo/{run['units'][f'ppo/{arm}']}"] for arm in details.arms}
         curves = {arm: read_lines(policy / "curve.jsonl") for arm, policy in policies.items()}
-        results = _read(folder / "results.json")
-        made.append(Run(run["name"], run["config"], run["units"], results, details, curves, run["human"]))
+        found = results.load(RunResults, folder / "results.json")
+        made.append(Run(run["name"], run["config"], run["units"], found, details, curves, run["human"]))
     return made
 
 
-def _scalarizer(run: Run) -> str:
-    return str(run.config.get("scalarizer.name", "multi")).replace("_", "-")
-
-
-def _read(path: Path) -> Any:
-    return read_json(path, of=dict, failure=Damaged)
+def turned(rate: Rate) -> Rate:
+    """The same seen from the other side."""
+    value, low, high = (None if x is None else 1 - x for x in (rate.value, rate.high, rate.low))
+    return Rate(value, low, high, rate.n, rate.loss, rate.tie, rate.win, rate.flip_rate, rate.invalid)

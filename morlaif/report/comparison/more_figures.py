@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from morlaif.evaluation.results import Estimate
 from morlaif.report.comparison.charts import Chart, Dots, Heatmap, Line, Lines, Panel, Point, Scatter, Series, Spot
-from morlaif.report.comparison.data import Comparison, Policy
+from morlaif.report.comparison.data import ComparedRuns, Policy
 from morlaif.report.data import words
 
 MOST_POINTS = 120  # of a curve; longer ones are thinned for the page, not for the data
 
 
-def strengths(data: Comparison) -> Chart | None:
-    found = data.judged.get("strengths") or {}
-    rows = sorted((p for p in data.policies if p.key in found), key=lambda policy: -found[policy.key]["value"])
+def strengths(data: ComparedRuns) -> Chart | None:
+    found = data.judged.strengths
+    rows = sorted((p for p in data.policies if p.key in found), key=lambda policy: -(found[policy.key].value or 0))
     if len(rows) < 3:
         return None
     return Dots(
@@ -27,14 +27,14 @@ def strengths(data: Comparison) -> Chart | None:
     )  # fmt: skip
 
 
-def changes(data: Comparison) -> Chart | None:
+def changes(data: ComparedRuns) -> Chart | None:
     """Policies by principles: the change against SFT."""
     rows = data.aligned
     moved = [_change(policy) for policy in rows]
     columns = [name for name in data.principles if any(name in own for own in moved)]
     if not rows or not columns:
         return None
-    true = all(policy.run.details.get("true_change") for policy in rows)
+    true = all(policy.run.details.true_change for policy in rows)
     return Heatmap(
         "changes", "What each policy gains and gives up",
         ("Change of the true score" if true else "Change of the preference model’s score")
@@ -44,14 +44,15 @@ def changes(data: Comparison) -> Chart | None:
     )  # fmt: skip
 
 
-def pareto(data: Comparison) -> Chart | None:
+def pareto(data: ComparedRuns) -> Chart | None:
     names = data.principles
     spots = []
     for k, policy in enumerate(data.aligned):
         own = _change(policy)
-        values = [(own.get(name) or {}).get("value") for name in names]
-        if None not in values:
-            spots.append(Spot(policy.label, values, k))
+        values = [own[name].value for name in names if name in own]
+        known = [value for value in values if value is not None]
+        if len(known) == len(names):
+            spots.append(Spot(policy.label, known, k))
     if len(names) < 2 or len(spots) < 2:
         return None
     spots.append(Spot("SFT", [0.0] * len(names), len(data.aligned)))
@@ -76,7 +77,7 @@ def _widest(spots: Sequence[Spot], count: int) -> tuple[int, int]:
     return min(((i, j) for i in range(count) for j in range(i + 1, count)), key=lambda pair: together(*pair))
 
 
-def curves(data: Comparison) -> Chart | None:
+def curves(data: ComparedRuns) -> Chart | None:
     """The gain in the objective rather than the objective: objectives of different runs have different origins."""
     panels = []
     titles = {"reward": "objective, gain since the first step", "kl": "KL to SFT, nats", "length": "tokens a response"}
@@ -93,7 +94,7 @@ def curves(data: Comparison) -> Chart | None:
     )  # fmt: skip
 
 
-def principle_curves(data: Comparison) -> Chart | None:
+def principle_curves(data: ComparedRuns) -> Chart | None:
     panels = []
     for name in data.principles:
         lines = [_curve(policy, f"score/{name}", k) for k, policy in enumerate(data.aligned)]
@@ -110,7 +111,7 @@ def principle_curves(data: Comparison) -> Chart | None:
 
 
 def _curve(policy: Policy, key: str, colour: int, gain: bool = False) -> Line | None:
-    rows = [row for row in policy.run.curves[policy.arm] if row.get(key) is not None]
+    rows = [row for row in policy.run.curves[policy.name] if row.get(key) is not None]
     if not rows:
         return None
     start = rows[0][key] if gain else 0.0
@@ -119,9 +120,6 @@ def _curve(policy: Policy, key: str, colour: int, gain: bool = False) -> Line | 
     return Line(policy.label, [row["step"] for row in kept], [round(row[key] - start, 5) for row in kept], colour)
 
 
-def _change(policy: Policy) -> Mapping[str, Any]:
+def _change(policy: Policy) -> Mapping[str, Estimate]:
     details = policy.run.details
-    return (details.get("true_change") or details["score_change"])[policy.arm]
-
-
-MORE = (strengths, changes, pareto, curves, principle_curves)
+    return (details.true_change or details.score_change)[policy.name]

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from morlaif.evaluation.results import as_json
 from morlaif.report.comparison import figures, more_figures, paper, tables
 from morlaif.report.comparison.charts import Chart
-from morlaif.report.comparison.data import Comparison
+from morlaif.report.comparison.data import ComparedRuns
 from morlaif.report.comparison.labels import heading, shown
 from morlaif.report.labels import warnings as label_warnings
 from morlaif.report.page import environment
 from morlaif.report.tables import percent
 
 _JOBS = re.compile(r"<!--jobs-->.*?<!--/jobs-->", re.DOTALL)
-_SECTIONS: Sequence[tuple[str, str, tuple[Callable[[Comparison], Any], ...]]] = (
+_SECTIONS: Sequence[tuple[str, str, tuple[Callable[[ComparedRuns], Any], ...]]] = (
     ("policies", "Policies", (figures.win_rates, figures.win_matrix, more_figures.strengths, figures.human_win_rates)),
     ("models", "Preference models", (figures.objective_accuracy, figures.principle_accuracy)),
     ("principles", "Principles", (more_figures.changes, more_figures.pareto, figures.ablation, figures.correlations)),
@@ -25,7 +26,7 @@ _SECTIONS: Sequence[tuple[str, str, tuple[Callable[[Comparison], Any], ...]]] = 
 )
 
 
-def sections(data: Comparison) -> list[tuple[str, str, list[Chart]]]:
+def sections(data: ComparedRuns) -> list[tuple[str, str, list[Chart]]]:
     """Identifier, name and charts of each section that has any."""
     made = []
     for id_, name, makers in _SECTIONS:
@@ -42,7 +43,7 @@ def chart_json(chart: Chart) -> dict[str, Any]:
     return rounded({**chart.as_dict(), "table": {"heads": heads, "rows": rows}})
 
 
-def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], seconds: Mapping[str, float]) -> str:
+def render(data: ComparedRuns, made: Sequence[tuple[str, str, list[Chart]]], seconds: Mapping[str, float]) -> str:
     """The page; its list of jobs is left open for `add_jobs`."""
     home = resources.files("morlaif.report")
     css = home.joinpath("page.css").read_text("utf-8") + home.joinpath("comparison/page.css").read_text("utf-8")
@@ -67,7 +68,7 @@ def render(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]], secon
             tradeoff_heads=tradeoff_heads, tradeoff_rows=tradeoff_rows,
             human="human_win_rates" in names, source=paper.SOURCE,
             warnings=list(dict.fromkeys(line for run in data.runs for line in label_warnings(run.details))),
-            no_matrix="" if "win_matrix" in names else data.judged.get("note", ""),
+            no_matrix="" if "win_matrix" in names else data.judged.note,
         )
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def add_jobs(html: str, jobs: Sequence[Mapping[str, Any]], command: str) -> str:
     return _JOBS.sub(lambda _: f"<!--jobs-->{filled}<!--/jobs-->", html, count=1)
 
 
-def title(data: Comparison) -> str:
+def title(data: ComparedRuns) -> str:
     count = len(data.runs)
     if count == 1:
         return "One run, its policies side by side"
@@ -96,22 +97,22 @@ def title(data: Comparison) -> str:
     return f"{count} runs compared by {', '.join(by[:-1]) + ' and ' + by[-1] if len(by) > 1 else by[0]}"
 
 
-def lede(data: Comparison) -> str:
+def lede(data: ComparedRuns) -> str:
     """The strongest policy and how sure that is; else how many policies there are."""
     names = sorted({str(run.config.get("model.name")).replace("_", "-") for run in data.runs})
     models = f"the {names[0]} model" if len(names) == 1 else ", ".join(names)
-    prompts = {run.details["prompts"] for run in data.runs}
+    prompts = {run.details.prompts for run in data.runs}
     said = f"{len(data.policies)} policies of {models} on {'/'.join(map(str, sorted(prompts)))} held-out prompts."
     ranked = tables.strength_rows(data)
     if len(ranked) > 1:
         (first, best), (second, next_) = ranked[:2]
-        sure = best["low"] is not None and next_["high"] is not None and best["low"] > next_["high"]
+        sure = best.low is not None and next_.high is not None and best.low > next_.high
         doubt = f"; {second} is not clearly behind (their {percent(data.confidence, 0)} intervals overlap)"
         said += f" Strongest: {first}{'' if sure else doubt}."
     return said
 
 
-def _differ_note(data: Comparison) -> str:
+def _differ_note(data: ComparedRuns) -> str:
     if len(data.runs) == 1:
         return "There is one run, so nothing differs."
     same = len({key for run in data.runs for key in run.config}) - len(data.labels.keys)
@@ -130,7 +131,7 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def numbers(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]]) -> dict[str, Any]:
+def numbers(data: ComparedRuns, made: Sequence[tuple[str, str, list[Chart]]]) -> dict[str, Any]:
     """comparison.json: runs with what differs, policies, who won, and which files hold which figure."""
     return {
         "runs": [
@@ -138,14 +139,14 @@ def numbers(data: Comparison, made: Sequence[tuple[str, str, list[Chart]]]) -> d
                 "name": run.name,
                 "differs": {key: shown(run.config.get(key)) for key in data.labels.keys},
                 "units": dict(run.units),
-                "results": run.results,
+                "results": as_json(run.results),
             }
             for run in data.runs
         ],
         "policies": [
-            {"key": p.key, "label": p.label, "arm": p.arm, "runs": [run.name for run in p.runs]} for p in data.policies
+            {"key": p.key, "label": p.label, "arm": p.name, "runs": [run.name for run in p.runs]} for p in data.policies
         ],
         "summary": lede(data),
-        "judged": data.judged,
+        "judged": as_json(data.judged),
         "figures": {chart.name: chart.title for *_, charts in made for chart in charts},
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -48,7 +49,7 @@ def _dots(chart: Dots) -> Figure:
         for y, p in zip(ys + offset, series.points, strict=True):
             if p is None:
                 continue
-            if p.low is not None:
+            if p.low is not None and p.high is not None:
                 axes.plot([p.low, p.high], [y, y], color=colour, linewidth=1.5, zorder=2)
             face = PALETTE.surface if series.hollow else colour
             axes.plot(p.value, y, marker, color=colour, markerfacecolor=face, markersize=4.5, zorder=3, clip_on=False)
@@ -62,7 +63,7 @@ def _dots(chart: Dots) -> Figure:
     axes.set_xlim(low, None if high is None else high + 0.005)
     _format(axes.xaxis, chart.format)
     axes.set_xlabel(chart.axis)
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], color=SERIES[s.colour % len(SERIES)], marker=MARKERS[s.colour // len(SERIES) % len(MARKERS)],
                markersize=4.5, markerfacecolor=PALETTE.surface if s.hollow else None, label=s.name)
         for s in chart.series
@@ -94,8 +95,9 @@ def _bars(chart: Bars) -> Figure:
             axes.barh(y, share, left=left, height=0.62, color=colour, alpha=0.55 if row.published else 1.0)
             if share > 0.06:
                 ink = PALETTE.ink if part == "tie" or row.published else PALETTE.surface
-                centred = {"ha": "center", "va": "center", "fontsize": 7.5}
-                axes.text(left + share / 2, y, f"{100 * share:.0f} %", color=ink, **centred)
+                axes.text(
+                    left + share / 2, y, f"{100 * share:.0f} %", color=ink, ha="center", va="center", fontsize=7.5
+                )
             left += share
     axes.set_yticks(ys, [row.label + (f"\n(n = {row.n})" if row.n else "") for row in chart.rows])
     axes.set_xlim(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,30 @@ import numpy as np
 
 from morlaif.data.records import Message
 from morlaif.errors import Damaged, describe
-from morlaif.evaluation.bradley_terry import strengths
-from morlaif.evaluation.judges import EngineJudge, Judge, ScoreJudge, TruthJudge
+from morlaif.evaluation.bradley_terry import Strengths, strengths
+from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
+from morlaif.evaluation.results import Estimate
 from morlaif.evaluation.settings import PMJudge, RulesJudge
+from morlaif.evaluation.wins import versus
 from morlaif.files import read_json
 from morlaif.report.comparison.charts import Chart
-from morlaif.report.comparison.data import Comparison, Policy, load
+from morlaif.report.comparison.data import ComparedRuns, Judged, JudgedPair, Policy, load
 from morlaif.report.comparison.page import chart_json, numbers, render, rounded, sections
 from morlaif.report.comparison.print import draw
 from morlaif.report.data import read_lines
 from morlaif.report.style import save_png, styled
 from morlaif.stages.compare import CompareJob
-from morlaif.statistics import Array
+from morlaif.statistics import Array, Resampling
 from morlaif.texts import write_csv
 
-Answers = Mapping[str, tuple[list[Message], str]]  # by prompt
+Written = Mapping[str, tuple[list[Message], str]]  # prompt and response of one policy, by the prompt's id
 
 
 def build(job: CompareJob) -> dict[str, Any]:
     runs = load(job.reads.runs, job.needs)
-    judged = _judge_all(job, Comparison(runs).policies) | {"hypervolume": _hypervolumes(Comparison(runs))}
-    data = Comparison(runs, judged)
+    policies = ComparedRuns(runs).policies
+    data = ComparedRuns(runs, replace(_judge_all(job, policies), hypervolume=_hypervolumes(policies)))
     made = sections(data)
     charts = [chart for *_, charts in made for chart in charts]
     for step, chart in enumerate(charts):
@@ -41,13 +44,13 @@ def build(job: CompareJob) -> dict[str, Any]:
     html = render(data, made, _seconds(job, data))
     (job.out / "comparison.html").write_text(html, encoding="utf-8")
     _write_json(job.out / "comparison.json", numbers(data, made))
-    return {"bytes": len(html.encode()), "policies": len(data.policies), "pairs": len(judged["rates"])}
+    return {"bytes": len(html.encode()), "policies": len(data.policies), "pairs": len(data.judged.rates)}
 
 
 def trouble(run: Mapping[str, Any], inputs: Mapping[str, Path]) -> str | None:
     """Why one run, `{name, config, units, human}`, cannot be shown, or None."""
     try:
-        data = Comparison(load([run], inputs))
+        data = ComparedRuns(load([run], inputs))
         numbers(data, sections(data))
     except Exception as error:
         return describe(error)
@@ -57,30 +60,32 @@ def trouble(run: Mapping[str, Any], inputs: Mapping[str, Path]) -> str | None:
 # --- who wins against whom ------------------------------------------------------------------------------------------
 
 
-def _judge_all(job: CompareJob, policies: Sequence[Policy]) -> dict[str, Any]:
+def _judge_all(job: CompareJob, policies: Sequence[Policy]) -> Judged:
     """Every two policies on the prompts that both have answered, by the judge that the runs share."""
-    resampling = {"resamples": job.reads.resamples, "confidence": job.reads.confidence, "seed": job.seed}
+    how = Resampling(seed=job.seed, resamples=job.reads.resamples, confidence=job.reads.confidence)
     if job.reads.judge is None:
-        return {"rates": _known(policies), "strengths": {}, "note": job.reads.why_not}
+        return Judged(_known(policies), note=job.reads.why_not)
     answers = {policy.key: _answers(job, policy) for policy in policies}
     judge = _judge(job, policies)
-    rates, ranked = [], []
+    rates: list[JudgedPair] = []
+    ranked: list[Strengths] = []
     for group in _groups(answers):
         shared = [id_ for id_ in answers[group[0]] if all(id_ in answers[key] for key in group)]
         shared = shared[: job.reads.prompts]
         prompts = [answers[group[0]][id_][0] for id_ in shared]
         texts = {key: [answers[key][id_][1] for id_ in shared] for key in group}
         matrix = win_matrix(texts, prompts, judge)
-        rates += _rates(matrix, resampling)
-        ranked.append(strengths(matrix, **resampling).as_dict())
-    found = dict(zip(ranked[0]["names"], ranked[0]["strength"], strict=True)) if len(ranked) == 1 else {}
-    note = job.reads.judge_note
-    if len(ranked) > 1:
-        note += " Runs that answered different prompts are not compared with one another."
-    return {"rates": rates, "strengths": found, "tie": ranked[0]["tie"] if found else None, "note": note}
+        rates += _rates(matrix, how)
+        ranked.append(strengths(matrix, **how))
+    note: str = job.reads.judge_note
+    if len(ranked) != 1:
+        apart = " Runs that answered different prompts are not compared with one another." if ranked else ""
+        return Judged(rates, note=note + apart)
+    found = {key: Estimate.of(one) for key, one in zip(ranked[0].names, ranked[0].strength, strict=True)}
+    return Judged(rates, found, ranked[0].tie, note)
 
 
-def _groups(answers: Mapping[str, Answers]) -> list[list[str]]:
+def _groups(answers: Mapping[str, Written]) -> list[list[str]]:
     """Policies that can be compared: all of them if any prompt is answered by all, else those of the same prompts."""
     if set.intersection(*(set(own) for own in answers.values())):
         groups = [list(answers)]
@@ -92,41 +97,42 @@ def _groups(answers: Mapping[str, Answers]) -> list[list[str]]:
     return [group for group in groups if len(group) > 1]
 
 
-def _rates(matrix: WinMatrix, resampling: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each two policies: the win rate of the first over the second, and what became of the prompts."""
-    found = matrix.as_dict(**resampling)
+def _rates(matrix: WinMatrix, how: Resampling) -> list[JudgedPair]:
+    """For each two policies the win rate of the first over the second, and what became of the prompts."""
+    found = matrix.as_dict(**how)
+    parts = ("win", "tie", "loss", "flip_rate", "invalid")
     return [
-        {"first": matrix.names[i], "second": matrix.names[j], **found["rate"][i][j]}
-        | {part: found[part][i][j] for part in ("win", "tie", "loss", "flip_rate", "invalid")}
+        JudgedPair(
+            **found["rate"][i][j],
+            **{part: found[part][i][j] for part in parts},
+            first=matrix.names[i],
+            second=matrix.names[j],
+        )
         for i, j in matrix.pairs
     ]
 
 
-def _hypervolumes(data: Comparison) -> dict[str, float]:
+def _hypervolumes(policies: Sequence[Policy]) -> dict[str, float]:
     """The relative hypervolume of each policy, by its key, as the run that has it found it."""
-    found = {}
-    for policy in data.policies:
-        view = policy.run.details.get("pareto") or {}
-        relative = (view.get("truth") or view).get("relative") or {}
-        if relative.get(policy.arm) is not None:
-            found[policy.key] = relative[policy.arm]
-    return found
+    known = {policy.key: policy.run.details.pareto.relative.get(policy.name) for policy in policies}
+    return {key: volume for key, volume in known.items() if volume is not None}
 
 
-def _answers(job: CompareJob, policy: Policy) -> Answers:
+def _answers(job: CompareJob, policy: Policy) -> Written:
     folder = job.needs[f"evaluate/{policy.run.units['evaluate']}"]
     rows = read_lines(folder / "responses.jsonl")
-    return {row["prompt_id"]: (row["messages"], row["responses"][policy.arm]["text"]) for row in rows}
+    return {row["prompt_id"]: (row["messages"], row["responses"][policy.name]["text"]) for row in rows}
 
 
-def _known(policies: Sequence[Policy]) -> list[dict[str, Any]]:
-    """The comparisons that the runs made themselves: each policy with the SFT policy and the baseline of its run."""
+def _known(policies: Sequence[Policy]) -> list[JudgedPair]:
+    """The comparisons that the runs made themselves: each policy with SFT and with the other arms of its run."""
     rates = []
     for policy in policies:
         for other in policies:
-            shared = [run for run in policy.runs if run in other.runs]
-            if shared and (rate := shared[0].win_rate(policy.arm, other.arm)):
-                rates.append({"first": policy.key, "second": other.key, **rate})
+            shared = next((run for run in policy.runs if run in other.runs), None)
+            rate = shared and shared.results.win_rate.get(versus(policy.name, other.name))
+            if rate:
+                rates.append(JudgedPair(**asdict(rate), first=policy.key, second=other.key))
     return rates
 
 
@@ -140,21 +146,22 @@ def _judge(job: CompareJob, policies: Sequence[Policy]) -> Judge:
             return EngineJudge(engine, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
-def _gold(job: CompareJob, units: Mapping[str, str]) -> Any:
+def _gold(job: CompareJob, units: Mapping[str, str]) -> Score:
     from morlaif.models.load import source_of
     from morlaif.preference.bank import PreferenceBank
 
     base = source_of(job.needs[f"sft/{units['sft']}"])
-    models = {"gold": job.needs.pm[units["pm/gold"]]}
+    models = {"gold": job.needs[f"pm/{units['pm/gold']}"]}
     bank = PreferenceBank.load(models, base, job.device, job.dtype)
     return lambda prompts, responses: bank.score(prompts, responses).double().cpu().numpy()[:, 0]
 
 
 class _Remembered:
-    """A score that is taken once for each response, however many comparisons it stands in."""
+    """A score that is taken once for each response, however many comparisons it is part of."""
 
-    def __init__(self, score: Any) -> None:
-        self._score, self._known = score, {}
+    def __init__(self, score: Score) -> None:
+        self._score = score
+        self._known: dict[tuple[str, str], float] = {}
 
     def __call__(self, prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
         keys = [(json.dumps(messages), text) for messages, text in zip(prompts, responses, strict=True)]
@@ -181,7 +188,7 @@ def _write_figure(out: Path, chart: Chart) -> None:
     _write_json(out / "data" / f"{chart.name}.json", chart_json(chart))
 
 
-def _seconds(job: CompareJob, data: Comparison) -> dict[str, float]:
+def _seconds(job: CompareJob, data: ComparedRuns) -> dict[str, float]:
     """How long each policy's PPO took to build, by its key."""
     found = {}
     for policy in data.aligned:

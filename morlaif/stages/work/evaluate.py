@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import numpy as np
 from morlaif import ranks
 from morlaif.data.records import Message, Pair, load_pairs, load_split, prompt_id
 from morlaif.errors import Damaged, UserError
-from morlaif.evaluation import budget, overview, regression, wins
+from morlaif.evaluation import budget, overview, regression, results, wins
 from morlaif.evaluation import pairs as held_out
 from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge, true_scores
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.outside import load_outside
-from morlaif.evaluation.policies import Answers, relative_rows, respond, response_rows
+from morlaif.evaluation.overview import Scored
+from morlaif.evaluation.policies import Answered, relative_rows, respond, response_rows
+from morlaif.evaluation.results import CONSTITUTION, PRINCIPLES, SFT, Arm, ArmWeights, Estimate, RunDetails, RunResults
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJudge, RulesJudge
+from morlaif.evaluation.wins import Contest, Two, versus
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.files import read_json, read_json_lines
@@ -28,105 +32,153 @@ from morlaif.models.respond import source_pairs
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
+from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.evaluate import EvaluateJob
 from morlaif.stages.work.places import bank_of, policy_of
-from morlaif.statistics import Array
+from morlaif.statistics import Array, Resampling
 
-MULTI, SINGLE, GOLD, SFT = "multi", "single", "gold", "sft"
+SINGLE, GOLD = "single", "gold"  # preference models: of the constitution; of the human labels, for the judge
 
 
 def build(job: EvaluateJob) -> dict[str, Any]:
-    settings: EvalSettings = job.reads.eval
-    arms, others = list(job.reads.arms), dict(settings.policies)
-    principles = {getattr(p, "name", p): tuple(getattr(p, "covers", (p,))) for p in job.reads.principles}
-    truth = principles if isinstance(settings.judge, RulesJudge) else None
-    gather = job.hardware.zero.most_gathered
-    how = {"seed": job.seed, "resamples": settings.resamples, "confidence": settings.confidence}
+    # 1. what is evaluated: arms, their preference models, the objectives that are made of these alone
+    run = _run(job)
+    score = _scorer(job, run.models.names)
 
-    # 1. the preference models, and the objectives that are made of them alone
-    names = [name for name in (*principles, SINGLE) if name in job.needs.pm]
-    score = _scorer(job, names)
-    objectives = {arm: made for arm in arms if (made := _objective(job, arm, names)) is not None}
-
-    # 2. what each policy answers; what the preference models and the world think of it
-    prompts = _prompts(job, settings.prompts)
-    policies = {SFT: job.needs.sft} | {arm: job.needs.ppo[arm] for arm in arms} | others
-    steps = len(policies) + 2
-    answers: dict[str, Answers] = {}
-    for step, (policy, where) in enumerate(policies.items()):
-        if isinstance(where, str):
-            trusted = policy in settings.trust_remote_code
-            load = partial(load_outside, policy, where, trusted, dtype=job.dtype, device=job.device)
-        else:
-            load = partial(policy_of, job, where)
-        made = respond(load, prompts, settings, seed=job.seed, gather=gather)
-        scored = score(prompts[: settings.scored], made.texts[: settings.scored])
-        true = true_scores(prompts, made.texts, truth) if truth else None
-        answers[policy] = Answers(made, scored, true)
-        job.progress(step + 1, steps, tokens=made.facts()["tokens"])
+    # 2. what each policy answers, and what the preference models and the world think of it
+    prompts = _prompts(job, run.settings.prompts)
+    answers = _answers(job, run, prompts, score)
 
     # 3. who wins
-    judge = _judge(job, settings, truth)
-    texts = {policy: one.responses.texts for policy, one in answers.items()}
-    compared = wins.compare(judge, prompts, texts, wins.comparisons(arms, list(others)), **how)
-    rates = {f"{_role(a, arms)}_vs_{_role(b, arms)}": one for (a, b), one in compared.items()}
-    job.progress(steps - 1, steps, win_rate=rates["policy_vs_sft"].rate.rate.as_dict()["value"] or 0.0)
+    judge = _judge(job, run)
+    found = _contests(job, run, judge, prompts, answers)
 
-    # 4. preference models and objectives on the held-out pairs, and on a benchmark
-    pairs, human = _held_out(job, settings, names, score, truth)
+    # 4. preference models and objectives on held-out pairs
+    pairs, human = _held_out(job, run, score)
     kinds = held_out.standards(pairs, human)
-    as_functions = {arm: as_function(objective, names) for arm, objective in objectives.items()}
-    trained = {name: _read(job.needs.pm[name] / "pm.json") for name in names}
-    curves = {arm: _curve(job, arm) for arm in arms}
-    kl = {arm: curve[-1].get("kl") for arm, curve in curves.items()}
-    job.progress(steps, steps)
+    job.progress(run.steps, run.steps)
 
-    results = {
-        "pm_accuracy": {name: trained[name]["accuracy"] for name in names if name in principles or len(names) == 1},
-        "single_pm_accuracy": trained[SINGLE]["accuracy"] if SINGLE in names else None,
-        "pm_truth_accuracy": held_out.truth_accuracy(pairs, settings.confidence),
-        "objective_accuracy": held_out.objective_accuracy(as_functions, kinds, settings.confidence),
-        "win_rate": {key: one.rate.as_dict() for key, one in rates.items()},
-        "reward": {"first": curves[arms[0]][0]["reward"], "last": curves[arms[0]][-1]["reward"]},
-        "kl": kl[arms[0]],
-        "length": {_role(policy, arms): one.responses.facts()["tokens"] for policy, one in answers.items()},
-    }
-    details = {
-        "prompts": len(prompts),
-        "pairs": len(pairs.human),
-        "confidence": settings.confidence,
-        "judge": {"source": settings.judge.source, "name": judge.name, "cost": dict(judge.cost), **_served(judge)}
-        | ({"warnings": list(dict.fromkeys(found))} if (found := getattr(judge, "warnings", ())) else {})
-        | _gold(job),
-        "principles": list(principles),
-        "names": names,
-        "arms": arms,
-        "policies": {name: str(where) for name, where in others.items()},
-        "responses": {policy: one.responses.facts() for policy, one in answers.items()},
-        "length_controlled": {key: one.controlled.as_dict() for key, one in rates.items()},
-        "paired": wins.paired(compared, **how),
-        "correlation": held_out.correlations(pairs),
-        "cross_accuracy": held_out.cross_accuracy(pairs, settings.confidence),
-        "tie_accuracy": held_out.tie_accuracy(pairs, settings.confidence),
-        "length_baseline": held_out.length_baseline(kinds, settings.confidence),
-        "calibration": held_out.calibrations(pairs),
-        "cut": {name: trained[name]["cut"] | {"max_prompt": trained[name]["max_prompt"]} for name in names},
-        **overview.of_models(names, kinds, objectives, list(principles), job.reads.scalarizer, settings, job.seed),
-        **overview.of_policies(answers, names, list(principles), objectives, compared, kl, settings.reference, **how),
-        "rewardbench": _bench(settings, names, score, objectives),
-        "regression": _regression(job, human, 1 - settings.confidence),
-        "budget": budget.compared({arm: _budget(job, arm, names) for arm in arms}),
-        "weights": {arm: _read(job.needs.weigh[arm] / "weights.json") for arm in arms},
-        **_labels_of(job, names),
-    }
-    rows = response_rows(prompts, answers, names, list(principles))
-    samples = relative_rows(rows[: settings.samples], answers[SFT].scores, names)
+    # 5. the numbers
+    headlines = _results(job, run, answers, found, pairs, kinds)
+    details = RunDetails(
+        prompts=len(prompts),
+        pairs=len(pairs.human),
+        confidence=run.settings.confidence,
+        judge=_judge_facts(job, run, judge),
+        names=list(run.models.names),
+        principles=list(run.principles),
+        arms=dict(run.arms),
+        policies=dict(run.settings.policies),
+        **_of_policies(run, answers, found),
+        **_of_models(job, run, pairs, human, kinds, score),
+        **_of_labels(job, run),
+    )
+
+    # 6. the files
+    rows = response_rows(prompts, answers, run.models.names, list(run.principles))
     if ranks.is_first():
-        _write(job.out / "results.json", results)
-        _write(job.out / "details.json", details)
+        results.save(headlines, job.out / "results.json")
+        results.save(details, job.out / "details.json")
         _write_lines(job.out / "responses.jsonl", rows)
-        _write_lines(job.out / "samples.jsonl", samples)
-    return {key: one.rate.rate.as_dict()["value"] for key, one in rates.items()}
+        shown = relative_rows(rows[: run.settings.samples], answers[SFT].scores, run.models.names)
+        _write_lines(job.out / "samples.jsonl", shown)
+    return {key: rate.value for key, rate in headlines.win_rate.items()}
+
+
+# --- what is evaluated ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    settings: EvalSettings
+    scalarizer: ScalarizerSettings
+    arms: Mapping[str, Arm]  # the first is the run's policy
+    principles: Mapping[str, tuple[str, ...]]  # and what each covers in a world of known truth
+    models: Scored
+    curves: Mapping[str, list[dict[str, Any]]]  # PPO steps of each arm
+    how: Resampling
+
+    @property
+    def policy(self) -> str:
+        return next(iter(self.arms))
+
+    @property
+    def truth(self) -> Mapping[str, Sequence[str]] | None:
+        return self.principles if isinstance(self.settings.judge, RulesJudge) else None
+
+    @property
+    def kl(self) -> dict[str, float | None]:
+        return {arm: curve[-1].get("kl") for arm, curve in self.curves.items()}
+
+    @property
+    def steps(self) -> int:
+        """Of progress: a policy's answers each, the judge, the rest."""
+        return 1 + len(self.arms) + len(self.settings.policies) + 2
+
+
+def _run(job: EvaluateJob) -> _Run:
+    settings: EvalSettings = job.reads.eval
+    scalarizer: ScalarizerSettings = job.reads.scalarizer
+    principles = {getattr(p, "name", p): tuple(getattr(p, "covers", (p,))) for p in job.reads.principles}
+    arms = _arms(job, list(principles), scalarizer)
+    names = [name for name in (*principles, SINGLE) if name in job.needs.pm]
+    objectives = {name: made for name in arms if (made := _objective(job, name, arms[name], names)) is not None}
+    combined = next((objectives.get(name) for name, arm in arms.items() if arm.of_principles), None)
+    return _Run(
+        settings,
+        scalarizer,
+        arms,
+        principles,
+        Scored(names, list(principles), objectives, combined),
+        curves={arm: _curve(job, arm) for arm in arms},
+        how=Resampling(seed=job.seed, resamples=settings.resamples, confidence=settings.confidence),
+    )
+
+
+def _arms(job: EvaluateJob, principles: Sequence[str], scalarizer: ScalarizerSettings) -> dict[str, Arm]:
+    """What each arm of the run is, by its name."""
+    made = {}
+    for name in job.reads.arms:
+        labels = CONSTITUTION if name == SINGLE else PRINCIPLES
+        columns = [SINGLE] if labels == CONSTITUTION else principles
+        models = [column for column in columns if column in job.needs.pm]
+        whole = "single PM" if models else "single rating"
+        made[name] = Arm(labels, models, whole if labels == CONSTITUTION else scalarizer.name.replace("_", "-"))
+    return made
+
+
+def _scorer(job: EvaluateJob, names: Sequence[str]) -> Score:
+    """prompts, responses -> raw scores (N, K) of the preference models `names`; of none where a run has none."""
+    if not names:
+        return lambda prompts, responses: np.zeros((len(responses), 0))
+    bank = bank_of(job, {name: job.needs.pm[name] for name in names})
+
+    def score(prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
+        scored: Array = ranks.mapped(bank.score, prompts, responses, mistake=UserError).double().cpu().numpy()
+        return scored
+
+    return score
+
+
+def _objective(job: EvaluateJob, name: str, arm: Arm, models: Sequence[str]) -> Objective | None:
+    """What the policy of the arm was trained on; None where that is more than the preference models `models` can say:
+    a judge's ratings, a function's values."""
+    weights = job.needs.weigh[name] / "weights.json"
+    own = _read(weights)["names"]
+    if not set(own) <= set(models):
+        return None
+    # of one score for the whole, the sum is itself
+    objective = Objective.load(weights, resolve(job.reads.scalarizer, own) if arm.of_principles else linear)
+    if objective.stateful:  # judged as it was when training ended
+        objective.load_state_dict(_read(job.needs.ppo[name] / "objective.json"))
+    return objective
+
+
+def _curve(job: EvaluateJob, arm: str) -> list[dict[str, Any]]:
+    return [row for _, row in read_json_lines(job.needs.ppo[arm] / "curve.jsonl", failure=Damaged)]
+
+
+# --- answers and verdicts -------------------------------------------------------------------------------------------
 
 
 def _prompts(job: EvaluateJob, count: int) -> list[list[Message]]:
@@ -137,68 +189,67 @@ def _prompts(job: EvaluateJob, count: int) -> list[list[Message]]:
     return list(different.values())[:count]
 
 
-def _scorer(job: EvaluateJob, names: Sequence[str]) -> Score:
-    """prompts, responses -> raw scores (N, K) of the preference models `names`; of none where a run has none."""
-    if not names:
-        return lambda prompts, responses: np.zeros((len(responses), 0))
-    bank = bank_of(job, {name: job.needs.pm[name] for name in names})
-
-    def score(prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
-        return ranks.mapped(bank.score, prompts, responses, mistake=UserError).double().cpu().numpy()
-
-    return score
-
-
-def _objective(job: EvaluateJob, arm: str, names: Sequence[str]) -> Objective | None:
-    """What the policy of `arm` was trained on; None where that is more than the preference models `names` can tell: a
-    judge's ratings, a function's values."""
-    weights = job.needs.weigh[arm] / "weights.json"
-    own = _read(weights)["names"]
-    if not set(own) <= set(names):
-        return None
-    # the baseline has one score: its sum is itself
-    objective = Objective.load(weights, linear if arm == SINGLE else resolve(job.reads.scalarizer, own))
-    if objective.stateful:  # judged as it stood when training ended
-        objective.load_state_dict(_read(job.needs.ppo[arm] / "objective.json"))
-    return objective
+def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], score: Score) -> dict[str, Answered]:
+    """Of SFT, of each arm, and of the policies from outside."""
+    settings = run.settings
+    own = {SFT: job.needs.sft} | {arm: job.needs.ppo[arm] for arm in run.arms}
+    loaders = {policy: partial(policy_of, job, folder) for policy, folder in own.items()}
+    for policy, where in settings.policies.items():
+        trusted = policy in settings.trust_remote_code
+        loaders[policy] = partial(load_outside, policy, where, trusted, dtype=job.dtype, device=job.device)
+    answers = {}
+    for step, (policy, load) in enumerate(loaders.items(), 1):
+        made = respond(load, prompts, settings, seed=job.seed, gather=job.hardware.zero.most_gathered)
+        scored = score(prompts[: settings.scored], made.texts[: settings.scored])
+        true = true_scores(prompts, made.texts, run.truth) if run.truth else None
+        answers[policy] = Answered(made, scored, true)
+        job.progress(step, run.steps, tokens=made.facts().tokens)
+    return answers
 
 
-def _served(judge: Judge) -> dict[str, Any]:
-    """Which model answered, where a server was asked."""
-    served = getattr(judge, "served", None)
-    return {"served": dict(served)} if served else {}
-
-
-def _judge(job: EvaluateJob, settings: EvalSettings, truth: Mapping[str, Sequence[str]] | None) -> Judge:
-    match settings.judge:
+def _judge(job: EvaluateJob, run: _Run) -> Judge:
+    match run.settings.judge:
         case RulesJudge():
-            return TruthJudge(truth)
+            return TruthJudge(run.principles)
         case PMJudge():
             gold = _scorer(job, [GOLD])
             return ScoreJudge(lambda prompts, responses: gold(prompts, responses)[:, 0])
         case OpenAIJudge() | HfJudge():
-            return EngineJudge(settings.judge, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
+            return EngineJudge(run.settings.judge, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
-def _held_out(
-    job: EvaluateJob,
-    settings: EvalSettings,
-    names: Sequence[str],
-    score: Score,
-    truth: Mapping[str, Sequence[str]] | None,
-) -> tuple[held_out.ScoredPairs, held_out.ScoredPairs]:
+def _judge_facts(job: EvaluateJob, run: _Run, judge: Judge) -> results.JudgeFacts:
+    warnings = list(dict.fromkeys(judge.warnings))
+    gold = _accuracy(job, GOLD) if GOLD in job.needs.pm else None
+    served = dict(judge.served) if judge.served else None
+    return results.JudgeFacts(run.settings.judge.source, judge.name, dict(judge.cost), served, warnings, gold)
+
+
+def _contests(
+    job: EvaluateJob, run: _Run, judge: Judge, prompts: Sequence[list[Message]], answers: Mapping[str, Answered]
+) -> dict[Two, Contest]:
+    texts = {policy: one.responses.texts for policy, one in answers.items()}
+    found = wins.judge_all(judge, prompts, texts, wins.contests(list(run.arms), list(run.settings.policies)), **run.how)
+    job.progress(run.steps - 1, run.steps, win_rate=found[run.policy, SFT].rate.value or 0.0)
+    return found
+
+
+def _held_out(job: EvaluateJob, run: _Run, score: Score) -> tuple[held_out.ScoredPairs, held_out.ScoredPairs]:
     """The held-out pairs with their AI labels; and those with human labels, the same where these have them."""
-    rows = load_pairs(job.needs.respond, "eval")[: settings.pairs]
+    names, whole = run.models.names, run.models.whole
+    rows = load_pairs(job.needs.respond, "eval")[: run.settings.pairs]
     columns = [_labels(job.needs.feedback[name], rows) for name in names]
-    pairs = held_out.score_pairs(rows, names, score, np.array(columns).reshape(len(names), len(rows)).T, truth)
-    judged = _human_pairs(job)[: settings.pairs]
+    labels = np.array(columns, dtype=float).reshape(len(names), len(rows)).T
+    pairs = held_out.score_pairs(rows, names, score, labels, run.truth, whole)
+    judged = _human_pairs(job)[: run.settings.pairs]
     if not np.isnan(pairs.human).all() or not judged:
         return pairs, pairs
     # sampled responses: the human labels are on the data's own pairs
-    return pairs, held_out.score_pairs(judged, names, score, np.full((len(judged), len(names)), np.nan), truth)
+    unknown = np.full((len(judged), len(names)), np.nan)
+    return pairs, held_out.score_pairs(judged, names, score, unknown, run.truth, whole)
 
 
-def _labels(folder: Path, pairs: Sequence[Pair]) -> list[float]:
+def _labels(folder: Path, pairs: Sequence[Pair]) -> list[float | None]:
     """The judge's probability that the first response is better, for each of `pairs`; NaN without a valid verdict."""
     known = {verdict.pair_id: verdict.p_first for verdict in load_verdicts(folder, "eval") if verdict.valid}
     return [known.get(pair.id, np.nan) for pair in pairs]
@@ -210,69 +261,125 @@ def _human_pairs(job: EvaluateJob) -> list[Pair]:
     return source_pairs([e for e in examples if e.chosen is not None and e.rejected is not None]).pairs
 
 
-def _role(policy: str, arms: Sequence[str]) -> str:
-    """Results call the first arm `policy`, so that runs of different arms have the same keys."""
-    return "policy" if policy == arms[0] else policy
+# --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def _curve(job: EvaluateJob, arm: str) -> list[dict[str, Any]]:
-    return [row for _, row in read_json_lines(job.needs.ppo[arm] / "curve.jsonl", failure=Damaged)]
-
-
-def _bench(
-    settings: EvalSettings, names: Sequence[str], score: Score, objectives: Mapping[str, Objective]
-) -> dict[str, Any] | None:
-    if settings.rewardbench is None or not names:
-        return None
-    return overview.of_bench(read_bench(Path(settings.rewardbench).expanduser()), names, score, objectives, settings)
-
-
-def _regression(job: EvaluateJob, human: held_out.ScoredPairs, significance: float) -> dict[str, Any] | None:
-    """Of the human label on the models' scores: as the run's weights came from it, else on the held-out pairs."""
-    if MULTI in job.needs.weigh:
-        weighed = _read(job.needs.weigh[MULTI] / "weights.json")
-        if "regression" in weighed:
-            return regression.discussed(weighed["regression"], "weights", significance)
-    fit = regression.on_held_out(human, significance)
-    return fit and regression.discussed(fit, "held-out pairs", significance)
-
-
-def _budget(job: EvaluateJob, arm: str, names: Sequence[str]) -> dict[str, Any]:
-    own = [name for name in names if (name == SINGLE) == (arm == SINGLE)]
-    return budget.arm_budget(
-        {name: _read(job.needs.pm[name] / "pm.json") for name in own},
-        {name: _manifest(job.needs.pm[name]) for name in own},
-        {name: _read(job.needs.feedback[name] / "quality.json") for name in own},
-        {name: _manifest(job.needs.feedback[name]) for name in own},
-        _manifest(job.needs.ppo[arm]),
+def _results(
+    job: EvaluateJob,
+    run: _Run,
+    answers: Mapping[str, Answered],
+    found: Mapping[Two, Contest],
+    pairs: held_out.ScoredPairs,
+    kinds: Mapping[str, held_out.Standard],
+) -> RunResults:
+    names, confidence = run.models.names, run.settings.confidence
+    functions = {arm: as_function(objective, names) for arm, objective in run.models.objectives.items()}
+    curve = run.curves[run.policy]
+    return RunResults(
+        pm_accuracy={name: _accuracy(job, name) for name in names if name in run.principles or len(names) == 1},
+        single_pm_accuracy=_accuracy(job, SINGLE) if SINGLE in names else None,
+        pm_truth_accuracy=held_out.truth_accuracy(pairs, confidence),
+        objective_accuracy=held_out.objective_accuracy(functions, kinds, confidence),
+        win_rate={versus(*two): contest.rate for two, contest in found.items()},
+        reward=results.Gain(curve[0]["reward"], curve[-1]["reward"]),
+        kl=run.kl[run.policy],
+        length={policy: one.responses.facts().tokens for policy, one in answers.items()},
     )
 
 
-def _labels_of(job: EvaluateJob, names: Sequence[str]) -> dict[str, Any]:
-    """How good the AI labels are, and how those of the principles relate."""
-    together = {name: job.needs.feedback[name] for name in [n for n in names if n != SINGLE] or names}
-    return {
-        "label_quality": {name: _read(job.needs.feedback[name] / "quality.json") for name in names},
-        "labels": label_report(together, job.needs.respond, "train"),
+def _of_policies(run: _Run, answers: Mapping[str, Answered], found: Mapping[Two, Contest]) -> dict[str, Any]:
+    """What details say of the policies."""
+    moves = overview.of_policies(answers, run.models, found, run.kl, run.settings.reference, **run.how)
+    return vars(moves) | {
+        "responses": {policy: one.responses.facts() for policy, one in answers.items()},
+        "length_controlled": {versus(*two): contest.length_controlled.result for two, contest in found.items()},
+        "paired": wins.paired(found, **run.how),
     }
 
 
-def _gold(job: EvaluateJob) -> dict[str, Any]:
-    """How good the judge itself is, where it is a preference model: its accuracy on pairs it was not trained on."""
-    return {"accuracy": _read(job.needs.pm[GOLD] / "pm.json")["accuracy"]} if GOLD in job.needs.pm else {}
+def _of_models(
+    job: EvaluateJob,
+    run: _Run,
+    pairs: held_out.ScoredPairs,
+    human: held_out.ScoredPairs,
+    kinds: Mapping[str, held_out.Standard],
+    score: Score,
+) -> dict[str, Any]:
+    """What details say of the preference models and of the objectives over them."""
+    settings = run.settings
+    return vars(overview.of_models(run.models, kinds, run.scalarizer, settings, job.seed)) | {
+        "correlation": held_out.correlations(pairs),
+        "cross_accuracy": held_out.cross_accuracy(pairs, settings.confidence),
+        "tie_accuracy": held_out.tie_accuracy(pairs, settings.confidence),
+        "length_baseline": held_out.length_baseline(kinds, settings.confidence),
+        "calibration": held_out.calibrations(pairs),
+        "cut": {name: _cut(job, name) for name in run.models.names},
+        "rewardbench": _bench(run, score),
+        "regression": _regression(job, run, human),
+    }
+
+
+def _of_labels(job: EvaluateJob, run: _Run) -> dict[str, Any]:
+    """What details say of labels, budgets and weights: how good they are, and how those of the principles relate."""
+    together = {name: job.needs.feedback[name] for name in run.models.parts}
+    return {
+        "budget": budget.compared({name: _budget(job, name, arm) for name, arm in run.arms.items()}),
+        "weights": {arm: results.load(ArmWeights, job.needs.weigh[arm] / "weights.json") for arm in run.arms},
+        "label_quality": {name: _read(job.needs.feedback[name] / "quality.json") for name in run.models.names},
+        "labels": results.LabelRelations(**label_report(together, job.needs.respond, "train")),
+    }
+
+
+def _bench(run: _Run, score: Score) -> results.Bench | None:
+    path = run.settings.rewardbench
+    if path is None or not run.models.names:
+        return None
+    return overview.of_bench(read_bench(Path(path).expanduser()), run.models, score, run.settings)
+
+
+def _regression(job: EvaluateJob, run: _Run, human: held_out.ScoredPairs) -> results.RegressionFound | None:
+    """Of the human label on the models' scores: as an arm's weights came from it, else on the held-out pairs."""
+    significance = 1 - run.settings.confidence
+    for name, arm in run.arms.items():
+        if arm.of_principles and "regression" in (weighed := _read(job.needs.weigh[name] / "weights.json")):
+            return regression.discussed(weighed["regression"], "weights", significance)
+    fit = regression.on_held_out(human, significance)
+    return regression.discussed(fit, "held-out pairs", significance) if fit else None
+
+
+def _budget(job: EvaluateJob, name: str, arm: Arm) -> budget.Given:
+    return budget.arm_budget(
+        {model: _read(job.needs.pm[model] / "pm.json") for model in arm.models},
+        {model: _manifest(job.needs.pm[model]) for model in arm.models},
+        {model: _read(job.needs.feedback[model] / "quality.json") for model in arm.models},
+        {model: _manifest(job.needs.feedback[model]) for model in arm.models},
+        _manifest(job.needs.ppo[name]),
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _accuracy(job: EvaluateJob, model: str) -> Estimate:
+    """Of a preference model, on its own held-out labels."""
+    file = job.needs.pm[model] / "pm.json"
+    return results.parse(Estimate, _read(file)["accuracy"], file)
+
+
+def _cut(job: EvaluateJob, model: str) -> results.Cut:
+    file = job.needs.pm[model] / "pm.json"
+    report = _read(file)
+    return results.parse(results.Cut, {**report["cut"], "max_prompt": report["max_prompt"]}, file)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """What the store wrote down about a unit; empty for a folder that is none of its."""
-    return _read(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    found: dict[str, Any] = _read(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    return found
 
 
 def _read(path: Path) -> Any:
     return read_json(path, failure=Damaged)
-
-
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

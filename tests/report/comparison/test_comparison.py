@@ -15,15 +15,15 @@ from browsed import with_script
 from morlaif.evaluation.settings import RulesJudge
 from morlaif.hardware import HardwareSettings
 from morlaif.report.comparison.charts import front
-from morlaif.report.comparison.data import Comparison, load
+from morlaif.report.comparison.data import ComparedRuns, load
 from morlaif.report.comparison.page import add_jobs
 from morlaif.stages.compare import CompareReads
 from morlaif.stages.work import compare
 from morlaif.units.job import Job
 
 PAPER = {"principle_accuracy", "objective_accuracy", "win_matrix", "win_rates", "correlations"}
-HUMAN = {"comparisons": {"policy_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3, "n": 60},
-                         "policy_vs_sft": {"win": 0.7, "tie": 0.1, "loss": 0.2, "n": 60}}}  # fmt: skip
+HUMAN = {"comparisons": {"multi_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3, "n": 60},
+                         "multi_vs_sft": {"win": 0.7, "tie": 0.1, "loss": 0.2, "n": 60}}}  # fmt: skip
 
 
 def build(made: tuple[list[dict], dict[str, Path]], out: Path, **changes) -> tuple[dict, str]:
@@ -149,10 +149,13 @@ def test_people_are_shown_once_they_have_rated(runs, tmp_path):
 
 @pytest.mark.usefixtures("unprinted")
 def test_fewer_principles_are_drawn_with_the_ends_of_the_paper(runs, tmp_path):
-    rows = [{"count": n, "accuracy": {"human": interval(0.6 + n / 100)}, "ceiling": {}} for n in range(1, 13)]
+    rows = [{"count": n, "names": [], "subsets": 1, "accuracy": {"human": interval(0.6 + n / 100)}, "ceiling": {}}
+            for n in range(1, 13)]  # fmt: skip
 
     def ablated(number, details, results):
-        details["ablation"] = {"nested": rows, "random": rows[:3], "leave_one_out": []}
+        details["ablation"] = {
+            "names": [], "ceiling_of": "labels", "nested": rows, "random": rows[:3], "leave_one_out": [],
+        }  # fmt: skip
 
     _, html = build(runs(change=ablated), tmp_path / "out")
     lines = {line["name"]: line for line in charts_of(html)["ablation"]["panels"][0]["lines"]}
@@ -221,7 +224,7 @@ def test_a_policy_from_outside_is_judged_with_the_others(runs, tmp_path):
 @pytest.mark.usefixtures("unprinted")
 def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
     def moved(number, details, results):
-        results["win_rate"]["policy_vs_sft"]["value"] = 0.7 + number / 10
+        results["win_rate"]["multi_vs_sft"]["value"] = 0.7 + number / 10
 
     made, inputs = runs(3, change=moved)
     for number, run in enumerate(made):
@@ -294,9 +297,9 @@ def test_a_front_against_brute_force():
 
 def test_models_that_runs_share_are_one_set(runs):
     made, inputs = runs()
-    data = Comparison(load(made, inputs))
+    data = ComparedRuns(load(made, inputs))
     assert len(data.models) == 1 and len(data.models[0].runs) == 3
     made[2]["units"]["pm/detail"] = "another"
     made[2]["config"]["model.name"] = "larger"
-    sets = Comparison(load(made, inputs)).models
+    sets = ComparedRuns(load(made, inputs)).models
     assert [(len(models.runs), models.label) for models in sets] == [(2, "toy"), (1, "larger")] or len(sets) == 2

@@ -1,0 +1,128 @@
+"""Our sections of a report: each a function from the data of a run, as a user's own would be (see `section.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+from morlaif.report import analysis, figures, tables
+from morlaif.report import labels as about_labels
+from morlaif.report.data import RunData, words
+from morlaif.report.section import Drawing, Section
+
+
+def results(run: RunData) -> Section:
+    return Section(
+        "results",
+        "Results",
+        drawings=_drawn(run, "win_rates", "changes"),
+        template="section_results.html.j2",
+        context={
+            "confidence": run.details.confidence,
+            "cards": tables.cards(run),
+            "judge_sentence": tables.judge_sentence(run.details.judge),
+            "win_rows": tables.win_rows(run),
+            "controlled_rows": analysis.controlled_rows(run),
+            "response_rows": tables.response_rows(run),
+            "change_sentence": tables.change_sentence(run),
+            **tables.changes(run),
+        },
+    )
+
+
+def models(run: RunData) -> Section | None:
+    if not run.names:
+        return None
+    correlation = run.details.correlation
+    return Section(
+        "models",
+        "Preference models",
+        drawings=_drawn(run, "pm_accuracy", "objective_accuracy", "correlations", "cross_accuracy", "ablation"),
+        template="section_models.html.j2",
+        context={
+            "has_truth": bool(run.results.pm_truth_accuracy),
+            "has_true_change": bool(run.details.true_change),
+            "accuracy_rows": tables.accuracy_rows(run),
+            "cut": tables.cut_sentence(run.details.cut),
+            "objective_rows": tables.objective_rows(run),
+            "correlation_names": [words(name) for name in correlation.names],
+            "label_correlation_rows": tables.matrix_rows(correlation.names, correlation.labels),
+            "score_correlation_rows": tables.matrix_rows(correlation.names, correlation.scores),
+            **analysis.of_models(run),
+        },
+    )
+
+
+def tradeoffs(run: RunData) -> Section | None:
+    rows, budgets = analysis.tradeoff_rows(run), analysis.budget_rows(run)
+    if not rows and not budgets:
+        return None
+    return Section(
+        "tradeoffs",
+        "Trade-offs and budgets",
+        link="Trade-offs",
+        template="section_tradeoffs.html.j2",
+        context={
+            "tradeoff_rows": rows,
+            "budget_heads": ["", *(run.label(arm) for arm in run.details.budget.arms)],
+            "budget_rows": budgets,
+            "budget_note": analysis.budget_note(run.details.budget),
+        },
+    )
+
+
+def training(run: RunData) -> Section:
+    return Section(
+        "training",
+        "Training",
+        drawings=_drawn(run, "training", "training_principles"),
+        template="section_training.html.j2",
+        context={
+            "names": run.names,
+            "curve_rows": tables.curve_rows(run),
+            "principle_curve_rows": tables.principle_curve_rows(run),
+        },
+    )
+
+
+def samples(run: RunData) -> Section:
+    return Section(
+        "samples",
+        "Sample responses",
+        link="Samples",
+        template="section_samples.html.j2",
+        context={"names": run.names, "samples": [tables.sample(run, row) for row in run.samples]},
+    )
+
+
+def labels(run: RunData) -> Section:
+    return Section(
+        "labels",
+        "Labels and weights",
+        link="Labels & weights",
+        drawings=_drawn(run, "label_agreement"),
+        template="section_labels.html.j2",
+        context={
+            **about_labels.context(run),
+            "combined": run.label(run.policy) if run.arm.of_principles else "identity",
+            "weight_rows": tables.weight_rows(run),
+            "regression_sentence": analysis.regression_sentence(run.details.regression),
+        },
+    )
+
+
+def config(run: RunData) -> Section:
+    return Section(
+        "config",
+        "Config",
+        template="section_config.html.j2",
+        context={
+            "config_rows": tables.config_rows(run),
+            "config_yaml": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True, width=100),
+        },
+    )
+
+
+def _drawn(run: RunData, *names: str) -> Sequence[Drawing]:
+    return [Drawing(name, figures.FIGURES[name], tables.spoken(run, name)) for name in names]
