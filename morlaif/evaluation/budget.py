@@ -57,7 +57,7 @@ def compared(arms: Mapping[str, Given]) -> Budgets:
     return Budgets({arm: given.budget for arm, given in arms.items()}, not differs, differs)
 
 
-def _verdicts(qualities: Mapping[str, Mapping], manifests: Mapping[str, Mapping]) -> int | None:
+def _verdicts(qualities: Mapping[str, Mapping[str, Any]], manifests: Mapping[str, Mapping[str, Any]]) -> int | None:
     """Verdicts on the training pairs: for the constitution as many a pair as principles were drawn for it."""
     if not qualities:
         return None

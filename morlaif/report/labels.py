@@ -70,7 +70,7 @@ def context(run: RunData) -> dict[str, Any]:
     """The variables of the page's section on labels."""
     if not run.names:
         lists = ("quality_heads", "quality_rows", "quality_total", "agreement_names", "agreement_rows")
-        empty: dict[str, list] = {name: [] for name in lists}
+        empty: dict[str, list[str]] = {name: [] for name in lists}
         said = ["This run’s reward needs no preference models, so no pairs were labelled.", *_rated(run)]
         return {**empty, **_spend(run), "quality_note": "", "label_sentences": said, "mean_correlation": ""}
     related = run.details.labels

@@ -13,8 +13,10 @@ from typing import Any
 
 POLICY, OTHER = "multi", "single"  # arms
 RATES = (
-    f"win_rate.{POLICY}_vs_sft.value", f"win_rate.{POLICY}_vs_{OTHER}.value", f"objective_accuracy.{POLICY}.human.value",
-)  # fmt: skip
+    f"win_rate.{POLICY}_vs_sft.value",
+    f"win_rate.{POLICY}_vs_{OTHER}.value",
+    f"objective_accuracy.{POLICY}.human.value",
+)
 COLUMNS = (("config", "scalarizer.name"), ("config", "seed"), *(("summary", name) for name in (*RATES, "kl")))
 FIGURES = ("win_rates", "changes", "objective_accuracy", "pm_accuracy", "correlations", "training")
 

@@ -41,6 +41,7 @@ GIVEN = {
     "eval=hf": ["eval.judge.engine.path=org/judge"],
     "feedback=hf": ["feedback.path=org/judge"],
     "feedback=jsonl": None,
+    "feedback=plugin": None,  # a judge of the user's
     "feedback=server": ["feedback.base_url=http://localhost:8000/v1", "feedback.model=judge"],
     "pm=pretrained": ["pm.paths={helpfulness: org/scorer}", "principles.count=1", "arms=[multi]"],
     "reward=function": ["reward.function=morlaif.reward.functions.length_near", "+reward.params.words=30"],

@@ -45,6 +45,8 @@ def runs(artifacts, tmp_path_factory):
             details, results = (json.loads((evaluated / f"{n}.json").read_text()) for n in ("details", "results"))
             units = {"sft": "5f7", "evaluate": f"e{number}", "ppo/multi": f"a{number}", "ppo/single": "b"}
             units |= {f"{stage}/{name}": f"{stage}{name}" for name in details["names"] for stage in ("pm", "feedback")}
+            if "multi" in details["arms"]:
+                details["arms"]["multi"]["title"] = SCALARIZERS[number % 3].replace("_", "-")
             if change is not None:
                 change(number, details, results)
             for name, value in (("details", details), ("results", results)):
