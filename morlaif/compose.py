@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
 # What does not change a run's numbers is no part of its folder's name.
-OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "compare", "human")
+OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "report", "compare", "human")
 MOST_JOBS = 1000  # of a sweep; more are a slip of the finger
 
 

@@ -17,6 +17,7 @@ from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import ModelSettings, RespondSettings, SFTSettings
 from morlaif.preference.settings import PMSettings
 from morlaif.report.comparison.settings import CompareSettings
+from morlaif.report.settings import ReportSettings
 from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
@@ -84,6 +85,7 @@ class Config(Settings):
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings
+    report: ReportSettings
     compare: CompareSettings
     human: HumanStudySettings
 

@@ -112,6 +112,9 @@ class Contents:
                     continue
                 if kind == "model":
                     yield at, self.model(at, inner, value.revision, value.trust_remote_code)
+                elif kind == "function" and isinstance(inner, list | tuple):
+                    named = {f"{at}.{place}": self._function(at, path) for place, path in enumerate(inner)}
+                    yield from ((where, made) for where, made in named.items() if made is not None)
                 elif kind == "function" and (made := self._function(at, inner)) is not None:
                     yield at, made
                 elif name not in value.outside_digest:

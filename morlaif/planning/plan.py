@@ -22,6 +22,7 @@ from morlaif.models.settings import SampleResponses
 from morlaif.planning.checks import SINGLE, check_objective, existing_weights, read_outside, reward_reads, rewards_of
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
+from morlaif.report.settings import chosen
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.backbone import STAGE as BACKBONE
 from morlaif.stages.backbone import BackboneReads
@@ -68,8 +69,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     units: list[Unit] = []
 
     def unit(stage: Stage[R, Any], reads: R, needs: Iterable[Unit], name: str | None = None, **more: Any) -> Unit:
-        if stage is not REPORT:
-            reads = replace(reads, contents=contents.of(reads))
+        reads = replace(reads, contents=contents.of(reads))
         made = Unit(stage, name or stage.name, reads, tuple(needs), **more)
         units.append(made)
         return made
@@ -154,8 +154,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         [data, sft, respond, *chain, *weighed.values(), *aligned.values(), *gold],
         files=bench,
     )  # fmt: skip
-    outside = {"paths", "dry_run", "hardware", "tracking", "stages", "compare", "human"}
+    outside = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human"}
     shown = given.model_dump(mode="json", exclude=outside)
-    unit(REPORT, ReportReads(config=shown, seed=seed), [*units])
+    unit(REPORT, ReportReads(config=shown, report=chosen(config.report), seed=seed), [*units])
     units.sort(key=lambda unit: NAMES.index(unit.stage.name))  # each still stands after its needs
     return Plan(tuple(units)).restricted_to(config.stages)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from morlaif.errors import UserError
-from morlaif.registry import Registry
 from morlaif.report.data import RunData
-from morlaif.report.settings import OURS
+from morlaif.report.settings import SECTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,12 +54,6 @@ class Section:
     context: Mapping[str, Any] = field(default_factory=dict)  # the template's variables
 
 
-MakeSection = Callable[[RunData], Section | None]
-HOME = "morlaif.report.sections"
-KNOWN = {name: f"{HOME}.{name}" for name in OURS}
-SECTIONS: Registry[MakeSection] = Registry("section", "report.sections", HOME, KNOWN)
-
-
 def make_sections(names: Sequence[str], run: RunData) -> list[Section]:
     """The sections `names` of the page, those that have anything to show.
 
@@ -74,7 +67,7 @@ def make_sections(names: Sequence[str], run: RunData) -> list[Section]:
             continue
         if not isinstance(section, Section):
             kind = type(section).__name__
-            raise UserError(f"report.sections: '{name}' returned a {kind}; it should return a Section or None")
+            raise UserError(f"report.sections: '{name}' returned an object of type {kind}; a Section or None is right")
         if not re.fullmatch(r"[A-Za-z][\w-]*", section.name):
             raise UserError(f"report.sections: '{name}' names its section '{section.name}': letters, digits, - and _")
         if section.name in {*made, "run", "people"}:

@@ -21,7 +21,7 @@ SETTINGS = CompareSettings(runs=None, prompts=None, spend=False)
 
 def make_run(root: Path, name: str, judge: dict[str, Any] = RULES, store: str = "store", **more: Any) -> Path:
     """A run folder and its units in a store, as far as a comparison looks at them before it reads their content."""
-    folder, status = root / "runs" / name, more.pop("status", "succeeded")
+    folder, status, version = root / "runs" / name, more.pop("status", "succeeded"), more.pop("version", LAYOUT)
     folder.mkdir(parents=True)
     units = [("evaluate", "evaluate", f"e{name}"), ("ppo/multi", "ppo", f"p{name}"), ("sft", "sft", "s")]
     config = {
@@ -44,7 +44,7 @@ def make_run(root: Path, name: str, judge: dict[str, Any] = RULES, store: str = 
         principles = [{"name": "helpfulness", "covers": ["helpfulness"]}]
         if stage == "evaluate":
             (out / "responses.jsonl").write_text("")
-        about = {"stage": stage, "digest": digest, "summary": {}, "seconds": 1.0, "version": LAYOUT}
+        about = {"stage": stage, "digest": digest, "summary": {}, "seconds": 1.0, "version": version}
         about["reads"] = {"principles": principles}
         write_manifest(out, about)
     return folder
@@ -111,7 +111,7 @@ def paid(price: float) -> dict[str, Any]:
 
 def test_a_judge_that_costs_money_is_asked_only_with_leave(digest):
     told = digest(0, judge=paid(1.0)).reads
-    assert told["judge"] is None and "compare.spend=true asks for the rest" in told["why_not"]
+    assert told.judge is None and "compare.spend=true asks for the rest" in told.why_not
     assert digest(1, judge=paid(1.0), settings=SETTINGS.model_copy(update={"spend": True})).reads.judge is not None
     assert digest(2, judge=paid(0.0)).reads.judge is not None
 
@@ -196,10 +196,7 @@ def test_a_pattern_that_names_no_run(tmp_path, monkeypatch, pattern, told):
 
 
 def test_a_run_of_an_older_layout_is_left_out_with_its_version(tmp_path):
-    folder, store = make_run(tmp_path, "a"), Store(tmp_path / "store")
-    file = tmp_path / "store" / "evaluate" / "ea" / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": LAYOUT - 1}))
-    run = read(folder, store)
+    run = read(make_run(tmp_path, "a", version=LAYOUT - 1), Store(tmp_path / "store"))
     assert not run.evaluated and f"evaluated by version {LAYOUT - 1} of the stage" in run.why and "\n" not in run.why
 
 

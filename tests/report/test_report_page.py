@@ -11,10 +11,14 @@ from unittest import mock
 
 import pytest
 
+from morlaif.errors import UserError
 from morlaif.hardware import HardwareSettings
+from morlaif.report import sections
 from morlaif.report.data import load
 from morlaif.report.figures import FIGURES
 from morlaif.report.page import add_run
+from morlaif.report.section import Drawing, Panel, Section
+from morlaif.report.settings import OURS, ReportSettings, chosen
 from morlaif.stages.report import ReportReads
 from morlaif.stages.work import report
 from morlaif.units.job import Job
@@ -51,7 +55,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def build(folders, config, out, png: bool = False) -> tuple[str, Page]:
+def build(folders, config, out, png: bool = False, sections=None) -> tuple[str, Page]:
     """The page; the figures as PNG too, which takes most of the time, where `png`."""
     out.mkdir()
     hardware = HardwareSettings.model_construct(device="cpu", dtype="float32", threads=1)
@@ -59,7 +63,7 @@ def build(folders, config, out, png: bool = False) -> tuple[str, Page]:
         "report",
         "report",
         "0" * 16,
-        ReportReads(config=config, seed=0),
+        ReportReads(config=config, report=ReportSettings(sections=sections) if sections else None, seed=0),
         folders,
         out,
         out,
@@ -333,8 +337,6 @@ def test_equal_artifacts_give_equal_bytes(built, artifacts, config, tmp_path):
 
 
 def test_a_run_without_evaluation_is_said_in_one_line(config):
-    from morlaif.errors import UserError
-
     with pytest.raises(UserError, match="no unit 'evaluate'"):
         load({}, config)
 
@@ -343,3 +345,42 @@ def test_what_was_too_long_is_said_beside_the_accuracies(built):
     _, page = built
     assert "Too long for the models: 12 training pairs and 3 held-out ones" in page.text
     assert "cut to 96 tokens, on both sides alike, by 3,400 tokens" in page.text and "left out: 1." in page.text
+
+
+MINE = "morlaif_plugin.brevity.brevity"
+
+
+def test_a_section_of_another_package_is_shown_in_its_place(plugin, artifacts, config, tmp_path):
+    html, page = build(artifacts(), config, tmp_path / "out", sections=["results", MINE, "config"])
+    assert re.findall(r'<section id="(.*?)"', html) == ["results", "brevity", "config", "run"]
+    assert page.misnested == [] and '<a href="#brevity">Brevity</a>' in html
+    assert rows_of(html, "Length of a response")["max-min"] == ["31.0", "38.2"]
+
+
+def test_a_drawing_of_ones_own_is_on_the_page_and_hostile_words_stay_text(artifacts, config, hostile, tmp_path):
+    drawing = Drawing("mine", FIGURES["win_rates"], hostile)
+    section = Section("mine", hostile, [Panel(hostile, hostile, figure="mine")], [drawing])
+    with mock.patch.object(sections, "results", lambda run: section, create=True):
+        html, page = build(artifacts(), config, tmp_path / "out", sections=["results"])
+    assert html.count('<figure id="fig-mine">') == 1 and page.misnested == []
+    assert "<script" not in html and page.text.count(hostile.strip()) == 4
+
+
+def test_what_is_wrong_with_a_section_is_said(artifacts, config, tmp_path):
+    assert chosen(ReportSettings(sections=list(OURS))) is None
+    for names, said in (
+        (["result"], "no section 'result'. Did you mean 'results'?"),
+        (["json.dumping"], "'json' has no 'dumping'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            chosen(ReportSettings(sections=names))
+    for made, said in (
+        (3, "object of type int"),
+        (Section("a b", "t"), "letters, digits"),
+        (Section("run", "t"), "another"),
+    ):
+        with (
+            mock.patch.object(sections, "results", lambda run, made=made: made),
+            pytest.raises(UserError, match=said),
+        ):
+            build(artifacts(), config, tmp_path / said, sections=["results"])

@@ -11,7 +11,8 @@ Flat = Mapping[str, Any]  # a config: dotted key -> value
 # Groups whose `name` says it all: while it differs, their other keys differ with it.
 NAMED = ("scalarizer", "model")
 PRINCIPLES = "principles"  # made up: how many of them a run uses
-OUTSIDE = ("name", "stages", "dry_run", "paths", "hardware", "tracking", "compare", "human")  # change no number
+# change no number
+OUTSIDE = ("name", "stages", "dry_run", "paths", "hardware", "tracking", "report", "compare", "human")
 
 
 class Labels:
