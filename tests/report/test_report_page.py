@@ -363,7 +363,7 @@ def test_a_drawing_of_ones_own_is_on_the_page_and_hostile_words_stay_text(artifa
     with mock.patch.object(sections, "results", lambda run: section, create=True):
         html, page = build(artifacts(), config, tmp_path / "out", sections=["results"])
     assert html.count('<figure id="fig-mine">') == 1 and page.misnested == []
-    assert "<script" not in html and page.text.count(hostile.strip()) == 4
+    assert "<script" not in html and page.text.count(hostile.strip()) == 5
 
 
 def test_what_is_wrong_with_a_section_is_said(artifacts, config, tmp_path):
