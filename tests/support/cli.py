@@ -21,8 +21,11 @@ import processes
 def morlaif(
     arguments: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """Run `morlaif` to its end; `env` adds to the environment. Raises TimeoutExpired when it is late; it is killed."""
-    run = Run(arguments, cwd, env)
+    """Run `morlaif` to its end; `env` adds to the environment. Raises TimeoutExpired when it is late; it is killed.
+
+    Its workers and ranks are forked too (`warm`).
+    """
+    run = Run(arguments, cwd, env, warm=True)
     try:
         out, err = run.communicate(timeout)
     finally:
@@ -36,13 +39,14 @@ class Run:
 
     def __init__(
         self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None,
-        group: bool = False, together: bool = False,
+        group: bool = False, together: bool = False, warm: bool = False,
     ):  # fmt: skip
-        """`group`: in a process group of its own. `together`: standard error is found in the output."""
+        """`group`: in a process group of its own. `together`: standard error is found in the output. `warm`: what it
+        starts is forked too; its command line in /proc is then this process's."""
         self.folder = tempfile.TemporaryDirectory(prefix="morlaif-run-")
         environment = {**os.environ, "COLUMNS": "80", **(env or {})}
         self.process = processes.context().Process(
-            target=_run, args=([*arguments], str(cwd), environment, self.folder.name, group, together)
+            target=_run, args=([*arguments], str(cwd), environment, self.folder.name, group, together, warm)
         )
         self.process.start()
         self.pid = self.process.pid
@@ -74,7 +78,9 @@ class Run:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: list[str], cwd: str, environment: dict[str, str], folder: str, group: bool, together: bool) -> None:
+def _run(
+    arguments: list[str], cwd: str, environment: dict[str, str], folder: str, group: bool, together: bool, warm: bool
+) -> None:
     """What `python -m morlaif` does, with its streams in files."""
     if group:
         os.setpgid(0, 0)
@@ -93,6 +99,10 @@ def _run(arguments: list[str], cwd: str, environment: dict[str, str], folder: st
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "r" if number == 0 else "w") for number in range(3))
+    if warm:
+        import warm as forking
+
+        forking.install()
     from morlaif.__main__ import main
 
     code = 1

@@ -24,11 +24,7 @@ def environment() -> dict[str, str]:
 
 
 def morlaif(folder: Path, arguments: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
-    if "hardware.workers=1" in arguments:
-        return cli.morlaif(arguments, folder, environment(), timeout)
-    return subprocess.run(
-        command(arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
-    )
+    return cli.morlaif(arguments, folder, environment(), timeout)
 
 
 def start_until(folder: Path, arguments: Sequence[str], pattern: str, timeout: float) -> subprocess.Popen[str]:
