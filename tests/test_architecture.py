@@ -80,6 +80,7 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+@pytest.mark.slow
 def test_no_import_runs_up():
     floors = {name: number for number, floor in enumerate(FLOORS) for name in floor}
     found = modules()
@@ -94,6 +95,7 @@ def test_no_import_runs_up():
     assert not up
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle():
     sorter = graphlib.TopologicalSorter(modules())
     sorter.prepare()  # raises CycleError, which names them
@@ -108,6 +110,7 @@ def test_stages_import_neither_hydra_nor_the_pipeline():
     assert not offenders(("stages",), forbidden)
 
 
+@pytest.mark.slow
 def test_only_the_entrypoint_imports_hydra():
     rooms = ("pipeline", "launch", "memory", "planning", "stages", "units", *LIBRARY)
     assert not offenders(rooms, ("hydra",))
@@ -135,6 +138,7 @@ def test_scalarizers_know_tensors_alone():
     assert not offenders(("scalarize",), (*rooms, "transformers", "peft", "trl", "datasets"))
 
 
+@pytest.mark.slow
 def test_the_library_works_without_hydra():
     """Import all of it in a process in which hydra cannot be imported; nothing above it may come along."""
     modules = sorted(
@@ -153,6 +157,7 @@ assert not above, above
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "unneeded"),
     [(["--cfg", "job"], (*HEAVY, *FIGURES)), (["--help"], (*HEAVY, *FIGURES)), (["dry_run=true"], HEAVY)],

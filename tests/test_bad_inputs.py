@@ -57,6 +57,7 @@ def test_there_are_many_cases_and_none_twice(script):
     assert len(cases) >= 250 and len(set(cases)) == len(cases)
 
 
+@pytest.mark.slow
 def test_some_cases_are_answered_well(script, tmp_path):
     """One of several kinds, in forks of this process: most of the time goes into composing the config."""
     chosen = [("typos", "a key"), ("types", "a word as a seed"), ("nulls", "a data file"), ("numbers", "ppo.steps=0"),

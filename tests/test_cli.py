@@ -16,6 +16,7 @@ def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subproce
     return cli.morlaif(arguments, cwd, env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -88,6 +89,7 @@ def test_the_plan_names_every_unit_and_builds_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [file.stem for file in (ROOT / "sweeps" / "sweep").glob("*.yaml")])
 def test_a_sweep_preset_means_several_runs(preset, tmp_path):
     done = morlaif(f"sweep={preset}", "dry_run=true", cwd=tmp_path)
@@ -117,6 +119,7 @@ def test_a_changed_scalarizer_changes_only_what_comes_after_it(tmp_path):
     assert {name for name in before if before[name] != after[name]} == {"ppo/multi", "evaluate", "report"}
 
 
+@pytest.mark.slow
 def test_a_scalarizer_of_the_user_needs_no_edit_of_the_project(tmp_path):
     """By its dotted path, from a file beside the command; one that learns too; its mistakes cost one line."""
     (tmp_path / "my_rules.py").write_text(

@@ -29,6 +29,7 @@ def test_config_reference_is_current():
     assert written == reference(CONF), "run `make docs`"
 
 
+@pytest.mark.slow
 def test_run_names_are_stable_and_leave_out_what_changes_no_number():
     name = run_name(composed())
     assert name.startswith("quickstart-")

@@ -17,6 +17,7 @@ from morlaif.usage import usage
 QUICK = ["data.sft=8", "data.train=4", "data.eval=4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "line"),
     [

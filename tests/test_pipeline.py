@@ -15,6 +15,8 @@ from pathlib import Path
 import cli
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SMOKE = ["experiment=smoke"]
 TIMEOUT = 240
 

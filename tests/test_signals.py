@@ -15,6 +15,8 @@ from pathlib import Path
 import cli
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["experiment=smoke", "stages=[sft]", "data.sft=30", "data.train=4", "data.eval=4"]
 LONG, SHORT = [*SMALL, "sft.max_steps=100000"], [*SMALL, "sft.max_steps=20", "hardware.workers=1"]
 

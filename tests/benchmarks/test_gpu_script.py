@@ -18,6 +18,8 @@ import made  # noqa: E402
 import smoke  # noqa: E402
 import table  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("policy", figures.POLICIES)
 @pytest.mark.parametrize(("size", "device"), [(figures.Size(), "cuda"), (figures.FEW, "cuda"), (figures.SMALL, "cpu")])

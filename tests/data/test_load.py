@@ -176,6 +176,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected", "messages", "completion"]), json_values))
 def test_any_row_is_an_example_or_a_named_error(row):
     try:

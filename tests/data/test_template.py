@@ -46,6 +46,7 @@ def test_it_is_what_transformers_gives(tokenizer, template):
         rendered(own, DIALOGUE, add_generation_prompt=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "why"),
     [

@@ -104,6 +104,7 @@ def test_resamples_fitted_together_equal_fits_one_by_one():
         assert together[0][r] == pytest.approx(alone[0]) and together[1][r] == pytest.approx(alone[1])
 
 
+@pytest.mark.slow
 def test_intervals_cover_by_simulation():
     rng, theta, hits, trials = np.random.default_rng(0), np.array([0.6, 0.0, -0.6]), [], 300
     for trial in range(trials):

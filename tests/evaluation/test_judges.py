@@ -83,6 +83,7 @@ def test_a_preference_model_judges_by_its_difference():
     assert (verdict.forward == verdict.backward).all() and verdict.valid.all()
 
 
+@pytest.mark.slow
 def test_a_language_model_is_asked_in_both_orders_and_its_position_bias_is_seen(ask_server):
     with load_chat_server()() as server:  # gives 0.4 of log-odds to whichever stands first
         first, second = ["worth 3.0", "worth 1.0", "worth 1.2", "same"], ["worth 1.0", "worth 3.0", "worth 1.0", "same"]
@@ -105,6 +106,7 @@ def test_a_language_model_is_asked_in_both_orders_and_its_position_bias_is_seen(
     assert any("serves the person" in str(body["messages"]) for body in server.bodies)
 
 
+@pytest.mark.slow
 def test_an_unusable_answer_is_invalid_and_left_out(ask_server):
     with load_chat_server()(lambda n, body: "chatter" if "worth 7.0" in str(body["messages"]) else None) as server:
         verdict = ask_server(server, ["worth 3.0", "worth 7.0"], ["worth 1.0", "worth 1.0"])

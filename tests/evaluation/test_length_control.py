@@ -82,6 +82,7 @@ def test_any_verdicts_give_finite_numbers_that_swapping_mirrors(rows):
         assert mine.rate.value + other.rate.value == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [0, 1, 5, 10])
 def test_intervals_cover_by_simulation(always):
     """`always`: mean of the difference in length over its deviation. Truths are drawn from the prior."""
@@ -95,6 +96,7 @@ def test_intervals_cover_by_simulation(always):
     assert 0.93 <= hits / trials <= 0.97
 
 
+@pytest.mark.slow
 def test_intervals_cover_one_fixed_truth():
     rng, hits, trials = np.random.default_rng(0), 0, 400
     for _ in range(trials):

@@ -62,6 +62,7 @@ def test_bootstrap_is_seeded():
     assert s.bootstrap_mean(values, seed=3) == s.bootstrap_mean(values, seed=3) != s.bootstrap_mean(values, seed=4)
 
 
+@pytest.mark.slow
 def test_win_rate_coverage_by_simulation():
     """Two orders of one prompt are dependent (one winner four times of five): intervals over prompts still cover."""
     rng, hits, trials, n, p = np.random.default_rng(0), 0, 1500, 150, 0.7

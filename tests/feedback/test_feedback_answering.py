@@ -32,6 +32,7 @@ def ledger(tmp_path) -> Path:
     return tmp_path / "ledger.sqlite"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survive", [False, True])
 def test_another_model_behind_the_address_has_none_of_the_verdicts(
     survive, server, pairs, helpfulness, settings_for, ledger
@@ -210,6 +211,7 @@ def restarted(server: ChatServer, away: float, tell) -> ChatServer:
     return again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survive", [False, True])
 @pytest.mark.parametrize("other", [False, True])
 def test_a_restart_in_the_middle(survive, other, helpfulness, pairs, settings_for, ledger):
@@ -255,6 +257,7 @@ def test_what_one_unit_has_reached_another_waits_for(helpfulness, pairs, setting
     again[0].close()
 
 
+@pytest.mark.slow
 def test_loading_gets_all_patience_even_before_the_first_answer(helpfulness, pairs, settings_for, ledger):
     with ChatServer(lambda n, body: (503, {"message": "Loading model"}) if n < 6 else None) as server:
         verdicts, usage = run(pairs[:2], helpfulness, settings_for(server, retries=0, patience=30), ledger)
@@ -289,6 +292,7 @@ def test_what_no_waiting_mends_is_said_at_once(fault, said, helpfulness, pairs, 
         assert server.received == 1 and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["deep", "huge", "tokens", "empty", "list", "content", "usage", "high", "none", "long"]
 )

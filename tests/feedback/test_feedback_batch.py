@@ -60,6 +60,7 @@ def test_how_to_ask_is_found_out_by_one_live_question(run, pairs):
         assert all(v.valid for v in verdicts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "files"),
     [({"max_requests": 25}, 3), ({"max_bytes": 30_000}, 3), ({"max_enqueued_tokens": 14_000, "max_requests": 10}, 6)],

@@ -61,6 +61,7 @@ def settings(folder):
     return HfSettings(**preset("feedback", "hf") | {"path": str(folder), "device": "cpu"})
 
 
+@pytest.mark.slow
 def test_sharing_saves_most_of_the_prefill_and_changes_no_probability(folder, settings, principles):
     engine = Engine.load(settings)
     pairs = long_pairs(5)

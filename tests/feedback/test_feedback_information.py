@@ -155,6 +155,7 @@ class PlacePicker(ChatServer):
         return completion(body, "A", [letters(0.4)])
 
 
+@pytest.mark.slow
 def test_a_server_that_picks_a_place_is_told_of_and_stopped_where_it_is_asked_for(
     principles, settings_for, tmp_path, caplog
 ):
@@ -196,6 +197,7 @@ class Deaf(ChatServer):
         return super()._completion({**body, "temperature": 0.0}, kind)
 
 
+@pytest.mark.slow
 def test_draws_that_never_differ_are_asked_for_once(helpfulness, settings_for, tmp_path):
     pairs, one = make_pairs(60), (helpfulness,)
     with Deaf() as server:
@@ -213,6 +215,7 @@ def test_draws_that_never_differ_are_asked_for_once(helpfulness, settings_for, t
         assert again.valid.all() and server.received == asked + 20 and "were alike" not in "".join(later.usage.said)
 
 
+@pytest.mark.slow
 def test_draws_that_differ_are_all_asked_for(helpfulness, settings_for, tmp_path):
     with ChatServer(logprobs=False) as server:
         judge = open_judge(settings_for(server, votes=3), ledger=tmp_path / "l", seed=0)

@@ -168,6 +168,7 @@ def test_the_engine_keeps_within_a_budget(helpfulness, settings_for, tmp_path):
         assert reached <= 1.05 * rate
 
 
+@pytest.mark.slow
 def test_a_rate_is_learnt_from_refusals_alone(helpfulness, settings_for, tmp_path, monkeypatch):
     """A server that takes 40 requests in any second, and says nothing but 429 with Retry-After to the 41st."""
     monkeypatch.setattr("morlaif.feedback.limiter.WINDOW", 1.0)

@@ -29,6 +29,7 @@ def gaps(pair) -> tuple[float, float]:
     return judged_gap(text(pair.first, pair.second)), judged_gap(text(pair.second, pair.first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["logprob", "few_shot", "cot"])
 def test_letters(mode, server, pairs, helpfulness, settings_for, tmp_path):
     settings = settings_for(server, mode=mode)
@@ -53,6 +54,7 @@ def test_reasoning_is_voted_on_without_log_probabilities(pairs, helpfulness, set
             assert verdict.d_forward == pytest.approx(math.copysign(math.log(7), gaps(pair)[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_grades(logprobs, pairs, helpfulness, settings_for, tmp_path):
     with ChatServer(logprobs=logprobs) as server:
@@ -86,6 +88,7 @@ def test_only_the_last_answer_counts():
     assert closing_drawn(reply(None, refusal="no"))[1] == "refusal"
 
 
+@pytest.mark.slow
 def test_joint_asks_once_for_all_and_measures_the_halo(server, pairs, principles, settings_for, tmp_path):
     chosen, table = principles.chosen[:4], PairTable.of(pairs)
     settings = settings_for(server, mode="joint")

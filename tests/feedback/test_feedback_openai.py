@@ -91,6 +91,7 @@ def test_the_same_question_at_once_is_asked_once(server, pairs, helpfulness, set
     assert server.received == 4 == usage.requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -273,6 +274,7 @@ def test_one_question_that_the_server_will_not_take(pairs, helpfulness, settings
         assert [(i, v.reason) for i, v in enumerate(verdicts) if not v.valid] == [(5, "rejected: too long")]
 
 
+@pytest.mark.slow
 def test_too_few_valid_verdicts_stop_the_work(helpfulness, settings_for, tmp_path):
     with ChatServer(lambda n, body: "chatter" if n % 3 else None) as server:
         with pytest.raises(UserError, match=r"only \d+ of 100 verdicts are valid .*× no letter.*min_validity=0.5"):
@@ -315,6 +317,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_without_a_courier_a_kill_costs_at_most_what_was_on_its_way(helpfulness, settings_for, tmp_path):
     with ChatServer(delay=0.03) as server:
         settings = settings_for(server, concurrency=6, timeout=20)
@@ -343,6 +346,7 @@ def test_without_a_courier_a_kill_costs_at_most_what_was_on_its_way(helpfulness,
         assert unbroken == verdicts
 
 
+@pytest.mark.slow
 def test_with_a_courier_kills_cost_nothing_at_all(helpfulness, settings_for, tmp_path):
     """Replies on their way when the run is killed still reach the ledger: not one request beyond the ideal."""
     with ChatServer(delay=0.05) as server:
@@ -365,6 +369,7 @@ def test_with_a_courier_kills_cost_nothing_at_all(helpfulness, settings_for, tmp
         assert unbroken == verdicts
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_ask_each_question_once(helpfulness, settings_for, tmp_path):
     with ChatServer(delay=0.02) as server:
         settings = settings_for(server, concurrency=6)
@@ -378,6 +383,7 @@ def test_two_processes_at_once_ask_each_question_once(helpfulness, settings_for,
         }  # one more to find out how to ask, perhaps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [(401, {"message": "no"}), (429, {"code": "insufficient_quota"})])
 def test_a_courier_brings_bad_news_in_the_same_words(fault, server, pairs, helpfulness, settings_for, tmp_path, caplog):
     server.fault = lambda n, body: fault if n > 20 else None
@@ -390,6 +396,7 @@ def test_a_courier_brings_bad_news_in_the_same_words(fault, server, pairs, helpf
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_a_courier_tells_of_votes_and_counters(pairs, helpfulness, settings_for, tmp_path, caplog):
     with ChatServer(logprobs=False) as server, caplog.at_level(logging.WARNING):
         verdicts, usage = run(pairs[:5], helpfulness, settings_for(server, votes=2, survive_kill=True), tmp_path)
@@ -412,6 +419,7 @@ def test_the_budget_is_shared_by_processes_and_forgets_the_dead(server, pairs, h
         assert ledger.reserve("elsewhere 2 y", 0.9, 1.0, stale=-1)  # forgotten, since it is older than that
 
 
+@pytest.mark.slow
 def test_a_killed_run_spends_nothing_more(helpfulness, settings_for, tmp_path):
     """Though all there is to ask has reached the courier, it stops when the run is gone."""
     with ChatServer(delay=0.05) as server:
@@ -428,6 +436,7 @@ def test_a_killed_run_spends_nothing_more(helpfulness, settings_for, tmp_path):
         assert server.received <= 10 + 2 * 8 and server.in_flight == 0
 
 
+@pytest.mark.slow
 def test_closing_a_courier_s_stream_early_stops_it(server, helpfulness, settings_for, tmp_path):
     from morlaif.feedback.records import Comparison
 

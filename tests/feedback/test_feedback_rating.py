@@ -117,6 +117,7 @@ def test_what_is_rated_cannot_talk_to_the_judge(criteria):
 # --- a server ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_a_server_rates(logprobs, criteria, settings_for, tmp_path):
     with ChatServer(logprobs=logprobs) as server:
@@ -172,6 +173,7 @@ rate(OpenAISettings.model_validate_json(sys.argv[2]), singles([criterion], 120),
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_kill_9_pays_for_nothing_twice(criteria, settings_for, tmp_path):
     with ChatServer(delay=0.03) as server:

@@ -14,6 +14,8 @@ import pytest
 from chat_server import ChatServer
 from feedback_cases import make_pairs
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-proj-9f2c41d7-not-a-real-key-6b8e"
 
 

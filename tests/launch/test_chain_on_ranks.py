@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import ranked
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 300  # seconds of wall time of one run, on a machine that may be busy; alone it takes some 40
 CHAIN = [
     "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[evaluate]", "data.sft=90", "data.train=24",

@@ -126,6 +126,7 @@ def test_a_job_submitted_from_elsewhere_says_where_from(tmp_path):
     assert done.stderr.startswith(f"launch/slurm.sbatch: no .venv/bin/morlaif in {tmp_path}; submit from")
 
 
+@pytest.mark.slow
 def test_several_nodes_without_the_script_are_told_to_use_it(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "morlaif", "experiment=smoke", "stages=[sft]", "data.sft=40", "hardware=cpu2_zero3",
@@ -136,6 +137,7 @@ def test_several_nodes_without_the_script_are_told_to_use_it(tmp_path):
     assert "start the run on each node by launch/multinode.sh" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_of_a_sweep_run_side_by_side_under_a_launcher(launcher, tmp_path):

@@ -55,6 +55,7 @@ def test_the_70b_figures(large):
     assert carried < kept.bytes < 2 * carried
 
 
+@pytest.mark.slow
 def test_a_policy_is_gathered_to_sample_from_where_it_is_small_alone(large):
     """13 B parameters of 2 bytes are under the preset's 40 GB, 69 B are not; the plan counts what the run will do."""
     for name in ("respond", "ppo", "evaluate"):
@@ -90,6 +91,7 @@ def test_full_fine_tuning_of_70b_does_not_fit_and_why(large):
     assert round(offloaded.host.bytes / GIB) == 1542
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
@@ -226,6 +228,7 @@ finally:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -13,6 +13,8 @@ import ranked
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 200  # seconds of wall time of one run, on a machine that may be busy; alone it takes some 15
 TINY = [
     "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[pm]", "data.sft=60", "data.train=24",

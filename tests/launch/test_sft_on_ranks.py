@@ -12,6 +12,8 @@ import ranked
 import torch
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 150  # seconds of wall time, on a machine that may be busy; alone a run takes some 12
 TINY = [
     "experiment=smoke", "stages=[sft]", "data.sft=90", "sft.max_steps=8", "sft.batch_size=8", "sft.micro_batch_size=2",

@@ -74,6 +74,7 @@ def with_eos(tokenizer, token: int):
     return tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_greedy_equals_transformers(kind, batch_size, tokenizer):
@@ -99,6 +100,7 @@ def test_greedy_does_not_depend_on_the_order_of_the_batch(tokenizer):
     assert forth == back[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_stop_strings_cut_each_row_in_its_own_text(batch_size, tokenizer):
     model, prompts = build("llama", tokenizer), prompts_of(tokenizer, 16)

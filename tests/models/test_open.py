@@ -106,6 +106,7 @@ def test_sound_models_load_as_they_were_saved(kind, tmp_path):
     assert load_classifier(folder, small_tokenizer()).config.num_labels == 1
 
 
+@pytest.mark.slow
 def test_each_call_that_reads_a_model_says_what_may_run():
     """transformers asks on the terminal where it is not said. One file reads models; peft's adapters are data."""
     found = []

@@ -109,6 +109,7 @@ def paid(price: float) -> dict[str, Any]:
     return judge
 
 
+@pytest.mark.slow
 def test_a_judge_that_costs_money_is_asked_only_with_leave(digest):
     told = digest(0, judge=paid(1.0)).reads
     assert told.judge is None and "compare.spend=true asks for the rest" in told.why_not

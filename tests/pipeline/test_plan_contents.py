@@ -52,6 +52,7 @@ def digests(overrides: list[str], contents: Contents | None = None) -> dict[str,
     return {unit.name: unit.digest for unit in plan(config(*overrides), contents or Contents(None)).units}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_byte_anywhere_changes_the_digest_and_a_touch_does_not(folder, tmp_path, place):
     overrides, unit = PLACES[place]

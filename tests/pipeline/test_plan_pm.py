@@ -13,6 +13,7 @@ def digests(*overrides: str) -> dict[str, str]:
     return {unit.name: unit.digest for unit in plan(config(*overrides)).units}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["toy", "toy_trunk", "toy_ensemble", "toy_full"])
 def test_one_principle_more_trains_only_itself(kind: str) -> None:
     few, more = (digests(f"pm={kind}", f"principles.count={n}") for n in (11, 12))

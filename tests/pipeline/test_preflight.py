@@ -282,6 +282,7 @@ main()
     assert "evaluate" in done.stdout and not (tmp_path / "store").exists() and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_stops_before_its_first_unit(tmp_path):
     command = [sys.executable, "-m", "morlaif", "feedback=openai", "weights.zero=[detial]"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from morlaif import ranks
 from morlaif.preference.train import train_pm
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("deepspeed")
 
 QUICK = {

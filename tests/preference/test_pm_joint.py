@@ -71,6 +71,7 @@ ALIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ALIKE)
 def test_together_is_as_apart(case: str, data, llama, gpt2, pm_settings, tmp_path) -> None:
     """Missing verdicts, ties, dropout, decay and clipping included; "d" has too few verdicts to share batches."""
@@ -85,6 +86,7 @@ def test_together_is_as_apart(case: str, data, llama, gpt2, pm_settings, tmp_pat
         assert together[name].accuracy == alone.accuracy and together[name].pairs == alone.pairs
 
 
+@pytest.mark.slow
 def test_in_parts_is_as_at_once(data, llama, pm_settings, tmp_path) -> None:
     """`joint_tokens` and `joint` change memory and time, never a weight."""
     for name, change in (("once", {}), ("parts", {"joint_tokens": 1}), ("apart", {"joint": 1})):
@@ -95,6 +97,7 @@ def test_in_parts_is_as_at_once(data, llama, pm_settings, tmp_path) -> None:
                weights(tmp_path / "parts" / "b").items())  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["toy", "toy_heads"])
 def test_what_fails_loses_no_other(kind: str, data, llama, pm_settings, tmp_path) -> None:
     made = tasks(data, tmp_path, "ab")
@@ -120,6 +123,7 @@ def test_a_principle_that_diverges_is_out_and_the_others_go_on(data, llama, pm_s
     assert isinstance(ends["tame"], PMReport)
 
 
+@pytest.mark.slow
 def test_heads_share_an_adapter_and_differ_in_their_heads(data, llama, pm_settings, tmp_path) -> None:
     ends = train(data, llama, pm_settings("toy_heads", **QUICK), tmp_path, "abc")
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
@@ -130,6 +134,7 @@ def test_heads_share_an_adapter_and_differ_in_their_heads(data, llama, pm_settin
     assert other["a"].adapter != ends["a"].adapter  # a principle less is another network
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_and_leaves_the_reported_set_alone(data, llama, pm_settings, tmp_path) -> None:
     """At a rate that wrecks what it has learnt, the best measurement comes before the end."""
     stop = {"share": 0.3, "every": 1, "patience": 3}
@@ -144,6 +149,7 @@ def test_early_stopping_keeps_the_best_and_leaves_the_reported_set_alone(data, l
     assert "best of every 1 steps" in (tmp_path / "x" / "a" / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_members_of_an_ensemble_differ_and_tell_how_far_they_stand_apart(
     data, llama, pm_settings, tmp_path, texts_of
 ) -> None:

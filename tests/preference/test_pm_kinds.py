@@ -55,6 +55,7 @@ def trained(data, llama, gpt2, pm_settings, tmp_path_factory):
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["llama", "gpt2"])
 @pytest.mark.parametrize("preset", ["toy", "toy_trunk", "toy_heads", "toy_conditioned", "toy_full"])
 def test_scores_are_those_of_each_model_loaded_alone(base, preset, trained, data, texts_of) -> None:
@@ -81,6 +82,7 @@ def test_scores_are_those_of_each_model_loaded_alone(base, preset, trained, data
             assert abs(scores[row, column] - want) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_mixed_bank_scores_as_its_parts(trained, data, texts_of) -> None:
     rows = texts_of(data[2][:6])
     kinds = ("toy", "toy_trunk", "toy_heads", "toy_conditioned", "toy_full", "toy_ensemble")
@@ -116,6 +118,7 @@ def test_an_adapter_in_the_wrong_folder_is_named(trained, tmp_path) -> None:
         PreferenceBank.load({"a": folders["a"], "b": wrong})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["llama", "gpt2"])
 @pytest.mark.parametrize("preset", ["toy", "toy_trunk", "toy_heads", "toy_ensemble"])
 def test_models_score_on_a_policys_frozen_base(base, preset, trained, data, texts_of, request) -> None:

@@ -45,6 +45,7 @@ def alone(model, row: Dialogue, question: list[int]) -> torch.Tensor:
     return trunk(input_ids=torch.tensor([row.ids + question]), use_cache=False).last_hidden_state[0, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", CONFIGS)
 @torch.no_grad()

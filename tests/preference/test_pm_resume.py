@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from morlaif.errors import UserError
 from morlaif.preference.train import Corpus, Task, train_pms
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "head_learning_rate": 0.05, "checkpoint_every": 4}
 DROPOUT = {"lora": {"dropout": 0.2}}
 OPINIONS = {"a": (0.0, False), "b": (0.2, True), "c": (0.1, False), "d": (0.7, False)}  # missing, turned

@@ -156,6 +156,7 @@ def test_gradient_checkpointing_changes_nothing(data, llama, pm_settings, tmp_pa
         assert saved["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"loss": "margin"}, {"center": 0.05}, {"ties": "drop"}, {"schedule": "constant"}])
 def test_variants_learn_too(data, llama, pm_settings, tmp_path, change) -> None:
     assert train(data, llama, pm_settings("toy", **QUICK | change), tmp_path / "x").accuracy["value"] >= 0.8

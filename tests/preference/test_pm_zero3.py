@@ -17,6 +17,8 @@ from morlaif.preference import train as training
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.train import Corpus, Task, train_pms
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("deepspeed")
 
 QUICK = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "head_learning_rate": 0.05, "max_grad_norm": 0.3}

@@ -58,6 +58,7 @@ def test_no_dropout_is_left_anywhere(small, kind):
     assert not any(isinstance(module, nn.Dropout) and module.p > 0 for module in made.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, {"policy.kind": "lora", "critic.kind": "adapter"}, {"temperature": 0.7}])
 def test_at_learning_rate_zero_every_ratio_stays_one(small, change):
     """Of every update, not only of the first: rows meet in other micro-batches there, so up to rounding."""
@@ -69,6 +70,7 @@ def test_at_learning_rate_zero_every_ratio_stays_one(small, change):
         assert abs(row["kl"]) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_kl_in_the_loss_pulls_the_policy_back(small, estimator):
     """Without any reward, a policy that has been moved away returns towards its reference."""
@@ -77,11 +79,13 @@ def test_kl_in_the_loss_pulls_the_policy_back(small, estimator):
     assert row[-1]["kl_k3"] < 0.7 * row[0]["kl_k3"]
 
 
+@pytest.mark.slow
 def test_kl_in_the_reward_pulls_the_policy_back(small):
     row = moved_away(small, **{"kl.coef": 1.0, "optimizer.learning_rate": 3e-3})
     assert row[-1]["kl_k3"] < 0.7 * row[0]["kl_k3"]
 
 
+@pytest.mark.slow
 def test_without_kl_nothing_pulls(small):
     rows = moved_away(small, **{"kl.coef": 0.0, "optimizer.learning_rate": 3e-3})
     assert math.isclose(rows[-1]["kl_k3"], rows[0]["kl_k3"], rel_tol=0.2)
@@ -202,6 +206,7 @@ def test_the_adapter_critic_sees_what_the_base_sees(small):
         assert torch.allclose(critic.model(ids).last_hidden_state, model.model(ids).last_hidden_state, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_leaves_the_trajectory(small):
     found = []
     for checkpointing in (False, True):

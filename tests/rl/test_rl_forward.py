@@ -173,6 +173,7 @@ def test_partition_covers_each_row_once_and_ignores_the_micro_batch_size():
     assert members[1] == members[2] == members[100]
 
 
+@pytest.mark.slow
 def test_value_head_begins_at_the_usual_deviation(small):
     config = small.settings()
     weights = torch.cat([small.models(config, seed=seed).value_head.weight.flatten() for seed in range(200)])

@@ -18,6 +18,8 @@ from morlaif.errors import UserError
 from morlaif.models.states import verified
 from morlaif.rl import schedule
 
+pytestmark = pytest.mark.slow
+
 HELD_OUT = small_ppo.PROMPTS[:4]
 LONG = {"steps": 6, "checkpoint_every": 2, "eval_every": 3, "eval_prompts": 4, "samples": 3}
 

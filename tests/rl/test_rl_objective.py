@@ -57,6 +57,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalizer", ["running", "frozen"])
 def test_killed_and_resumed_repeats_the_unbroken_run(small, tmp_path, normalizer):
     config = small.settings(steps=6, checkpoint_every=2, eval_every=3, eval_prompts=4, samples=2)

@@ -37,6 +37,7 @@ def train(changes: dict, keep: str) -> tuple[list, torch.Tensor, list, int | Non
     return small_ppo.timeless(result.curve), small_ppo.weights(made), result.samples, result.best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_make_the_trajectory_of_one(name, tmp_path):
     curve, weights, samples, best = train(CASES[name], str(tmp_path / "one"))

@@ -17,6 +17,7 @@ from morlaif.rl.engine import make_optimizer
 # --- exactness ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("change", [{}, {"policy.kind": "lora"}, {"temperature": 0.7}, {"micro_batch_size": 5}])
 def test_ratio_is_exactly_one_on_the_first_minibatch(small, family, change):
@@ -59,6 +60,7 @@ def test_zero_reward_with_a_perfect_critic_leaves_the_policy_still(small):
 # --- invariances ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 def test_micro_batches_and_padding_do_not_change_the_update(small, critic, monkeypatch):
     """One minibatch of 12, or 12 rows accumulated in parts of 12, 5 or 1, or padded wider: one trajectory."""
@@ -124,6 +126,7 @@ def bandit_reward(prompts, responses):
     return torch.tensor([[float(text in {"w0", "w1", "w2", "w3", "w4", "w5"})] for text in responses])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -159,6 +162,7 @@ def test_a_bandit_with_a_known_optimum_is_solved(small, change):
     assert rows[0]["reward"] < 0.4 and rows[-1]["reward"] > 0.9
 
 
+@pytest.mark.slow
 def test_kl_regularised_bandit_finds_the_boltzmann_policy(small):
     """The optimum of r - β KL is known: π(a) ∝ π_ref(a) exp(r(a) / β)."""
     beta = 0.5

@@ -15,6 +15,8 @@ from morlaif import sharded
 from morlaif.models.load import load_causal_lm
 from morlaif.rl.policy import ActorCritic
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("deepspeed")
 
 CASES = {

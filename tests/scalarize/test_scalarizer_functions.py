@@ -191,6 +191,7 @@ def test_every_preset_has_an_oracle() -> None:
     assert set(NAMES) == set(ORACLES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_plain_loops_on_ten_thousand_cases(name: str) -> None:
     rng, cases = random.Random(name), 0
@@ -287,6 +288,7 @@ def test_every_preset_declares_its_properties() -> None:
         assert None not in vars(preset(name).properties).values(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", declared("monotone", True))
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
@@ -297,6 +299,7 @@ def test_monotone(name: str, data) -> None:
     assert value(name, raised) >= value(name, r) - 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", declared("symmetric", True))
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
@@ -324,6 +327,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if preset(name).properties.bounds != "none"])
 @settings(max_examples=80, deadline=None)
 @given(r=row())

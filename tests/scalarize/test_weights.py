@@ -84,6 +84,7 @@ def test_regression_does_not_care_which_response_is_first() -> None:
     np.testing.assert_allclose(regress(*turned, NAMES).raw, regress(difference, label, NAMES).raw, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_promise() -> None:
     """2,000 data sets of 200 pairs: nominal 95 % must hold in 93-97 %, for each coefficient."""
     hits = np.zeros(3)

@@ -75,6 +75,7 @@ def run(inputs: dict[str, Path], tmp_path: Path):
     return run
 
 
+@pytest.mark.slow
 def test_from_verdicts_to_a_model_that_scores(run, inputs) -> None:
     out, headline, steps = run(epochs=4)
     report = json.loads((out / "pm.json").read_text())
@@ -87,12 +88,14 @@ def test_from_verdicts_to_a_model_that_scores(run, inputs) -> None:
     assert bank.score([prompt], ["Thank you for asking."]).shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_gold_judge_learns_from_the_other_split(run) -> None:
     out, _, _ = run(split="eval", epochs=1)
     pairs = json.loads((out / "pm.json").read_text())["pairs"]
     assert pairs["train"] == 80 and pairs["held_out"] == 240
 
 
+@pytest.mark.slow
 def test_a_whole_model(run) -> None:
     out, headline, _ = run(preset="full", epochs=1, learning_rate=1e-3, head_learning_rate=1e-2, warmup_steps=2)
     assert (out / "model" / "model.safetensors").exists() and 0 <= headline["accuracy"] <= 1

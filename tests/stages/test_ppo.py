@@ -196,6 +196,7 @@ def test_artifact(run, inputs):
     assert not torch.equal(model.get_input_embeddings().weight, before.get_input_embeddings().weight)
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(run):
     first, _ = run("first")
     second, _ = run("second")
@@ -219,6 +220,7 @@ def test_lora_is_merged_and_its_adapter_left_beside(run, inputs):
         assert not torch.allclose(merged(ids).logits, plain, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["separate", "adapter"])
 @pytest.mark.parametrize("init", ["sft", "pm"])
 def test_critic_of_its_own(run, kind, init):
@@ -323,6 +325,7 @@ def die_at(step: int, inputs: dict[str, Path], folder: str, changes: dict[str, A
     make(inputs, Path(folder), "killed", None, 5, changes, kill)
 
 
+@pytest.mark.slow
 def test_killed_stage_leaves_what_the_unbroken_one_does(inputs, tmp_path):
     changes = {"steps": 4, "checkpoint_every": 2, "eval_every": 1, "policy.kind": "lora", "critic.kind": "adapter"}
     unbroken, headline = make(inputs, tmp_path, "unbroken", None, 5, changes, lambda *_: None)

@@ -26,6 +26,8 @@ from morlaif.stages.sft import STAGE
 from morlaif.stages.work import sft
 from morlaif.units.job import Job
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "green", "blue", "grey")
 SCRATCH = ScratchSettings(

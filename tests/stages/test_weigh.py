@@ -30,6 +30,8 @@ from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
 from morlaif.units.job import Job
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("helpfulness", "toxicity", "sycophancy")
 

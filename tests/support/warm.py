@@ -1,8 +1,8 @@
 """Workers, nodes and ranks that a run starts, forked from a process that has imported the libraries already.
 
-`install()` has `subprocess.Popen` fork instead of starting a Python anew where the command is `python -m morlaif.launch.…`;
-what is run is the same, by the same arguments and environment, in a child of the same parent. It is for processes of
-`processes.context()`, which have imported everything and done nothing yet. Ranks of 7 CPU seconds start in a tenth of one.
+After `install()`, `subprocess.Popen` forks where the command is `python -m morlaif.launch.…`. The child has the same
+parent, arguments, environment and streams as a new Python would; only the imports, some 7 CPU seconds of a rank, are
+those of the parent. It is for processes of `processes.context()`, which have imported everything and done nothing yet.
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ def test_the_same_seed_says_the_same():
     assert text(3) != text(4)
 
 
+@pytest.mark.slow
 def test_principles_vary_independently(two_answers):
     correlation = np.corrcoef(two_answers[0].T) - np.eye(len(PRINCIPLES))
     assert np.abs(correlation).max() < 0.07  # 4.4 deviations of a correlation of nothing over 4000 rows

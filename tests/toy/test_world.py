@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from morlaif.data.records import prompt_id
 from morlaif.toy.judge import PRINCIPLES, truth
@@ -32,11 +33,13 @@ def test_splits_have_their_sizes_and_columns():
         assert example.demonstration == example.chosen
 
 
+@pytest.mark.slow
 def test_eval_prompts_occur_nowhere_else():
     world = make_world(3, sft=3000, train=1000, eval=600)
     assert not prompts(world["eval"]) & (prompts(world["sft"]) | prompts(world["train"]))
 
 
+@pytest.mark.slow
 def test_humans_follow_their_utility_as_bradley_terry_says():
     pairs = make_world(11, sft=1, train=3000, eval=1)["train"]
     margin = np.array([human_utility(e.messages, e.chosen) - human_utility(e.messages, e.rejected) for e in pairs])

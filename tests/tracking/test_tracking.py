@@ -178,6 +178,7 @@ def offline_runs(folder: Path) -> list[Offline]:
     return [Offline(path) for path in sorted(folder.glob("wandb/offline-run-*"))]
 
 
+@pytest.mark.slow
 def test_offline_files_hold_everything_promised(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("SOME_API_KEY", "sk-secret-1")
@@ -244,6 +245,7 @@ def test_without_wandb_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch):
     assert len(warnings) == 1 and "pip install 'morlaif[wandb]'" in warnings[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [BrokenPipeError("service gone\ntraceback"), SystemExit("service gone")])
 @pytest.mark.parametrize("place", ["init", "define_metric", "log", "log_artifact", "finish"])
 def test_wandb_may_break_anywhere(tmp_path, monkeypatch, place, error):

@@ -189,6 +189,7 @@ def test_runs_that_answered_different_prompts_are_judged_apart(runs, tmp_path):
     assert "different prompts are not compared" in found["judged"]["note"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"arms": ("multi",)}, {"principles": ("preference",), "truth": False}, {"arms": ("single", "multi")}],
