@@ -88,8 +88,8 @@ def units_table(units: Sequence[UnitRecord]) -> Table:
     """A row for each stage; each failed unit by name."""
     columns = ("stage", "units", "built", "cached", "failed", "not run", "seconds")
     table = plain_table(*columns, right=slice(1, None))
-    for stage in dict.fromkeys(unit.stage.name for unit in units):
-        members = [unit for unit in units if unit.stage.name == stage]
+    for stage in dict.fromkeys(unit.stage for unit in units):
+        members = [unit for unit in units if unit.stage == stage]
         counts = Counter(unit.state for unit in members)
         cells = [
             (str(counts[state]), STYLES[state]) if counts[state] else ("·", "dim")
