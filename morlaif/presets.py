@@ -1,4 +1,7 @@
-"""Where presets lie. No Hydra: the help, the docs and the advice ask too.
+"""Where presets lie, what they inherit from, and what they come to, without Hydra.
+
+A preset inherits by Hydra's defaults list, `defaults: [toy, _self_]`: first what `toy` holds, then its own lines. What only
+serves others, and is no option, lies in the group's folder `_base`: `_base/trained@_here_`, with its keys beside the preset's.
 
 A package offers its presets by an entry point of the group `morlaif.conf`, whose value is an importable package with
 YAML in it, laid out as `conf/` is:
@@ -9,11 +12,12 @@ YAML in it, laid out as `conf/` is:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import morlaif.conf
 import morlaif.sweeps
@@ -60,6 +64,40 @@ def options(config_dir: str | None = None) -> dict[str, set[str]]:
     return found
 
 
+@dataclass(frozen=True)
+class Inherited:
+    """An entry of a defaults list, other than `_self_`."""
+
+    group: str  # "pm", or "pm/_base"
+    option: str
+    place: str  # where its keys go, below those of the preset: "" beside them, "judge.engine"
+    override: bool = False  # of what another entry brings: `override /feedback@judge.engine: hf`
+
+    @property
+    def file(self) -> str:
+        return f"{self.group}/{self.option}.yaml"
+
+
+def inherited(tree: Mapping[str, Any], group: str) -> list[Inherited | None]:
+    """The defaults list of a preset of `group`, given as YAML has it; None stands for its own lines."""
+    entries = [_entry(entry, group) for entry in tree.get("defaults", [])]
+    return entries if None in entries else [*entries, None]
+
+
+def _entry(entry: str | dict[str, str], group: str) -> Inherited | None:
+    if entry == "_self_":
+        return None
+    if isinstance(entry, str):  # an option of the same group, or a path
+        path, _, place = entry.partition("@")
+        path = path[1:] if path.startswith("/") else f"{group}/{path}"
+        return Inherited(*path.rsplit("/", 1), place.replace("_here_", ""))
+    ((key, option),) = entry.items()
+    *words, key = key.split()
+    path, _, place = key.partition("@")
+    absolute = path[1:] if path.startswith("/") else f"{group}/{path}"
+    return Inherited(absolute, option, place or path.lstrip("/").replace("/", "."), "override" in words)
+
+
 def preset(group: str, name: str, **changes: Any) -> dict[str, Any]:
     """The values of a preset, with all that it inherits: what `group=name` means on the command line.
 
@@ -71,52 +109,27 @@ def preset(group: str, name: str, **changes: Any) -> dict[str, Any]:
     Raises:
         UserError: there is no such preset, or it changes other groups too, which the command line alone can.
     """
-    from omegaconf import OmegaConf
-
-    tree: Any = OmegaConf.create({})
-    for package, values in _inherited(group, name, "", {}):
-        inside = OmegaConf.create({})
-        OmegaConf.update(inside, package, values) if package else inside.merge_with(values)
-        tree = OmegaConf.merge(tree, inside)
-    merged = OmegaConf.to_container(OmegaConf.merge(tree, changes))
-    assert isinstance(merged, dict)
-    return {str(key): value for key, value in merged.items()}
+    return _merge(_values(group, name, {}), changes)
 
 
-def _inherited(group: str, name: str, package: str, chosen: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    """The files that Hydra's defaults list of a preset names, in its order: where in the tree each lies, its values.
+def _values(group: str, name: str, chosen: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """`chosen`: options by group and place, which an heir gives instead of those here."""
+    from omegaconf import OmegaConf  # reads YAML as Hydra does
 
-    `chosen`: what presets above have chosen instead, by `group@package`.
-    """
-    from omegaconf import OmegaConf
-
-    values: Any = OmegaConf.load(_file(group, name))
-    entries = [_entry(entry) for entry in (OmegaConf.to_container(values.pop("defaults", OmegaConf.create([]))) or [])]
-    chosen = {key: option for key, option, override in entries if override} | dict(chosen)
-    entries = [entry for entry in entries if not entry[2]]
-    if not any(key == "_self_" for key, *_ in entries):
-        entries.append(("_self_", "", False))
-    for key, option, _ in entries:
-        if key == "_self_":
-            yield package, values
-            continue
-        where, _, inside = key.partition("@")
-        own, option = (where, option) if option else where.rpartition("/")[::2]
-        if own.startswith("/"):
-            found = own[1:]
-        else:
-            found = "/".join(part for part in (group, own) if part)
-            inside = inside or own.replace("/", ".")
-        at = ".".join(part for part in (package, inside) if part)
-        yield from _inherited(found, chosen.get(key, option), at, chosen)
-
-
-def _entry(entry: Any) -> tuple[str, str, bool]:
-    """Of a defaults list: `group@package`, or the preset where it stands alone; its option; whether it overrides."""
-    if isinstance(entry, str):
-        return entry, "", False
-    ((key, option),) = entry.items()
-    return key.removeprefix("override "), option, key.startswith("override ")
+    tree = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(_file(group, name))))
+    entries = inherited(tree, group)
+    tree.pop("defaults", None)
+    chosen = {(entry.group, entry.place): entry.option for entry in entries if entry and entry.override} | dict(chosen)
+    merged: dict[str, Any] = {}
+    for entry in entries:
+        if entry is None:
+            merged = _merge(merged, tree)
+        elif not entry.override:
+            part = _values(entry.group, chosen.get((entry.group, entry.place), entry.option), chosen)
+            for key in reversed(entry.place.split(".") if entry.place else []):
+                part = {key: part}
+            merged = _merge(merged, part)
+    return merged
 
 
 def _file(group: str, name: str) -> Path:
@@ -131,3 +144,12 @@ def _file(group: str, name: str) -> Path:
     raise UserError(
         f"no preset '{name}' in {group}/.{suggest(name, known)} Known: {', '.join(sorted(known)) or 'none'}."
     )
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """As Hydra merges: mappings key by key, all else replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 import morlaif.conf
 from morlaif.errors import UserError
+from morlaif.presets import HIDDEN, Inherited, inherited
 
 HEADER = """\
 # Every key of the config
 
 Written by `make docs` from the comments in `conf/`; edit those. A key is set on the command line by its dotted path,
-`morlaif ppo.steps=50`; a group's option by its name, `morlaif ppo=paper`.
+`morlaif ppo.steps=50`; a group's option by its name, `morlaif ppo=paper`. Of a preset that inherits only the changes are
+listed; a key is explained where it is first given. A base is what presets inherit from, and no option.
 """
+# Mappings whose keys are names, explained together.
+NAMED = ("principles.definitions", "principles.ratings", "reward.weights", "weights.values")
 
 
 @dataclass(frozen=True)
 class Key:
     path: str  # dotted, from the top of the config
-    default: str  # as YAML, on one line
+    value: str  # as YAML, on one line
     comment: str
     line: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of the tree."""
+
+    group: str  # "" for config.yaml, "pm", "pm/_base"
+    name: str
+    about: str
+    everywhere: bool  # it may set keys of any group
+    keys: tuple[Key, ...]
+    inherited: tuple[Inherited, ...]
+
+    @property
+    def file(self) -> str:
+        return f"{self.group}/{self.name}.yaml".removeprefix("/")
+
+    @property
+    def base(self) -> bool:
+        return self.group.rpartition("/")[2].startswith(HIDDEN)
 
 
 def main() -> None:
@@ -36,39 +60,70 @@ def reference(conf: Path) -> str:
     """The page for a config tree.
 
     Raises:
-        UserError: keys without a comment, by file and line.
+        UserError: keys that neither their file nor one that it inherits from explains, by file and line.
     """
-    files = sorted(conf.rglob("*.yaml"), key=lambda file: (file.parent != conf, file.parent.name, file.stem))
-    bare = [
-        f"{file.relative_to(conf)}:{key.line}: {key.path} has no comment"
-        for file in files
-        for key in keys(file, conf)
-        if not key.comment
-    ]
+    presets = {preset.file: preset for preset in (_read(file, conf) for file in conf.rglob("*.yaml"))}
+    bare = [line for preset in presets.values() for line in _unexplained(preset, presets)]
     if bare:
-        raise UserError("\n".join(bare))
-    return "\n".join([HEADER, *(_section(file, conf) for file in files)])
+        raise UserError("\n".join(sorted(bare)))
+    order = sorted(presets.values(), key=lambda preset: (_of(preset.group), _depth(preset, presets), preset.name))
+    return "\n".join([HEADER, *map(_section, order)])
 
 
-def keys(file: Path, conf: Path) -> Iterator[Key]:
-    """The keys of one file. Those inside lists, and a principle's own wording, belong to what stands above them."""
-    text = file.read_text()
-    tree = yaml.compose(text)
-    global_package = "# @package _global_" in text.splitlines()
-    top = "" if file.parent == conf or global_package else f"{file.parent.relative_to(conf)}.".replace("/", ".")
-    if tree is not None:
-        yield from _keys(tree, top, text)
+def _of(group: str) -> str:
+    """The group that a base serves; itself for all others."""
+    return "/".join(part for part in group.split("/") if not part.startswith(HIDDEN))
+
+
+def _depth(preset: Preset, presets: Mapping[str, Preset]) -> int:
+    """How many presets of the group it inherits from, one from another: bases come first."""
+    own = [presets[entry.file] for entry in preset.inherited if _of(entry.group) == _of(preset.group)]
+    return max((_depth(other, presets) + 1 for other in own if other is not preset), default=0 if preset.base else 1)
+
+
+def _unexplained(preset: Preset, presets: Mapping[str, Preset]) -> list[str]:
+    others = presets.values() if preset.everywhere or preset.base else list(_ancestors(preset, presets))
+    explained = {key.path for other in others for key in other.keys if key.comment}
+    return [
+        f"{preset.file}:{key.line}: {key.path} has no comment"
+        for key in preset.keys
+        if not key.comment and key.path not in explained
+    ]
+
+
+def _ancestors(preset: Preset, presets: Mapping[str, Preset]) -> Iterator[Preset]:
+    """What a preset takes keys from, with the keys where they come to lie."""
+    for entry in preset.inherited:
+        other = presets[entry.file]
+        top, place = _top(other.group), _top(preset.group) + (f"{entry.place}." if entry.place else "")
+        for one in (other, *_ancestors(other, presets)):
+            yield replace(one, keys=tuple(replace(key, path=place + key.path.removeprefix(top)) for key in one.keys))
+
+
+def _read(file: Path, conf: Path) -> Preset:
+    text = file.read_text(encoding="utf-8")
+    group = "" if file.parent == conf else file.parent.relative_to(conf).as_posix()
+    everywhere = "# @package _global_" in text.splitlines()
+    node = yaml.compose(text)
+    keys = _keys(node, "" if everywhere else _top(group), text) if node is not None else ()
+    entries = inherited(yaml.safe_load(text) or {}, group) if group else []
+    return Preset(group, file.stem, _about(text), everywhere, tuple(keys), tuple(entry for entry in entries if entry))
+
+
+def _top(group: str) -> str:
+    return f"{_of(group)}.".replace("/", ".") if group else ""
 
 
 def _keys(node: yaml.Node, prefix: str, text: str) -> Iterator[Key]:
+    """The keys of one file. Those inside lists, and those that are names, belong to what stands above them."""
     for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
         path = prefix + name.value
         if path in ("hydra", "defaults") or path.endswith(".defaults"):
             continue
         line = name.start_mark.line
-        nested = isinstance(value, yaml.MappingNode) and value.value and not value.flow_style
+        nested = isinstance(value, yaml.MappingNode) and value.value and not value.flow_style and path not in NAMED
         yield Key(path, "" if nested else _inline(value, text), _comment(text.splitlines(), line), line + 1)
-        if nested and prefix != "principles.definitions.":
+        if nested:
             yield from _keys(value, path + ".", text)
 
 
@@ -90,19 +145,35 @@ def _inline(node: yaml.Node, text: str) -> str:
     return " ".join(text[node.start_mark.index : node.end_mark.index].split())
 
 
-def _section(file: Path, conf: Path) -> str:
-    relative = file.relative_to(conf)
-    title = "config.yaml" if file.parent == conf else f"{relative.parent}={file.stem}"
-    about = _about(file)
-    rows = [f"| `{key.path}` | {_code(key.default)} | {_cell(key.comment)} |" for key in keys(file, conf)]
-    table = ["| key | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
-    return "\n".join([f"## {title}", "", *([about, ""] if about else []), *table])
+def _section(preset: Preset) -> str:
+    title = "config.yaml" if not preset.group else f"{preset.group}={preset.name}"
+    if preset.base:
+        title = f"{_of(preset.group)}: {preset.name}"
+    above = [f"{entry.option}" for entry in preset.inherited if _of(entry.group) == preset.group and not entry.place]
+    beside = [_beside(entry, preset) for entry in preset.inherited if _of(entry.group) != preset.group or entry.place]
+    lines = [*([preset.about] if preset.about else []), *_list("As", above), *_list("With", beside)]
+    given = [key for key in preset.keys if key.value or key.comment]
+    meant = any(key.comment for key in given)
+    rows = [f"| `{key.path}` | {_code(key.value)} |{f' {_cell(key.comment)} |' if meant else ''}" for key in given]
+    head = ["| key | value | meaning |", "|---|---|---|"] if meant else ["| key | value |", "|---|---|"]
+    return "\n".join([f"## {title}", "", *(line + "\n" for line in lines), *([*head, *rows, ""] if rows else [])])
 
 
-def _about(file: Path) -> str:
+def _beside(entry: Inherited, preset: Preset) -> str:
+    """An option of another group, and where its keys go."""
+    place = f"{_of(preset.group)}.{entry.place}".replace("/", ".")
+    group = entry.group if entry.group.replace("/", ".") in (place, entry.place) else f"{entry.group}@{place}"
+    return f"{group}={entry.option}"
+
+
+def _list(word: str, names: Sequence[str]) -> list[str]:
+    return [f"{word} {', '.join(f'`{name}`' for name in names)}."] if names else []
+
+
+def _about(text: str) -> str:
     """The comment at the top of a file, up to its first empty line or key."""
     about = []
-    for line in file.read_text().splitlines():
+    for line in text.splitlines():
         if line.startswith("# @package"):
             continue
         if not line.startswith("#"):
