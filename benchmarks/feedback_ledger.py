@@ -63,12 +63,11 @@ def make(folder: Path, count: int) -> None:
 
 
 def opened(folder: Path):
-    import yaml
-
     from morlaif.feedback.judge import open_judge
     from morlaif.feedback.settings import OpenAISettings, Principle
+    from morlaif.presets import preset
 
-    tree = yaml.safe_load((Path(__file__).parents[1] / "conf" / "feedback" / "openai.yaml").read_text())
+    tree = preset("feedback", "openai")
     settings = OpenAISettings(**tree | {"logprobs": "always"})
     principle = Principle(name="helpfulness", question="Which helps?", description="Help.", covers=("helpfulness",))
     return open_judge(settings, ledger=folder / "ledger.sqlite", seed=0), principle, settings

@@ -23,8 +23,6 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from morlaif.data.records import Pair
 from morlaif.feedback.judge import open_judge
 from morlaif.feedback.label import label_table
@@ -32,6 +30,7 @@ from morlaif.feedback.modes import mode_of
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.table import PairTable
+from morlaif.presets import preset
 
 HERE = Path(__file__).parent
 PRINCIPLE = Principle(
@@ -57,7 +56,7 @@ def counts(url: str, reset: bool = False) -> dict:
 
 
 def settings_for(url: str, **overrides) -> OpenAISettings:
-    tree = yaml.safe_load((HERE.parent / "conf" / "feedback" / "openai.yaml").read_text())
+    tree = preset("feedback", "openai")
     quick = {"base_url": f"{url}/v1", "api_key_env": None, "logprobs": "always", "provider": "bench"}
     return OpenAISettings(**tree | quick | overrides)
 

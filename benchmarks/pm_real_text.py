@@ -13,8 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
-from pm_training import CONF, settings_of
+from pm_training import settings_of
 from pydantic import TypeAdapter
 
 from morlaif.data.load import load
@@ -24,6 +23,7 @@ from morlaif.feedback.records import Verdict
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.presets import preset
 
 KINDS = ["toy", "toy_full", "toy_trunk", "toy_heads", "toy_ensemble", "toy_conditioned"]
 
@@ -43,7 +43,7 @@ def main() -> None:
         base = Path(folder) / "base"
         texts = [text for pair in pairs["train"] for text in (pair.first, pair.messages[-1]["content"])]
         tokenizer = train_tokenizer(texts, 2048)
-        build_causal_lm(ScratchSettings(**yaml.safe_load((CONF / "model/toy.yaml").read_text())["scratch"]), tokenizer,
+        build_causal_lm(ScratchSettings(**preset("model", "toy")["scratch"]), tokenizer,
                         seed=0).save_pretrained(base)  # fmt: skip
         tokenizer.save_pretrained(base)
         for kind in given.kinds:
@@ -60,7 +60,7 @@ def main() -> None:
 
 def slice_of(path: Path, train: int, held: int) -> dict[str, list[Pair]]:
     """The better response stands first in every other pair."""
-    values = yaml.safe_load((CONF / "data/hh_rlhf.yaml").read_text())
+    values = preset("data", "hh_rlhf")
     values |= {"path": str(path.absolute()), "limit": train + held, "eval_size": held, "eval_fraction": None}
     splits = load(TypeAdapter(DataSettings).validate_python(values), seed=0).splits
     return {

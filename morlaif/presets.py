@@ -1,7 +1,8 @@
 """Where presets lie, what they inherit from, and what they come to, without Hydra.
 
-A preset inherits by Hydra's defaults list, `defaults: [toy, _self_]`: first what `toy` holds, then its own lines. What only
-serves others, and is no option, lies in the group's folder `_base`: `_base/trained@_here_`, with its keys beside the preset's.
+A preset inherits by Hydra's defaults list, `defaults: [toy, _self_]`: first what `toy` holds, then its own lines. What
+only serves others, and is no option, lies in the group's folder `_base`: `_base/trained@_here_` has its keys put beside
+the preset's own.
 
 A package offers its presets by an entry point of the group `morlaif.conf`, whose value is an importable package with
 YAML in it, laid out as `conf/` is:

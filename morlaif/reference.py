@@ -17,8 +17,8 @@ HEADER = """\
 # Every key of the config
 
 Written by `make docs` from the comments in `conf/`; edit those. A key is set on the command line by its dotted path,
-`morlaif ppo.steps=50`; a group's option by its name, `morlaif ppo=paper`. Of a preset that inherits only the changes are
-listed; a key is explained where it is first given. A base is what presets inherit from, and no option.
+`morlaif ppo.steps=50`; a group's option by its name, `morlaif ppo=paper`. A preset that inherits is listed with what it
+changes; a key is explained where it is first given. A base is what presets inherit from, and no option.
 """
 # Mappings whose keys are names, explained together.
 NAMED = ("principles.definitions", "principles.ratings", "reward.weights", "weights.values")
@@ -49,7 +49,7 @@ class Preset:
 
     @property
     def base(self) -> bool:
-        return self.group.rpartition("/")[2].startswith(HIDDEN)
+        return _of(self.group) != self.group
 
 
 def main() -> None:
@@ -84,6 +84,7 @@ def _depth(preset: Preset, presets: Mapping[str, Preset]) -> int:
 def _unexplained(preset: Preset, presets: Mapping[str, Preset]) -> list[str]:
     others = presets.values() if preset.everywhere or preset.base else list(_ancestors(preset, presets))
     explained = {key.path for other in others for key in other.keys if key.comment}
+    explained |= {other.group for other in presets.values()}  # as keys of a preset that sets those of several groups
     return [
         f"{preset.file}:{key.line}: {key.path} has no comment"
         for key in preset.keys
@@ -146,17 +147,23 @@ def _inline(node: yaml.Node, text: str) -> str:
 
 
 def _section(preset: Preset) -> str:
-    title = "config.yaml" if not preset.group else f"{preset.group}={preset.name}"
-    if preset.base:
-        title = f"{_of(preset.group)}: {preset.name}"
-    above = [f"{entry.option}" for entry in preset.inherited if _of(entry.group) == preset.group and not entry.place]
+    title = _title(preset.group, preset.name) if preset.group else "config.yaml"
+    above = [
+        _title(entry.group, entry.option)
+        for entry in preset.inherited
+        if _of(entry.group) == preset.group and not entry.place
+    ]
     beside = [_beside(entry, preset) for entry in preset.inherited if _of(entry.group) != preset.group or entry.place]
-    lines = [*([preset.about] if preset.about else []), *_list("As", above), *_list("With", beside)]
+    lines = [*([preset.about] if preset.about else []), *_list("Inherits", above), *_list("With", beside)]
     given = [key for key in preset.keys if key.value or key.comment]
     meant = any(key.comment for key in given)
     rows = [f"| `{key.path}` | {_code(key.value)} |{f' {_cell(key.comment)} |' if meant else ''}" for key in given]
     head = ["| key | value | meaning |", "|---|---|---|"] if meant else ["| key | value |", "|---|---|"]
     return "\n".join([f"## {title}", "", *(line + "\n" for line in lines), *([*head, *rows, ""] if rows else [])])
+
+
+def _title(group: str, name: str) -> str:
+    return f"{group}={name}" if group == _of(group) else f"{_of(group)}: base {name}"
 
 
 def _beside(entry: Inherited, preset: Preset) -> str:

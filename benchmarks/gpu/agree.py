@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import TypeAdapter
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import small_ppo  # noqa: E402
 
+from morlaif import presets  # noqa: E402
 from morlaif.data.records import Example, Pair  # noqa: E402
 from morlaif.errors import UserError  # noqa: E402
 from morlaif.feedback.records import Comparison, Verdict  # noqa: E402
@@ -158,7 +158,7 @@ def _bfloat(device: torch.device, folder: Path) -> dict[str, Any]:
 
 
 def _sft(kind: str, **changes: Any) -> Any:
-    values = yaml.safe_load((ROOT / "conf" / "sft" / f"{kind}.yaml").read_text())
+    values = presets.preset("sft", kind)
     usual = {"max_steps": 4, "batch_size": 8, "micro_batch_size": 4, "max_length": 64, "log_every": 1}
     return TypeAdapter(SFTSettings).validate_python(values | usual | {"checkpoint_every": None} | changes)
 
@@ -222,7 +222,7 @@ def _pairs(count: int, seed: int, good: str = "kindly", bad: str = "rudely") -> 
 
 
 def _pm(preset: str, **changes: Any) -> Any:
-    values = yaml.safe_load((ROOT / "conf" / "pm" / f"{preset}.yaml").read_text())
+    values = presets.preset("pm", preset)
     values["lora"] = values.get("lora", {}) | changes.pop("lora", {})
     if preset == "toy_full":
         del values["lora"]
@@ -378,7 +378,7 @@ def _ppo_resumed(changes: dict[str, Any], learns: bool = False) -> Callable:
             more: dict[str, Any] = {"held_out": small_ppo.PROMPTS[:4]}
             if learns:
                 one, zero = torch.ones(2), torch.zeros(2)
-                rule = yaml.safe_load((ROOT / "conf" / "scalarizer" / "lagrangian.yaml").read_text())
+                rule = presets.preset("scalarizer", "lagrangian")
                 rule["params"]["constraints"] = ["different"]
                 function = resolve(ScalarizerSettings(**rule), NAMES)
                 more["objective"] = Objective(NAMES, zero, one, one, one, function, "running", responses=16)
@@ -403,9 +403,8 @@ check("ppo: resume, objective that learns")(_ppo_resumed({}, learns=True))
 @check("judge: feedback=hf")
 def _(device: torch.device, folder: Path) -> dict[str, Any]:
     path = world(folder)
-    file = ROOT / "conf" / "principles" / "paper12.yaml"
-    principles = PrinciplesSettings(**yaml.safe_load(file.read_text())).chosen[:4]
-    values = yaml.safe_load((ROOT / "conf" / "feedback" / "hf.yaml").read_text())
+    principles = PrinciplesSettings(**presets.preset("principles", "paper12")).chosen[:4]
+    values = presets.preset("feedback", "hf")
     pairs = _pairs(12, 5)[0]
 
     def gaps(where: torch.device) -> list[list[list[float]]]:

@@ -14,18 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-from case import LORA, ROOT, Case, Wire, peak, resident
+from case import LORA, Case, Wire, peak, resident
 
 wire = Wire()
 os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
 
 import torch  # noqa: E402
-import yaml  # noqa: E402
 from transformers import AutoModelForSequenceClassification  # noqa: E402
 
 from morlaif.data.chat import response_ids  # noqa: E402
 from morlaif.models.load import load_causal_lm, load_tokenizer  # noqa: E402
 from morlaif.preference.scoring import length_buckets  # noqa: E402
+from morlaif.presets import preset  # noqa: E402
 from morlaif.rl.policy import ActorCritic  # noqa: E402
 from morlaif.rl.settings import PPOSettings  # noqa: E402
 from morlaif.rl.trainer import PPOTrainer  # noqa: E402
@@ -35,7 +35,7 @@ MICRO_BATCH = 8  # rows at once: of like length, and few enough that their activ
 
 def settings(case: Case, critic: str) -> PPOSettings:
     """The toy preset with the case's numbers and TRL's conventions."""
-    tree = yaml.safe_load((ROOT / "conf" / "ppo" / "toy.yaml").read_text())
+    tree = preset("ppo", "toy")
     tree |= {
         "steps": case.steps, "rollouts": case.rollouts, "max_new_tokens": case.new_tokens, "samples": 0,
         "generation_batch_size": case.rollouts, "micro_batch_size": MICRO_BATCH,

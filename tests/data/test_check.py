@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from pydantic import TypeAdapter
 
 from morlaif.data.check import data_problems, template_refuses
 from morlaif.data.settings import DataSettings
+from morlaif.presets import preset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATE = """{%- for m in messages %}
@@ -20,7 +20,7 @@ TEMPLATE = """{%- for m in messages %}
 
 
 def of(path, name="jsonl", **changes):
-    tree = yaml.safe_load((REPOSITORY / f"conf/data/{name}.yaml").read_text(encoding="utf-8"))
+    tree = preset("data", name)
     return TypeAdapter(DataSettings).validate_python(tree | {"path": path and str(path)} | changes)
 
 

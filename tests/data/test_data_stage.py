@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import yaml
 from pydantic import TypeAdapter
 
+from morlaif import presets
 from morlaif.data.records import load_split
 from morlaif.data.settings import DataSettings
 from morlaif.stages.data import DataReads
@@ -16,7 +16,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf/data"
 
 
 def preset(name: str, **changes):
-    tree = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    tree = presets.preset("data", name)
     return TypeAdapter(DataSettings).validate_python(tree | changes)
 
 

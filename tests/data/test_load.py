@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from morlaif import presets
 from morlaif.data.load import input_files, load
 from morlaif.data.records import Example, prompt_id
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
@@ -26,7 +26,7 @@ PAIR = Example.of([USER], chosen="a", rejected="b")
 
 
 def preset(name: str, **changes):
-    tree = yaml.safe_load((REPOSITORY / f"conf/data/{name}.yaml").read_text(encoding="utf-8"))
+    tree = presets.preset("data", name)
     return TypeAdapter(DataSettings).validate_python(tree | changes)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from morlaif.errors import UserError
 from morlaif.evaluation.judges import EngineJudge, ScoreJudge, TruthJudge, side, true_scores
 from morlaif.evaluation.settings import OpenAIJudge
+from morlaif.presets import preset
 from morlaif.statistics import win_rate
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
@@ -31,8 +31,8 @@ def load_chat_server():
 def ask_server(tmp_path, monkeypatch):
     """ask(server, first, second) -> Judgement, with the settings that `eval=default` holds."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-not-real")
-    tree = yaml.safe_load((ROOT / "conf/eval/default.yaml").read_text())["judge"]
-    engine = yaml.safe_load((ROOT / "conf/feedback/openai.yaml").read_text())
+    tree = preset("eval", "default")["judge"]
+    engine = preset("feedback", "openai")
     costs = []
 
     def ask(server, first, second):

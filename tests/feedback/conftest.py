@@ -10,10 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chat_server import ChatServer
-from feedback_cases import make_pairs, preset
+from feedback_cases import make_pairs
 
 from morlaif.data.records import Pair
 from morlaif.feedback.settings import OpenAISettings, Principle, PrinciplesSettings, RulesSettings
+from morlaif.presets import preset
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from feedback_cases import make_pairs, preset
+from feedback_cases import make_pairs
 from real_models import folder_of
 
 from morlaif.data.records import Pair
@@ -22,6 +22,7 @@ from morlaif.feedback.sources.hf import Engine, _orders
 from morlaif.feedback.table import PairTable
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
+from morlaif.presets import preset
 
 
 @pytest.fixture(scope="module")

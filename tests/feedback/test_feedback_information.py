@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 from chat_server import ChatServer, completion, letters
-from feedback_cases import make_pairs, preset
+from feedback_cases import make_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -22,6 +22,7 @@ from morlaif.feedback.label import label_all, label_table
 from morlaif.feedback.records import Usage, Verdict
 from morlaif.feedback.settings import RulesSettings, StopSettings
 from morlaif.feedback.table import PairTable
+from morlaif.presets import preset
 
 
 def found(forward, backward, **more):

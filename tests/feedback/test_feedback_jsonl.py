@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from feedback_cases import make_pairs, preset
+from feedback_cases import make_pairs
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
@@ -12,6 +12,7 @@ from morlaif.feedback.label import label
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import JsonlSettings, input_files
 from morlaif.feedback.sources.jsonl import FileJudge, label_problems
+from morlaif.presets import preset
 from morlaif.settings import identity
 
 

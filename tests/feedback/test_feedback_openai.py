@@ -306,7 +306,7 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from feedback_cases import make_pairs, preset
+from feedback_cases import make_pairs
 from morlaif.feedback.label import label
 from morlaif.feedback.settings import OpenAISettings, Principle
 settings = OpenAISettings.model_validate_json(sys.argv[2])

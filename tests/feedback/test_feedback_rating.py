@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from chat_server import ChatServer, rating_of
-from feedback_cases import preset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +32,7 @@ from morlaif.feedback.rating import (
 )
 from morlaif.feedback.reply import Reply
 from morlaif.feedback.settings import HfSettings, HumanSettings, PrinciplesSettings, RulesSettings
+from morlaif.presets import preset
 from morlaif.toy.judge import score
 from morlaif.toy.world import make_world
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from feedback_cases import preset
 from pydantic import TypeAdapter, ValidationError
 
 from morlaif.feedback.settings import FeedbackSettings, HumanSettings, PrinciplesSettings
+from morlaif.presets import preset
 from morlaif.toy import judge as toy
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from composed import config
 
 from morlaif.batches import Cut
 from morlaif.hardware import HardwareSettings
@@ -18,8 +19,7 @@ PRESETS = ("cpu2_zero3", "a100x8_zero2", "a100x8_zero3_lora", "a100x8_zero3_offl
 
 
 def preset(name: str) -> HardwareSettings:
-    tree = yaml.safe_load((ROOT / "conf" / "hardware" / f"{name}.yaml").read_text())
-    return HardwareSettings(**tree.get("hardware", tree))
+    return config(f"hardware={name}").hardware
 
 
 def words(tree) -> list:

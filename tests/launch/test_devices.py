@@ -8,17 +8,17 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-import yaml
 
 from morlaif.devices import gpus, one_gpu, own_gpu, slot_environment
 from morlaif.hardware import HardwareSettings
 from morlaif.launch.launcher import rank_environment
+from morlaif.presets import preset
 
 CONF = Path(__file__).parents[2] / "conf" / "hardware"
 
 
 def hardware(name: str, **changes) -> HardwareSettings:
-    return HardwareSettings(**yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changes)
+    return HardwareSettings(**preset("hardware", name) | changes)
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ import json
 import os
 import sys
 import types
-from pathlib import Path
 
 import pytest
-import yaml
 from jobs import made_up
 from rich.console import Console
 
@@ -20,12 +18,12 @@ from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import Run, failures, read_run
+from morlaif.presets import preset
 from morlaif.tracking import LocalTracker
 from morlaif.units.store import Store
 from morlaif.units.unit import Plan, Unit
 
-CPU = Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml"
-HARDWARE = HardwareSettings(**yaml.safe_load(CPU.read_text()) | {"workers": 1, "threads": None})
+HARDWARE = HardwareSettings(**preset("hardware", "cpu") | {"workers": 1, "threads": None})
 
 
 @pytest.fixture

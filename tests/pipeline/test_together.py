@@ -6,10 +6,8 @@ import io
 import sys
 import threading
 import types
-from pathlib import Path
 
 import pytest
-import yaml
 from jobs import made_up
 from rich.console import Console
 
@@ -18,12 +16,12 @@ from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import Run, read_run
+from morlaif.presets import preset
 from morlaif.tracking import LocalTracker
 from morlaif.units.store import Store
 from morlaif.units.unit import Plan, Unit
 
-CPU = Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml"
-HARDWARE = HardwareSettings(**yaml.safe_load(CPU.read_text()) | {"workers": 1, "threads": None})
+HARDWARE = HardwareSettings(**preset("hardware", "cpu") | {"workers": 1, "threads": None})
 
 
 @pytest.fixture

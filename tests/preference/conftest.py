@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from pydantic import TypeAdapter
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -16,6 +15,7 @@ from morlaif.data.records import Message, Pair
 from morlaif.feedback.records import Verdict
 from morlaif.models.scratch import train_tokenizer
 from morlaif.preference.settings import PMSettings, TrainedPM
+from morlaif.presets import preset
 
 WORDS = ("river", "stone", "cloud", "bread", "window", "garden", "letter", "train")
 CONF = Path(__file__).parents[2] / "conf" / "pm"
@@ -42,8 +42,8 @@ def _make_pairs(count: int, seed: int, good: str = "kindly", bad: str = "rudely"
     return pairs, verdicts
 
 
-def _pm_settings(preset: str = "toy", **change) -> TrainedPM:
-    values = yaml.safe_load((CONF / f"{preset}.yaml").read_text())
+def _pm_settings(name: str = "toy", **change) -> TrainedPM:
+    values = preset("pm", name)
     lora = change.pop("lora", None)
     if lora:
         values["lora"] |= lora

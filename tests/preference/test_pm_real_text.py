@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from pydantic import TypeAdapter
 
 from morlaif.data.load import load
@@ -19,6 +18,7 @@ from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.model import tokenize
 from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.presets import preset
 
 ROOT = Path(__file__).parents[2]
 FILE = Path(os.environ.get("MORLAIF_HH_RLHF", ROOT.parent / "shared/data/hh-rlhf")) / "helpful.jsonl.gz"
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE} is not there
 
 
 def conf(path: str):
-    return yaml.safe_load((ROOT / "conf" / f"{path}.yaml").read_text())
+    return preset(*path.split("/"))
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from morlaif.errors import UserError
 from morlaif.feedback.settings import FeedbackSettings
+from morlaif.presets import preset
 from morlaif.reward.settings import RewardSettings, check, find_function, layout, of_baseline
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -20,7 +20,7 @@ NEAR = "morlaif.reward.functions.length_near"
 
 
 def conf(path: str) -> dict[str, Any]:
-    return yaml.safe_load((CONF / f"{path}.yaml").read_text())
+    return preset(*path.split("/"))
 
 
 def reward(tree: dict[str, Any], **changes: Any) -> Any:

@@ -19,22 +19,20 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from small_ppo import llama, timeless, weights
 from torch import nn
 
 from morlaif.models.generate import generate
+from morlaif.presets import options, preset
 from morlaif.rl import shaping
 from morlaif.rl.critic import adapter_critic
 from morlaif.rl.experience import collate
 from morlaif.rl.masked import whiten
 from morlaif.rl.settings import PPOSettings
 
-CONF = Path(__file__).parents[2] / "conf" / "ppo"
 CPU = torch.device("cpu")
 
 
@@ -148,9 +146,9 @@ def test_whitened_rewards_keep_their_mean(small):
     assert torch.isclose(white[mask].std(), torch.tensor(1.0), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in CONF.glob("*.yaml")])
+@pytest.mark.parametrize("name", sorted(options()["ppo"]))
 def test_presets_have_the_fields_values(name):
-    s = PPOSettings(**yaml.safe_load((CONF / f"{name}.yaml").read_text()))
+    s = PPOSettings(**preset("ppo", name))
     assert s.optimizer.max_grad_norm == 1.0 and s.optimizer.eps == 1e-5
     assert s.kl.placement == "reward" and s.kl.estimator == "k1"
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
+from morlaif.presets import preset
 from morlaif.rl.settings import PPOSettings
 from morlaif.settings import identity
 
 
 def test_paper_preset_is_the_papers(small):
-    import pathlib
 
-    conf = pathlib.Path(__file__).parents[2] / "conf" / "ppo" / "paper.yaml"
-    s = PPOSettings(**yaml.safe_load(conf.read_text()))
+    s = PPOSettings(**preset("ppo", "paper"))
     assert (s.optimizer.learning_rate, s.rollouts, s.epochs, s.kl.coef, s.kl.target, s.kl.horizon) == (
         4e-6,
         128,

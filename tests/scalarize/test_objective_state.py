@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morlaif.errors import UserError
+from morlaif.presets import preset
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
@@ -24,7 +24,7 @@ NAMES = ("helpfulness", "toxicity", "detail")
 
 
 def lagrangian(**params):
-    config = yaml.safe_load((CONF / "lagrangian.yaml").read_text())
+    config = preset("scalarizer", "lagrangian")
     return resolve(ScalarizerSettings(**config | {"params": config["params"] | params}))
 
 
@@ -164,7 +164,7 @@ def test_dual_ascent_finds_the_constrained_optimum() -> None:
     ],
 )
 def test_mistakes_of_a_lagrangian_are_told_when_its_principles_are_known(params: dict, says: str) -> None:
-    config = yaml.safe_load((CONF / "lagrangian.yaml").read_text())
+    config = preset("scalarizer", "lagrangian")
     with pytest.raises(UserError, match=says):
         resolve(ScalarizerSettings(**config | {"params": config["params"] | params}), NAMES)
 

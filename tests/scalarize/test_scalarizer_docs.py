@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
+from morlaif import presets
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 
@@ -29,7 +29,7 @@ def table(heading: str) -> dict[str, list[str]]:
 
 
 def preset(name: str):
-    return resolve(ScalarizerSettings(**yaml.safe_load((CONF / f"{name}.yaml").read_text())))
+    return resolve(ScalarizerSettings(**presets.preset("scalarizer", name)))
 
 
 def test_every_scalarizer_stands_in_both_tables() -> None:

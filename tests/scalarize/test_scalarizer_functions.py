@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from morlaif import presets
 from morlaif.scalarize.registry import Scalarizer, resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 
@@ -28,7 +28,7 @@ PRINCIPLES = (
 
 def configured(name: str, **params) -> Scalarizer:
     """The preset, with some of its parameters changed."""
-    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    config = presets.preset("scalarizer", name)
     return resolve(ScalarizerSettings(**config | {"params": config["params"] | params}))
 
 

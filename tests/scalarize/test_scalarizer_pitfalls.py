@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from scipy.special import expit
 
+from morlaif import presets
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
@@ -23,7 +23,7 @@ NAMES = ("helpfulness", "toxicity", "sycophancy", "detail")
 
 
 def preset(name: str):
-    return resolve(ScalarizerSettings(**yaml.safe_load((CONF / f"{name}.yaml").read_text())))
+    return resolve(ScalarizerSettings(**presets.preset("scalarizer", name)))
 
 
 def objective(name: str, raw: torch.Tensor, weights: np.ndarray | None = None) -> Objective:

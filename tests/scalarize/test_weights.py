@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from scipy import optimize
 from scipy.special import expit
 
 from morlaif.errors import UserError
+from morlaif.presets import preset
 from morlaif.scalarize.settings import WeightsSettings
 from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
 
@@ -132,8 +132,7 @@ def test_signs_and_zeros() -> None:
 
 
 def settings(**change) -> WeightsSettings:
-    preset = yaml.safe_load((CONF / "weights" / "equal.yaml").read_text())
-    return WeightsSettings(**preset | change)
+    return WeightsSettings(**preset("weights", "equal") | change)
 
 
 def test_which_principles_count_is_known_before_any_model_is_trained() -> None:

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import yaml
 from jobs import typed
 
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
@@ -26,6 +25,7 @@ from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.settings import LoraPM
 from morlaif.preference.train import train_pm
+from morlaif.presets import preset
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
@@ -41,10 +41,6 @@ PRINCIPLES = ("helpfulness", "detail")
 NAMES = (*PRINCIPLES, "single")
 ARM = Arm("principles", [], "")
 SCALARIZER = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
-
-
-def preset(group: str, name: str) -> dict:
-    return yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text())
 
 
 def labels(pairs: list[Pair], name: str) -> list[Verdict]:

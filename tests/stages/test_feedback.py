@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from jobs import typed
 
 from morlaif.data.records import Pair, load_pairs, save_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import load_verdicts
 from morlaif.feedback.settings import HumanSettings, JsonlSettings, PrinciplesSettings, RulesSettings, StopSettings
+from morlaif.presets import preset
 from morlaif.settings import identity
 from morlaif.stages.feedback import STAGE
 from morlaif.stages.work.feedback import build
 from morlaif.toy.world import make_world
 from morlaif.units.job import Job
 
-CONF = Path(__file__).parents[2] / "conf"
-PRINCIPLES = PrinciplesSettings(**yaml.safe_load((CONF / "principles/paper12.yaml").read_text()))
-RULES = RulesSettings(**yaml.safe_load((CONF / "feedback/rules.yaml").read_text()))
+PRINCIPLES = PrinciplesSettings(**preset("principles", "paper12"))
+RULES = RulesSettings(**preset("feedback", "rules"))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +104,7 @@ def test_labels_without_information_are_told_of_and_stop_where_that_is_asked_for
     pairs = [pair for split in ("train", "eval") for pair in load_pairs(responses, split)]
     flat = tmp_path / "flat.jsonl"
     flat.write_text("".join(json.dumps({"pair_id": pair.id, "p_first": 0.5}) + "\n" for pair in pairs))
-    base = yaml.safe_load((CONF / "feedback/jsonl.yaml").read_text())
+    base = preset("feedback", "jsonl")
     settings = JsonlSettings(**base | {"path": str(flat)})
     _, quality, _ = run(tmp_path / "a", responses, {"feedback": settings, "principle": principle("detail")})
     found = quality["information"]

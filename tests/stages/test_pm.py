@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from jobs import typed
 from pydantic import TypeAdapter
 
@@ -20,6 +19,7 @@ from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.settings import PMSettings
+from morlaif.presets import preset
 from morlaif.stages.pm import STAGE
 from morlaif.stages.work.pm import build
 from morlaif.toy.judge import score
@@ -31,7 +31,7 @@ NAME = "toxicity"
 
 
 def conf(path: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "conf" / f"{path}.yaml").read_text())
+    return preset(*path.split("/"))
 
 
 @pytest.fixture(scope="module")

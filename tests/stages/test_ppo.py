@@ -13,7 +13,6 @@ from typing import Any
 import processes
 import pytest
 import torch
-import yaml
 from jobs import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,6 +27,7 @@ from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.settings import LoraPM
 from morlaif.preference.train import train_pm
+from morlaif.presets import preset
 from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.functions import linear
@@ -44,7 +44,7 @@ NAMES = ["toxicity", "detail"]
 
 
 def conf(path: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "conf" / f"{path}.yaml").read_text())
+    return preset(*path.split("/"))
 
 
 def ppo_settings(**changes: Any) -> PPOSettings:

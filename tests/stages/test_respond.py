@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from jobs import typed
 
 from morlaif.data.records import Example, Pair, load_pairs, prompt_id, save_examples
@@ -15,11 +14,12 @@ from morlaif.models.load import save_policy
 from morlaif.models.respond import sample_pairs, source_pairs
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import PairResponses, SampleResponses, ScratchSettings
+from morlaif.presets import preset
 from morlaif.stages.respond import STAGE
 from morlaif.stages.work import respond
 from morlaif.units.job import Job
 
-CPU = yaml.safe_load((Path(__file__).parents[2] / "conf" / "hardware" / "cpu.yaml").read_text())
+CPU = preset("hardware", "cpu")
 SAMPLE = SampleResponses(
     source="sample", temperature=1.0, top_p=1.0, max_prompt_tokens=None, max_new_tokens=12, stop=(), batch_size=8,
     attempts=3,

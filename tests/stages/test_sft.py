@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from jobs import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
@@ -22,6 +21,7 @@ from morlaif.models.generate import generate
 from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer, resolve_model
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT, ModelSettings, NoSFT, ScratchSettings
+from morlaif.presets import preset
 from morlaif.stages.sft import STAGE
 from morlaif.stages.work import sft
 from morlaif.units.job import Job
@@ -59,7 +59,7 @@ def make_job(folder: Path, model: ModelSettings = TINY, settings=FULL, rows=None
     for name in ("data", "out", "keep"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     save_examples(folder / "data", {"sft": examples() if rows is None else rows, "train": [], "eval": []})
-    machine = yaml.safe_load((ROOT / "conf/hardware/cpu.yaml").read_text()) | {"workers": 1} | hardware
+    machine = preset("hardware", "cpu") | {"workers": 1} | hardware
     return Job(
         "sft", "sft", "0" * 16, *typed(STAGE, {"model": model, "sft": settings}, {"data": folder / "data"}),
         out=folder / "out", keep=folder / "keep", ledger=folder / "ledger.sqlite",

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from jobs import typed
 
 from morlaif.data.records import Example, Pair, load_pairs, save_examples, save_pairs
@@ -21,6 +20,7 @@ from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.settings import LoraPM
 from morlaif.preference.train import train_pm
+from morlaif.presets import preset
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import WeightsSettings
@@ -37,7 +37,7 @@ NAMES = ("helpfulness", "toxicity", "sycophancy")
 
 
 def conf(path: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "conf" / f"{path}.yaml").read_text())
+    return preset(*path.split("/"))
 
 
 @pytest.fixture(scope="module")

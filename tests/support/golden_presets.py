@@ -1,7 +1,7 @@
 """What every preset means, key by key, kept in `tests/golden/presets.json`; to write it anew, run this file.
 
 Presets inherit, so a line in one of them can change what others mean. The file has the tree of a run without overrides,
-and for each option how the tree differs from it. A key that is new everywhere is no difference: it is not in the file.
+and for each option how the tree differs from it. A key or an option that is not in the file is new, and no difference.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def recorded() -> dict[str, Flat]:
 def differences(option: str, found: Flat) -> list[str]:
     """Where `found` is not what the file says of an option."""
     kept = recorded()
-    changed = kept[option]
+    if (changed := kept.get(option)) is None:  # a new one
+        return []
     expected = {key: value for key, value in kept[""].items() if key not in changed.get(GONE, ())} | changed
     expected.pop(GONE, None)
     lines = [

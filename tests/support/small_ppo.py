@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from morlaif.presets import preset
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.settings import PPOSettings
 from morlaif.rl.trainer import PPOTrainer
@@ -51,9 +53,14 @@ def gpt2(seed: int = 0) -> GPT2LMHeadModel:
 PROMPTS = [[{"role": "user", "content": " ".join(WORDS[(i + j) % 29] for j in range(2 + i % 4))}] for i in range(12)]
 
 
+@cache
+def _toy() -> dict[str, Any]:
+    return preset("ppo", "toy")
+
+
 def settings(**changes: Any) -> PPOSettings:
     """The toy preset, smaller, with dotted keys changed: settings(**{"kl.coef": 0})."""
-    config = yaml.safe_load((ROOT / "conf" / "ppo" / "toy.yaml").read_text())
+    config = deepcopy(_toy())
     small = {
         "steps": 3,
         "rollouts": 12,
