@@ -32,11 +32,11 @@ def ask_server(tmp_path, monkeypatch):
     """ask(server, first, second) -> Judgement, with the settings that `eval=default` holds."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-not-real")
     tree = preset("eval", "default")["judge"]
-    engine = preset("feedback", "openai")
     costs = []
 
     def ask(server, first, second):
-        settings = OpenAIJudge(**tree, engine=engine | {"base_url": server.base_url, "concurrency": 4, "retries": 0})
+        engine = tree["engine"] | {"base_url": server.base_url, "concurrency": 4, "retries": 0}
+        settings = OpenAIJudge(**tree | {"engine": engine})
         judge = EngineJudge(settings, ledger=tmp_path / "ledger.sqlite", seed=0, on_progress=lambda *_, **__: None)
         judgement = judge.compare([ASK] * len(first), first, second)
         costs.append(dict(judge.cost))
