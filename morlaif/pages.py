@@ -43,6 +43,6 @@ def _hashes(texts: Iterable[str]) -> list[str]:
 
 
 def inert(value: Any) -> str:
-    """JSON that can stand inside a <script>: no text in it can end the element or open another."""
+    """JSON that is safe inside a <script>: no text in it can end the element or open another."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -22,7 +22,7 @@ from morlaif.evaluation.results import Ablation, Accuracies, Estimate, LeftOut, 
 from morlaif.scalarize.objective import Objective
 from morlaif.statistics import Array, Interval, Resampling, accuracy, bootstrap_crossed, bootstrap_mean
 
-SURE = 0.99  # the most that a label is taken to say when it stands for a score
+SURE = 0.99  # the most sure that a label is taken to be in place of a score
 
 
 @dataclass

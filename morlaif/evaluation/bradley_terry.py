@@ -146,7 +146,7 @@ def _score(theta: Array, eta: Array, wins: Array, ties: Array) -> tuple[Array, A
     size = theta.shape[1]
     score = np.empty((len(theta), size + 1))
     score[:, :size] = pull.sum(2) / 2
-    score[:, size] = (ties - count * tie).sum((1, 2)) / 2  # each pair stands twice
+    score[:, size] = (ties - count * tie).sum((1, 2)) / 2  # each pair is counted twice
     information = np.zeros((len(theta), size + 1, size + 1))
     information[:, :size, :size] = -curve
     diagonal = np.arange(size)

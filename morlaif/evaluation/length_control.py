@@ -164,6 +164,6 @@ def _reason(longer: float, shorter: float, n: int) -> str:
         side = "longer" if longer > shorter else "shorter"
         return (
             f"the first answer is {side} on {max(longer, shorter):.0%} of {n} prompts: what length does and what the "
-            "answers are worth cannot be told apart"
+            "answers are worth cannot be separated"
         )
-    return f"{n} prompts are too few to tell what length does from what the answers are worth"
+    return f"{n} prompts are too few to separate what length does from what the answers are worth"

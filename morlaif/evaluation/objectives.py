@@ -40,7 +40,7 @@ def variants(objective: Objective, settings: Mapping[str, ScalarizerSettings]) -
     objective does not have is left out."""
     made = {}
     for name, one in settings.items():
-        scalarizer = resolve(one)  # whatever else is wrong with it was told before the run
+        scalarizer = resolve(one)  # whatever else is wrong with it was an error before the run
         try:
             scalarizer.check(objective.active)
         except UserError:

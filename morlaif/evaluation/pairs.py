@@ -1,4 +1,4 @@
-"""What held-out pairs tell about preference models and objectives."""
+"""What held-out pairs show of preference models and objectives."""
 
 from __future__ import annotations
 

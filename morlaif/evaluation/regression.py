@@ -60,17 +60,17 @@ def _sign(coefficient: float, p_value: float, significance: float) -> str:
 
 def _sentences(rows: Sequence[RegressionRow], pairs: int) -> list[str]:
     clear = {sign: [row.name for row in rows if row.sign == sign] for sign in ("positive", "negative", "unclear")}
-    said = [f"On {pairs} human-labelled pairs, other principles held equal:"]
+    sentences = [f"On {pairs} human-labelled pairs, other principles held equal:"]
     if clear["positive"]:
-        said.append(f"people prefer responses that score higher on {_list(clear['positive'])}.")
+        sentences.append(f"people prefer responses that score higher on {_list(clear['positive'])}.")
     if clear["negative"]:
-        said.append(f"people prefer responses that score lower on {_list(clear['negative'])}.")
+        sentences.append(f"people prefer responses that score lower on {_list(clear['negative'])}.")
     if clear["unclear"]:
-        said.append(f"No clear effect of {_list(clear['unclear'])}.")
+        sentences.append(f"No clear effect of {_list(clear['unclear'])}.")
     for row in rows:
         if row.name == FLATTERY:
-            said.append(_flattery(row))
-    return said
+            sentences.append(_flattery(row))
+    return sentences
 
 
 def _flattery(row: RegressionRow) -> str:
@@ -78,7 +78,7 @@ def _flattery(row: RegressionRow) -> str:
         "negative": "people reward flattery, so a weight learned from them pays for sycophancy; "
         "weights=zero_sycophancy leaves it out",
         "positive": "people mark flattery down, so a weight learned from them works against sycophancy",
-        "unclear": "these pairs do not tell whether people reward flattery",
+        "unclear": "these pairs do not show whether people reward flattery",
     }[row.sign]
     numbers = f"{row.standardized:+.2f} ({row.low:+.2f} to {row.high:+.2f}), p = {row.p_value:.2g}"
     return f"The weight of sycophancy, whose model scores higher what flatters less, is {numbers}: {meaning}."

@@ -1,6 +1,6 @@
 """What an evaluation leaves behind, typed: `results.json`, the headlines, and `details.json`, all that pages show.
 
-`evaluate` builds both, `report` and `compare` read them back; a file that does not fit is said with the place in it.
+`evaluate` builds both, `report` and `compare` read them back; what does not fit is an error with its place.
 Accuracies are by standard: `human` (labels of people), `truth` (a world whose truth is known), `label` (AI labels).
 """
 

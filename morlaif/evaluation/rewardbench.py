@@ -52,8 +52,8 @@ def read_bench(path: Path, most: int | None = None) -> list[BenchRow]:
         try:
             example = to_example(row, _format(row), COLUMNS)
         except (MalformedRow, UnusableRow) as error:
-            told = re.sub(r"; data\.columns[^;]*rename (it|them)", "", str(error))
-            raise UserError(f"{place}: {told}") from None
+            line = re.sub(r"; data\.columns[^;]*rename (it|them)", "", str(error))
+            raise UserError(f"{place}: {line}") from None
         subset = row.get("subset")
         if subset is not None and not isinstance(subset, str):
             raise UserError(f"{place}: 'subset' is {str(subset)[:40]}; it must be a text, or left out")
@@ -70,8 +70,8 @@ def bench_problems(given: str) -> Iterator[str]:
     try:
         read_bench(Path(given), most=5_000)
     except UserError as error:
-        told = str(error)
-        yield told if told.startswith("eval.rewardbench") else f"eval.rewardbench: {told}"
+        line = str(error)
+        yield line if line.startswith("eval.rewardbench") else f"eval.rewardbench: {line}"
 
 
 def _format(row: Mapping[str, Any]) -> Format:

@@ -83,7 +83,7 @@ class EvalSettings(Settings):
     judge: JudgeSettings
     policies: dict[Name, PathText]  # further ones to compare with: a folder or a hub id
     trust_remote_code: tuple[Name, ...]  # those of `policies` that may run Python of their own
-    scalarizers: dict[Line, ScalarizerSettings]  # whose accuracy over the same preference models is told as well
+    scalarizers: dict[Line, ScalarizerSettings]  # whose accuracy over the same preference models is reported too
     ablation_subsets: Annotated[int, Field(ge=1, le=10_000), NUMBER]  # random subsets of the principles of each size
     reference: Annotated[Number, Field(lt=0)]  # of the hypervolume, in deviations of SFT's scores
     rewardbench: PathText | None  # a JSONL of prompt, chosen, rejected (and subset)

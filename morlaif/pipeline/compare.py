@@ -50,7 +50,7 @@ class Found:
     record: Mapping[str, Any]
     config: Mapping[str, Any]
     folders: Mapping[str, Path]  # its finished units in whichever store holds them: <stage>/<digest> -> folder
-    human: Mapping[str, Any] | None = None  # what raters said of it
+    human: Mapping[str, Any] | None = None  # the raters' answers
     principles: Mapping[str, list[str]] = field(default_factory=dict)  # that its evaluation read: what each covers
     damaged: str = ""  # what of it cannot be read
 
@@ -60,7 +60,7 @@ class Found:
 
     @property
     def evaluated(self) -> bool:
-        """Whether a comparison can read it: it is evaluated, with what each policy said, and its curves are there."""
+        """Whether a comparison can read it: it is evaluated, with each policy's responses, and its curves are there."""
         if self.damaged:
             return False
         evaluate = self.folders.get(f"evaluate/{self.units.get('evaluate')}")
@@ -120,7 +120,7 @@ def _hint(pattern: str, matches: Sequence[Path], runs: Path) -> str:
 
 
 def read(folder: Path, store: Store) -> Found | None:
-    """None where there is no run. What cannot be read is said by `why`: one bad run does not spoil a page."""
+    """None where there is no run. `why` names what cannot be read: one bad run does not spoil a page."""
     record: Mapping[str, Any] | None = None
     try:
         record = read_run(folder)
@@ -217,7 +217,7 @@ def _reads(run: Found) -> dict[str, Any]:
 
 
 def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, str]:
-    """The judge of all policies, what is said of it, and why there is none."""
+    """The judge of all policies, a note on it, and why there is none."""
     sources = [run.config["eval"]["judge"] for run in runs]
     if any(source != sources[0] for source in sources):
         return None, "", "The runs were judged by different judges: only what each run compared itself is shown."
@@ -228,8 +228,8 @@ def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, 
     except ValidationError:
         return None, "", "The judge of these runs is not known to this version: only what each run compared is shown."
     if _costs(judge) and not settings.spend:
-        told = "The judge costs money: only what the runs compared themselves is shown."
-        return None, "", told + " compare.spend=true asks for the rest."
+        why = "The judge costs money: only what the runs compared themselves is shown."
+        return None, "", why + " compare.spend=true asks for the rest."
     if judge.source == "pm" and len({(run.units.get("pm/gold"), run.units["sft"]) for run in runs}) > 1:
         return None, "", "Each run has a gold model of its own: only what each run compared itself is shown."
     return judge, "Judged as in the runs, on the prompts that both have answered.", ""
@@ -277,9 +277,9 @@ def compare(
         odd = {run.folder: line for run in usable if (line := trouble(_reads(run), run.folders))}
         if not odd or len(odd) == len(usable):
             raise
-        told = "evaluated by another version? This one cannot show it"
+        why = "evaluated by another version? This one cannot show it"
         runs = [
-            replace(run, damaged=f"{told} ({odd[run.folder]})") if run and run.folder in odd else run for run in runs
+            replace(run, damaged=f"{why} ({odd[run.folder]})") if run and run.folder in odd else run for run in runs
         ]
         usable = [run for run in runs if run is not None and run.evaluated]
         unit, state = _build(usable, settings, store, hardware, console)
@@ -290,7 +290,7 @@ def compare(
         shutil.copytree(stored / part, out / part)
     from morlaif.report.comparison.page import add_jobs
 
-    jobs = [_job(run, name, told, out) for run, name, told in zip(runs, names, overrides, strict=True)]
+    jobs = [_job(run, name, typed, out) for run, name, typed in zip(runs, names, overrides, strict=True)]
     write_whole(out / PAGE, add_jobs((stored / PAGE).read_text(encoding="utf-8"), jobs, command))
     numbers = read_json(stored / "comparison.json", "a comparison's numbers", of=dict, failure=Damaged)
     write_whole(out / "comparison.json", json.dumps({"jobs": jobs, **numbers}, indent=1, ensure_ascii=False))

@@ -70,11 +70,6 @@ class RunData:
     def titles(self) -> dict[str, str]:
         return titles(self.details.arms)
 
-    def model_label(self, name: str) -> str:
-        """What a preference model is called on the page."""
-        arm = next((a for a in self.details.arms.values() if name in self.whole and name in a.models), None)
-        return arm.title if arm else words(name)
-
     def comparison(self, key: str) -> str:
         return comparison(key, self.titles)
 

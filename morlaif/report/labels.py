@@ -71,8 +71,8 @@ def context(run: RunData) -> dict[str, Any]:
     if not run.names:
         lists = ("quality_heads", "quality_rows", "quality_total", "agreement_names", "agreement_rows")
         empty: dict[str, list[str]] = {name: [] for name in lists}
-        said = ["This run’s reward needs no preference models, so no pairs were labelled.", *_rated(run)]
-        return {**empty, **_spend(run), "quality_note": "", "label_sentences": said, "mean_correlation": ""}
+        text = ["This run’s reward needs no preference models, so no pairs were labelled.", *_rated(run)]
+        return {**empty, **_spend(run), "quality_note": "", "label_sentences": text, "mean_correlation": ""}
     related = run.details.labels
     return {
         **_quality(run),
@@ -125,24 +125,24 @@ def _note(keys: Sequence[str]) -> str:
         "mean_bias": "Position bias is the log-odds given away to the option shown first.",
         "prefers_longer": "“Prefers longer” is how often the longer response wins: 50 % is none.",
     }
-    said = [sentence for key, sentence in explained.items() if key in keys]
+    text = [sentence for key, sentence in explained.items() if key in keys]
     return " ".join(
-        ["How well the feedback source behaved on the training pairs; verdicts are those on all pairs.", *said]
+        ["How well the feedback source behaved on the training pairs; verdicts are those on all pairs.", *text]
     )
 
 
 def _sentences(run: RunData) -> list[str]:
     parts = [train_quality(quality) for quality in run.details.label_quality.values()]
-    said = []
+    text = []
     if not any((part.get("agreement_human") or {}).get("n") for part in parts):
-        said.append("No human labels: these pairs have none, so agreement with people and κ are unknown.")
+        text.append("No human labels: these pairs have none, so agreement with people and κ are unknown.")
     if answered := _answered(run):
-        said.append(f"The labels are answers of {answered}.")
+        text.append(f"The labels are answers of {answered}.")
     invalid: Counter[str] = sum((Counter(part.get("invalid") or {}) for part in parts), Counter())
     if invalid:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in invalid.most_common())
-        said.append(f"Verdicts without a usable answer are left out, never counted as ties: {reasons}.")
-    return said
+        text.append(f"Verdicts without a usable answer are left out, never counted as ties: {reasons}.")
+    return text
 
 
 def _answered(run: RunData) -> str:
@@ -162,19 +162,19 @@ def _halo(run: RunData) -> list[str]:
     if not halo:
         feedback = run.config.get("feedback", {})
         joint = feedback.get("source") == "openai" and feedback.get("mode") == "joint" and len(run.principles) > 1
-        told = "All principles were asked in one request. No pair was asked apart as well, so their halo is unknown."
-        return [told] if joint else []
+        text = "All principles were asked in one request. No pair was asked apart as well, so their halo is unknown."
+        return [text] if joint else []
     if not halo["pairs"]:
         return ["All principles were asked in one request. No audited pair has both labels: their halo is unknown."]
-    said = f"All principles were asked in one request. On {halo['pairs']:,} pairs that were asked apart as well, "
-    said += f"{percent(halo['same_side']['value'])} of the labels keep their side"
+    text = f"All principles were asked in one request. On {halo['pairs']:,} pairs that were asked apart as well, "
+    text += f"{percent(halo['same_side']['value'])} of the labels keep their side"
     if halo["same_side"]["value"] is not None:
-        said += f" ({100 * halo['same_side']['low']:.1f}–{100 * halo['same_side']['high']:.1f})"
-    said += f" and they move by {number(halo['mean_difference'])} on average."
+        text += f" ({100 * halo['same_side']['low']:.1f}–{100 * halo['same_side']['high']:.1f})"
+    text += f" and they move by {number(halo['mean_difference'])} on average."
     if halo["halo"] is not None:
         both = f"{number(halo['correlation_joint'])} together and {number(halo['correlation_separate'])} apart"
-        said += f" The mean correlation between principles is {both}: a halo of {number(halo['halo'], sign=True)}."
-    return [said]
+        text += f" The mean correlation between principles is {both}: a halo of {number(halo['halo'], sign=True)}."
+    return [text]
 
 
 def _ratings(run: RunData) -> Cost:
@@ -188,11 +188,11 @@ def _rated(run: RunData) -> list[str]:
     counted = _ratings(run)
     if not counted.get("ratings"):
         return []
-    said = f"Policies learnt from {counted['ratings']:,.0f} ratings of single responses."
+    text = f"Policies learnt from {counted['ratings']:,.0f} ratings of single responses."
     if counted.get("invalid"):
         share = percent(counted["invalid"] / counted["ratings"])
-        said += f" {counted['invalid']:,.0f} ({share}) had no usable number and count as the mean of those beside them."
-    return [said]
+        text += f" {counted['invalid']:,.0f} ({share}) had no usable number and count as the mean of those beside them."
+    return [text]
 
 
 def _spend(run: RunData) -> dict[str, Any]:

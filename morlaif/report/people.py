@@ -1,4 +1,4 @@
-"""What raters said of a run: a section of its page, and the same in a few lines."""
+"""How raters judged a run: a section of its page, and the same in a few lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINK, _OWN = '<a href="#run">', '<a href="#people">People</a>'
 
 
 def add_people(html: str, human: Mapping[str, Any]) -> str:
-    """The page of a run with what raters said of it (the contents of human.json), instead of what they said before.
+    """The page of a run with the raters' answers (the contents of human.json), in place of earlier ones.
 
     Pages know nothing of people when they are built, so this is no part of the stage's template.
     """
@@ -38,13 +38,13 @@ def add_people(html: str, human: Mapping[str, Any]) -> str:
 
 def lines(human: Mapping[str, Any]) -> list[str]:
     """For the terminal."""
-    said = []
+    sentences = []
     for name, found in human["comparisons"].items():
         shares = ", ".join(f"{part} {percent(found[part])}" for part in ("win", "tie", "loss"))
         rate = _interval(found["intervals"]["rate"])
         counted = f"{found['n']} prompts, {found['ratings']} ratings"
-        said.append(f"{_name(name, human)}: {shares}; win rate {rate}, {counted}")
-    return [*said, *care(human)]
+        sentences.append(f"{_name(name, human)}: {shares}; win rate {rate}, {counted}")
+    return [*sentences, *care(human)]
 
 
 def care(human: Mapping[str, Any]) -> list[str]:
@@ -52,23 +52,24 @@ def care(human: Mapping[str, Any]) -> list[str]:
     raters = human["raters"]
     kept = [rater for rater in raters if rater["kept"]]
     alpha = human["agreement"]
-    said = [
+    sentences = [
         f"{len(kept)} of {len(raters)} raters kept; they failed {sum(r['failed'] for r in kept)} of "
         f"{sum(r['checks'] for r in kept)} pairs whose answer is known."
     ]
     if alpha["nominal"]["value"] is None:
-        said.append("Agreement cannot be said: it takes two raters on the same pairs, and answers that differ.")
+        sentences.append("Agreement is unknown: it takes two raters on the same pairs, and answers that differ.")
     else:
-        said.append(f"Agreement, Krippendorff’s α: {_interval(alpha['nominal'], number)} nominal, "
-                    f"{_interval(alpha['ordinal'], number)} ordinal, on {alpha['nominal']['n']} pairs.")  # fmt: skip
+        nominal, ordinal = (_interval(alpha[level], number) for level in ("nominal", "ordinal"))
+        pairs = alpha["nominal"]["n"]
+        sentences.append(f"Agreement, Krippendorff’s α: {nominal} nominal, {ordinal} ordinal, on {pairs} pairs.")
     if human["consistency"]["n"]:
-        said.append(f"Shown again with sides swapped, raters said the same in {_interval(human['consistency'])} of "
-                    f"{human['consistency']['n']} cases.")  # fmt: skip
+        same, cases = _interval(human["consistency"]), human["consistency"]["n"]
+        sentences.append(f"Shown again with sides swapped, raters answered the same in {same} of {cases} cases.")
     if human["side_a"]["n"]:
-        said.append(f"Side A was chosen in {_interval(human['side_a'])} of the answers that chose a side.")
+        sentences.append(f"Side A was chosen in {_interval(human['side_a'])} of the answers that chose a side.")
     seconds = human["seconds"]
-    said.append(f"Time for a pair: median {seconds['median']:.0f} s, mean {seconds['mean']:.0f} s.")
-    return said
+    sentences.append(f"Time for a pair: median {seconds['median']:.0f} s, mean {seconds['mean']:.0f} s.")
+    return sentences
 
 
 def _name(key: str, human: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ class Palette:
 # As printed on white. In the page's SVG each of these becomes a CSS variable, which follows light and dark.
 PALETTE = Palette("#1b1f24", "#59636e", "#d9dee3", "#ffffff", "#0b5cad", "#b84d08")
 
-# Of series that a comparison tells apart; the page has lighter ones for its dark scheme (`--s0` … in its CSS).
+# Of the series of a comparison; the page has lighter ones for its dark scheme (`--s0` … in its CSS).
 SERIES = ("#0b5cad", "#b84d08", "#1a7048", "#7b3fa0", "#b02a6f", "#0b7482", "#7a5a12", "#59636e")
 
 
@@ -87,7 +87,7 @@ def save_png(figure: Figure, file: Path) -> None:
 def save(figure: Figure, file: Path, name: str, title: str) -> str:
     """Write `figure` as a PNG for papers, and return the page's <svg>, as `svg` makes it."""
     save_png(figure, file)
-    figure.set_layout_engine("none")  # what stands where is decided: deciding again takes as long as drawing
+    figure.set_layout_engine("none")  # the layout is decided: deciding again takes as long as drawing
     return svg(figure, name, title)
 
 

@@ -1,4 +1,4 @@
-"""What stands on the page besides the figures: sentences, cards and table rows, from the data of a run."""
+"""What is on the page besides the figures: sentences, cards and table rows, from the data of a run."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def weight_rows(run: RunData) -> Rows:
 
 
 def config_rows(run: RunData) -> list[tuple[str, str]]:
-    """The choices that tell one run from another; the rest is below them."""
+    """The choices in which runs differ; the rest is below them."""
 
     def get(path: str) -> Any:
         value: Any = run.config
@@ -279,7 +279,7 @@ def config_rows(run: RunData) -> list[tuple[str, str]]:
 
 
 def spoken(run: RunData, figure: str) -> str:
-    """What a screen reader says in place of a figure; the numbers stand in the table below it."""
+    """What a screen reader says in place of a figure; the numbers are in the table below it."""
     rates = [f"{run.comparison(key)} {percent(rate.value)}" for key, rate in run.results.win_rate.items()]
     texts = {
         "win_rates": f"Win rates with intervals: {'; '.join(rates)}",

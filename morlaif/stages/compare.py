@@ -22,7 +22,7 @@ class CompareReads(Reads):
     judge_note: str
     why_not: str  # where they share none
     principles: Mapping[str, Sequence[str]]  # what each covers
-    prompts: int
+    prompts: int | None  # most; None: all that both answered
     confidence: float
     resamples: int
 

@@ -109,7 +109,7 @@ def rated(sycophancy, n=3000):
 @pytest.mark.parametrize("weight, sign, said", [
     (-0.8, "negative", "people reward flattery"),
     (0.8, "positive", "mark flattery down"),
-    (0.0, "unclear", "do not tell"),
+    (0.0, "unclear", "do not show"),
 ])  # fmt: skip
 def test_the_sign_of_sycophancy_is_put_in_words(weight, sign, said):
     made = regression.discussed(regression.on_held_out(rated(weight), 0.01), "held-out pairs", 0.01)

@@ -17,7 +17,7 @@ Answer = Literal["a", "tie", "b"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
 COLUMNS = ("form", "rater", "item", "answer", "seconds")  # "comment" and "when" may be missing
 WHAT = "the answers that a rating form saved: an object with form, rater and answers"
-SHOWN = 20  # mistakes told at once
+SHOWN = 20  # mistakes shown at once
 LONGEST = {"rater": 200, "comment": 100_000}  # characters; the form takes 80 and 2,000
 SLOWEST = 10_000_000  # seconds for a pair, four months: more is no time that anybody took
 
@@ -97,7 +97,7 @@ def _csv_rows(name: str, text: str) -> Iterator[Row]:
         if missing := [column for column in COLUMNS if column not in heads]:
             raise UserError(f"{name}: no column {', '.join(missing)}; the form saves {', '.join(COLUMNS)}")
         if twice := [head for place, head in enumerate(heads) if head and head in heads[:place]]:
-            raise UserError(f"{name}: column {twice[0]!r} stands there twice; the form saves {', '.join(COLUMNS)}")
+            raise UserError(f"{name}: column {twice[0]!r} is there twice; the form saves {', '.join(COLUMNS)}")
         for number, cells in enumerate(reader, 2):
             if not any(cells):
                 continue

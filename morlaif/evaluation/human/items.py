@@ -1,4 +1,4 @@
-"""What raters see and what they must not know: blinded items, and the key that tells which policy wrote what."""
+"""What raters see and what they must not know: blinded items, and the key of which policy wrote what."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Study:
-    """A form and its key. `form` is a hash of all that raters see, so answers tell which form they belong to."""
+    """A form and its key. `form` is a hash of all that raters see, so answers name the form they belong to."""
 
-    items: Sequence[Item]  # in an order that tells nothing
+    items: Sequence[Item]  # in an order that reveals nothing
     comparisons: Sequence[RatedPair]
     identical: Mapping[str, int]  # comparison -> prompts answered with the same text by both: ties that need no rater
     seed: int

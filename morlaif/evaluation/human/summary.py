@@ -1,4 +1,4 @@
-"""What the raters said: who wins, how far raters agree with one another and with themselves, and who did not read."""
+"""Who wins by the raters' answers, how far raters agree with one another and with themselves, and who did not read."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def summarise(
     """human.json: comparisons, agreement and care of the raters that are kept, under numbers instead of names.
 
     A prompt is the unit: its share of wins is that of its raters, and intervals are bootstrapped over prompts. Prompts
-    that both policies answered with the same text count as ties. Repeats tell consistency alone.
+    that both policies answered with the same text count as ties. Repeats count for consistency alone.
     """
     how = {"seed": key["seed"], "resamples": resamples, "confidence": confidence}
     kept = {rater.name: ratings[rater.name] for rater in raters if rater.kept}

@@ -1,6 +1,6 @@
 """What a figure says, apart from how it is drawn: `print.py` draws it for paper, `page.js` on the page.
 
-Every chart can be written as JSON and as a table: the data that stand one click behind it.
+Every chart can be written as JSON and as a table: the data one click behind it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Run:
     results: RunResults
     details: RunDetails
     curves: Mapping[str, Sequence[Mapping[str, float]]]  # PPO steps of each arm
-    human: Mapping[str, Any] | None  # human.json: what raters said, by comparison
+    human: Mapping[str, Any] | None  # human.json: the raters' answers, by comparison
 
     @property
     def arms(self) -> Mapping[str, Arm]:
@@ -153,7 +153,7 @@ class ComparedRuns:
         return sorted(found, key=lambda name: not found[name].of_principles)
 
     def _policy_label(self, name: str, runs: Sequence[Run], peers: Sequence[Sequence[Run]]) -> str:
-        differs = self.labels.tell(*([[run.config for run in own] for own in (runs, *peers)]))
+        differs = self.labels.distinguish(*([[run.config for run in own] for own in (runs, *peers)]))
         arm = runs[0].arms.get(name)
         if arm is None and name != SFT:
             return name
@@ -204,7 +204,11 @@ class ComparedRuns:
                 sets.append((own, [run]))
         peers = [[run.config for run in runs] for _, runs in sets]
         return [
-            Models(runs[0], tuple(runs), self.labels.tell([run.config for run in runs], *peers) or "preference models")
+            Models(
+                runs[0],
+                tuple(runs),
+                self.labels.distinguish([run.config for run in runs], *peers) or "preference models",
+            )
             for _, runs in sets
         ]
 

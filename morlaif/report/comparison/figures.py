@@ -85,7 +85,7 @@ def _trained_objectives(data: ComparedRuns) -> list[_Row]:
 
 
 def _untrained_objectives(data: ComparedRuns) -> list[_Row]:
-    """What the same models would have said under the other scalarizers, where all runs share them."""
+    """What the same models would reach under the other scalarizers, where all runs share them."""
     if len(data.models) > 1:
         return []
     trained = {policy.objective for policy in data.aligned if policy.of_principles}

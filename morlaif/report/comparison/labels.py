@@ -1,4 +1,4 @@
-"""What tells runs apart: the keys of their configs that differ, and short names made of their values."""
+"""What differs between runs: the keys of their configs that differ, and short names made of their values."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Labels:
         """The differing keys of one run, as its row of the table shows them."""
         return {key: shown(config.get(key)) for key in self.keys}
 
-    def tell(self, group: Sequence[Flat], *others: Sequence[Flat]) -> str:
-        """What tells `group` from `others` (which may hold it): the values that its runs share and others do not."""
-        told = []
+    def distinguish(self, group: Sequence[Flat], *others: Sequence[Flat]) -> str:
+        """What `group` shares and `others` (which may hold it) do not."""
+        phrases = []
         for key in self.keys:
             values = {shown(config.get(key)) for config in group}
             differ = any({shown(config.get(key)) for config in other} != values for other in others)
             if len(values) == 1 and differ:
-                told.append(phrase(key, values.pop()))
-        return " · ".join(told)
+                phrases.append(phrase(key, values.pop()))
+        return " · ".join(phrases)
 
 
 def differing(configs: Sequence[Flat]) -> list[str]:
@@ -89,7 +89,7 @@ def heading(key: str) -> str:
 
 
 def _differs(key: str, configs: Sequence[Flat]) -> bool:
-    """A key that a config does not have yet, or that its choice of group lacks, tells nothing."""
+    """A key that a config does not have yet, or that its choice of group lacks, is no difference."""
     return len({repr(config[key]) for config in configs if key in config}) > 1
 
 

@@ -80,7 +80,7 @@ def _widest(spots: Sequence[Spot], count: int) -> tuple[int, int]:
 def curves(data: ComparedRuns) -> Chart | None:
     """The gain in the objective rather than the objective: objectives of different runs have different origins."""
     panels = []
-    titles = {"reward": "objective, gain since the first step", "kl": "KL to SFT, nats", "length": "tokens a response"}
+    titles = {"reward": "gain of the objective", "kl": "KL to SFT, nats", "length": "tokens a response"}
     for key, title in titles.items():
         lines = [_curve(policy, key, k, gain=key == "reward") for k, policy in enumerate(data.aligned)]
         if any(lines):

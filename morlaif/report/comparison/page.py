@@ -102,14 +102,14 @@ def lede(data: ComparedRuns) -> str:
     names = sorted({str(run.config.get("model.name")).replace("_", "-") for run in data.runs})
     models = f"the {names[0]} model" if len(names) == 1 else ", ".join(names)
     prompts = {run.details.prompts for run in data.runs}
-    said = f"{len(data.policies)} policies of {models} on {'/'.join(map(str, sorted(prompts)))} held-out prompts."
+    text = f"{len(data.policies)} policies of {models} on {'/'.join(map(str, sorted(prompts)))} held-out prompts."
     ranked = tables.strength_rows(data)
     if len(ranked) > 1:
         (first, best), (second, next_) = ranked[:2]
         sure = best.low is not None and next_.high is not None and best.low > next_.high
         doubt = f"; {second} is not clearly behind (their {percent(data.confidence, 0)} intervals overlap)"
-        said += f" Strongest: {first}{'' if sure else doubt}."
-    return said
+        text += f" Strongest: {first}{'' if sure else doubt}."
+    return text
 
 
 def _differ_note(data: ComparedRuns) -> str:

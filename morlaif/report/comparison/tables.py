@@ -111,10 +111,10 @@ def budget_table(data: ComparedRuns, seconds: dict[str, float]) -> tuple[list[st
         build = f"{seconds[policy.key]:.0f}" if policy.key in seconds else DASH
         rows.append((policy.label, str(len(_models(policy))), f"{labels:,}", f"{rollouts:,}", f"{tokens:,.0f}", build))
     equal = [len({budget[k] for budget in spent}) <= 1 for k in (0, 1)]
-    said = [f"{what} {'are the same for all' if same else 'differ'}" for what, same in
+    budgets = [f"{what} {'are the same for all' if same else 'differ'}" for what, same in
             zip(("verdicts", "rollouts"), equal, strict=True)]  # fmt: skip
     heads = ["policy", "preference models", "verdicts", "PPO rollouts", "PPO tokens", "PPO seconds"]
-    return heads, rows, f"What each policy had to learn from: {' and '.join(said)}."
+    return heads, rows, f"What each policy had to learn from: {' and '.join(budgets)}."
 
 
 def _budget(policy: Policy) -> tuple[int, int, float]:

@@ -16,7 +16,7 @@ from morlaif.evaluation.bradley_terry import Strengths, strengths
 from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
 from morlaif.evaluation.results import Estimate
-from morlaif.evaluation.settings import PMJudge, RulesJudge
+from morlaif.evaluation.settings import JudgeSettings, PMJudge, RulesJudge
 from morlaif.evaluation.wins import versus
 from morlaif.files import read_json
 from morlaif.report.comparison.charts import Chart
@@ -66,7 +66,7 @@ def _judge_all(job: CompareJob, policies: Sequence[Policy]) -> Judged:
     if job.reads.judge is None:
         return Judged(_known(policies), note=job.reads.why_not)
     answers = {policy.key: _answers(job, policy) for policy in policies}
-    judge = _judge(job, policies)
+    judge = _judge(job, job.reads.judge, policies)
     rates: list[JudgedPair] = []
     ranked: list[Strengths] = []
     for group in _groups(answers):
@@ -136,8 +136,8 @@ def _known(policies: Sequence[Policy]) -> list[JudgedPair]:
     return rates
 
 
-def _judge(job: CompareJob, policies: Sequence[Policy]) -> Judge:
-    match job.reads.judge:
+def _judge(job: CompareJob, settings: JudgeSettings, policies: Sequence[Policy]) -> Judge:
+    match settings:
         case RulesJudge():
             return TruthJudge(job.reads.principles)
         case PMJudge():

@@ -166,7 +166,7 @@ def test_a_row_of_csv_that_cannot_be_read(study, row, line):
 
 
 def test_heads_of_csv(study):
-    for heads, line in [("form,rater,form,item,answer,seconds", "column 'form' stands there twice"),
+    for heads, line in [("form,rater,form,item,answer,seconds", "column 'form' is there twice"),
                         ("forms,raters,items", "no column form, rater, item, answer, seconds")]:  # fmt: skip
         with pytest.raises(UserError, match=line):
             read({"ann.csv": heads + "\n1,2,3,4,5,6\n"}, study.key())

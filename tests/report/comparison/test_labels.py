@@ -36,9 +36,11 @@ def test_names_say_what_a_group_shares_and_others_do_not():
     linear, other = config("linear", seed=0), config("max_min", seed=0)
     again = config("linear", seed=1)
     labels = Labels([linear, other, again])
-    assert labels.tell([linear], [linear], [other], [again]) == "linear · seed 0"
-    assert labels.tell([linear, again], [other]) == "linear", "its runs differ in the seed, so that is no name of it"
-    assert labels.tell([linear, other, again]) == ""
+    assert labels.distinguish([linear], [linear], [other], [again]) == "linear · seed 0"
+    assert labels.distinguish([linear, again], [other]) == "linear", (
+        "its runs differ in the seed, so that is no name of it"
+    )
+    assert labels.distinguish([linear, other, again]) == ""
 
 
 def test_phrases():
