@@ -27,7 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 STEPS = ("ppo", "pm", "score")
-ROOT = Path(__file__).resolve().parents[1]
 REAL = {"rollouts": 8, "prompt": 24, "new": 24, "rows": 8, "width": 96}
 TOY = {"rollouts": 64, "prompt": 24, "new": 72, "rows": 32, "width": 64}
 
@@ -44,19 +43,27 @@ def main() -> None:
     if given.worker:
         return work(given)
     with tempfile.TemporaryDirectory() as folder:
+        trees = [package(tree.resolve(), Path(folder, side)) for tree, side in zip(given.trees, "ab", strict=True)]
         model = given.model
         if given.toy:
             from pm_common import save_base
 
-            save_base("toy", Path(folder), 828)
-            model = Path(folder)
+            save_base("toy", model := Path(folder, "toy"), 828)
         for step in given.steps:
-            compare(given.trees, model, step, given)
+            compare(trees, model, step, given)
     return None
 
 
+def package(tree: Path, folder: Path) -> Path:
+    """`tree` as Python would find it installed: its package with its own presets inside."""
+    (folder / "morlaif").mkdir(parents=True)
+    for place in (*(tree / "morlaif").iterdir(), tree / "conf", tree / "sweeps"):
+        (folder / "morlaif" / place.name).symlink_to(place)
+    return folder
+
+
 def compare(trees: list[Path], model: Path, step: str, given: argparse.Namespace) -> None:
-    sides = [start(tree.resolve(), model, step, given.toy) for tree in trees]
+    sides = [start(tree, model, step, given.toy) for tree in trees]
     rounds = [[ask(side) for side in sides] for _ in range(given.rounds + 1)][1:]  # the first warms up
     for side in sides:
         side.communicate()

@@ -10,6 +10,7 @@ A name of ours always means ours. Nothing is imported before it is asked for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -62,6 +63,18 @@ class Registry(Generic[T]):
         """
         made: Any = find(self.path(name), self.key, self.home, next(iter(self.known.values()), "").rpartition(".")[2])
         return made
+
+    def checked(self, name: str) -> str:
+        """`name`, as the validator of a field that holds it.
+
+        Raises:
+            ValueError: it leads to nothing; says why without the key, which pydantic's errors have.
+        """
+        try:
+            self.find(name)
+        except UserError as error:
+            raise ValueError(re.sub(rf"^{re.escape(self.key)}( '[^']*')?: ", "", str(error))) from None
+        return name
 
 
 @cache

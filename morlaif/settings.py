@@ -7,7 +7,7 @@ slip of the finger. Every text can be written to a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from dataclasses import Field as DataclassField
 from pathlib import Path
@@ -287,3 +287,20 @@ def identity(value: Any) -> Any:
 def _is_default(part: DataclassField[Any], value: Any) -> bool:
     made = part.default_factory
     return bool(getattr(value, part.name) == (part.default if made is MISSING else made()))
+
+
+def shown(settings: Settings, leave_out: Collection[str] = (), keep: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON value of settings as a page shows it: without the fields `leave_out`, and without those at a neutral
+    value, but for the names `keep`, which pages had before neutral values left them."""
+    return _without_neutral(settings, settings.model_dump(mode="json", exclude=set(leave_out)), keep)
+
+
+def _without_neutral(value: Any, dumped: Any, keep: Collection[str]) -> Any:
+    if isinstance(value, Settings):
+        gone = {name for name, values in value.neutral.items() if name not in keep and getattr(value, name) in values}
+        return {k: _without_neutral(getattr(value, k), v, keep) for k, v in dumped.items() if k not in gone}
+    if isinstance(value, Mapping):
+        return {key: _without_neutral(inner, dumped[key], keep) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_neutral(*pair, keep) for pair in zip(value, dumped, strict=True)]
+    return dumped

@@ -35,7 +35,7 @@ def test_an_installed_package_brings_its_presets(plugin):
     assert (tree.ppo.max_new_tokens, tree.ppo.steps) == (40, composed("ppo=toy").ppo.steps)
     assert "brief" in options()["ppo"] and CONF in places()
     assert "Did you mean 'brief'?" in told("ppo=breif")
-    assert "It offers brief, paper, toy" in told("ppo=5")
+    assert "It offers brief, median, paper, sequence, toy" in told("ppo=5")
 
 
 def test_a_folder_brings_its_presets():
@@ -46,7 +46,9 @@ def test_a_folder_brings_its_presets():
 
 def test_a_command_finds_them(plugin, tmp_path):
     env = {"PYTHONPATH": plugin}
-    assert re.search(r"^ppo: brief, paper, toy", morlaif(["--help"], tmp_path, env).stdout, flags=re.MULTILINE)
+    assert re.search(
+        r"^ppo: brief, median, paper, sequence, toy", morlaif(["--help"], tmp_path, env).stdout, flags=re.MULTILINE
+    )
     shown = morlaif(["--cfg", "job", "ppo=brief", "--package", "ppo"], tmp_path, env)
     assert "max_new_tokens: 40" in shown.stdout, shown.stderr
     folder = morlaif(["--cfg", "job", "ppo=brief", "--package", "ppo", "--config-dir", str(CONF)], tmp_path)

@@ -14,7 +14,7 @@ from case import Case
 from morlaif.rl import optimize, schedule, trainer
 
 TOLERANCE = 1e-4
-MASKS = {"values": "valued", "rewards": "valued", "returns": "valued"}  # the rest: tokens of responses
+MASKS = {"values": "value_mask", "rewards": "value_mask", "returns": "value_mask"}  # the rest: tokens of responses
 
 
 def replay(made: trainer.PPOTrainer, reward: Any, reference: Any, theirs: dict[str, Any], dump: Path) -> None:
@@ -44,7 +44,7 @@ def replay(made: trainer.PPOTrainer, reward: Any, reference: Any, theirs: dict[s
 
     def keep(engine, experience, *args, **kwargs):
         row = optimise(engine, experience, *args, **kwargs)
-        names = ("mask", "valued", "logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
+        names = ("mask", "value_mask", "logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
         tensors = {name: getattr(experience, name).clone() for name in names}
         tensors |= {"scores": experience.shaped, "kl": experience.logprobs - experience.ref_logprobs}
         tensors |= {name: torch.tensor([u[name] for u in updates]) for name in ("policy_loss", "value_loss")}
@@ -63,7 +63,7 @@ def report(theirs: Path, ours: Path, case: Case) -> int:
         mask = b[MASKS.get(name, "mask")]
         rows[name] = (a[name][:, : mask.shape[1]] - b[name]).abs()[mask].max().item(), b[name][mask].abs().mean().item()
     rows["scores"] = (a["scores"] - b["scores"]).abs().max().item(), b["scores"].abs().mean().item()
-    for name, mask in (("padding_mask", "mask"), ("padding_mask_p1", "valued")):
+    for name, mask in (("padding_mask", "mask"), ("padding_mask_p1", "value_mask")):
         width = b[mask].shape[1]
         assert torch.equal(~a[name][:, :width], b[mask]) and a[name][:, width:].all(), f"other tokens: {name}"
     print(f"{int(b['mask'].sum())} response tokens in {len(b['mask'])} responses, the same on both sides")

@@ -21,7 +21,7 @@ from torch import Tensor
 from morlaif.errors import UserError
 from morlaif.models.states import all_damaged, hash_of, verified
 
-log = logging.getLogger("morlaif.rl")
+log = logging.getLogger(__name__)
 KEPT = 2
 SAMPLES = "samples.jsonl"
 

@@ -40,7 +40,7 @@ from morlaif.files import read_json
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT
 from morlaif.ranks import barrier, gather, rank
 
-log = logging.getLogger("morlaif.models")
+log = logging.getLogger(__name__)
 OnLog = Callable[[int, int, dict[str, float]], None]
 
 CHECKPOINT = "training.pt"  # what learns, its optimizer and its schedule, inside `checkpoint-<step>`

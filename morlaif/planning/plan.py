@@ -24,6 +24,7 @@ from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
 from morlaif.report.settings import chosen
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.settings import shown
 from morlaif.stages.backbone import STAGE as BACKBONE
 from morlaif.stages.backbone import BackboneReads
 from morlaif.stages.data import STAGE as DATA
@@ -155,7 +156,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         files=bench,
     )  # fmt: skip
     outside = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human"}
-    shown = given.model_dump(mode="json", exclude=outside)
-    unit(REPORT, ReportReads(config=shown, report=chosen(config.report), seed=seed), [*units])
+    page = shown(given, outside, keep={"served"})
+    unit(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), [*units])
     units.sort(key=lambda unit: NAMES.index(unit.stage.name))  # each still stands after its needs
     return Plan(tuple(units)).restricted_to(config.stages)

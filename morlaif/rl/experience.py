@@ -26,7 +26,7 @@ class Experience:
     responses: list[list[int]]  # B rows of ids, at most T long
     texts: list[str]  # B decoded responses, as the reward saw them
     mask: Tensor  # (B, T) bool: a token of the response
-    valued: Tensor  # (B, T) bool: a state that the critic values; more than `mask` where scores are paid after EOS
+    value_mask: Tensor  # (B, T) bool: a state that the critic values; more than `mask` where scores are paid after EOS
     ended: Tensor  # (B,) bool: the response holds its EOS
     scores: Tensor  # (B, K) of each principle, as the reward gave them
     reward: Tensor  # (B,) scalarized, before shaping and KL
@@ -67,7 +67,7 @@ class Minibatch:
     """
 
     tokens: int  # response tokens of all its rows, on all ranks
-    valued: int  # states that the critic values, likewise
+    states: int  # states that the critic values, likewise
     micro: list[tuple[list[int], Batch]]  # this rank's: rows, and their batch
 
 
@@ -80,15 +80,15 @@ def plan_minibatch(
     room: int | None = None,
 ) -> Minibatch:
     """This rank's part of a minibatch whose micro-batches are `micro`, collated. `room`: see `with_end`."""
-    valued = responses if room is None else with_end(responses, pad, room)
+    read = responses if room is None else with_end(responses, pad, room)
 
     def collated(rows: list[int]) -> Batch:
-        return collate([prompts[row] for row in rows], [valued[row] for row in rows], pad, device)
+        return collate([prompts[row] for row in rows], [read[row] for row in rows], pad, device)
 
     own = [(rows, collated(rows)) for rows in ranks.share(micro)]
     if len(own) < -(-len(micro) // ranks.count()):
         own.append(([], collated(micro[0])))
-    tokens, states = (sum(len(ids[row]) for rows in micro for row in rows) for ids in (responses, valued))
+    tokens, states = (sum(len(ids[row]) for rows in micro for row in rows) for ids in (responses, read))
     return Minibatch(tokens, states, own)
 
 

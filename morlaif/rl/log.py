@@ -44,7 +44,7 @@ def experience_row(e: Experience, names: Sequence[str], objective: Objective, s:
     if s.shaping.clip is not None:
         row["reward_clipped"] = (e.shaped.abs() >= s.shaping.clip).float().mean().item()
     if s.critic.kind != "none":
-        row["explained_variance"] = explained_variance(e.values, e.returns, e.valued).item()
+        row["explained_variance"] = explained_variance(e.values, e.returns, e.value_mask).item()
     row |= score_row(objective.standardize(e.scores), names, s.shaping.clip)
     return row | {f"objective/{name}": value for name, value in objective.learnt().items()}
 

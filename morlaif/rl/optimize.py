@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from morlaif import ranks
-from morlaif.rl import losses
 from morlaif.rl.engine import Engine
 from morlaif.rl.experience import Experience, Minibatch
 from morlaif.rl.kl import ESTIMATORS
+from morlaif.rl.losses import Actions, beyond_clip, value_loss
+from morlaif.rl.registry import PolicyLoss
 from morlaif.rl.settings import PPOSettings
 
 
@@ -57,6 +58,7 @@ def optimize(
     rates: Sequence[dict[str, float]],
     settings: PPOSettings,
     *,
+    policy_loss: PolicyLoss,
     kl_coef: float,
     critic_only: bool,
     autocast: AbstractContextManager,
@@ -66,6 +68,7 @@ def optimize(
     Args:
         passes: epochs of minibatches.
         rates: the learning rate of each parameter group, for each update.
+        policy_loss: of each token; see `morlaif.rl.losses`.
         kl_coef: price of the KL inside the loss; 0 when the reward carries it.
         critic_only: leave the policy as it is.
     """
@@ -76,7 +79,7 @@ def optimize(
             engine.set_rates(next(updates) | ({"policy": 0.0} if critic_only else {}))
             for i in range(len(minibatch.micro)):
                 with autocast:
-                    loss = _loss(engine, experience, minibatch, i, settings, kl_coef, critic_only, tally)
+                    loss = _loss(engine, experience, minibatch, i, settings, policy_loss, kl_coef, critic_only, tally)
                 # One normaliser for the minibatch, so that how it is cut into micro-batches and shared between ranks
                 # cannot matter.
                 engine.backward(loss / minibatch.tokens, last=i == len(minibatch.micro) - 1)
@@ -90,6 +93,7 @@ def _loss(
     minibatch: Minibatch,
     micro: int,
     settings: PPOSettings,
+    policy_loss: PolicyLoss,
     kl_coef: float,
     critic_only: bool,
     tally: Tally,
@@ -106,16 +110,18 @@ def _loss(
     loss = torch.zeros((), device=batch.ids.device)
     if not critic_only:
         old, advantages, ref = at(experience.logprobs), at(experience.advantages), at(experience.ref_logprobs)
-        if minibatch.valued > minibatch.tokens:  # nothing was said in the state after EOS
-            said = at(experience.mask)
-            logprobs, old, advantages, ref = (x[said] for x in (logprobs, old, advantages, ref))
-            entropy = None if entropy is None else entropy[said]
-        policy = losses.policy_loss(logprobs, old, advantages, settings.clip_range).sum()
+        response = torch.arange(len(rows), device=old.device)[:, None].expand(batch.mask.shape)[batch.mask]
+        if minibatch.states > minibatch.tokens:  # the state after EOS has a value and no token
+            is_token = at(experience.mask)
+            logprobs, old, advantages, ref = (x[is_token] for x in (logprobs, old, advantages, ref))
+            response = response[is_token]
+            entropy = None if entropy is None else entropy[is_token]
+        actions = Actions(logprobs, old, ref, advantages, response, settings.clip_range)
+        policy = policy_loss(actions).sum()
         loss = loss + policy
         with torch.no_grad():
-            clip = losses.clipped(logprobs, old, advantages, settings.clip_range).sum()
             moved = (logprobs - old).detach()
-            tally.add(policy_loss=policy, clip_fraction=clip, step_kl=0.5 * moved.square().sum())
+            tally.add(policy_loss=policy, clip_fraction=beyond_clip(actions).sum(), step_kl=0.5 * moved.square().sum())
             if tally.updates == 0:
                 tally.ratios.append(moved.exp().sub(1).abs().max())
         if kl_coef:
@@ -126,8 +132,8 @@ def _loss(
             loss = loss - settings.entropy_coef * entropy.sum()
     if values is not None:
         before, returns = at(experience.values), at(experience.returns)
-        value = losses.value_loss(values, before, returns, settings.clip_range_value).sum()
-        value = value * (minibatch.tokens / minibatch.valued)  # a mean of its own
+        value = value_loss(values, before, returns, settings.clip_range_value).sum()
+        value = value * (minibatch.tokens / minibatch.states)  # a mean of its own
         loss = loss + settings.value_coef * value
         tally.add(value_loss=value)
     return loss

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
+from morlaif.errors import UserError
+from morlaif.rl.advantages import Traits, traits
+from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
 from morlaif.settings import (
     Address,
     Batch,
@@ -16,6 +20,8 @@ from morlaif.settings import (
     Line,
     Names,
     Number,
+    Outside,
+    Params,
     Port,
     Positive,
     Probability,
@@ -29,8 +35,6 @@ from morlaif.settings import (
     Tokens,
     Whole,
 )
-
-GROUPED = ("rloo", "grpo", "gdpo")  # estimators that compare several responses to one prompt
 
 
 class PolicySettings(Settings):
@@ -143,6 +147,12 @@ class PPOSettings(Settings):
     """One PPO run: the numbered steps of `morlaif.rl.trainer`, in their order."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "advantage_params": ({},),
+        "loss": ("clip",),
+        "loss_params": ({},),
+    }
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"advantage": "function", "loss": "function"}
 
     steps: Count
     # 1. sample
@@ -159,7 +169,8 @@ class PPOSettings(Settings):
     shaping: ShapingSettings
     kl: KLSettings
     # 4. estimate advantages
-    advantage: Literal["gae", "rloo", "grpo", "gdpo", "reinforce_pp"]
+    advantage: Annotated[Line, AfterValidator(ESTIMATORS.checked)]  # a name, or the dotted path of your own
+    advantage_params: Params  # its keywords, where it has any
     gamma: Probability
     lam: Probability
     whiten_advantages: bool
@@ -168,6 +179,8 @@ class PPOSettings(Settings):
     policy: PolicySettings
     critic: CriticSettings
     optimizer: OptimizerSettings
+    loss: Annotated[Line, AfterValidator(LOSSES.checked)]  # of the policy; a name, or the dotted path of your own
+    loss_params: Params  # its keywords, where it has any
     epochs: Count
     minibatches: Batch
     micro_batch_size: Batch
@@ -191,16 +204,19 @@ class PPOSettings(Settings):
             )
         if self.minibatches > self.rollouts:
             raise ValueError(f"minibatches: {self.minibatches} is more than rollouts: {self.rollouts}")
-        if self.advantage in GROUPED and self.samples_per_prompt < 2:
+        try:
+            with_params(ESTIMATORS, self.advantage, self.advantage_params)
+            with_params(LOSSES, self.loss, self.loss_params)
+        except UserError as error:
+            raise ValueError(str(error).removeprefix("ppo.")) from None
+        if self.traits.grouped and self.samples_per_prompt < 2:
             raise ValueError(
                 f"advantage: {self.advantage} compares answers to one prompt; set samples_per_prompt above 1"
             )
-        if (self.advantage == "gae") != (self.critic.kind != "none"):
-            need = (
-                "needs a critic: set critic.kind" if self.advantage == "gae" else "has no critic: set critic.kind: none"
-            )
+        if self.traits.critic != (self.critic.kind != "none"):
+            need = "needs a critic: set critic.kind" if self.traits.critic else "has no critic: set critic.kind: none"
             raise ValueError(f"advantage: {self.advantage} {need}")
-        if self.shaping.score_at == "after_eos" and self.advantage != "gae":
+        if self.shaping.score_at == "after_eos" and not self.traits.critic:
             raise ValueError("shaping.score_at: after_eos is a state that only a critic values; use advantage: gae")
         if self.critic.kind == "adapter" and self.policy.kind != "lora":
             raise ValueError(
@@ -216,3 +232,8 @@ class PPOSettings(Settings):
                 "rollouts: 1 has no deviation to divide by; use shaping.scaling: none, whiten_rewards: false"
             )
         return self
+
+    @property
+    def traits(self) -> Traits:
+        """What the advantage estimator wants."""
+        return traits(ESTIMATORS.find(self.advantage))

@@ -27,7 +27,8 @@ from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
 from morlaif.models.checkpoint import Checkpoints
-from morlaif.rl import advantages, kl, schedule, shaping
+from morlaif.rl import kl, schedule, shaping
+from morlaif.rl.advantages import Trajectories, group_normalized
 from morlaif.rl.engines import make_engine
 from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
 from morlaif.rl.held_out import Answers, table
@@ -35,6 +36,7 @@ from morlaif.rl.log import Clock, experience_row
 from morlaif.rl.masked import whiten
 from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
+from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
 from morlaif.rl.rollout import Rollout, TransformersRollout
 from morlaif.rl.scores import check_rewards, check_row, check_scores
 from morlaif.rl.settings import PPOSettings
@@ -98,9 +100,10 @@ class PPOTrainer:
                 f"{self.processes} processes less than one row each; use fewer minibatches or more rollouts"
             )
         self.models, self.tokenizer, self.settings = models, tokenizer, settings
+        self.pad: int = tokenizer.pad_token_id
         self.prompts, self.reward, self.names = prompts, reward, tuple(names)
         self.objective = objective if isinstance(objective, Objective) else Objective.of(objective, names)
-        self.grouped = settings.advantage == "gdpo" or self.objective.normalizer == "group"
+        self.grouped = settings.traits.apart or self.objective.normalizer == "group"
         if self.grouped and settings.samples_per_prompt < 2:
             raise UserError("normalizer group compares answers to one prompt; set samples_per_prompt above 1")
         self.prompt_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in prompts]
@@ -109,6 +112,8 @@ class PPOTrainer:
         self.seed, self.dtype = seed, autocast
         self.device = models.model.device
 
+        self.estimator = with_params(ESTIMATORS, settings.advantage, settings.advantage_params)
+        self.policy_loss = with_params(LOSSES, settings.loss, settings.loss_params)
         self.engine = make_engine(models, settings, accelerator)
         self.rollout = self._rollout(gather)
         adaptive = settings.kl.controller == "adaptive"
@@ -133,7 +138,7 @@ class PPOTrainer:
             done, stopped = len(self.curve), self._stop_reason()
             last = done == s.steps or stopped is not None
             if self.held_out and (last or (s.eval_every and done % s.eval_every == 0)):
-                row |= self._look(done)
+                row |= self._evaluate_held_out(done)
             row |= self._counted()
             if s.checkpoint_every and (last or done % s.checkpoint_every == 0):
                 self._save()
@@ -153,8 +158,7 @@ class PPOTrainer:
         prompts = [self.prompt_ids[row] for row in rows]
         responses = self.rollout.sample(prompts, schedule.generator(self.seed, "sample", step), group)
         texts = [decode_response(self.tokenizer, ids) for ids in responses]
-        mask = response_mask(responses).to(self.device)
-        lengths = mask.sum(1)
+        mask, value_mask = self._masks(responses)
         ended = torch.tensor([ids[-1] == self.tokenizer.eos_token_id for ids in responses], device=self.device)
         clock.lap("sample")
 
@@ -169,26 +173,25 @@ class PPOTrainer:
         # 3. Shape the reward. Log-probabilities come from the training forward, in the very micro-batches of the first
         #    pass, so that the ratio of the first minibatch is exactly 1.
         plan = self._plan(step, prompts, responses)
-        mask, valued = self._masks(responses, mask)
-        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], valued)
+        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask)
         target = reward
         if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
-            target = self.objective.combine(advantages.group_normalized(scores, group)).float()
+            target = self.objective.combine(group_normalized(scores, group)).float()
         scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
-        shaped = shaping.shape(scaled, ended, lengths, s.shaping)
+        shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
         divergence = kl.k1(logprobs, ref_logprobs).masked_fill(~mask, 0)  # (B, T)
         in_reward = s.kl.placement == "reward"
-        rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, valued)
+        rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, value_mask)
         if s.whiten_rewards:
-            rewards = whiten(rewards, valued, keep_mean=True)
+            rewards = whiten(rewards, value_mask, keep_mean=True)
 
         # 4. Estimate advantages.
-        gains, returns = self._advantages(rewards, values, valued)
+        advantages, returns = self.estimator(Trajectories(rewards, values, value_mask, group, s.gamma, s.lam))
         if s.whiten_advantages:
-            gains = whiten(gains, mask)
+            advantages = whiten(advantages, mask)
         experience = Experience(
-            prompts, responses, texts, mask, valued, ended, scores, reward, shaped,
-            logprobs, ref_logprobs, entropy, values, rewards, gains, returns,
+            prompts, responses, texts, mask, value_mask, ended, scores, reward, shaped, logprobs, ref_logprobs,
+            entropy, values, rewards, advantages, torch.zeros_like(values) if returns is None else returns,
         )  # fmt: skip
         clock.lap("evaluate")
 
@@ -196,6 +199,7 @@ class PPOTrainer:
         rates = self._rates(step)
         updates = optimize(
             self.engine, experience, plan, rates, s,
+            policy_loss=self.policy_loss,
             kl_coef=0.0 if in_reward else self.kl.coef,
             critic_only=step < s.critic.warmup_steps,
             autocast=self._autocast(),
@@ -209,6 +213,17 @@ class PPOTrainer:
         check_row(row, step)
         return row | clock.seconds()
 
+    # --- the parts of a step, in their order ---
+
+    def _masks(self, responses: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """(B, T) tokens and (B, T) states that the critic values, which with `score_at: after_eos` are more."""
+        mask = response_mask(responses).to(self.device)
+        if self.settings.shaping.score_at == "last_token":
+            return mask, mask
+        ended = with_end(responses, self.pad, self.settings.max_new_tokens)
+        value_mask = response_mask(ended).to(self.device)
+        return nn.functional.pad(mask, (0, value_mask.shape[1] - mask.shape[1])), value_mask
+
     def score(self, prompts: Sequence[list[Message]], texts: Sequence[str], purpose: str, step: int) -> Tensor:
         """(B, K) of each response, scored by whichever rank it falls to."""
         schedule.seed_globals(self.seed, f"{purpose} {ranks.rank()}", step)  # a reward may draw
@@ -221,16 +236,19 @@ class PPOTrainer:
             raise
         return scores.to(self.device)
 
-    def _counted(self) -> dict[str, float]:
-        """What the reward has counted since the last row, where it counts (a judge: ratings, and what they cost)."""
-        take = getattr(self.reward, "take_facts", dict)
-        return {f"reward/{name}": float(value) for name, value in ranks.added(dict(take())).items()}
-
-    def _give_up(self, purpose: str) -> None:
-        """A reward that cannot go on (its money is spent) loses no step: of the one at hand nothing is learnt yet."""
-        every, done = self.settings.checkpoint_every, len(self.curve)
-        if purpose == "score" and every and done % every:
-            self._save()
+    def _plan(self, step: int, prompts: list[list[int]], responses: list[list[int]]) -> list[list[Minibatch]]:
+        """Epochs of minibatches."""
+        s = self.settings
+        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
+        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+        generator = schedule.generator(self.seed, "minibatches", step)
+        return [
+            [
+                plan_minibatch(micro, prompts, responses, self.pad, self.device, room)
+                for micro in partition(lengths, s.minibatches, s.micro_batch_size, generator, self.processes)
+            ]
+            for _ in range(s.epochs)
+        ]
 
     @torch.no_grad()
     def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor) -> tuple[Tensor, ...]:
@@ -245,66 +263,8 @@ class PPOTrainer:
                     column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
         return ranks.total(tables).unbind()
 
-    def answer(self, step: int) -> Answers:
-        """The answers of the policy as it now is. The noise is the same each time, so that only the policy differs."""
-        s, prompts, ids = self.settings, self.held_out, self.held_out_ids
-        responses = self.rollout.sample(ids, schedule.generator(self.seed, "held out", 0))
-        texts = [decode_response(self.tokenizer, row) for row in responses]
-        scores = self.score(prompts, texts, "held out", step)
-        mask = response_mask(responses).to(self.device)
-        lengths = [len(p) + len(r) for p, r in zip(ids, responses, strict=True)]
-        micro = cut(range(len(ids)), lengths, s.micro_batch_size, self.processes)
-        batch = plan_minibatch(micro, ids, responses, self.tokenizer.pad_token_id, self.device)
-        logprobs, reference, _, _ = self.evaluate([batch], mask)
-        return Answers(
-            texts=texts,
-            scores=self.objective.standardize(scores).tolist(),
-            reward=self.objective(scores).float().tolist(),
-            kl=((logprobs - reference) * mask).sum(1).mean().item(),
-            length=mask.sum(1).float().mean().item(),
-            ended=sum(row[-1] == self.tokenizer.eos_token_id for row in responses) / len(responses),
-        )
-
-    def _rollout(self, gather: float) -> Rollout:
-        if self.settings.rollout == "vllm":
-            from morlaif.rl.rollout_vllm import VLLMRollout
-
-            return VLLMRollout(self.engine, self.tokenizer, self.settings)
-        return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast, gather)
-
-    def _masks(self, responses: list[list[int]], mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) tokens and (B, T) states that the critic values, which with `score_at: after_eos` are more."""
-        if self.settings.shaping.score_at == "last_token":
-            return mask, mask
-        ended = with_end(responses, self.tokenizer.pad_token_id, self.settings.max_new_tokens)
-        valued = response_mask(ended).to(self.device)
-        return nn.functional.pad(mask, (0, valued.shape[1] - mask.shape[1])), valued
-
-    def _advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) advantages and the critic's target, by the estimator of the settings."""
-        s = self.settings
-        if s.advantage == "gae":
-            return advantages.gae(rewards, values, mask, s.gamma, s.lam)
-        if s.advantage == "reinforce_pp":
-            gains = advantages.reinforce_pp(rewards, mask, s.gamma)
-        else:
-            estimator = {"rloo": advantages.rloo, "grpo": advantages.grpo, "gdpo": advantages.gdpo}[s.advantage]
-            gains = advantages.spread(estimator(rewards.sum(1), s.samples_per_prompt), mask)
-        return gains, torch.zeros_like(gains)
-
-    def _plan(self, step: int, prompts: list[list[int]], responses: list[list[int]]) -> list[list[Minibatch]]:
-        """Epochs of minibatches."""
-        s = self.settings
-        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
-        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        chance = schedule.generator(self.seed, "minibatches", step)
-        return [
-            [
-                plan_minibatch(micro, prompts, responses, self.tokenizer.pad_token_id, self.device, room)
-                for micro in partition(lengths, s.minibatches, s.micro_batch_size, chance, self.processes)
-            ]
-            for _ in range(s.epochs)
-        ]
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _rates(self, step: int) -> list[dict[str, float]]:
         """The learning rate of each group for each update of the step."""
@@ -316,14 +276,32 @@ class PPOTrainer:
             for update in range(step * per_step, (step + 1) * per_step)
         ]
 
-    def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+    # --- held-out prompts, and which policy is kept ---
 
-    # --- the life of a run ---
+    def answer(self, step: int) -> Answers:
+        """The answers of the policy as it now is. The noise is the same each time, so that only the policy differs."""
+        s, prompts, ids = self.settings, self.held_out, self.held_out_ids
+        responses = self.rollout.sample(ids, schedule.generator(self.seed, "held out", 0))
+        texts = [decode_response(self.tokenizer, row) for row in responses]
+        scores = self.score(prompts, texts, "held out", step)
+        mask = response_mask(responses).to(self.device)
+        lengths = [len(p) + len(r) for p, r in zip(ids, responses, strict=True)]
+        micro = cut(range(len(ids)), lengths, s.micro_batch_size, self.processes)
+        batch = plan_minibatch(micro, ids, responses, self.pad, self.device)
+        logprobs, reference, _, _ = self.evaluate([batch], mask)
+        return Answers(
+            texts=texts,
+            scores=self.objective.standardize(scores).tolist(),
+            reward=self.objective(scores).float().tolist(),
+            kl=((logprobs - reference) * mask).sum(1).mean().item(),
+            length=mask.sum(1).float().mean().item(),
+            ended=sum(row[-1] == self.tokenizer.eos_token_id for row in responses) / len(responses),
+        )
 
-    def _look(self, step: int) -> dict[str, float]:
-        """Evaluate on the held-out prompts; the best policy so far is kept."""
+    def _evaluate_held_out(self, step: int) -> dict[str, float]:
+        """The columns of the log; the best policy so far is kept."""
         answers = self.answer(step)
+        assert self.before is not None  # `run` asked before the first step
         self.samples += table(self.held_out, self.before, answers, self.names, step, self.settings.samples)
         ranks.on_first(lambda: self.checkpoints.save_samples(self.samples))
         if self.best is None or answers.mean_reward > self.best[1]:
@@ -343,6 +321,26 @@ class PPOTrainer:
         last = self.engine.weights() if s.keep_other else None
         self.engine.load_weights(best)
         return last
+
+    # --- the life of a run ---
+
+    def _rollout(self, gather: float) -> Rollout:
+        if self.settings.rollout == "vllm":
+            from morlaif.rl.rollout_vllm import VLLMRollout
+
+            return VLLMRollout(self.engine, self.tokenizer, self.settings)
+        return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast, gather)
+
+    def _counted(self) -> dict[str, float]:
+        """What the reward has counted since the last row, where it counts (a judge: ratings, and what they cost)."""
+        take = getattr(self.reward, "take_facts", dict)
+        return {f"reward/{name}": float(value) for name, value in ranks.added(dict(take())).items()}
+
+    def _give_up(self, purpose: str) -> None:
+        """A reward that cannot go on (its money is spent) loses no step: of the one at hand nothing is learnt yet."""
+        every, done = self.settings.checkpoint_every, len(self.curve)
+        if purpose == "score" and every and done % every:
+            self._save()
 
     def _stop_reason(self) -> str | None:
         limit = self.settings.kl.stop

@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, name,
     damage, words = DAMAGES[name]
     train(str(tmp_path))
     damage(tmp_path / "step-00000006.pt")
-    with caplog.at_level(logging.WARNING, logger="morlaif.rl"):
+    with caplog.at_level(logging.WARNING, logger="morlaif.models.checkpoint"):
         curve, after, samples = train(str(tmp_path))
     assert curve == unbroken[0] and torch.equal(after, unbroken[1]) and samples == unbroken[2]
     (record,) = caplog.records

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morlaif.rl import advantages, kl, losses, masked, shaping
+from morlaif.rl.advantages import Trajectories
+from morlaif.rl.losses import Actions
 from morlaif.rl.shaping import Moments
 
 seeds = st.integers(0, 2**31 - 1)
@@ -26,10 +28,21 @@ def batch(seed: int, rows: int = 4, width: int = 6) -> tuple[torch.Tensor, torch
 # --- advantages ---
 
 
+def estimated(name, rewards, values=None, mask=None, gamma=1.0, lam=1.0, group=1):
+    values = torch.zeros_like(rewards) if values is None else values
+    mask = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask
+    return getattr(advantages, name)(Trajectories(rewards, values, mask, group, gamma, lam))
+
+
+def of_responses(name, rewards, group):
+    """(B,) of responses with one token each."""
+    return estimated(name, rewards[:, None], group=group)[0][:, 0]
+
+
 def test_gae_by_hand():
     rewards = torch.tensor([[1.0, 0.0, 2.0]])
     values = torch.tensor([[0.5, 1.0, -1.0]])
-    gains, returns = advantages.gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), gamma=0.5, lam=0.5)
+    gains, returns = estimated("gae", rewards, values, gamma=0.5, lam=0.5)
     # δ = 1 + .5·1 - .5 = 1;  0 - .5 - 1 = -1.5;  2 + 1 = 3
     # A₂ = 3;  A₁ = -1.5 + .25·3 = -.75;  A₀ = 1 - .25·.75 = .8125
     assert torch.allclose(gains, torch.tensor([[0.8125, -0.75, 3.0]]))
@@ -39,7 +52,7 @@ def test_gae_by_hand():
 @given(seeds, st.floats(0, 1), st.floats(0, 1))
 def test_gae_is_the_sum_of_its_definition(seed, gamma, lam):
     rewards, values, mask = batch(seed)
-    gains, returns = advantages.gae(rewards, values, mask, gamma, lam)
+    gains, returns = estimated("gae", rewards, values, mask, gamma, lam)
     for row, length in enumerate(mask.sum(1).tolist()):
         r, v = rewards[row, :length].tolist(), [*values[row, :length].tolist(), 0.0]
         delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
@@ -53,10 +66,10 @@ def test_gae_is_the_sum_of_its_definition(seed, gamma, lam):
 @given(seeds)
 def test_gae_with_lambda_one_is_monte_carlo_and_with_zero_one_step(seed):
     rewards, values, mask = batch(seed)
-    monte_carlo, returns = advantages.gae(rewards, values, mask, 1.0, 1.0)
-    togo = advantages.reinforce_pp(rewards, mask, 1.0)
+    monte_carlo, returns = estimated("gae", rewards, values, mask, 1.0, 1.0)
+    togo = estimated("reinforce_pp", rewards, mask=mask)[0]
     assert torch.allclose(returns, togo) and torch.allclose(monte_carlo, togo - values * mask)
-    one_step, _ = advantages.gae(rewards, values, mask, 1.0, 0.0)
+    one_step, _ = estimated("gae", rewards, values, mask, 1.0, 0.0)
     assert torch.allclose(one_step[:, -1], ((rewards - values) * mask)[:, -1])
 
 
@@ -65,20 +78,20 @@ def test_gae_reads_nothing_of_the_padding(seed):
     rewards, values, mask = batch(seed)
     noise = torch.randn_like(rewards) * ~mask * 100
     for a, b in zip(
-        advantages.gae(rewards, values, mask, 0.9, 0.9),
-        advantages.gae(rewards + noise, values - noise, mask, 0.9, 0.9),
+        estimated("gae", rewards, values, mask, 0.9, 0.9),
+        estimated("gae", rewards + noise, values - noise, mask, 0.9, 0.9),
         strict=True,
     ):
         assert torch.equal(a, b)
 
 
 def test_rloo_by_hand():
-    gains = advantages.rloo(torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0]), 3)
+    gains = of_responses("rloo", torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0]), 3)
     assert torch.allclose(gains, torch.tensor([-3.0, -1.5, 4.5, -1.5, -1.5, 3.0]))
 
 
 def test_grpo_by_hand():
-    gains = advantages.grpo(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2)
+    gains = of_responses("grpo", torch.tensor([1.0, 3.0, 5.0, 5.0]), 2)
     half = 1 / math.sqrt(2)
     assert torch.allclose(gains, torch.tensor([-half, half, 0.0, 0.0]), atol=1e-3)
 
@@ -86,8 +99,8 @@ def test_grpo_by_hand():
 def test_gdpo_keeps_apart_what_a_sum_would_merge():
     """Of (0, 1), (0, 2) and (2, 0) the sum ties the last two; normalised apart, they differ."""
     scores = torch.tensor([[0.0, 1.0], [0.0, 2.0], [2.0, 0.0]])
-    summed = advantages.grpo(scores.sum(1), 3)
-    apart = advantages.gdpo(advantages.group_normalized(scores, 3).sum(1), 3)
+    summed = of_responses("grpo", scores.sum(1), 3)
+    apart = of_responses("gdpo", advantages.group_normalized(scores, 3).sum(1), 3)
     assert summed[1] == summed[2] and apart[1] > apart[0]
     assert apart.mean().abs() < 1e-6 and not torch.isclose(apart[1], apart[2])
 
@@ -95,21 +108,21 @@ def test_gdpo_keeps_apart_what_a_sum_would_merge():
 @given(seeds, st.sampled_from([2, 3, 4]), st.sampled_from(["rloo", "grpo", "gdpo"]))
 def test_grouped_advantages_sum_to_zero_and_ignore_a_constant(seed, n, name):
     rewards = torch.randn(3 * n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    estimate = getattr(advantages, name)
-    gains = estimate(rewards, n)
+    gains = of_responses(name, rewards, n)
     assert torch.allclose(gains.view(3, n).sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-9)
-    assert torch.allclose(estimate(rewards + 7, n), gains)
+    assert torch.allclose(of_responses(name, rewards + 7, n), gains)
 
 
 @given(seeds)
 def test_rloo_is_the_centred_reward_scaled(seed):
     rewards = torch.randn(8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    assert torch.allclose(advantages.rloo(rewards, 4), advantages.gdpo(rewards, 4) * 4 / 3)
+    assert torch.allclose(of_responses("rloo", rewards, 4), of_responses("gdpo", rewards, 4) * 4 / 3)
 
 
 def test_spread_puts_one_number_on_each_token():
     mask = torch.tensor([[True, True], [True, False]])
-    assert advantages.spread(torch.tensor([2.0, 3.0]), mask).tolist() == [[2, 2], [3, 0]]
+    trajectories = Trajectories(mask.float(), mask.float(), mask, 2, 1.0, 1.0)
+    assert trajectories.spread(torch.tensor([[2.0, 3.0]])).tolist() == [[2, 2], [3, 0]]
 
 
 # --- masked statistics ---
@@ -195,9 +208,10 @@ def test_controllers():
 )
 def test_policy_loss_by_hand(ratio, advantage, expected, clipped):
     new = torch.tensor([math.log(ratio)], requires_grad=True)
-    loss = losses.policy_loss(new, torch.zeros(1), torch.tensor([advantage]), 0.2)
+    actions = Actions(new, torch.zeros(1), torch.zeros(1), torch.tensor([advantage]), torch.zeros(1), 0.2)
+    loss = losses.clip(actions)
     assert math.isclose(loss.item(), expected, rel_tol=1e-6)
-    assert losses.clipped(new, torch.zeros(1), torch.tensor([advantage]), 0.2).item() is clipped
+    assert losses.beyond_clip(actions).item() is clipped
     assert (torch.autograd.grad(loss.sum(), new)[0].item() == 0) is clipped
 
 

@@ -92,9 +92,11 @@ def captured(small, monkeypatch, config, made, reward=None):
     name = config.advantage
     estimator = getattr(advantages, name)
 
-    def spy(rewards, *rest):
-        got.append(rewards.clone())
-        return estimator(rewards, *rest)
+    def spy(trajectories):
+        got.append(trajectories.rewards.sum(1))
+        return estimator(trajectories)
+
+    spy.traits = estimator.traits
 
     def scored(prompts, responses):
         seen.append((reward or small.reward)(prompts, responses))

@@ -15,7 +15,7 @@ CHANGES = {"shaping.score_at": "after_eos", "whiten_advantages": False, "kl.coef
 def test_a_place_is_added_where_there_is_room():
     assert with_end([[5, 1], [6, 7, 1], [8]], 0, 3) == [[5, 1, 0], [6, 7, 1], [8, 0]]
     minibatch = plan_minibatch([[0, 1]], [[4], [4]], [[5, 1], [6, 7, 1]], 0, torch.device("cpu"), room=3)
-    assert (minibatch.tokens, minibatch.valued) == (5, 6)
+    assert (minibatch.tokens, minibatch.states) == (5, 6)
 
 
 def test_returns_against_a_loop(small, monkeypatch):
@@ -34,7 +34,7 @@ def test_returns_against_a_loop(small, monkeypatch):
     for i, response in enumerate(e.responses):
         n = len(response)
         states = n + (n < config.max_new_tokens)
-        assert e.mask[i].sum() == n and e.valued[i].sum() == states
+        assert e.mask[i].sum() == n and e.value_mask[i].sum() == states
         paid = [-config.kl.coef * (e.logprobs[i, t] - e.ref_logprobs[i, t]).item() for t in range(n)] + [0.0]
         paid = paid[:states]
         paid[-1] += e.shaped[i].item()
