@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cli
 import pytest
 import ranked
 import torch
@@ -51,9 +52,9 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-def start_until_checkpoint(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_until_checkpoint(folder: Path, *arguments: str, fresh: bool = False) -> subprocess.Popen[str] | cli.Run:
     checkpoint = "store/sft/.*/keep/checkpoint-3/trainer_state.json"
-    return ranked.start_until(folder, [*TINY, *arguments], checkpoint, TIMEOUT)
+    return ranked.start_until(folder, [*TINY, *arguments], checkpoint, TIMEOUT, fresh)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -69,7 +70,7 @@ def test_a_killed_rank_is_named_and_one_process_goes_on_from_its_checkpoint(alon
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.timeout(3 * TIMEOUT)
 def test_ranks_end_with_a_run_that_is_killed_and_two_go_on_to_what_one_process_learns(alone, tmp_path):
-    process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3")
+    process = start_until_checkpoint(tmp_path, "hardware=cpu2_zero3", fresh=True)  # as a user starts it
     ranked.kill_run(process, tmp_path, group=True)
     done = morlaif(tmp_path, "hardware=cpu2_zero3")
     ranked.assert_went_on(done, tmp_path, "sft")

@@ -39,14 +39,13 @@ class Run:
 
     def __init__(
         self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None,
-        group: bool = False, together: bool = False, warm: bool = False,
+        group: bool = False, warm: bool = False,
     ):  # fmt: skip
-        """`group`: in a process group of its own. `together`: standard error is found in the output. `warm`: what it
-        starts is forked too; its command line in /proc is then this process's."""
+        """`group`: in a process group of its own. `warm`: what it starts is forked too."""
         self.folder = tempfile.TemporaryDirectory(prefix="morlaif-run-")
         environment = {**os.environ, "COLUMNS": "80", **(env or {})}
         self.process = processes.context().Process(
-            target=_run, args=([*arguments], str(cwd), environment, self.folder.name, group, together, warm)
+            target=_run, args=([*arguments], str(cwd), environment, self.folder.name, group, warm)
         )
         self.process.start()
         self.pid = self.process.pid
@@ -78,9 +77,7 @@ class Run:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(
-    arguments: list[str], cwd: str, environment: dict[str, str], folder: str, group: bool, together: bool, warm: bool
-) -> None:
+def _run(arguments: list[str], cwd: str, environment: dict[str, str], folder: str, group: bool, warm: bool) -> None:
     """What `python -m morlaif` does, with its streams in files."""
     if group:
         os.setpgid(0, 0)
@@ -92,9 +89,6 @@ def _run(
     sys.path[:0] = [cwd, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["morlaif", *arguments]
     for number, name in ((0, os.devnull), (1, f"{folder}/out"), (2, f"{folder}/err")):
-        if number == 2 and together:
-            os.dup2(1, 2)
-            continue
         opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)

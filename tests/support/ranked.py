@@ -27,18 +27,27 @@ def morlaif(folder: Path, arguments: Sequence[str], timeout: float) -> subproces
     return cli.morlaif(arguments, folder, environment(), timeout)
 
 
-def start_until(folder: Path, arguments: Sequence[str], pattern: str, timeout: float) -> subprocess.Popen[str]:
-    """A run, in a process group of its own, that has just written a file of this pattern; one that was not there."""
+def start_until(
+    folder: Path, arguments: Sequence[str], pattern: str, timeout: float, fresh: bool = False
+) -> subprocess.Popen[str] | cli.Run:
+    """A run, in a process group of its own, that has just written a file of this pattern; one that was not there.
+
+    `fresh`: each of its processes is a new Python; else they are forked (`warm`).
+    """
     before = _matching(folder, pattern)
-    process = subprocess.Popen(
-        command(arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        process_group=0,
-    )  # fmt: skip
+    process: subprocess.Popen[str] | cli.Run
+    if fresh:
+        process = subprocess.Popen(
+            command(arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, process_group=0,
+        )  # fmt: skip
+    else:
+        process = cli.Run(arguments, folder, environment(), group=True, warm=True)
     ends = time.monotonic() + timeout
     while _matching(folder, pattern) <= before:
         if process.poll() is not None or time.monotonic() > ends:
             process.kill()
-            raise AssertionError(process.communicate()[0])
+            raise AssertionError(process.communicate(timeout=10))
         time.sleep(0.01)
     return process
 
@@ -50,12 +59,12 @@ def _matching(folder: Path, pattern: str) -> set[Path]:
         return set()
 
 
-def kill_rank(process: subprocess.Popen[str], folder: Path, rank: int, unit: str) -> None:
+def kill_rank(process: subprocess.Popen[str] | cli.Run, folder: Path, rank: int, unit: str) -> None:
     """Kill one of the two ranks that build `unit`: the run names it and ends, and so does the other rank."""
-    pids = rank_pids(folder)
+    pids = rank_pids(process.pid)
     assert pids.keys() == {0, 1}
     os.kill(pids[rank], signal.SIGKILL)
-    said = process.communicate(timeout=60)[0]
+    said = "".join(process.communicate(timeout=60))
     assert process.returncode == 1, said
     flat = " ".join(said.split())
     log = f"{unit.replace('/', '-')}.rank-{rank}.log"
@@ -63,9 +72,9 @@ def kill_rank(process: subprocess.Popen[str], folder: Path, rank: int, unit: str
     assert_gone(list(pids.values()))
 
 
-def kill_run(process: subprocess.Popen[str], folder: Path, group: bool = False) -> None:
+def kill_run(process: subprocess.Popen[str] | cli.Run, folder: Path, group: bool = False) -> None:
     """Kill the command itself, or all of its process group: the ranks end with it."""
-    pids = rank_pids(folder)
+    pids = rank_pids(process.pid)
     assert pids.keys() == {0, 1}
     os.killpg(process.pid, signal.SIGKILL) if group else process.kill()
     process.communicate(timeout=60)
@@ -82,18 +91,35 @@ def assert_went_on(done: subprocess.CompletedProcess[str], folder: Path, unit: s
     assert steps and steps == sorted(set(steps))
 
 
-def rank_pids(folder: Path) -> dict[int, int]:
-    """Of the ranks of the run in `folder`, from their environment."""
+def rank_pids(run: int) -> dict[int, int]:
+    """Of the ranks below the process of a run: a new Python tells by its command and environment, another by its name."""
     found = {}
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid in _below(run):
+        process = Path(f"/proc/{pid}")
         try:
+            name = (process / "comm").read_text().strip()
             words = (process / "cmdline").read_bytes().split(b"\0")
             variables = dict(line.partition(b"=")[::2] for line in (process / "environ").read_bytes().split(b"\0"))
         except OSError:
             continue
-        ours = b"morlaif.launch.rank" in words and any(str(folder).encode() in word for word in words)
-        if ours and b"RANK" in variables:
-            found[int(variables[b"RANK"])] = int(process.name)
+        if name.startswith("rank-"):
+            found[int(name.removeprefix("rank-"))] = pid
+        elif b"morlaif.launch.rank" in words and b"RANK" in variables:
+            found[int(variables[b"RANK"])] = pid
+    return found
+
+
+def _below(parent: int) -> set[int]:
+    """All processes that this one and its children have started."""
+    parents = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {parent}
+    while new := {pid for pid, above in parents.items() if above in found and pid not in found}:
+        found |= new
     return found
 
 

@@ -8,6 +8,7 @@ those of the parent. It is for processes of `processes.context()`, which have im
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import runpy
 import signal
@@ -65,6 +66,7 @@ def _become(module: str, args: Sequence[str], env: Any, streams: Sequence[int], 
     """Run the module as a new process would: its streams alone are open, signals are as at the start."""
     code = 1
     try:
+        _name(f"{module.removeprefix(PREFIX)}-{(env or os.environ).get('RANK', '')}")
         if start_new_session:
             os.setsid()
         for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
@@ -93,3 +95,9 @@ def _become(module: str, args: Sequence[str], env: Any, streams: Sequence[int], 
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _name(words: str) -> None:
+    """What /proc/<pid>/comm says, since the command line there is that of the process it was forked from."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(15, words.encode()[:15])  # PR_SET_NAME
