@@ -92,7 +92,7 @@ def assert_went_on(done: subprocess.CompletedProcess[str], folder: Path, unit: s
 
 
 def rank_pids(run: int) -> dict[int, int]:
-    """Of the ranks below the process of a run: a new Python tells by its command and environment, another by its name."""
+    """Of the ranks below the process of a run: a new Python tells by command and environment, another by its name."""
     found = {}
     for pid in _below(run):
         process = Path(f"/proc/{pid}")
