@@ -22,7 +22,8 @@ from morlaif.data.settings import DataSettings
 from morlaif.feedback.records import Verdict
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 from morlaif.presets import preset
 
 KINDS = ["toy", "toy_full", "toy_trunk", "toy_heads", "toy_ensemble", "toy_conditioned"]

@@ -36,7 +36,8 @@ from morlaif.preference.metrics import agreement
 from morlaif.preference.model import places, pool, tokenize
 from morlaif.preference.pairs import label_pairs
 from morlaif.preference.settings import PMSettings
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 from morlaif.preference.trainer import PMTrainer, TrainingPairs
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -30,21 +30,13 @@ inside = mask * (torch.arange(mask.shape[1]) >= starts.unsqueeze(1))  # starts (
 mean = (states * inside.unsqueeze(-1)).sum(1) / inside.sum(1, keepdim=True)
 scores = trunk.score(mean)[:, 0]  # (B,); `model(...).logits` would read the last token instead"""
 
-_KINDS = {
-    "lora": "An adapter of its own on the base.",
-    "trunk": "An adapter of its own in the base's top layers.",
-    "full": "A whole model of its own.",
-    "heads": "A head of its own on one adapter that the verdicts of {together} trained together.",
-    "conditioned": "One adapter and one head, trained on the verdicts of {together} together; it reads the principle's "
-    "text behind the dialogue.",
-    "ensemble": "{members} members from different seeds, each centred on the mean of its training scores ({offsets}); "
-    "the score is their {rule}. This folder is the first member, the others lie in `members/`.",
-}
 
+def write_card(path: Path, report: PMReport, settings: TrainedPM, about: str) -> None:
+    """README.md with principle, data, accuracy, calibration, and the lines that load the model without this project.
 
-def write_card(path: Path, report: PMReport, settings: TrainedPM) -> None:
-    """README.md with principle, data, accuracy, calibration, and the lines that load the model without this project."""
-    adapter = report.kind != "full"
+    about: the kind in a sentence, in which {together}, {members}, {offsets} and {rule} may stand.
+    """
+    adapter = report.adapter is not None
     accuracy, length, pairs = report.accuracy, report.length_baseline, report.pairs
     interval = f"{_share(accuracy['low'])} to {_share(accuracy['high'])}, n = {accuracy['n']}"
     ties = "kept: they pull the two scores together" if settings.ties == "keep" else "left out"
@@ -72,7 +64,7 @@ pipeline_tag: text-classification
 Scores a dialogue's last response under this principle; higher is better. Only differences between responses to one
 prompt have a meaning: σ(s₁ - s₂) is the probability that the first is preferred.
 {_principle(report)}
-{_kind(report)}
+{_about(report, about)}
 
 | | |
 |---|---|
@@ -126,11 +118,11 @@ def _principle(report: PMReport) -> str:
     return f"\n> {markdown(report.text)}\n" if report.text else ""
 
 
-def _kind(report: PMReport) -> str:
+def _about(report: PMReport, text: str) -> str:
     members = report.members or []
     rule = {"mean": "mean", "min": "least", "uncertainty": "mean less {penalty:g} times their variance"}
     aggregate = report.aggregate or {"rule": "mean", "penalty": 0.0}
-    return _KINDS[report.kind].format(
+    return text.format(
         together=", ".join(map(markdown, report.together)),
         members=len(members),
         offsets=", ".join(f"{member['offset']:.3f}" for member in members),

@@ -1,15 +1,18 @@
-"""The kinds of preference model: one class each, of all that the rest of the project asks about them.
+"""The kinds of preference model: a class each, which holds all that the rest of the project asks about them.
 
-`kind_of(settings)` is the kind that a config names, with its settings. What it answers needs no torch.
+`kind_of(settings)` is the kind that a config names. It needs no torch until models are trained or read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from morlaif.errors import UserError
+from morlaif.preference.kind import Footprint, Kind, OnStep, PairBatch
 from morlaif.preference.settings import (
+    KINDS,
     AdapterEach,
     ConditionedPM,
     EnsemblePM,
@@ -19,87 +22,23 @@ from morlaif.preference.settings import (
     PretrainedPM,
     TrainedPM,
     TrunkPM,
-    outside_base,
 )
-from morlaif.registry import Registry
-from morlaif.settings import Settings
 
 if TYPE_CHECKING:
     from morlaif.models.place import Source
-    from morlaif.models.settings import LoRASettings
+    from morlaif.preference.readers import Opener, Reader
+    from morlaif.preference.report import PMReport
+    from morlaif.preference.session import Session
     from morlaif.preference.settings import PMSettings
+    from morlaif.preference.tasks import Corpus, Task
 
-S = TypeVar("S", bound=Settings)
 T = TypeVar("T", bound=TrainedPM)
 A = TypeVar("A", bound=AdapterEach)
-
-
-class PairBatch(NamedTuple):
-    """The pairs of one optimizer step."""
-
-    size: int
-    micro: int | None  # most of one forward; None: all
-
-
-@dataclass(frozen=True, kw_only=True)
-class Footprint:
-    """What an arm's preference models hold and learn: what an estimate of their memory is made of."""
-
-    max_length: int  # tokens of one row
-    lora: LoRASettings | None = None  # None: each is a whole model; else adapters on one frozen base
-    one_adapter: bool = False  # all models have the same
-    top: float = 1.0  # share of the layers, from the top, that are adapted
-    members: int = 1  # adapters of one model
-    joint: int = 1  # models that learn in one pass
-    joint_tokens: int | None = None  # padded tokens of one forward over those; None: no bound
-    cache_gb: float = 0.0  # memory for the states below the adapted layers
-    gradient_checkpointing: bool = False
-
-
-@dataclass(frozen=True)
-class Kind(Generic[S]):
-    """Preference models as one config has them."""
-
-    settings: S
-
-    trains: ClassVar[bool] = True  # False: the weights exist already, and are only measured
-    shared: ClassVar[bool] = False  # one network for all principles, trained by stage `backbone`; each has a view of it
-    on_ranks: ClassVar[bool] = True  # whether stage `pm` works on several ranks
-    network: ClassVar[bool] = True  # whether each folder holds weights that transformers or peft load, as a critic may
-
-    @property
-    def joint(self) -> int:
-        """How many models at most are trained as one part. Fixed, so that no number of workers changes a result."""
-        return 1
-
-    @property
-    def batch(self) -> PairBatch | None:
-        """None where nothing is learnt in batches."""
-        return None
-
-    @property
-    def footprint(self) -> Footprint | None:
-        """None where memory cannot be told."""
-        return None
-
-    @property
-    def base(self) -> Source | None:
-        """What models are trained on where it is not the run's SFT model."""
-        return None
-
-    @property
-    def on_policy(self) -> bool:
-        """Whether models start from the run's SFT model."""
-        return self.trains and self.base is None
-
-    @property
-    def existing(self) -> Mapping[str, Source]:
-        """Models that are not trained here, by principle."""
-        return {}
+H = TypeVar("H", HeadsPM, ConditionedPM)
 
 
 class Trained(Kind[T]):
-    """What all kinds that learn from verdicts have in common."""
+    """What all kinds that learn from verdicts by gradients have in common."""
 
     @property
     def batch(self) -> PairBatch:
@@ -107,11 +46,29 @@ class Trained(Kind[T]):
 
     @property
     def base(self) -> Source | None:
-        return outside_base(self.settings)
+        return self.settings.source()
+
+    def train(
+        self, tasks: Sequence[Task], corpus: Corpus, *, seed: int, on_step: OnStep, keep: Path | None
+    ) -> dict[str, PMReport | UserError]:
+        from morlaif.preference.session import Session
+
+        session = Session(self, self.settings, tasks, corpus, seed, on_step, keep)
+        return session.run(self.learn)
+
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        """Train, test and leave the models of the tasks `taught`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def read(opener: Opener, names: Sequence[str]) -> list[Reader]:
+        from morlaif.preference.readers import adapter_readers
+
+        return adapter_readers(opener, names)
 
 
 class Separate(Trained[A]):
-    """An adapter for each principle; several learn in one pass."""
+    """An adapter and a head for each principle on one frozen base; several learn in one pass."""
 
     @property
     def joint(self) -> int:
@@ -132,57 +89,117 @@ class Separate(Trained[A]):
 class Lora(Separate[LoraPM]):
     """Adapters in all layers."""
 
+    name = "lora"
+    about = "An adapter of its own on the base."
+
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        from morlaif.preference.separate import train_adapters
+
+        train_adapters(session, self.settings, taught)
+
 
 class Trunk(Separate[TrunkPM]):
     """Adapters in the top layers; those below run once for all principles."""
 
+    name = "trunk"
+    about = "An adapter of its own in the base's top layers."
+
     def _adapted(self) -> dict[str, Any]:
         return {"top": self.settings.top, "cache_gb": self.settings.cache_gb}
 
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        from morlaif.preference.separate import train_adapters
+
+        train_adapters(session, self.settings, taught, top=self.settings)
+
 
 class Ensemble(Separate[EnsemblePM]):
-    """Several adapters a principle, from different seeds."""
+    """Several adapters for each principle, from different seeds."""
+
+    name = "ensemble"
+    about = (
+        "{members} members from different seeds, each centred on the mean of its training scores ({offsets}); the "
+        "score is their {rule}. This folder is the first member, the others lie in `members/`."
+    )
 
     def _adapted(self) -> dict[str, Any]:
         s = self.settings
-        top = {"top": s.top, "cache_gb": s.cache_gb} if s.member == "trunk" else {}
-        return {"members": s.members, **top}
+        return {"members": s.members} | ({"top": s.top, "cache_gb": s.cache_gb} if s.member == "trunk" else {})
+
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        from morlaif.preference.separate import train_ensembles
+
+        train_ensembles(session, self.settings, taught)
+
+
+class Shared(Trained[H]):
+    """One adapter for all principles: a verdict on any of them moves the weights of all."""
+
+    shared = True
+    on_ranks = False  # stage `pm` only takes a view of what `backbone` has trained
+
+    @property
+    def footprint(self) -> Footprint:
+        s = self.settings
+        return Footprint(
+            max_length=s.max_length, lora=s.lora, one_adapter=True, gradient_checkpointing=s.gradient_checkpointing
+        )
+
+
+class Heads(Shared[HeadsPM]):
+    """A head for each principle."""
+
+    name = "heads"
+    about = "A head of its own on one adapter that the verdicts of {together} trained together."
+
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        from morlaif.preference.shared import train_heads
+
+        train_heads(session, self.settings, taught)
+
+
+class Conditioned(Shared[ConditionedPM]):
+    """One head for all: the model reads what it is to judge by."""
+
+    name = "conditioned"
+    about = (
+        "One adapter and one head, trained on the verdicts of {together} together; it reads the principle's text "
+        "behind the dialogue."
+    )
+
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        from morlaif.preference.shared import train_conditioned
+
+        train_conditioned(session, self.settings, taught)
 
 
 class Full(Trained[FullPM]):
     """A whole model for each principle."""
+
+    name = "full"
+    about = "A whole model of its own."
 
     @property
     def footprint(self) -> Footprint:
         s = self.settings
         return Footprint(max_length=s.max_length, gradient_checkpointing=s.gradient_checkpointing)
 
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        from morlaif.preference.full import train_whole
 
-class Heads(Trained[HeadsPM]):
-    """One adapter for all principles, a head for each."""
+        train_whole(session, self.settings, taught)
 
-    shared = True
-    on_ranks = False
+    @staticmethod
+    def read(opener: Opener, names: Sequence[str]) -> list[Reader]:
+        from morlaif.preference.readers import full_reader
 
-    @property
-    def footprint(self) -> Footprint:
-        return _one_adapter(self.settings)
-
-
-class Conditioned(Trained[ConditionedPM]):
-    """One adapter and one head; the model reads the principle."""
-
-    shared = True
-    on_ranks = False
-
-    @property
-    def footprint(self) -> Footprint:
-        return _one_adapter(self.settings)
+        return [full_reader(opener, name) for name in names]
 
 
 class Pretrained(Kind[PretrainedPM]):
     """Reward models that exist already."""
 
+    name = "pretrained"
     trains = False
     on_ranks = False
     network = False
@@ -196,30 +213,31 @@ class Pretrained(Kind[PretrainedPM]):
     def footprint(self) -> Footprint:
         return Footprint(max_length=self.settings.max_length)
 
+    def train(
+        self, tasks: Sequence[Task], corpus: Corpus, *, seed: int, on_step: OnStep, keep: Path | None
+    ) -> dict[str, PMReport | UserError]:
+        from morlaif.preference.pretrained import measure_pretrained
 
-def _one_adapter(settings: HeadsPM | ConditionedPM) -> Footprint:
-    return Footprint(
-        max_length=settings.max_length, lora=settings.lora, one_adapter=True,
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )  # fmt: skip
+        return {task.principle: measure_pretrained(task, corpus, self.settings) for task in tasks}
 
+    @staticmethod
+    def read(opener: Opener, names: Sequence[str]) -> list[Reader]:
+        from morlaif.preference.readers import pretrained_reader
 
-KINDS: Registry[type[Kind[Any]]] = Registry(
-    kind="preference_model",
-    key="pm.kind",
-    home="morlaif.preference.kinds",
-    known={
-        "lora": "morlaif.preference.kinds.Lora",
-        "trunk": "morlaif.preference.kinds.Trunk",
-        "heads": "morlaif.preference.kinds.Heads",
-        "conditioned": "morlaif.preference.kinds.Conditioned",
-        "ensemble": "morlaif.preference.kinds.Ensemble",
-        "full": "morlaif.preference.kinds.Full",
-        "pretrained": "morlaif.preference.kinds.Pretrained",
-    },
-)
+        return [pretrained_reader(opener, name) for name in names]
 
 
 def kind_of(settings: PMSettings) -> Kind[Any]:
     """The kind that `settings` name."""
     return KINDS.find(settings.kind)(settings)
+
+
+def read_models(opener: Opener, kind: str, names: Sequence[str]) -> list[Reader]:
+    """Open the models `names`, all of them of one kind.
+
+    Raises:
+        UserError: there is no such kind here.
+    """
+    if kind not in KINDS.known:
+        raise UserError(f"preference model '{names[0]}': its kind '{kind}' cannot be scored here")
+    return KINDS.find(kind).read(opener, names)

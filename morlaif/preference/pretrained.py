@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from morlaif import sharded
 from morlaif.data.chat import HH_TEMPLATE, fit_messages, prepare_tokenizer, spoken_ids
 from morlaif.data.control import control_of, plain_ids
-from morlaif.data.records import Message, Pair
+from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.open import check_vocabulary, open_model, open_tokenizer
 from morlaif.models.place import Source, absolute
@@ -24,9 +23,7 @@ from morlaif.preference.pairs import label_pairs, prompt_room
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scoring import length_buckets
 from morlaif.preference.settings import PretrainedPM
-
-if TYPE_CHECKING:
-    from morlaif.feedback.records import Verdict
+from morlaif.preference.tasks import Corpus, Task
 
 
 class Text(NamedTuple):
@@ -168,35 +165,24 @@ def _plain(messages: Sequence[Message]) -> str:
     return "\n\n".join(f"{names.get(turn['role'], turn['role'])}: {turn['content']}" for turn in messages)
 
 
-def measure_pretrained(
-    principle: str,
-    settings: PretrainedPM,
-    pairs: Sequence[Pair],
-    held_pairs: Sequence[Pair],
-    verdicts: Sequence[Verdict],
-    held_verdicts: Sequence[Verdict],
-    out: Path,
-    *,
-    text: str | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> PMReport:
+def measure_pretrained(task: Task, corpus: Corpus, settings: PretrainedPM) -> PMReport:
     """Test a reward model on the verdicts of a principle, and leave `pm.json` and a card; no weights are copied."""
+    principle = task.principle
     source = settings.source(principle)
     if source is None:
         raise UserError(f"pm.paths: no reward model for '{principle}'")
-    model = PretrainedModel.load(principle, source, settings.max_length, dtype=dtype, device=device)
-    responses = [model.tokenizer(text)["input_ids"] for pair in pairs for text in (pair.first, pair.second)]
+    model = PretrainedModel.load(principle, source, settings.max_length, dtype=corpus.dtype, device=corpus.device)
+    responses = [model.tokenizer(text)["input_ids"] for pair in corpus.pairs for text in (pair.first, pair.second)]
     model.max_prompt = prompt_room([len(ids) for ids in responses], model.max_length)
-    data = label_pairs(model.answer, pairs, {principle: verdicts})
-    held = label_pairs(model.answer, held_pairs, {principle: held_verdicts})
-    scores = torch.zeros(2 * len(held_pairs))
-    rows = [model.encode(p.messages, p.first) for p in held_pairs]
-    rows += [model.encode(p.messages, p.second) for p in held_pairs]
+    data = label_pairs(model.answer, corpus.pairs, {principle: task.verdicts})
+    held = label_pairs(model.answer, corpus.held_pairs, {principle: task.held_verdicts})
+    scores = torch.zeros(2 * len(held))
+    rows = [model.encode(p.messages, p.first) for p in corpus.held_pairs]
+    rows += [model.encode(p.messages, p.second) for p in corpus.held_pairs]
     for bucket in length_buckets([len(row.ids) for row in rows], forward_tokens(model.model)):
         scores[bucket] = model.score([rows[i] for i in bucket]).cpu()
     report = PMReport(
-        principle=principle, text=text, kind=settings.kind, pooling="own", max_length=model.max_length,
+        principle=principle, text=task.text, kind=settings.kind, pooling="own", max_length=model.max_length,
         max_prompt=model.max_prompt,
         base={
             "path": absolute(source.path), "revision": source.revision, "own": False, "fingerprint": model.fingerprint,
@@ -204,7 +190,7 @@ def measure_pretrained(
         adapter=None, train_loss=None, steps=0, together=[principle],
         **measures(0, data, data.judged(0), held, scores.view(2, -1).T.double().numpy()),
     )  # fmt: skip
-    report.save(out)
-    (out / MODEL).mkdir()
-    write_pretrained_card(out / MODEL / "README.md", report)
+    report.save(task.out)
+    (task.out / MODEL).mkdir()
+    write_pretrained_card(task.out / MODEL / "README.md", report)
     return report

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from morlaif.models.place import Source
 from morlaif.models.settings import LoRASettings
+from morlaif.registry import Registry
 from morlaif.settings import (
     NUMBER,
     Batch,
@@ -26,6 +27,21 @@ from morlaif.settings import (
     Text,
     Tokens,
     Whole,
+)
+
+KINDS: Registry[Any] = Registry(  # of `kind.Kind`, each made of its settings
+    kind="preference_model",
+    key="pm.kind",
+    home="morlaif.preference.kinds",
+    known={
+        "lora": "morlaif.preference.kinds.Lora",
+        "trunk": "morlaif.preference.kinds.Trunk",
+        "heads": "morlaif.preference.kinds.Heads",
+        "conditioned": "morlaif.preference.kinds.Conditioned",
+        "ensemble": "morlaif.preference.kinds.Ensemble",
+        "full": "morlaif.preference.kinds.Full",
+        "pretrained": "morlaif.preference.kinds.Pretrained",
+    },
 )
 
 Length = Annotated[Tokens, Field(ge=8)]
@@ -68,6 +84,12 @@ class TrainedPM(Settings):
     max_length: Length  # tokens of prompt and response; the prompt is cut on the left
     gradient_checkpointing: bool
     checkpoint_every: Count | None  # optimizer steps between checkpoints
+
+    def source(self) -> Source | None:
+        """What is trained on where it is not the run's SFT model."""
+        if self.base is None:
+            return None
+        return Source(self.base, self.revision, self.trust_remote_code, key="pm.base")
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainedPM:
@@ -152,17 +174,14 @@ class PretrainedPM(Settings):
 
     def source(self, name: str) -> Source | None:
         """The reward model of a principle."""
-        if name not in (self.paths or {}):
+        if (path := (self.paths or {}).get(name)) is None:
             return None
-        revision = (self.revisions or {}).get(name)
-        return Source(self.paths[name], revision, self.trust_remote_code, key=f"pm.paths.{name}")
+        return Source(path, (self.revisions or {}).get(name), self.trust_remote_code, key=f"pm.paths.{name}")
 
 
 def outside_base(settings: PMSettings) -> Source | None:
     """What preference models are trained on where it is not the run's SFT model."""
-    if isinstance(settings, PretrainedPM) or settings.base is None:
-        return None
-    return Source(settings.base, settings.revision, settings.trust_remote_code, key="pm.base")
+    return None if isinstance(settings, PretrainedPM) else settings.source()
 
 
 SHARED = ("heads", "conditioned")  # kinds whose one network is trained on all principles' verdicts together

@@ -6,17 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from morlaif.data.records import Pair
+from morlaif.feedback.records import Verdict
 from morlaif.models.place import Source
 from morlaif.preference.settings import ConditionedPM
-
-if TYPE_CHECKING:
-    from morlaif.feedback.records import Verdict
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class Task:
         }
         return settings.instruction.format(**known).strip()
 
-    def mark(self, probability: Tensor) -> str:
-        """Short hash of what is learnt under this principle: its words, and (N,) what its judge says of the pairs."""
+    def fingerprint(self, probability: Tensor) -> str:
+        """Short hash of what is learnt under this principle: its words, and (N,) its judge's probabilities."""
         taught = f"{self.principle}: {self.text}\n".encode() + probability.contiguous().numpy().tobytes()
         return hashlib.sha256(taught).hexdigest()[:16]
 
@@ -55,12 +52,14 @@ class Corpus:
 
     pairs: Sequence[Pair]
     held_pairs: Sequence[Pair]
-    base: str | Path | Source
+    base: str | Path | Source | None  # None: of kinds that start from nothing
     revision: str | None = None
-    own_base: bool = True  # the base is the run's own SFT model, which the bank is told of when the store has moved
+    own_base: bool = True  # the base is the run's own SFT model, wherever the store may lie later
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
     @property
     def source(self) -> Source:
+        if self.base is None:
+            raise ValueError("this corpus has no base")
         return Source.of(self.base, revision=self.revision, key="model.path" if self.own_base else "pm.base")

@@ -7,7 +7,7 @@ same, to rounding, whether they are trained together or one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,14 +20,13 @@ from torch import Tensor
 from morlaif import ranks
 from morlaif.errors import UserError
 from morlaif.preference.checkpoint import FitCheckpoint, State, generator_state, set_generator_state
+from morlaif.preference.kind import OnStep
 from morlaif.preference.learners import Learner, Texts
 from morlaif.preference.loss import pair_losses
 from morlaif.preference.pairs import epoch_batches
 from morlaif.preference.settings import TrainedPM
 from morlaif.preference.stopping import EarlyStopper
 from morlaif.preference.updates import make_updates
-
-OnStep = Callable[[int, int, dict[str, float]], None]  # step, steps, loss of each principle
 
 
 @dataclass(frozen=True)

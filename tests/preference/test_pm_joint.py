@@ -15,7 +15,8 @@ from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.report import PMReport
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "head_learning_rate": 0.05, "pooling": "last"}
 

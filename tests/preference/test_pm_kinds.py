@@ -23,8 +23,10 @@ from morlaif.errors import UserError
 from morlaif.models.place import Source
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.pretrained import measure_pretrained
+from morlaif.preference.report import PMReport
 from morlaif.preference.settings import PretrainedPM
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 
 QUICK = {"epochs": 1, "batch_size": 8, "learning_rate": 0.02, "head_learning_rate": 0.05, "pooling": "last"}
 
@@ -190,13 +192,17 @@ def other(paths: dict[str, str], **change) -> PretrainedPM:
     return PretrainedPM(**plain | change)
 
 
+def measured(name: str, path: str, data, out: Path) -> PMReport:
+    corpus = Corpus(data[0], data[2], None)
+    return measure_pretrained(Task(name, data[1], data[3], out, "Kind?"), corpus, other({name: path}))
+
+
 def test_models_from_elsewhere_read_their_own_words(decoder, encoder, data, texts_of, tmp_path) -> None:
     folders = {}
     for name, path in (("decoder", decoder), ("encoder", encoder)):
         folders[name] = tmp_path / name
         folders[name].mkdir()
-        settings = other({name: str(path)})
-        report = measure_pretrained(name, settings, data[0], data[2], data[1], data[3], folders[name], text="Kind?")
+        report = measured(name, str(path), data, folders[name])
         assert report.accuracy["n"] == 12 and report.length_baseline["value"] is not None
         assert not list((folders[name] / "model").glob("*.safetensors"))  # the weights stay where they are
         assert "used as it is" in (folders[name] / "model" / "README.md").read_text()
@@ -232,7 +238,7 @@ def test_long_dialogues_lose_their_beginning_whatever_the_model(decoder, encoder
 
 def test_wrong_models_from_elsewhere_are_told_in_one_line(llama, gpt2, decoder, data, tmp_path) -> None:
     def measure(path: str):
-        return measure_pretrained("x", other({"x": path}), data[0], data[2], data[1], data[3], tmp_path)
+        return measured("x", path, data, tmp_path)
 
     with pytest.raises(UserError, match=r"pm\.paths\.x='.*nowhere': no such folder"):
         measure(str(tmp_path / "nowhere"))
@@ -258,7 +264,7 @@ def test_wrong_models_from_elsewhere_are_told_in_one_line(llama, gpt2, decoder, 
 def test_weights_that_changed_since_are_told(decoder, data, tmp_path) -> None:
     path = shutil.copytree(decoder, tmp_path / "model")
     (out := tmp_path / "out").mkdir()
-    measure_pretrained("x", other({"x": str(path)}), data[0], data[2], data[1], data[3], out)
+    measured("x", str(path), data, out)
     model = AutoModelForSequenceClassification.from_pretrained(path)
     with torch.no_grad():
         model.transformer.wpe.weight.mul_(2)

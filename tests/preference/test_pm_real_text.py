@@ -17,7 +17,8 @@ from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.model import tokenize
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 from morlaif.presets import preset
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from morlaif.errors import UserError
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ import torch
 import zero
 
 from morlaif import ranks, sharded
-from morlaif.preference import train as training
+from morlaif.preference import session
 from morlaif.preference.bank import PreferenceBank
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def train_and_score(cases: dict, texts: tuple, counts: tuple[int, ...]) -> dict:
     if ranks.count() > 1:
         kept = zero.parts()
     bases = []
-    load = training.load_classifier
+    load = session.load_classifier
 
     def loaded(*args, **how):
         bases.append(load(*args, **how))
@@ -47,7 +48,7 @@ def train_and_score(cases: dict, texts: tuple, counts: tuple[int, ...]) -> dict:
     found = {}
     for name, (tasks, corpus, settings) in cases.items():
         losses: list[dict[str, float]] = []
-        with patch.object(training, "load_classifier", loaded):  # to look at the base; it is the real one
+        with patch.object(session, "load_classifier", loaded):  # to look at the base; it is the real one
             ends = train_pms(
                 tasks, corpus, settings, seed=5, on_step=lambda step, steps, loss, to=losses: to.append(loss)
             )

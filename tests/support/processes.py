@@ -24,7 +24,7 @@ PRELOAD = [
     "torch", "torch.distributed", "torch._dynamo", "transformers", "peft", "accelerate", "deepspeed", "datasets", "trl",
     "deepspeed.runtime.zero.muon.muon_optimizer", "openai", "pytest", "hydra.compose", "morlaif.compose",
     "morlaif.config", "morlaif.pipeline.run", "morlaif.rl.engine_deepspeed", "morlaif.feedback.sources.openai",
-    "morlaif.models.finetune", "morlaif.preference.train",
+    "morlaif.models.finetune", "morlaif.preference.separate",
     *(f"morlaif.stages.work.{stage}" for stage in ("data", "evaluate", "feedback", "pm", "ppo", "report", "respond")),
 ]  # fmt: skip
 

@@ -10,13 +10,13 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from morlaif.data.records import Pair, load_pairs
+from morlaif.data.records import load_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict, load_verdicts
-from morlaif.preference.pretrained import measure_pretrained
+from morlaif.preference.kinds import kind_of
 from morlaif.preference.report import PMReport, read_report
-from morlaif.preference.settings import SHARED, PretrainedPM, TrainedPM, outside_base
-from morlaif.preference.train import Corpus, Task, train_pms
+from morlaif.preference.tasks import Corpus, Task
+from morlaif.preference.train import train_pms
 from morlaif.stages.pm import PMJob
 from morlaif.stages.work.places import base_of
 from morlaif.units.job import Job
@@ -36,28 +36,28 @@ def build(job: PMJob) -> dict[str, Any]:
 def build_together(jobs: Sequence[PMJob]) -> dict[str, dict[str, Any] | Exception]:
     """Jobs that differ in their principle alone: the headline numbers of each, or why it could not be trained."""
     settings = jobs[0].reads.pm
-    if isinstance(settings, PretrainedPM):
-        return {job.name: headline(_measure(job)) for job in jobs}
-    if settings.kind in SHARED:
+    if kind_of(settings).shared:
         return {job.name: headline(_view(job)) for job in jobs}
     by_name = {_principle(job): job for job in jobs}
     tasks = [task(job, name, job.reads.principle, job.out) for name, job in by_name.items()]
+
+    def tell(step: int, steps: int, losses: dict[str, float]) -> None:
+        for name, loss in losses.items():
+            by_name[name].progress(step, steps, loss=loss)
+
     ends = train_pms(
         tasks, corpus(jobs[0]), settings, seed=jobs[0].seed,
-        on_step=lambda step, steps, losses: [
-            by_name[name].progress(step, steps, loss=loss) for name, loss in losses.items()
-        ],
-        keep=jobs[0].keep / CHECKPOINTS,
+        on_step=tell, keep=jobs[0].keep / CHECKPOINTS,
     )  # fmt: skip
     return {by_name[name].name: headline(end) for name, end in ends.items()}
 
 
 def corpus(job: Job[Any, Any]) -> Corpus:
     """What all preference models of a run are trained on."""
-    settings: TrainedPM = job.reads.pm
+    kind = kind_of(job.reads.pm)
     pairs, held = (load_pairs(job.needs.respond, split) for split in _splits(job))
-    other = outside_base(settings)
-    return Corpus(pairs, held, other or base_of(job), None, other is None, job.device, job.dtype)
+    base = base_of(job) if kind.on_policy else kind.base
+    return Corpus(pairs, held, base, None, kind.on_policy, job.device, job.dtype)
 
 
 def task(job: Job[Any, Any], name: str, principle: Any, out: Any) -> Task:
@@ -94,16 +94,6 @@ def _view(job: PMJob) -> PMReport:
 
     shutil.copytree(backbone / VIEWS / principle, job.out, copy_function=link, dirs_exist_ok=True)
     return read_report(principle, job.out)
-
-
-def _measure(job: PMJob) -> PMReport:
-    settings: PretrainedPM = job.reads.pm
-    principle = job.reads.principle
-    pairs: list[list[Pair]] = [load_pairs(job.needs.respond, split) for split in _splits(job)]
-    return measure_pretrained(
-        _principle(job), settings, *pairs, *_verdicts(job, _principle(job)), job.out,
-        text=principle and f"{principle.question} {principle.description}", device=job.device, dtype=job.dtype,
-    )  # fmt: skip
 
 
 def _verdicts(job: Job[Any, Any], name: str) -> tuple[list[Verdict], list[Verdict]]:
