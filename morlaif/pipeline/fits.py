@@ -12,6 +12,7 @@ from morlaif.errors import UserError
 from morlaif.files import read_json
 from morlaif.models.headers import read_header
 from morlaif.models.place import folder_of
+from morlaif.preference.kinds import kind_of
 
 POSITIONS = ("max_position_embeddings", "n_positions")  # as config.json calls them
 
@@ -28,14 +29,15 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
         yield from _no_room("respond.max_new_tokens", config.respond.max_new_tokens, positions)
     if "ppo" in stages:
         yield from _no_room("ppo.max_new_tokens", config.ppo.max_new_tokens, positions)
-    base = getattr(config.pm, "base", None)
-    other = own if base is None else folder_of(base, config.pm.revision)
-    if "pm" in stages and config.pm.kind != "pretrained":
-        yield from _longer("pm.max_length", config.pm.max_length, positions if base is None else _positions(other))
+    kind = kind_of(config.pm)
+    base, held = kind.base, kind.footprint
+    other = own if base is None else folder_of(base.path, base.revision)
+    if "pm" in stages and kind.trains and held is not None:
+        yield from _longer("pm.max_length", held.max_length, positions if base is None else _positions(other))
     adapted = "ppo" in stages and config.ppo.policy.kind == "lora"
     for key, settings, folder, used in (
         ("sft.lora", getattr(config.sft, "lora", None), own, trained),
-        ("pm.lora", getattr(config.pm, "lora", None), other, "pm" in stages),
+        ("pm.lora", held and held.lora, other, "pm" in stages),
         ("ppo.policy", config.ppo.policy, own, adapted),
     ):
         if used and settings is not None and folder is not None:

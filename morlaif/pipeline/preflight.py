@@ -30,7 +30,7 @@ from morlaif.pipeline.served import with_served
 from morlaif.planning.checks import SINGLE, objective_problems
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
-from morlaif.preference.settings import PretrainedPM
+from morlaif.preference.kinds import kind_of
 from morlaif.reward.settings import JudgeReward, MixtureReward
 from morlaif.stages.known import STAGES, reached
 from morlaif.tracking.check import tracking_problems
@@ -119,17 +119,15 @@ class Preflight:
             )
 
     def _models(self, config: Config, stages: set[str]) -> Iterator[str]:
-        model, pm = config.model, config.pm
+        model = config.model
         if model.path is not None and stages & set(LOADS_MODEL):
             yield from self._model("model.path", model.path, model.trust_remote_code, "causal", model.revision)
         if stages & {"backbone", "pm"}:
-            if isinstance(pm, PretrainedPM):
-                for name, path in (pm.paths or {}).items():
-                    if name in (*(principle.name for principle in config.principles.chosen), SINGLE):
-                        revision = (pm.revisions or {}).get(name)
-                        yield from self._model(f"pm.paths.{name}", path, pm.trust_remote_code, "classifier", revision)
-            elif pm.base is not None:
-                yield from self._model("pm.base", pm.base, pm.trust_remote_code, "trunk", pm.revision)
+            kind = kind_of(config.pm)
+            used = (*(principle.name for principle in config.principles.chosen), SINGLE)
+            outside = [(source, "classifier") for name, source in kind.existing.items() if name in used]
+            for source, form in [*outside, *([(kind.base, "trunk")] if kind.base else [])]:
+                yield from self._model(source.key, source.path, source.trust_remote_code, form, source.revision)
         if "evaluate" in stages:
             for name, where in config.eval.policies.items():
                 path, revision = parts_of(where)

@@ -94,12 +94,20 @@ def _cut(report: PMReport) -> str:
 
 def write_pretrained_card(path: Path, report: PMReport) -> None:
     """README.md of a reward model that somebody else trained."""
+    fingerprint = report.base["fingerprint"]
+    about = (
+        f"The reward model {_base(report)}, used as it is; its weights are not\nkept here (fingerprint {fingerprint})."
+    )
+    write_short_card(path, report, about)
+
+
+def write_short_card(path: Path, report: PMReport, about: str) -> None:
+    """README.md of a model of which only its scores are known. about: what it is, in a sentence."""
     accuracy, length = report.accuracy, report.length_baseline
     interval = f"{_share(accuracy['low'])} to {_share(accuracy['high'])}, n = {accuracy['n']}"
     path.write_text(f"""# Preference model: {markdown(report.principle)}
 
-The reward model {_base(report)}, used as it is; its weights are not
-kept here (fingerprint {report.base["fingerprint"]}).
+{about}
 {_principle(report)}
 | | |
 |---|---|

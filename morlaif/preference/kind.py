@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 from morlaif.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from morlaif.data.records import Message
     from morlaif.errors import UserError
     from morlaif.models.place import Source
     from morlaif.models.settings import LoRASettings
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from morlaif.preference.tasks import Corpus, Task
 
 S = TypeVar("S", bound=Settings)
+Scorer = Callable[["Sequence[Sequence[Message]]", "Sequence[str]"], "Tensor"]  # prompts, responses -> (B,)
 OnStep = Callable[[int, int, dict[str, float]], None]  # step, steps, loss of each principle
 
 
@@ -97,3 +102,21 @@ class Kind(Generic[S]):
     @abstractmethod
     def read(opener: Opener, names: Sequence[str]) -> list[Reader]:
         """Open finished models of this kind, whatever settings they were trained with."""
+
+
+class OwnKind(ABC):
+    """A kind from outside: a model for each principle. Objects are made of `pm.params`, by name."""
+
+    on_policy: ClassVar[bool] = True  # whether it reads the run's SFT model, and is built anew where that is another
+
+    @abstractmethod
+    def train(self, task: Task, corpus: Corpus, folder: Path, seed: int) -> None:
+        """Learn from `task.verdicts` on `corpus.pairs`, and leave in `folder` all that `load` reads.
+
+        Raises:
+            UserError: this principle cannot be learnt; the others are all the same.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path, base: Source | None, device: torch.device) -> Scorer:
+        """What scores responses, from what `train` left. base: where the SFT model lies now, if it is read."""

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from morlaif.errors import UserError
+from morlaif.preference.custom import Custom
 from morlaif.preference.kind import Footprint, Kind, OnStep, PairBatch
 from morlaif.preference.settings import (
     KINDS,
     AdapterEach,
     ConditionedPM,
+    CustomPM,
     EnsemblePM,
     FullPM,
     HeadsPM,
@@ -25,6 +26,7 @@ from morlaif.preference.settings import (
 )
 
 if TYPE_CHECKING:
+    from morlaif.errors import UserError
     from morlaif.models.place import Source
     from morlaif.preference.readers import Opener, Reader
     from morlaif.preference.report import PMReport
@@ -229,6 +231,8 @@ class Pretrained(Kind[PretrainedPM]):
 
 def kind_of(settings: PMSettings) -> Kind[Any]:
     """The kind that `settings` name."""
+    if isinstance(settings, CustomPM):
+        return Custom(settings)
     return KINDS.find(settings.kind)(settings)
 
 
@@ -236,8 +240,7 @@ def read_models(opener: Opener, kind: str, names: Sequence[str]) -> list[Reader]
     """Open the models `names`, all of them of one kind.
 
     Raises:
-        UserError: there is no such kind here.
+        UserError: it is none of ours, and not the one that the run's config names.
     """
-    if kind not in KINDS.known:
-        raise UserError(f"preference model '{names[0]}': its kind '{kind}' cannot be scored here")
-    return KINDS.find(kind).read(opener, names)
+    known: type[Kind[Any]] = KINDS.find(kind) if kind in KINDS.known else Custom
+    return known.read(opener, names)

@@ -18,7 +18,9 @@ from morlaif.settings import (
     LearningRate,
     Line,
     NonNegative,
+    OneOf,
     Outside,
+    Params,
     Part,
     PathText,
     Positive,
@@ -179,13 +181,22 @@ class PretrainedPM(Settings):
         return Source(path, (self.revisions or {}).get(name), self.trust_remote_code, key=f"pm.paths.{name}")
 
 
+class CustomPM(Settings):
+    """A kind from outside (docs/extending.md)."""
+
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"kind": "function"}
+
+    kind: Line  # the dotted path of a class, or the name that an installed package gives it
+    params: Params  # that its objects are made of
+
+
 def outside_base(settings: PMSettings) -> Source | None:
     """What preference models are trained on where it is not the run's SFT model."""
-    return None if isinstance(settings, PretrainedPM) else settings.source()
+    return settings.source() if isinstance(settings, TrainedPM) else None
 
 
 SHARED = ("heads", "conditioned")  # kinds whose one network is trained on all principles' verdicts together
 
 PMSettings = Annotated[
-    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | EnsemblePM | PretrainedPM, Field(discriminator="kind")
+    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | EnsemblePM | PretrainedPM | CustomPM, OneOf("kind", KINDS)
 ]
