@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from morlaif.preference.custom import Custom
 from morlaif.preference.kind import Footprint, Kind, OnStep, PairBatch
+from morlaif.preference.plugin import Plugin
 from morlaif.preference.settings import (
     KINDS,
     AdapterEach,
     ConditionedPM,
-    CustomPM,
     EnsemblePM,
     FullPM,
     HeadsPM,
     LoraPM,
+    PluginPM,
     PretrainedPM,
     TrainedPM,
     TrunkPM,
@@ -231,8 +231,8 @@ class Pretrained(Kind[PretrainedPM]):
 
 def kind_of(settings: PMSettings) -> Kind[Any]:
     """The kind that `settings` name."""
-    if isinstance(settings, CustomPM):
-        return Custom(settings)
+    if isinstance(settings, PluginPM):
+        return Plugin(settings)
     return KINDS.find(settings.kind)(settings)
 
 
@@ -242,5 +242,5 @@ def read_models(opener: Opener, kind: str, names: Sequence[str]) -> list[Reader]
     Raises:
         UserError: it is none of ours, and not the one that the run's config names.
     """
-    known: type[Kind[Any]] = KINDS.find(kind) if kind in KINDS.known else Custom
+    known: type[Kind[Any]] = KINDS.find(kind) if kind in KINDS.known else Plugin
     return known.read(opener, names)

@@ -181,12 +181,12 @@ class PretrainedPM(Settings):
         return Source(path, (self.revisions or {}).get(name), self.trust_remote_code, key=f"pm.paths.{name}")
 
 
-class CustomPM(Settings):
+class PluginPM(Settings):
     """A kind from outside (docs/extending.md)."""
 
     reads_outside: ClassVar[Mapping[str, Outside]] = {"kind": "function"}
 
-    kind: Line  # the dotted path of a class, or the name that an installed package gives it
+    kind: Line | None  # the dotted path of a class, or the name that an installed package gives it; must be given
     params: Params  # that its objects are made of
 
 
@@ -198,5 +198,5 @@ def outside_base(settings: PMSettings) -> Source | None:
 SHARED = ("heads", "conditioned")  # kinds whose one network is trained on all principles' verdicts together
 
 PMSettings = Annotated[
-    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | EnsemblePM | PretrainedPM | CustomPM, OneOf("kind", KINDS)
+    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | EnsemblePM | PretrainedPM | PluginPM, OneOf("kind", KINDS)
 ]

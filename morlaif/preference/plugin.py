@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from morlaif.errors import UserError
 from morlaif.params import checked, wanted
 from morlaif.preference.kind import Kind, OnStep, OwnKind
-from morlaif.preference.settings import KINDS, CustomPM
+from morlaif.preference.settings import KINDS, PluginPM
 
 if TYPE_CHECKING:
     from morlaif.preference.readers import Opener, Reader
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from morlaif.preference.tasks import Corpus, Task
 
 
-class Custom(Kind[CustomPM]):
+class Plugin(Kind[PluginPM]):
     """What the project asks about a class of someone else's."""
 
     on_ranks = False
     network = False
 
-    def __init__(self, settings: CustomPM) -> None:
+    def __init__(self, settings: PluginPM) -> None:
         super().__init__(settings)
-        self.name = settings.kind
+        self.name = settings.kind or ""
 
     @cached_property
     def own(self) -> OwnKind:
@@ -55,7 +55,7 @@ class Custom(Kind[CustomPM]):
         from morlaif.preference.measured import ScoreReader
 
         kind = opener.reports[names[0]].kind
-        if not isinstance(opener.settings, CustomPM) or opener.settings.kind != kind:
+        if not isinstance(opener.settings, PluginPM) or opener.settings.kind != kind:
             raise UserError(
                 f"preference model '{names[0]}': its kind '{kind}' is none of ours, and code of others runs only where "
                 f"the run's config names it: give pm.kind={kind}"
@@ -64,9 +64,10 @@ class Custom(Kind[CustomPM]):
         return [ScoreReader(name, own, opener) for name in names]
 
 
-def _make(settings: CustomPM) -> OwnKind:
-    path = KINDS.path(settings.kind)
-    made: Any = KINDS.find(settings.kind)
+def _make(settings: PluginPM) -> OwnKind:
+    if settings.kind is None:
+        raise UserError("pm.kind: give the dotted path of a class of your own; docs/extending.md shows one")
+    path, made = KINDS.path(settings.kind), KINDS.find(settings.kind)
     if not (isinstance(made, type) and issubclass(made, OwnKind)):
         raise UserError(f"pm.kind '{path}': expected a class derived from morlaif.preference.kind.OwnKind")
     return made(**checked(settings.params, wanted(made), key="pm.params", path=path, name=settings.kind))
