@@ -236,6 +236,11 @@ def kind_of(settings: PMSettings) -> Kind[Any]:
     return KINDS.find(settings.kind)(settings)
 
 
+def leaves_network(kind: str) -> bool:
+    """Whether a finished model of this kind is weights that transformers or peft load."""
+    return kind in KINDS.known and bool(KINDS.find(kind).network)
+
+
 def read_models(opener: Opener, kind: str, names: Sequence[str]) -> list[Reader]:
     """Open the models `names`, all of them of one kind.
 

@@ -195,8 +195,6 @@ def outside_base(settings: PMSettings) -> Source | None:
     return settings.source() if isinstance(settings, TrainedPM) else None
 
 
-SHARED = ("heads", "conditioned")  # kinds whose one network is trained on all principles' verdicts together
-
 PMSettings = Annotated[
     LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | EnsemblePM | PretrainedPM | PluginPM, OneOf("kind", KINDS)
 ]

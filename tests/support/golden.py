@@ -43,6 +43,7 @@ GIVEN = {
     "feedback=jsonl": None,
     "feedback=plugin": None,  # a judge of the user's
     "feedback=server": ["feedback.base_url=http://localhost:8000/v1", "feedback.model=judge"],
+    "pm=plugin": None,  # a kind of the user's
     "pm=pretrained": ["pm.paths={helpfulness: org/scorer}", "principles.count=1", "arms=[multi]"],
     "reward=function": ["reward.function=morlaif.reward.functions.length_near", "+reward.params.words=30"],
     "reward=judge_server": ["reward.engine.base_url=http://localhost:8000/v1", "reward.engine.model=judge"],

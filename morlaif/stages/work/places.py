@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from morlaif.models.place import Source
 from morlaif.models.settings import ModelSettings
-from morlaif.preference.settings import outside_base
+from morlaif.preference.kinds import kind_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def base_of(job: AnyJob) -> Source:
 
 def pm_base_of(job: AnyJob) -> Source | None:
     """The base of the run's preference models where it is not the SFT model."""
-    return outside_base(job.reads.places.pm) if job.reads.places is not None else None
+    return kind_of(job.reads.places.pm).base if job.reads.places is not None else None
 
 
 def policy_of(

@@ -14,6 +14,7 @@ from morlaif import ranks, sharded
 from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
 from morlaif.models.load import ADAPTER, point_to_adapter, save_policy
+from morlaif.preference.kinds import leaves_network
 from morlaif.preference.report import read_report
 from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.policy import ActorCritic
@@ -121,7 +122,7 @@ def _critic(
     name = next(iter(pms)) if critic.principle is None else critic.principle
     if name not in pms:
         raise UserError(f"ppo.critic.principle: no preference model '{name}' in this run.{suggest(name, pms)}")
-    if read_report(name, pms[name]).kind == "pretrained":
+    if not leaves_network(read_report(name, pms[name]).kind):
         raise UserError(f"ppo.critic.init=pm: '{name}' is a model from elsewhere; use init=sft")
     base = base_of(job)
     if critic.kind == "adapter":
