@@ -12,12 +12,12 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from morlaif.errors import UserError, suggest
 
-Wanted = Mapping[str, tuple[Callable, inspect.Parameter]]  # by name: the function that has it, and the parameter
+Wanted = Mapping[str, tuple[Callable[..., Any], inspect.Parameter]]  # by name: whose it is, and the parameter
 ANY_NAME = inspect.Parameter.VAR_KEYWORD  # takes all names that are left
 BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def wanted(function: Callable, supplied: Collection[str] = (), *, first: int = 0) -> Wanted:
+def wanted(function: Callable[..., Any], supplied: Collection[str] = (), *, first: int = 0) -> Wanted:
     """What YAML may set: all that can be given by name, but for what the caller itself supplies.
 
     Args:
@@ -66,7 +66,7 @@ def checked(params: Mapping[str, Any], wanted: Wanted, *, key: str, path: str, n
     return {param: _checked(value, kinds[param], key, param, name) for param, value in params.items()}
 
 
-def annotation(function: Callable, parameter: inspect.Parameter) -> Any:
+def annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     """The annotation as an object; Any where there is none or where it names what only a type checker imports."""
     kind = parameter.annotation
     if kind is inspect.Parameter.empty:

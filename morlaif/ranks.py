@@ -42,10 +42,7 @@ def share(items: Sequence[T]) -> Sequence[T]:
 def unshare(own: Sequence[T]) -> list[T]:
     """All items, in their order, from what each rank has of them after `share`. Any picklable items."""
     parts = gather(list(own))
-    items = [None] * sum(map(len, parts))
-    for place, part in enumerate(parts):
-        items[place :: len(parts)] = part
-    return items
+    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
 
 
 def gather(item: T) -> list[T]:

@@ -287,6 +287,12 @@ class _ZeroState:
                 **{moment: torch.zeros_like(part) for moment in MOMENTS},
             }
 
+    def set_value(self, parameter: Tensor, value: Tensor) -> None:
+        raise NotImplementedError
+
+    def set_moment(self, parameter: Tensor, moment: str, value: Tensor) -> None:
+        raise NotImplementedError
+
 
 class _Stage2State(_ZeroState):
     """Whole weights on each rank, their float32 originals in parts."""
@@ -390,7 +396,7 @@ def gather_in_forward(model: nn.Module) -> list[RemovableHandle]:
     return handles
 
 
-def _gather_around(module: nn.Module, own: list[Tensor]) -> list[RemovableHandle]:
+def _gather_around(module: nn.Module, own: Sequence[Tensor]) -> list[RemovableHandle]:
     inside: list[Any] = []
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -425,7 +431,8 @@ def ready_to_sample(model: nn.Module, most: float) -> Iterator[bool]:
 
 def part(value: Tensor, parameter: Tensor) -> Tensor:
     """This rank's part of a whole value; the last one is filled up with zeros."""
-    size = parameter.ds_tensor.numel()
+    own: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]  # DeepSpeed's
+    size = own.numel()
     flat = torch.zeros(size * ranks.count(), dtype=value.dtype)
     flat[: value.numel()] = value.flatten()
-    return flat[rank() * size : (rank() + 1) * size].to(parameter.ds_tensor.device)
+    return flat[rank() * size : (rank() + 1) * size].to(own.device)

@@ -121,7 +121,7 @@ def _arguments(
     settings: FullSFT | LoRASFT, *, seed: int, keep: Path, device: torch.device, dtype: torch.dtype
 ) -> SFTConfig:
     micro, accumulation = cut(settings.batch_size, settings.micro_batch_size, ranks.count(), key="sft")
-    checkpoints = {"save_strategy": "no"}
+    checkpoints: dict[str, Any] = {"save_strategy": "no"}
     if settings.checkpoint_every is not None:
         checkpoints = {"save_strategy": "steps", "save_steps": settings.checkpoint_every, "save_total_limit": 1}
     return SFTConfig(
@@ -221,8 +221,8 @@ class _QuietSFTTrainer(SFTTrainer):
         return _Batches(rows["length"], batch, self.args.data_seed)
 
     def _prepare_for_training(
-        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
-    ) -> tuple[torch.nn.Module, DataLoader]:
+        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
+    ) -> tuple[torch.nn.Module, DataLoader[Any]]:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if ranks.count() > 1:
             if self.accelerator.distributed_type != DistributedType.DEEPSPEED:

@@ -2,7 +2,7 @@
 
 The loop is our own for what `transformers.generate` does not give: rows that end leave the batch, a stop string is
 looked for in each row's own text, and the noise comes from one explicit generator, a number for each row and step: what
-one row draws does not depend on when the others end, so two policies under one generator state meet the same luck.
+one row draws does not depend on when the others end, so two policies under one generator state meet the same noise.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def generate(
     A continuation holds the EOS iff the row ended by itself; a stop string counts as an end: the row is cut before it
     and EOS put there. Temperature 0 is greedy. Prompts of like length share a batch; results are in the order given.
     The same generator state and arguments give the same ids. `noise` (rows, max_new_tokens), uniform on [0, 1), takes
-    the generator's place: each row's own luck, whichever rows are generated with it.
+    the generator's place: each row's own noise, whichever rows are generated with it.
 
     Several ranks make the same call; each samples its share, `batch_size` rows at once, and all get all rows. Weights
     that lie in parts are gathered whole for it if they take at most `gather` bytes (`sharded.ready_to_sample`).
@@ -55,7 +55,7 @@ def generate(
     _check(model, tokenizer, prompts, max_new_tokens)
     order = longest_first(prompts)
     if noise is None:
-        noise = luck(prompts, max_new_tokens, generator, model.device)
+        noise = draw_noise(prompts, max_new_tokens, generator, model.device)
     own = ranks.share(order)
     batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     ends, pad = Ends(tokenizer, stop), tokenizer.pad_token_id or 0
@@ -92,7 +92,7 @@ def longest_first(prompts: Sequence[Sequence[int]]) -> list[int]:
     return sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
 
 
-def luck(
+def draw_noise(
     prompts: Sequence[Sequence[int]], max_new_tokens: int, generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
     """Noise (rows, max_new_tokens) for `prompts`, drawn for the longest first."""

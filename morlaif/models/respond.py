@@ -14,7 +14,7 @@ from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Example, Pair, content_id, prompt_id
 from morlaif.errors import UserError
-from morlaif.models.generate import generate, longest_first, luck
+from morlaif.models.generate import draw_noise, generate, longest_first
 from morlaif.models.settings import SampleResponses
 
 
@@ -81,7 +81,10 @@ def sample_pairs(
 
     def draw(*groups: Sequence[int]) -> list[str]:
         rows = [row for group in groups for row in group]
-        noise = [luck([prompts[row] for row in group], settings.max_new_tokens, generator, "cpu") for group in groups]
+        noise = [
+            draw_noise([prompts[row] for row in group], settings.max_new_tokens, generator, torch.device("cpu"))
+            for group in groups
+        ]
         ids = generate(
             model,
             tokenizer,
@@ -101,12 +104,12 @@ def sample_pairs(
     size = max(1, settings.batch_size // 2)
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     texts: dict[int, tuple[str, str]] = {}
-    for start in range(0, len(groups), ranks.count()):  # each group's luck is its own, however many ranks there are
+    for start in range(0, len(groups), ranks.count()):  # each group's noise is its own, however many ranks there are
         some = groups[start : start + ranks.count()]
         both = iter(draw(*([*rows, *rows] for rows in some)))
         for rows in some:
-            first, second = ([next(both) for _ in rows] for _ in range(2))
-            texts |= dict(zip(rows, zip(first, second, strict=True), strict=True))
+            firsts, seconds = ([next(both) for _ in rows] for _ in range(2))
+            texts |= dict(zip(rows, zip(firsts, seconds, strict=True), strict=True))
         on_progress(len(texts))
     for _ in range(settings.attempts - 1):
         same = [row for row in order if texts[row][0] == texts[row][1]]

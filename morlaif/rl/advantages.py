@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Estimate: TypeAlias = "tuple[Tensor, Tensor | None]"  # advantages and the critic's targets
 
 EPS = 1e-4  # keeps a group of equal rewards at zero instead of at noise over noise
-Function = TypeVar("Function", bound=Callable)
+Function = TypeVar("Function", bound="Callable[..., Estimate]")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def estimator(*, critic: bool = False, grouped: bool = False, apart: bool = Fals
     return attach
 
 
-def traits(function: Callable) -> Traits:
+def traits(function: Callable[..., Estimate]) -> Traits:
     return getattr(function, "traits", Traits())
 
 

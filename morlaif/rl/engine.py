@@ -65,7 +65,9 @@ class Engine:
         """
         groups = self.clipped_groups()
         ranks.sum_gradients([p for params in groups.values() for p in params])
-        norms = {name: nn.utils.clip_grad_norm_(params, self.max_norm) for name, params in groups.items()}
+        norms: dict[str, Tensor | float] = {
+            name: nn.utils.clip_grad_norm_(params, self.max_norm) for name, params in groups.items()
+        }
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norms

@@ -53,8 +53,8 @@ class DeepSpeedEngine(Engine):
         self.ds.set_gradient_accumulation_boundary(is_boundary=last)
         self.ds.backward(loss * ranks.count())
 
-    def step(self, critic_only: bool = False) -> dict[str, float]:
-        norms = {}
+    def step(self, critic_only: bool = False) -> dict[str, Tensor | float]:
+        norms: dict[str, Tensor | float] = {}
         if self.sharded:
             norms = {name: self._clip(params) for name, params in self.clipped_groups().items()}
         self.ds.step()

@@ -104,7 +104,8 @@ def collate(
     longest = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
     bucket = BUCKET.get(device.type, 8)
     width = -(-longest // bucket) * bucket
-    ids, states = [], []
+    ids: list[list[int]] = []
+    states: list[int] = []
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         length = len(prompt) + len(response)
         ids.append([*prompt, *response, *[pad] * (width - length)])

@@ -96,11 +96,11 @@ class _TokenLogprobs(torch.autograd.Function):
             logits = table.exp_().mul_(-g)
             logits.scatter_add_(1, targets[part, None], g)
             logits = logits.to(hidden.dtype)
-            if need_hidden:
+            if grad_hidden is not None:
                 grad_hidden[part] = logits @ own
-            if need_weight:
+            if grad_weight is not None:
                 grad_weight += (logits.T @ hidden[part]).to(weight.dtype)
-            if need_bias:
+            if grad_bias is not None:
                 grad_bias += logits.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 

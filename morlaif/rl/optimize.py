@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from morlaif.rl.kl import ESTIMATORS
 from morlaif.rl.losses import Actions, beyond_clip, value_loss
 from morlaif.rl.registry import PolicyLoss
 from morlaif.rl.settings import PPOSettings
+
+N = TypeVar("N", Tensor, "Tensor | float")
 
 
 class Tally:
@@ -46,9 +49,9 @@ class Tally:
         return rows | ({"first_ratio_error": max(ratios)} if ratios else {})
 
 
-def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+def _add(sums: dict[str, N], more: dict[str, N]) -> None:
     for name, value in more.items():
-        sums[name] = sums.get(name, 0.0) + value
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def optimize(
@@ -61,7 +64,7 @@ def optimize(
     policy_loss: PolicyLoss,
     kl_coef: float,
     critic_only: bool,
-    autocast: AbstractContextManager,
+    autocast: AbstractContextManager[object],
 ) -> dict[str, float]:
     """Update the models once for each minibatch; the means of what was seen, for the log.
 
@@ -106,9 +109,9 @@ def _loss(
 
     logprobs, entropy, values = engine(batch, freeze_trunk=critic_only)
     if not rows:
-        return 0.0 * sum(x.sum() for x in (logprobs, values) if x is not None)
+        return 0.0 * torch.stack([x.sum() for x in (logprobs, values) if x is not None]).sum()
     loss = torch.zeros((), device=batch.ids.device)
-    if not critic_only:
+    if logprobs is not None:
         old, advantages, ref = at(experience.logprobs), at(experience.advantages), at(experience.ref_logprobs)
         response = torch.arange(len(rows), device=old.device)[:, None].expand(batch.mask.shape)[batch.mask]
         if minibatch.states > minibatch.tokens:  # the state after EOS has a value and no token
@@ -128,7 +131,7 @@ def _loss(
             estimate = ESTIMATORS[settings.kl.estimator](logprobs, ref).sum()
             loss = loss + kl_coef * estimate
             tally.add(kl_loss=estimate)
-        if settings.entropy_coef:
+        if settings.entropy_coef and entropy is not None:
             loss = loss - settings.entropy_coef * entropy.sum()
     if values is not None:
         before, returns = at(experience.values), at(experience.returns)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Estimator: TypeAlias = Callable[[Trajectories], Estimate]
 PolicyLoss: TypeAlias = "Callable[[Actions], Tensor]"
-T = TypeVar("T", bound=Callable)
+T = TypeVar("T", bound=Callable[..., Any])
 
 ESTIMATORS: Registry[Estimator] = Registry(
     "estimator", "ppo.advantage", "morlaif.rl.advantages",
@@ -36,4 +36,5 @@ def with_params(registry: Registry[T], name: str, params: Mapping[str, Any]) -> 
     function = registry.find(name)
     own = wanted(function, first=1)
     bound = checked(params, own, key=f"{registry.key}_params", path=registry.path(name), name=name)
-    return partial(function, **bound) if bound else function
+    made: Any = partial(function, **bound) if bound else function  # of one signature with `function`
+    return made

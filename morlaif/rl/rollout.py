@@ -18,7 +18,7 @@ from morlaif.rl.settings import PPOSettings
 class Rollout(Protocol):
     """Samples from the policy as it now is."""
 
-    def sample(self, prompts: Sequence[list[int]], chance: torch.Generator, group: int = 1) -> list[list[int]]:
+    def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
         """One answer to each prompt; `group` neighbours have the same prompt.
 
         An answer holds its EOS iff it ended by itself; a stop string ends it too, and is cut off.
@@ -34,16 +34,16 @@ class TransformersRollout:
         engine: Engine,
         tokenizer: PreTrainedTokenizerBase,
         settings: PPOSettings,
-        autocast: Callable[[], AbstractContextManager],
+        autocast: Callable[[], AbstractContextManager[object]],
         gather: float = math.inf,
     ) -> None:
         """`gather`: see `generate`."""
         self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
         self.autocast, self.gather = autocast, gather
 
-    def sample(self, prompts: Sequence[list[int]], chance: torch.Generator, group: int = 1) -> list[list[int]]:
+    def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
         s = self.settings
-        noise = draw(len(prompts), s.max_new_tokens, chance, chance.device)
+        noise = draw(len(prompts), s.max_new_tokens, generator, generator.device)
         with self.engine.sampling() as model, self.autocast():
             return generate(
                 model, self.tokenizer, prompts, max_new_tokens=s.max_new_tokens, temperature=s.temperature, stop=s.stop,

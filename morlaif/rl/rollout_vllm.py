@@ -70,8 +70,8 @@ class VLLMRollout:
             generation_kwargs={"stop": settings.stop} if settings.stop else None,
         )
 
-    def sample(self, prompts: Sequence[list[int]], chance: torch.Generator, group: int = 1) -> list[list[int]]:
-        """See `Rollout`; `chance` is not used."""
+    def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
+        """See `Rollout`; `generator` is not used."""
         self.source.sync_weights()
         share = len(prompts) // ranks.count()  # neighbours, since a server samples a group at once
         own = list(prompts[ranks.rank() * share : (ranks.rank() + 1) * share])

@@ -263,7 +263,7 @@ class PPOTrainer:
                     column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
         return ranks.total(tables).unbind()
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _rates(self, step: int) -> list[dict[str, float]]:
