@@ -37,7 +37,21 @@ from morlaif.toy.world import make_world
 from morlaif.units.job import Job
 
 ROOT = Path(__file__).parents[2]
-PRINCIPLES = ("helpfulness", "detail")
+
+
+class Named(str):
+    """A principle of the toy world, known by its name."""
+
+    @property
+    def name(self) -> str:
+        return str(self)
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+PRINCIPLES = (Named("helpfulness"), Named("detail"))
 NAMES = (*PRINCIPLES, "single")
 ARM = Arm("principles", [], "")
 SCALARIZER = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
@@ -113,7 +127,6 @@ def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judg
         "samples": 10,
         "batch_size": 4,
     }
-    tree.pop("defaults")
     scalarizers = {name: preset("scalarizer", name) for name in ("linear", "max_min", "bernoulli_nash")}
     settings = EvalSettings(
         **tree | {"scalarizers": scalarizers, "judge": {"source": judge} if isinstance(judge, str) else judge} | changes

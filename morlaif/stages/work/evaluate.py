@@ -119,7 +119,7 @@ class _Run:
 def _run(job: EvaluateJob) -> _Run:
     settings: EvalSettings = job.reads.eval
     scalarizer: ScalarizerSettings = job.reads.scalarizer
-    principles = {getattr(p, "name", p): tuple(getattr(p, "covers", (p,))) for p in job.reads.principles}
+    principles = {principle.name: principle.covers for principle in job.reads.principles}
     arms = _arms(job, list(principles), scalarizer)
     names = [name for name in (*principles, SINGLE) if name in job.needs.pm]
     objectives = {name: made for name in arms if (made := _objective(job, name, arms[name], names)) is not None}
