@@ -24,8 +24,8 @@ def make(folder: Path, count: int) -> None:
     import pyarrow as pa
 
     from morlaif.data.records import content_id, save_pairs
+    from morlaif.feedback.chunks import PairChunks
     from morlaif.feedback.ledger import OK, Answer, Ledger
-    from morlaif.feedback.table import PairTable
 
     save_pairs(folder / "respond", {"train": [], "eval": []})
     split = folder / "respond" / "pairs" / "train"
@@ -53,9 +53,9 @@ def make(folder: Path, count: int) -> None:
     judge, principle, _ = opened(folder)
     with Ledger(folder / "ledger.sqlite") as ledger:
         scope = ledger.scope(*judge._scope(principle, True))
-        for piece in PairTable.open(folder / "respond", "train").pieces():
+        for chunk in PairChunks.open(folder / "respond", "train").chunks():
             with ledger.transaction():
-                for i, name in enumerate(piece.ids):
+                for i, name in enumerate(chunk.ids):
                     d = math.sin(i)
                     ledger.put_verdict(scope, name, (1 / (1 + math.exp(-d)), 0.1, d, -d, 800.0, 2.0, 1e-5))
                     key = bytes.fromhex(name) + b"verdicts"
@@ -77,15 +77,15 @@ def export(folder: Path) -> dict[str, float]:
     """What the stage `feedback` does, with everything in the ledger: verdicts a second, and the most memory it took."""
     import datasets  # noqa: F401  its import is no part of the work
 
-    from morlaif.feedback.label import label_table
+    from morlaif.feedback.chunks import PairChunks, write_verdicts
+    from morlaif.feedback.label import label_chunks
     from morlaif.feedback.quality import Tally
-    from morlaif.feedback.table import PairTable, write_verdicts
 
     judge, principle, _ = opened(folder)
-    pairs = PairTable.open(folder / "respond", "train")
+    pairs = PairChunks.open(folder / "respond", "train")
     begun, cpu = time.monotonic(), time.process_time()
     tally = Tally()
-    parts = label_table(judge, pairs, lambda _: (principle,))
+    parts = label_chunks(judge, pairs, lambda _: (principle,))
     write_verdicts(folder / "out", {"train": tally.passing(pairs, parts)})
     exported, exported_cpu = time.monotonic() - begun, time.process_time() - cpu
     measured = tally.measure()

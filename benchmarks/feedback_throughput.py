@@ -24,12 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from morlaif.data.records import Pair
+from morlaif.feedback.chunks import PairChunks
 from morlaif.feedback.judge import open_judge
-from morlaif.feedback.label import label_table
+from morlaif.feedback.label import label_chunks
 from morlaif.feedback.modes import mode_of
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import OpenAISettings, Principle
-from morlaif.feedback.table import PairTable
 from morlaif.presets import preset
 
 HERE = Path(__file__).parent
@@ -70,7 +70,7 @@ def engine(settings: OpenAISettings, pairs: list[Pair]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         judge = open_judge(settings, ledger=Path(folder) / "ledger.sqlite", seed=0)
         begun = time.monotonic()
-        for part in label_table(judge, PairTable.of(pairs), lambda _: (PRINCIPLE,)):
+        for part in label_chunks(judge, PairChunks.of(pairs), lambda _: (PRINCIPLE,)):
             assert part.valid.all()
         return 2 * len(pairs) / (time.monotonic() - begun)
 

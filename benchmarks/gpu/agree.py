@@ -33,7 +33,7 @@ from morlaif.data.records import Example, Pair  # noqa: E402
 from morlaif.errors import UserError  # noqa: E402
 from morlaif.feedback.records import Comparison, Verdict  # noqa: E402
 from morlaif.feedback.settings import HfSettings, PrinciplesSettings  # noqa: E402
-from morlaif.feedback.sources.hf import Engine, _orders  # noqa: E402
+from morlaif.feedback.sources.hf import LetterModel, _orders  # noqa: E402
 from morlaif.models.finetune import finetune  # noqa: E402
 from morlaif.models.generate import generate  # noqa: E402
 from morlaif.models.load import load_causal_lm, load_tokenizer  # noqa: E402
@@ -409,7 +409,7 @@ def _(device: torch.device, folder: Path) -> dict[str, Any]:
 
     def gaps(where: torch.device) -> list[list[list[float]]]:
         settings = HfSettings(**values | {"path": str(path), "device": where.type})
-        engine = Engine.load(settings)
+        engine = LetterModel.load(settings)
         asked = [[Comparison.of(pair, principle) for principle in principles] for pair in pairs]
         stems = [engine.stem([_orders(one)[order] for one in group]) for group in asked for order in (0, 1)]
         return list(engine.gaps(stems))

@@ -15,7 +15,7 @@ def deduplicate(examples: Sequence[Example]) -> list[Example]:
 
 
 def draw(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
-    """At most `limit` examples in an order of chance that `seed` fixes; a larger limit only appends."""
+    """At most `limit` examples in a random order that `seed` fixes; a larger limit only appends."""
     return sorted(examples, key=lambda example: content_id(seed, "draw", example.id))[:limit]
 
 
@@ -25,8 +25,8 @@ def hold_out(
     """(train, eval), so that no opening is on both sides; eval has `size` examples or `fraction` of all.
 
     The opening is a dialogue's first user turn: dialogues that begin with the same one are often one dialogue cut at
-    different turns. Those that differ in case or white space alone count as one. Whole openings are held out, in an
-    order of chance, while they fit; where none fits exactly, the smallest of the rest fills up, and what exceeds the
+    different turns. Those that differ in case or white space alone count as one. Whole openings are held out, in a
+    random order, while they fit; where none fits exactly, the smallest of the rest fills up, and what exceeds the
     size is left out of both.
 
     Raises:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from morlaif.feedback.chunks import PairChunks, arrow_batches
 from morlaif.feedback.quality import between
 from morlaif.feedback.records import VERDICTS
-from morlaif.feedback.table import PairTable, arrow_batches
 
 
 def label_report(folders: Mapping[str, Path], respond: Path, split: str) -> dict[str, Any]:
@@ -28,9 +28,9 @@ def label_report(folders: Mapping[str, Path], respond: Path, split: str) -> dict
         `quality.between`; cost {name: {input_tokens, output_tokens, usd}} over both splits; halo, where principles
         were asked in one request, else None.
     """
-    pieces = list(PairTable.open(respond, split).pieces())
-    place = {id: i for i, id in enumerate(id for piece in pieces for id in piece.ids)}
-    human = np.concatenate([piece.human for piece in pieces]) if pieces else np.zeros(0)
+    chunks = list(PairChunks.open(respond, split).chunks())
+    place = {id: i for i, id in enumerate(id for chunk in chunks for id in chunk.ids)}
+    human = np.concatenate([chunk.human for chunk in chunks]) if chunks else np.zeros(0)
     labels, cost, halo = {}, {}, None
     for name, folder in folders.items():
         column = np.full(len(place), np.nan)

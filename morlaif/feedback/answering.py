@@ -5,8 +5,8 @@ the units' digests hold which one it is, so that another model behind the same a
 verdicts. Where it tells nothing but a name, the ledger holds the name that the replies came under, and a reply under
 another name ends the run.
 
-Answers from before servers were asked carry no such mark. Those that cost money go to the first model that is found
-behind their address and name, once and for all; those that cost nothing are asked for again.
+Answers from before servers were asked carry no such fingerprint. Those that cost money go to the first model that
+is found behind their address and name, once and for all; those that cost nothing are asked for again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def settle(
     with _reading(ledger) as opened:
         there = opened is not None
         known = list(_seen(opened, settings)) if there else []
-        unmarked = opened.recall(_adopted(settings)) if there else None  # whose answers carry no mark
+        unmarked = opened.recall(_adopted(settings)) if there else None  # whose answers carry no fingerprint
         if found.state == "other":
             names = f" {key}.served={' or '.join(known)} takes what is known of the other." if known else ""
             raise UserError(f"{found.line}{names}")
@@ -113,11 +113,11 @@ def confirm(settings: OpenAISettings, ledger: Ledger, key: str = "feedback", fre
 def is_told(settings: OpenAISettings, ledger: Ledger) -> bool:
     """Whether the server has told before which model it serves, and so can be expected to tell it again."""
     if settings.served:
-        return bool(known_marks(ledger, settings))
+        return bool(known_fingerprint(ledger, settings))
     return ledger.recall(_adopted(settings)) is not None
 
 
-def known_marks(ledger: Ledger, settings: OpenAISettings) -> dict[str, Any]:
+def known_fingerprint(ledger: Ledger, settings: OpenAISettings) -> dict[str, Any]:
     """What the server told of the model that is meant when it was asked first."""
     return _seen(ledger, settings).get(settings.served or "", {}).get("marks", {})
 
@@ -126,13 +126,13 @@ def remember(ledger: Ledger, settings: OpenAISettings, served: Served | None) ->
     """Write down who is about to answer."""
     known = _seen(ledger, settings)
     if settings.served and settings.served not in known:
-        about = {"name": served.name, "marks": dict(served.marks)} if served else {}
+        about = {"name": served.name, "marks": dict(served.fingerprint)} if served else {}
         ledger.remember(_fact(settings), json.dumps(known | {settings.served: about | {"since": time.time()}}))
     adopt(ledger, settings, served)
 
 
 def adopt(ledger: Ledger, settings: OpenAISettings, served: Served | None) -> None:
-    """Give the answers without a mark to the model that was found, once and for all, where `settings` take them."""
+    """Give the answers without a fingerprint to the model that was found, for good, where `settings` take them."""
     if served and served.id and not settings.served and ledger.recall(_adopted(settings)) is None:
         ledger.remember(_adopted(settings), served.id)
 
@@ -146,7 +146,7 @@ def reached(ledger: Ledger, settings: OpenAISettings, now: bool = False) -> bool
     return time.time() - float(ledger.recall(name) or 0.0) < RECENT
 
 
-class Watch:
+class ReplyNames:
     """Holds the names under which replies come against the name that was asked for, and against one another."""
 
     def __init__(self, settings: OpenAISettings, ledger: Ledger, served: Served | None = None) -> None:
@@ -191,7 +191,7 @@ class Watch:
 
 
 def _effective(ledger: Ledger | None, settings: OpenAISettings, found: Found) -> str:
-    """The id of what was found, but "" for the model to which the answers without a mark belong."""
+    """The id of what was found, but "" for the model to which the answers without a fingerprint belong."""
     id = found.served.id if found.served else ""
     if not id or ledger is None:
         return id

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from morlaif.data.records import Pair
 from morlaif.feedback import tokens
+from morlaif.feedback.chunks import PairChunks
 from morlaif.feedback.label import Assign, recall
 from morlaif.feedback.ledger import Ledger
 from morlaif.feedback.limiter import MARGIN
-from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import Mode, Question, mode_of
 from morlaif.feedback.rating import Rated, Single
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import Criterion, FeedbackSettings, OpenAISettings, Principle
-from morlaif.feedback.table import PairTable
+from morlaif.feedback.verdict_cache import VerdictCache
 
 SAMPLE = 200  # pairs whose questions are written out and counted
 ASSUMED_TOKENS = (80, 120, 120)  # of prompt and two responses, where there are no pairs yet
@@ -45,7 +45,7 @@ def estimate(
     name: str,
     settings: FeedbackSettings,
     assign: Assign,
-    pairs: PairTable | int,
+    pairs: PairChunks | int,
     *,
     ledger: Path,
     together: Sequence[Principle] = (),
@@ -75,8 +75,8 @@ def estimate(
         with Ledger(ledger) as opened:
             logprobs = mode.known_logprobs(opened)
             if not isinstance(pairs, int) and logprobs is not None:
-                memory = Memory("", opened, lambda principle: mode.scope(principle, logprobs))
-                known = sum(int(p.valid.sum()) for piece in pairs.pieces() for p, _ in recall(memory, piece, assign))
+                memory = VerdictCache("", opened, lambda principle: mode.scope(principle, logprobs))
+                known = sum(int(p.valid.sum()) for chunk in pairs.chunks() for p, _ in recall(memory, chunk, assign))
     elif settings.logprobs != "auto":
         logprobs = settings.logprobs == "always"
     if logprobs is None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from morlaif.errors import MachineError, UserError
+from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.rating import Rater
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import JUDGES, FeedbackSettings, Principle
-from morlaif.feedback.table import Verdicts
 from morlaif.settings import Settings
 
 S = TypeVar("S", bound=Settings)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from morlaif.data.records import Pair
+from morlaif.feedback.chunks import Chunk, PairChunks, Verdicts, averaged
 from morlaif.feedback.information import Watch
 from morlaif.feedback.judge import Judge, open_judge
 from morlaif.feedback.records import Comparison, Verdict
 from morlaif.feedback.settings import FeedbackSettings, Principle
-from morlaif.feedback.table import PairTable, Piece, Verdicts, averaged
 
 Assign = Callable[[str], Sequence[Principle | None]]  # the principles under which the pair of an id is judged
 Progress = Callable[..., Any]  # (done, total, **metrics)
@@ -50,13 +50,13 @@ def label_with(
     judge: Judge, pairs: Sequence[Pair], assign: Assign, on_progress: Progress | None = None
 ) -> list[Verdict]:
     """`label` with a judge that is already open, so that its counters can be read afterwards."""
-    return [verdict for part in label_table(judge, PairTable.of(pairs), assign, on_progress) for verdict in part]
+    return [verdict for part in label_chunks(judge, PairChunks.of(pairs), assign, on_progress) for verdict in part]
 
 
-def label_table(
-    judge: Judge, pairs: PairTable, assign: Assign, on_progress: Progress | None = None, watch: Watch | None = None
+def label_chunks(
+    judge: Judge, pairs: PairChunks, assign: Assign, on_progress: Progress | None = None, watch: Watch | None = None
 ) -> Iterator[Verdicts]:
-    """Verdicts on `pairs`, in their order and in pieces: memory does not grow with their number.
+    """Verdicts on `pairs`, in their order and in chunks: memory does not grow with their number.
 
     Of a judge that remembers, whatever it does not know is asked first, and then all is read from its memory in the
     order of the pairs; only invalid verdicts, which are not remembered, are held here meanwhile. `watch` sees each new
@@ -64,12 +64,12 @@ def label_table(
     """
     progress = _Progress(judge, pairs, assign, on_progress, watch)
     if not judge.remembers:
-        for piece in pairs.pieces():
-            yield _ask(judge, piece, assign, progress)
+        for chunk in pairs.chunks():
+            yield _ask(judge, chunk, assign, progress)
         return
-    known = 0  # pieces at the beginning of which everything is remembered
-    for piece in pairs.pieces():
-        parts = [part for part, _ in recall(judge, piece, assign)]
+    known = 0  # chunks at the beginning of which everything is remembered
+    for chunk in pairs.chunks():
+        parts = [part for part, _ in recall(judge, chunk, assign)]
         if not all(part.valid.all() for part in parts):
             break
         progress.recalled(parts)
@@ -78,17 +78,17 @@ def label_table(
     else:
         return
     missing: dict[tuple[str, str], Verdict] = {}
-    for asked, verdict in judge.judge(_unknown(judge, islice(pairs.pieces(), known, None), assign, progress)):
+    for asked, verdict in judge.judge(_unknown(judge, islice(pairs.chunks(), known, None), assign, progress)):
         if not verdict.valid:
             missing[asked.id, _name(asked.principle)] = verdict
         progress.came(asked, verdict)
-    for piece in islice(pairs.pieces(), known, None):
-        yield averaged([_complete(part, principles, missing) for part, principles in recall(judge, piece, assign)])
+    for chunk in islice(pairs.chunks(), known, None):
+        yield averaged([_complete(part, principles, missing) for part, principles in recall(judge, chunk, assign)])
 
 
 def label_all(
     judge: Judge,
-    pairs: PairTable,
+    pairs: PairChunks,
     principles: Sequence[Principle],
     lock: Path,
     on_progress: Progress | None = None,
@@ -104,7 +104,7 @@ def label_all(
 
     with FileLock(lock):
         progress = _Progress(judge, pairs, lambda _: principles, on_progress, watch)
-        for asked, verdict in judge.judge(_unknown(judge, pairs.pieces(), lambda _: principles, progress)):
+        for asked, verdict in judge.judge(_unknown(judge, pairs.chunks(), lambda _: principles, progress)):
             progress.came(asked, verdict)
 
 
@@ -117,49 +117,49 @@ def draw(constitution: Sequence[Principle], count: int, seed: int) -> Assign:
     return assign
 
 
-def _ask(judge: Judge, piece: Piece, assign: Assign, progress: _Progress) -> Verdicts:
+def _ask(judge: Judge, chunk: Chunk, assign: Assign, progress: _Progress) -> Verdicts:
     """Verdicts of a judge without a memory."""
-    columns = _columns(piece, assign)
-    asked = (Comparison.of(pair, column[row]) for row, pair in enumerate(piece) for column in columns)
+    columns = _columns(chunk, assign)
+    asked = (Comparison.of(pair, column[row]) for row, pair in enumerate(chunk) for column in columns)
     found = {}
     for comparison, verdict in judge.judge(asked):
         found[comparison.id, _name(comparison.principle)] = verdict
         progress.came(comparison, verdict)
-    named = ([(id, _name(p)) for id, p in zip(piece.ids, column, strict=True)] for column in columns)
+    named = ([(id, _name(p)) for id, p in zip(chunk.ids, column, strict=True)] for column in columns)
     return averaged([Verdicts.of(judge.name, [found[key] for key in keys]) for keys in named])
 
 
-def _unknown(judge: Judge, pieces: Iterable[Piece], assign: Assign, progress: _Progress) -> Iterator[Comparison]:
+def _unknown(judge: Judge, chunks: Iterable[Chunk], assign: Assign, progress: _Progress) -> Iterator[Comparison]:
     """What the judge does not remember, pair after pair."""
-    for piece in pieces:
-        parts = list(recall(judge, piece, assign))
+    for chunk in chunks:
+        parts = list(recall(judge, chunk, assign))
         progress.recalled([part for part, _ in parts])
         for row in np.flatnonzero(~np.logical_and.reduce([part.valid for part, _ in parts])).tolist():
-            pair = piece.pair(row)
+            pair = chunk.pair(row)
             for part, principles in parts:
                 if not part.valid[row]:
                     yield Comparison.of(pair, principles[row])
 
 
-def recall(judge: Judge, piece: Piece, assign: Assign) -> Iterator[tuple[Verdicts, Sequence[Principle | None]]]:
+def recall(judge: Judge, chunk: Chunk, assign: Assign) -> Iterator[tuple[Verdicts, Sequence[Principle | None]]]:
     """What is remembered of the K verdicts on each pair: K times the verdicts on all N, beside their principles."""
-    for principles in _columns(piece, assign):
+    for principles in _columns(chunk, assign):
         rows: dict[str, list[int]] = {}
         if len({id(principle) for principle in principles}) == 1:
-            yield judge.recall(principles[0], piece.ids), principles
+            yield judge.recall(principles[0], chunk.ids), principles
             continue
         by_name = {_name(principle): principle for principle in principles}
         for row, principle in enumerate(principles):
             rows.setdefault(_name(principle), []).append(row)
-        whole = Verdicts.none(judge.name, piece.ids)
+        whole = Verdicts.none(judge.name, chunk.ids)
         for name, chosen in rows.items():
-            whole = whole.put(chosen, judge.recall(by_name[name], [piece.ids[row] for row in chosen]))
+            whole = whole.put(chosen, judge.recall(by_name[name], [chunk.ids[row] for row in chosen]))
         yield whole, principles
 
 
-def _columns(piece: Piece, assign: Assign) -> list[Sequence[Principle | None]]:
+def _columns(chunk: Chunk, assign: Assign) -> list[Sequence[Principle | None]]:
     """K lists of the N principles under which pairs are judged, each pair's own in the order of their names."""
-    rows = [assign(id) for id in piece.ids]
+    rows = [assign(id) for id in chunk.ids]
     if rows and len(rows[0]) > 1:
         rows = [sorted(row, key=_name) for row in rows]
     return list(zip(*rows, strict=True))
@@ -180,10 +180,10 @@ class _Progress:
     """Tells a listener how many verdicts there are, but not more than ten times a second."""
 
     def __init__(
-        self, judge: Judge, pairs: PairTable, assign: Assign, listener: Progress | None, watch: Watch | None = None
+        self, judge: Judge, pairs: PairChunks, assign: Assign, listener: Progress | None, watch: Watch | None = None
     ) -> None:
         self._usage, self._listener, self._watch = judge.usage, listener, watch
-        each = next((len(assign(id)) for piece in pairs.pieces() for id in piece.ids), 0)
+        each = next((len(assign(id)) for chunk in pairs.chunks() for id in chunk.ids), 0)
         self._done, self._total = 0, len(pairs) * each
         self._begun = self._last = time.monotonic()
 

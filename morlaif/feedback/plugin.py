@@ -12,14 +12,14 @@ from typing import Any, Self, TypeVar
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import position_bias, soft_label
+from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.judge import Judge
 from morlaif.feedback.ledger import Ledger, key_of
-from morlaif.feedback.memory import Memory
 from morlaif.feedback.outcomes import NO_ANSWER, NOT_FINITE
 from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import Criterion, PluginFeedback, Principle
-from morlaif.feedback.table import Verdicts
+from morlaif.feedback.verdict_cache import VerdictCache
 from morlaif.source import source_identity
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -66,7 +66,7 @@ class PairJudge(Judge[PluginFeedback]):
     @classmethod
     def open(cls, settings: PluginFeedback, *, ledger: Path, seed: int, together: Sequence[Principle]) -> Judge[Any]:
         made = cls._made(settings, seed)
-        return Remembering(made, settings, ledger, seed) if made.keeps else made
+        return CachedJudge(made, settings, ledger, seed) if made.keeps else made
 
     @classmethod
     def open_rater(cls, settings: PluginFeedback, *, ledger: Path, highest: int) -> Rater:
@@ -151,7 +151,7 @@ class PairRater:
             yield single, Rating(single.id, score, self.name, why or None)
 
 
-class Remembering(Judge[PluginFeedback]):
+class CachedJudge(Judge[PluginFeedback]):
     """A judge of another package whose valid verdicts are kept in the ledger.
 
     They belong to its source code, its parameters, the seed if it takes one, and the principle's wording.
@@ -170,7 +170,7 @@ class Remembering(Judge[PluginFeedback]):
             key = key_of("plugin", str(identity), [], principle.model_dump(mode="json"))
             return key, f"{principle.name}, {path}"
 
-        self._memory = Memory(self.name, self._ledger, scope)
+        self._cache = VerdictCache(self.name, self._ledger, scope)
 
     @cached_property
     def usage(self) -> Usage:
@@ -179,11 +179,11 @@ class Remembering(Judge[PluginFeedback]):
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         for asked, verdict in self._judge.judge(comparisons):
             if verdict.valid:
-                self._memory.keep(asked.wording, verdict)
+                self._cache.keep(asked.wording, verdict)
             yield asked, verdict
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
-        return super().recall(None, pair_ids) if principle is None else self._memory.recall(principle, pair_ids)
+        return super().recall(None, pair_ids) if principle is None else self._cache.recall(principle, pair_ids)
 
     def finish(self) -> dict[str, int]:
         return self._judge.finish()

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morlaif.data.records import Pair, content_id
+from morlaif.feedback.chunks import Array, Chunk, PairChunks, Verdicts
 from morlaif.feedback.records import Verdict
-from morlaif.feedback.table import Array, PairTable, Piece, Verdicts
 from morlaif.statistics import NOTHING, Interval, cohen_kappa, correlation, wilson
 
 RESAMPLES = 2000  # of the bootstrap for κ
@@ -25,7 +25,7 @@ def quality(
     """`Tally.measure` of lists, joined by identity. `truth` tells how much better the first response of a pair is."""
     known = {verdict.pair_id: verdict for verdict in verdicts}
     tally = Tally()
-    tally.add(Piece.of(pairs), Verdicts.of("", [known[pair.id] for pair in pairs]))
+    tally.add(Chunk.of(pairs), Verdicts.of("", [known[pair.id] for pair in pairs]))
     return tally.measure([truth(pair) for pair in pairs] if truth else None)
 
 
@@ -41,21 +41,21 @@ class Tally:
         self.invalid: Counter[str] = Counter()
         self.cost: Counter[str] = Counter()
 
-    def add(self, piece: Piece, verdicts: Verdicts) -> None:
-        """Count verdicts on the pairs of `piece`, in its order."""
+    def add(self, chunk: Chunk, verdicts: Verdicts) -> None:
+        """Count verdicts on the pairs of `chunk`, in its order."""
         for name in self.KEPT:
             self._columns[name].append(getattr(verdicts, name))
-        self._columns["human"].append(piece.human)
-        self._columns["longer"].append(piece.lengths[:, 0] - piece.lengths[:, 1])  # characters
+        self._columns["human"].append(chunk.human)
+        self._columns["longer"].append(chunk.lengths[:, 0] - chunk.lengths[:, 1])  # characters
         self.invalid.update(str(verdicts.reason[row]) for row in np.flatnonzero(~verdicts.valid).tolist())
         self.cost.update(
             {name: float(getattr(verdicts, name).sum()) for name in ("input_tokens", "output_tokens", "usd")}
         )
 
-    def passing(self, pairs: PairTable, parts: Iterator[Verdicts]) -> Iterator[Verdicts]:
+    def passing(self, pairs: PairChunks, parts: Iterator[Verdicts]) -> Iterator[Verdicts]:
         """Take from `parts` the verdicts on `pairs`, count them and pass them on."""
-        for piece, verdicts in zip(pairs.pieces(), parts, strict=False):
-            self.add(piece, verdicts)
+        for chunk, verdicts in zip(pairs.chunks(), parts, strict=False):
+            self.add(chunk, verdicts)
             yield verdicts
 
     def column(self, name: str) -> Array:
@@ -143,10 +143,10 @@ def between(labels: dict[str, NDArray[np.float64]], human: Array) -> dict[str, A
     }
 
 
-def audit_of(pairs: PairTable, fraction: float) -> PairTable | None:
+def audit_of(pairs: PairChunks, fraction: float) -> PairChunks | None:
     """About `fraction` of the pairs, chosen by their identity; None if that is nothing."""
     chosen = [pair for pair in pairs if int(content_id("audit", pair.id), 16) < fraction * 2**64] if fraction else []
-    return PairTable.of(chosen) if chosen else None
+    return PairChunks.of(chosen) if chosen else None
 
 
 def halo(together: dict[str, Array], apart: dict[str, Array]) -> dict[str, Any]:

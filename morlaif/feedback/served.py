@@ -30,15 +30,17 @@ class Served:
     """What a server tells about the model that answers to a name."""
 
     name: str  # as the server calls it
-    marks: Mapping[str, Any]  # what tells it from others; empty: only the name does
+    fingerprint: Mapping[str, Any]  # what tells it from others; empty: only the name does
     names: tuple[str, ...] = ()  # under which its replies may come
 
     @property
     def id(self) -> str:
-        """Stands in keys and digests: the name and a hash of the marks; empty without any."""
-        if not self.marks:
+        """Stands in keys and digests: the name and a hash of the fingerprint; empty without any."""
+        if not self.fingerprint:
             return ""
-        digest = hashlib.sha256(json.dumps(dict(self.marks), sort_keys=True, default=str).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps(dict(self.fingerprint), sort_keys=True, default=str).encode()).hexdigest()[
+            :12
+        ]
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', bare(self.name)).strip('-')[:48] or 'model'}-{digest}"
 
 
@@ -60,10 +62,10 @@ def find(models: Any, model: str, alias: Alias, ask: Ask) -> Served | None:
         if alias == "any" or (model.startswith(("/", ".", "~")) and not _strict(entries)):
             return None  # one of several, or a folder that the server loads when it is asked
         raise NotServed(_listed(entries, model))
-    marks = _marks(entry, ask)
+    fingerprint = _fingerprint(entry, ask)
     if not any(same(model, name) for name in _names(entry)):
-        marks["listed"] = entry["id"]  # an alias allows it, and may allow another one tomorrow
-    return Served(entry["id"], marks, tuple(_names(entry)))
+        fingerprint["listed"] = entry["id"]  # an alias allows it, and may allow another one tomorrow
+    return Served(entry["id"], fingerprint, tuple(_names(entry)))
 
 
 def same(asked: str, name: str) -> bool:
@@ -125,36 +127,36 @@ def _strict(entries: Sequence[Mapping[str, Any]]) -> bool:
     return any(entry.get("owned_by") in ("llamacpp", "vllm", "sglang") for entry in entries)
 
 
-def _marks(entry: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
-    marks: dict[str, Any] = {}
+def _fingerprint(entry: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+    fingerprint: dict[str, Any] = {}
     meta, owner = entry.get("meta"), entry.get("owned_by")
     if owner == "llamacpp" or (isinstance(meta, Mapping) and "n_params" in meta):
-        marks |= {name: meta[name] for name in META if isinstance(meta, Mapping) and name in meta}
+        fingerprint |= {name: meta[name] for name in META if isinstance(meta, Mapping) and name in meta}
         props = ask("/props")
         if isinstance(props, Mapping):
-            marks |= _of_props(props)
+            fingerprint |= _of_props(props)
     for name in ("root", "parent"):  # vLLM, SGLang
         if isinstance(entry.get(name), str) and entry[name] != entry["id"]:
-            marks[name] = entry[name]
+            fingerprint[name] = entry[name]
     if owner == "sglang" and isinstance(info := ask("/get_model_info"), Mapping):
-        marks |= {name: info[name] for name in ("model_path", "weight_version") if info.get(name)}
-    if owner == "library" or not (marks or isinstance(owner, str)):  # Ollama
-        marks |= _of_tags(ask("/api/tags"), entry["id"])
+        fingerprint |= {name: info[name] for name in ("model_path", "weight_version") if info.get(name)}
+    if owner == "library" or not (fingerprint or isinstance(owner, str)):  # Ollama
+        fingerprint |= _of_tags(ask("/api/tags"), entry["id"])
     if owner == entry["id"] and isinstance(info := ask("/info"), Mapping):  # Text Generation Inference
-        marks |= {name: info[name] for name in ("model_id", "model_sha", "model_dtype") if info.get(name)}
-    return marks
+        fingerprint |= {name: info[name] for name in ("model_id", "model_sha", "model_dtype") if info.get(name)}
+    return fingerprint
 
 
 def _of_props(props: Mapping[str, Any]) -> dict[str, Any]:
     """The weights' file, the adapters on them, and the template that words the questions."""
-    marks = {"path": props["model_path"]} if isinstance(props.get("model_path"), str) else {}
+    fingerprint = {"path": props["model_path"]} if isinstance(props.get("model_path"), str) else {}
     if isinstance(template := props.get("chat_template"), str):
-        marks["template"] = hashlib.sha256(template.encode("utf-8", "replace")).hexdigest()[:12]
+        fingerprint["template"] = hashlib.sha256(template.encode("utf-8", "replace")).hexdigest()[:12]
     generation = props.get("default_generation_settings")
     params = generation.get("params") if isinstance(generation, Mapping) else None
     if isinstance(params, Mapping) and params.get("lora"):
-        marks["lora"] = params["lora"]
-    return marks
+        fingerprint["lora"] = params["lora"]
+    return fingerprint
 
 
 def _of_tags(tags: Any, name: str) -> dict[str, Any]:

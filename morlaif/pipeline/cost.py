@@ -11,10 +11,10 @@ from rich.table import Table
 from morlaif.config import Config
 from morlaif.data.records import DATASET
 from morlaif.data.settings import ToyData
+from morlaif.feedback.chunks import PairChunks, arrow_rows
 from morlaif.feedback.estimate import ASSUMED_TOKENS, Estimate, estimate, estimate_ratings
 from morlaif.feedback.label import draw
 from morlaif.feedback.settings import OpenAISettings, Principle
-from morlaif.feedback.table import PairTable, arrow_rows
 from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
 from morlaif.stages.feedback import FeedbackReads
@@ -46,7 +46,7 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
     return made
 
 
-def _unit(name: str, reads: FeedbackReads, pairs: PairTable | int | None, store: Store, config: Config) -> Estimate:
+def _unit(name: str, reads: FeedbackReads, pairs: PairChunks | int | None, store: Store, config: Config) -> Estimate:
     if pairs is None:
         note = "the number of pairs is not known before the data is read: build stages=[respond], or set data.limit"
         return Estimate(name, 0, 0, 0, 0, 0, 0.0, None, (note,))
@@ -90,10 +90,10 @@ def _examples(config: Config) -> int | None:
     return config.data.train + config.data.eval if isinstance(config.data, ToyData) else config.data.limit
 
 
-def _pairs(plan: Plan, store: Store, config: Config) -> PairTable | int | None:
+def _pairs(plan: Plan, store: Store, config: Config) -> PairChunks | int | None:
     """The pairs where they are built; else how many there will be, by the data if that is built, or by the config."""
     if store.has(plan.by_name["respond"]):
-        return PairTable.chain([PairTable.open(store.folder(plan.by_name["respond"]), split) for split in SPLITS])
+        return PairChunks.chain([PairChunks.open(store.folder(plan.by_name["respond"]), split) for split in SPLITS])
     if store.has(plan.by_name["data"]):
         return sum(arrow_rows(store.folder(plan.by_name["data"]) / DATASET / split) for split in SPLITS)
     return _examples(config)

@@ -13,7 +13,7 @@ from morlaif.feedback.settings import Criterion, PrinciplesSettings
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings
-from morlaif.reward.settings import JudgeReward, Layout, PMReward, check, layout, of_baseline
+from morlaif.reward.settings import JudgeReward, PMReward, RewardLayout, check, layout, of_baseline
 from morlaif.scalarize.registry import resolve
 
 SINGLE = "single"  # the baseline: one preference model for a constitution of principles
@@ -35,7 +35,7 @@ def existing_weights(pm: PMSettings, name: str, contents: Contents) -> str | Non
     return contents.model(source.key, source.path, source.revision, source.trust_remote_code)
 
 
-def rewards_of(config: Config) -> dict[str, Layout]:
+def rewards_of(config: Config) -> dict[str, RewardLayout]:
     """What each arm's policy is rewarded by.
 
     Raises:
@@ -55,7 +55,7 @@ def objective_problems(config: Config) -> Iterator[str]:
         yield from str(error).splitlines()
 
 
-def reward_reads(config: Config, reward: Layout) -> dict[str, Any]:
+def reward_reads(config: Config, reward: RewardLayout) -> dict[str, Any]:
     """What a unit that scores reads besides the names. Of preference models alone, nothing: it needs their units."""
     if isinstance(reward.reward, PMReward):
         return {}
@@ -100,7 +100,7 @@ def read_outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, 
     return reads, contents.files([path])
 
 
-def check_objective(config: Config, reward: Layout) -> None:
+def check_objective(config: Config, reward: RewardLayout) -> None:
     """What the objective would stumble over later.
 
     Raises:

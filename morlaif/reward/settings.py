@@ -151,7 +151,7 @@ class Column(Settings):
     weight: Number
 
 
-class Layout(Settings):
+class RewardLayout(Settings):
     """The columns of a reward in their order. They stand in the digest, and tell the stages how to put it together."""
 
     reward: RewardSettings
@@ -178,7 +178,7 @@ class Layout(Settings):
         return {name: part for name, part in self.parts.items() if isinstance(part, JudgeReward)}
 
 
-def layout(reward: RewardSettings, principles: Sequence[str]) -> Layout:
+def layout(reward: RewardSettings, principles: Sequence[str]) -> RewardLayout:
     """The columns that `reward` has in a run with these principles.
 
     A name that an earlier part of a mixture has taken gets the part's name in front.
@@ -195,13 +195,13 @@ def layout(reward: RewardSettings, principles: Sequence[str]) -> Layout:
             if name in columns:
                 raise UserError(f"reward.parts.{part}: two columns '{name}'; call the part something else")
             columns[name] = Column(name=name, part=part, own=own, weight=weights[part])
-    return Layout(reward=reward, columns=tuple(columns.values()))
+    return RewardLayout(reward=reward, columns=tuple(columns.values()))
 
 
-def of_baseline(reward: RewardSettings) -> Layout:
+def of_baseline(reward: RewardSettings) -> RewardLayout:
     """The one column of the arm `single`: a judge's overall rating under `reward=judge`, else one preference model."""
     whole = reward if isinstance(reward, JudgeReward) else PMReward(kind="pm", principles=None)
-    return Layout(reward=whole, columns=(Column(name=SINGLE, part="", own=SINGLE, weight=1.0),))
+    return RewardLayout(reward=whole, columns=(Column(name=SINGLE, part="", own=SINGLE, weight=1.0),))
 
 
 def key_of(reward: RewardSettings, part: str) -> str:

@@ -17,7 +17,15 @@ from morlaif.errors import MachineError, UserError
 from morlaif.feedback.judge import at_home, open_rater
 from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.settings import Criterion, FeedbackSettings
-from morlaif.reward.settings import FunctionReward, JudgeReward, Layout, PluginReward, PMReward, find_function, key_of
+from morlaif.reward.settings import (
+    FunctionReward,
+    JudgeReward,
+    PluginReward,
+    PMReward,
+    RewardLayout,
+    find_function,
+    key_of,
+)
 
 COSTS = ("usd", "input_tokens", "output_tokens")
 
@@ -38,7 +46,7 @@ class Source(Protocol):
 
 
 def open_reward(
-    layout: Layout,
+    layout: RewardLayout,
     *,
     models: Callable[[Sequence[str]], Callable[[Prompts, Responses], Tensor]],
     criteria: Mapping[str, Criterion],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.feedback.settings import Criterion, FeedbackSettings
-from morlaif.reward.settings import Column, Layout, PMReward
+from morlaif.reward.settings import Column, PMReward, RewardLayout
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import Settings
 from morlaif.stages.places import Places
@@ -22,16 +22,16 @@ class ScoringReads(Reads):
 
     names: tuple[str, ...]  # of the columns of the scores
     places: Places
-    reward: Layout | None = None
+    reward: RewardLayout | None = None
     criteria: tuple[Criterion, ...] | None = None  # how judges are asked for a rating
     feedback: FeedbackSettings | None = None  # the run's judge, where it rates
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> RewardLayout:
         if self.reward is not None:
             return self.reward
         columns = tuple(Column(name=name, part="", own=name, weight=1.0) for name in self.names)
-        return Layout(reward=PMReward(kind="pm", principles=None), columns=columns)
+        return RewardLayout(reward=PMReward(kind="pm", principles=None), columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)

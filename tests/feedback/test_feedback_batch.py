@@ -8,10 +8,10 @@ import pytest
 from batch_server import BatchServer
 
 from morlaif.errors import MachineError, UserError
+from morlaif.feedback.chunks import PairChunks
 from morlaif.feedback.judge import open_judge
-from morlaif.feedback.label import label, label_all, label_table, label_with
+from morlaif.feedback.label import label, label_all, label_chunks, label_with
 from morlaif.feedback.ledger import Ledger
-from morlaif.feedback.table import PairTable
 
 QUICK = {
     "discount": 0.5, "max_requests": 1000, "max_bytes": 1_000_000, "max_enqueued_tokens": None,
@@ -158,12 +158,12 @@ def test_the_budget_holds_for_batches(run, pairs, tmp_path):
 
 def test_joint_questions_go_by_batch_as_well(settings_for, principles, pairs, tmp_path):
     with BatchServer() as server:
-        chosen, table = principles.chosen[:3], PairTable.of(pairs[:4])
+        chosen, table = principles.chosen[:3], PairChunks.of(pairs[:4])
         settings = settings_for(server, logprobs="always", delivery="batch", batch=QUICK, mode="joint")
         judge = open_judge(settings, ledger=tmp_path / "l", seed=0, together=chosen)
         label_all(judge, table, chosen, tmp_path / "lock")
         assert server.lines == 8
-        parts = [part for p in chosen for part in label_table(judge, table, lambda _, p=p: (p,))]
+        parts = [part for p in chosen for part in label_chunks(judge, table, lambda _, p=p: (p,))]
         assert all(part.valid.all() for part in parts) and judge.usage.requests == 8
         bodies = [json.loads(line) for line in next(iter(server.files.values())).splitlines()]
         assert len({row["custom_id"] for row in bodies}) == 8 and bodies[0]["url"] == "/v1/chat/completions"

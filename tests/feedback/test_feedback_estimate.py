@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import pytest
 
+from morlaif.feedback.chunks import PairChunks
 from morlaif.feedback.estimate import estimate
 from morlaif.feedback.label import draw, label
 from morlaif.feedback.ledger import Ledger
-from morlaif.feedback.table import PairTable
 from morlaif.feedback.tokens import count
 
 FIXED = {"logprobs": "always", "requests_per_minute": 600}
 
 
 def test_what_is_estimated_is_what_is_asked(server, pairs, helpfulness, settings_for, tmp_path):
-    settings, table = settings_for(server, **FIXED), PairTable.of(pairs)
+    settings, table = settings_for(server, **FIXED), PairChunks.of(pairs)
     told = estimate("u", settings, lambda _: (helpfulness,), table, ledger=tmp_path / "l")
     assert server.received == 0 and not (tmp_path / "l").exists()  # nothing is sent, nothing made
     label(pairs, helpfulness, settings_for(server, logprobs="always"), ledger=tmp_path / "l", seed=0)
@@ -24,7 +24,7 @@ def test_what_is_estimated_is_what_is_asked(server, pairs, helpfulness, settings
 
 
 def test_what_the_ledger_knows_costs_nothing(server, pairs, helpfulness, settings_for, tmp_path):
-    settings, table = settings_for(server, **FIXED), PairTable.of(pairs)
+    settings, table = settings_for(server, **FIXED), PairChunks.of(pairs)
     label(pairs[:20], helpfulness, settings_for(server, logprobs="always"), ledger=tmp_path / "l", seed=0)
     told = estimate("u", settings, lambda _: (helpfulness,), table, ledger=tmp_path / "l")
     assert told.known == 20 and told.requests == 20
@@ -37,7 +37,7 @@ def test_what_the_ledger_knows_costs_nothing(server, pairs, helpfulness, setting
 
 
 def test_joint_and_votes_and_batches(server, pairs, principles, settings_for, tmp_path):
-    chosen, table = principles.chosen, PairTable.of(pairs)
+    chosen, table = principles.chosen, PairChunks.of(pairs)
 
     def total(field, together=(), **overrides):
         settings = settings_for(server, **FIXED | overrides)

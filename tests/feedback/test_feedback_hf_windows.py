@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from morlaif.feedback.sources.hf import Engine, Stem
+from morlaif.feedback.sources.hf import LetterModel, Stem
 
 SIZE = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -42,7 +42,7 @@ def test_shared_prefixes_are_read_as_the_whole(kind: str) -> None:
         Stem([7, 9, 3, 4, 5, 11, 8, 6, 13, 12, 10, 21, 3], [[17, 18, 19, 3, 4, 5, 6, 7, 8], [23]]),
         Stem([7, 5, 4], [[9, 11], [30, 31, 32]]),
     ]
-    engine = Engine(model, Letters(), batch_size=8, answer_of=lambda said: said)
+    engine = LetterModel(model, Letters(), batch_size=8, answer_of=lambda said: said)
     found = [gap for gaps in engine.gaps(stems) for gap in gaps]
     wanted = []
     for stem in stems:

@@ -16,12 +16,12 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit
 
 from morlaif.errors import UserError
+from morlaif.feedback.chunks import PairChunks
 from morlaif.feedback.information import FIRST, Watch, all_alike, information, warnings_of
 from morlaif.feedback.judge import open_judge
-from morlaif.feedback.label import label_all, label_table
+from morlaif.feedback.label import label_all, label_chunks
 from morlaif.feedback.records import Usage, Verdict
 from morlaif.feedback.settings import RulesSettings, StopSettings
-from morlaif.feedback.table import PairTable
 from morlaif.presets import preset
 
 
@@ -145,7 +145,7 @@ def test_the_toy_judge_is_never_suspected(rules):
             judge = open_judge(judge_settings, ledger=None, seed=0)
             watch = Watch(judge, limits(orders_disagree=0.9, spread=0.05), "feedback/x")
             label_with(judge, pairs, lambda _, p=principle: (p,))
-            (part,) = label_table(judge, PairTable.of(pairs), lambda _, p=principle: (p,), watch=watch)
+            (part,) = label_chunks(judge, PairChunks.of(pairs), lambda _, p=principle: (p,), watch=watch)
             assert information(part.p_first, part.d_forward, part.d_backward).warnings == [] == judge.usage.said
 
 
@@ -160,7 +160,7 @@ class PlacePicker(ChatServer):
 def test_a_server_that_picks_a_place_is_told_of_and_stopped_where_it_is_asked_for(
     principles, settings_for, tmp_path, caplog
 ):
-    pairs, three = PairTable.of(make_pairs(60)), principles.chosen[:3]
+    pairs, three = PairChunks.of(make_pairs(60)), principles.chosen[:3]
     with PlacePicker() as server:
         judge = open_judge(settings_for(server), ledger=tmp_path / "l", seed=0)
         watch = Watch(judge, settings_for(server).stop_if, "feedback/helpfulness")
@@ -170,7 +170,7 @@ def test_a_server_that_picks_a_place_is_told_of_and_stopped_where_it_is_asked_fo
         judge = open_judge(strict, ledger=tmp_path / "m", seed=0)
         before = server.received
         with pytest.raises(UserError, match=r"orders_disagree 1 is above 0\.9 \(feedback\.stop_if\), on 20 pairs"):
-            list(label_table(judge, pairs, lambda _: three[:1], watch=Watch(judge, strict.stop_if, "feedback/x")))
+            list(label_chunks(judge, pairs, lambda _: three[:1], watch=Watch(judge, strict.stop_if, "feedback/x")))
         assert server.received - before < 100, "it stopped at 20 pairs of 60"
 
 
@@ -204,15 +204,15 @@ def test_draws_that_never_differ_are_asked_for_once(helpfulness, settings_for, t
     with Deaf() as server:
         settings = settings_for(server, votes=5, concurrency=1)
         judge = open_judge(settings, ledger=tmp_path / "l", seed=0)
-        (part,) = label_table(judge, PairTable.of(pairs), lambda _: one)
+        (part,) = label_chunks(judge, PairChunks.of(pairs), lambda _: one)
         asked = server.received
         assert 1 + 20 * 10 + 40 * 2 <= asked <= 1 + 24 * 10 + 36 * 2, "five draws for 20 pairs, one for the others"
         assert part.valid.all() and set(np.abs(part.d_forward).round(9)) == {round(math.log(11), 9)}
         said = [line for line in judge.usage.said if "were alike" in line]
         assert len(said) == 1 and "ignores feedback.vote_temperature" in said[0]
         later = open_judge(settings, ledger=tmp_path / "l", seed=0)
-        more = PairTable.of(make_pairs(70)[60:])
-        (again,) = label_table(later, more, lambda _: one)
+        more = PairChunks.of(make_pairs(70)[60:])
+        (again,) = label_chunks(later, more, lambda _: one)
         assert again.valid.all() and server.received == asked + 20 and "were alike" not in "".join(later.usage.said)
 
 
@@ -220,5 +220,5 @@ def test_draws_that_never_differ_are_asked_for_once(helpfulness, settings_for, t
 def test_draws_that_differ_are_all_asked_for(helpfulness, settings_for, tmp_path):
     with ChatServer(logprobs=False) as server:
         judge = open_judge(settings_for(server, votes=3), ledger=tmp_path / "l", seed=0)
-        list(label_table(judge, PairTable.of(make_pairs(40)), lambda _: (helpfulness,)))
+        list(label_chunks(judge, PairChunks.of(make_pairs(40)), lambda _: (helpfulness,)))
         assert server.received == 1 + 40 * 6

@@ -318,7 +318,7 @@ print("done", flush=True)
 
 
 @pytest.mark.slow
-def test_without_a_courier_a_kill_costs_at_most_what_was_on_its_way(helpfulness, settings_for, tmp_path):
+def test_without_a_detached_client_a_kill_costs_at_most_what_was_on_its_way(helpfulness, settings_for, tmp_path):
     with ChatServer(delay=0.03) as server:
         settings = settings_for(server, concurrency=6, timeout=20)
         here = str(Path(__file__).parent)
@@ -347,7 +347,7 @@ def test_without_a_courier_a_kill_costs_at_most_what_was_on_its_way(helpfulness,
 
 
 @pytest.mark.slow
-def test_with_a_courier_kills_cost_nothing_at_all(helpfulness, settings_for, tmp_path):
+def test_with_a_detached_client_kills_cost_nothing_at_all(helpfulness, settings_for, tmp_path):
     """Replies on their way when the run is killed still reach the ledger: not one request beyond the ideal."""
     with ChatServer(delay=0.05) as server:
         settings = settings_for(server, concurrency=6, timeout=20, survive_kill=True)
@@ -385,7 +385,9 @@ def test_two_processes_at_once_ask_each_question_once(helpfulness, settings_for,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [(401, {"message": "no"}), (429, {"code": "insufficient_quota"})])
-def test_a_courier_brings_bad_news_in_the_same_words(fault, server, pairs, helpfulness, settings_for, tmp_path, caplog):
+def test_a_detached_client_brings_bad_news_in_the_same_words(
+    fault, server, pairs, helpfulness, settings_for, tmp_path, caplog
+):
     server.fault = lambda n, body: fault if n > 20 else None
     said = []
     for survive in (True, False):
@@ -397,7 +399,7 @@ def test_a_courier_brings_bad_news_in_the_same_words(fault, server, pairs, helpf
 
 
 @pytest.mark.slow
-def test_a_courier_tells_of_votes_and_counters(pairs, helpfulness, settings_for, tmp_path, caplog):
+def test_a_detached_client_tells_of_votes_and_counters(pairs, helpfulness, settings_for, tmp_path, caplog):
     with ChatServer(logprobs=False) as server, caplog.at_level(logging.WARNING):
         verdicts, usage = run(pairs[:5], helpfulness, settings_for(server, votes=2, survive_kill=True), tmp_path)
         assert usage.method == "vote" and usage.requests == server.received == 21 and usage.usd > 0
@@ -421,7 +423,7 @@ def test_the_budget_is_shared_by_processes_and_forgets_the_dead(server, pairs, h
 
 @pytest.mark.slow
 def test_a_killed_run_spends_nothing_more(helpfulness, settings_for, tmp_path):
-    """Though all there is to ask has reached the courier, it stops when the run is gone."""
+    """Though all there is to ask has reached the client, it stops when the run is gone."""
     with ChatServer(delay=0.05) as server:
         settings = settings_for(server, concurrency=4, survive_kill=True)
         here = str(Path(__file__).parent)
@@ -437,7 +439,7 @@ def test_a_killed_run_spends_nothing_more(helpfulness, settings_for, tmp_path):
 
 
 @pytest.mark.slow
-def test_closing_a_courier_s_stream_early_stops_it(server, helpfulness, settings_for, tmp_path):
+def test_closing_the_stream_of_a_detached_client_early_stops_it(server, helpfulness, settings_for, tmp_path):
     from morlaif.feedback.records import Comparison
 
     server.delay = 0.02
@@ -448,7 +450,7 @@ def test_closing_a_courier_s_stream_early_stops_it(server, helpfulness, settings
     assert server.received < 100 and server.in_flight == 0
 
 
-def test_an_error_in_what_is_to_be_asked_comes_through_a_courier(server, helpfulness, settings_for, tmp_path):
+def test_an_error_in_what_is_to_be_asked_comes_through_a_detached_client(server, helpfulness, settings_for, tmp_path):
     from morlaif.feedback.records import Comparison
 
     def comparisons():

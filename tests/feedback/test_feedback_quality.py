@@ -8,9 +8,9 @@ from feedback_cases import make_pairs
 
 from morlaif.data.records import save_pairs
 from morlaif.feedback.aggregate import label_report
+from morlaif.feedback.chunks import PairChunks, Verdicts, write_verdicts
 from morlaif.feedback.quality import Tally, audit_of, between, halo, kappa, length_bias
 from morlaif.feedback.records import Verdict, load_verdicts
-from morlaif.feedback.table import PairTable, Verdicts, write_verdicts
 
 NAN = math.nan
 
@@ -54,7 +54,7 @@ def test_halo_is_the_correlation_that_asking_together_adds():
 
 
 def test_an_audit_takes_its_share_by_identity():
-    table = PairTable.of(make_pairs(400))
+    table = PairChunks.of(make_pairs(400))
     chosen = [pair.id for pair in audit_of(table, 0.1)]
     assert 20 <= len(chosen) <= 60
     assert set(chosen) <= {pair.id for pair in audit_of(table, 0.3)}
@@ -64,8 +64,8 @@ def test_an_audit_takes_its_share_by_identity():
 def test_the_report_on_all_principles_comes_from_their_artifacts(tmp_path):
     pairs = make_pairs(5)
     save_pairs(tmp_path / "respond", {"train": pairs, "eval": []})
-    table = PairTable.open(tmp_path / "respond", "train")
-    assert list(table) == pairs and len(table) == 5 and len(PairTable.open(tmp_path / "respond", "eval")) == 0
+    table = PairChunks.open(tmp_path / "respond", "train")
+    assert list(table) == pairs and len(table) == 5 and len(PairChunks.open(tmp_path / "respond", "eval")) == 0
     for name, shift in (("a", 0.1), ("b", -0.1)):
         rows = [Verdict(p.id, 0.5 + shift * (i + 1), 0.0, True, "x", usd=0.5) for i, p in enumerate(pairs[:4])]
         rows.append(Verdict.invalid(pairs[4].id, "x", "refusal"))

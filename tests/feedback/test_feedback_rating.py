@@ -221,7 +221,7 @@ def test_the_rules_rate_by_the_true_score(rules, principles, tmp_path):
 
 
 def test_a_local_model_rates_by_the_likelihood_of_its_digits(criteria, tmp_path):
-    from morlaif.feedback.sources.hf import Engine
+    from morlaif.feedback.sources.hf import LetterModel
     from morlaif.models.scratch import build_causal_lm, train_tokenizer
     from morlaif.models.settings import ScratchSettings
 
@@ -239,7 +239,7 @@ def test_a_local_model_rates_by_the_likelihood_of_its_digits(criteria, tmp_path)
     settings = HfSettings(**preset("feedback", "hf") | {"path": str(folder), "device": "cpu", "batch_size": 3})
 
     ratings, usage = rate(settings, asked, tmp_path / "l")
-    engine = Engine.load(settings)
+    engine = LetterModel.load(settings)
     digits = [[i for i in range(len(tokenizer)) if tokenizer.decode([i]).strip() == str(d)] for d in range(1, 10)]
     for prompt, rating in zip(prompts, ratings, strict=True):  # the plain way: the whole prompt, alone
         with torch.no_grad():

@@ -7,11 +7,11 @@ import pytest
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
+from morlaif.feedback.chunks import Verdicts, averaged
 from morlaif.feedback.label import draw, label
 from morlaif.feedback.quality import quality
 from morlaif.feedback.records import Verdict, load_verdicts, save_verdicts
 from morlaif.feedback.settings import HumanSettings, Principle
-from morlaif.feedback.table import Verdicts, averaged
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
 

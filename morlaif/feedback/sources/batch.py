@@ -21,17 +21,17 @@ import openai
 from filelock import FileLock
 
 from morlaif.errors import MachineError, UserError
-from morlaif.feedback.answering import Watch
+from morlaif.feedback.answering import ReplyNames
+from morlaif.feedback.budget import spent_up
 from morlaif.feedback.chat import KEPT, ROW_CODES
 from morlaif.feedback.ledger import OK, Answer, Ledger
-from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import READERS, Mode, Question, stored
-from morlaif.feedback.purse import spent_up
 from morlaif.feedback.reach import FATAL_CODES, api_key
 from morlaif.feedback.reading import most_usd, reading
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, parse
 from morlaif.feedback.settings import OpenAISettings
+from morlaif.feedback.verdict_cache import VerdictCache
 from morlaif.texts import redact
 
 log = logging.getLogger("morlaif.feedback")
@@ -43,7 +43,7 @@ ROUGH = 3.0  # bytes a token, for the limit of waiting tokens: on the safe side
 
 def deliver(
     settings: OpenAISettings, mode: Mode, ledger: Ledger, comparisons: Iterable[Comparison], logprobs: bool, usage:
-    Usage, scope: Callable, judge: str, watch: Watch,
+    Usage, scope: Callable, judge: str, watch: ReplyNames,
 ) -> Iterator[tuple[Comparison, Verdict]]:  # fmt: skip
     """Have all answers in the ledger, then give the verdicts.
 
@@ -60,7 +60,7 @@ def deliver(
             batches.collect()
             if not sent:
                 break
-        memory = Memory(judge, ledger, lambda principle: scope(principle, logprobs))
+        memory = VerdictCache(judge, ledger, lambda principle: scope(principle, logprobs))
         for asked in _read(spool):
             answers = [(question, batches.answer(mode.key(question))) for question in mode.questions(asked, logprobs)]
             readings = [reading(question, *answer) for question, answer in answers]
@@ -82,7 +82,7 @@ def _read(spool: IO[bytes]) -> Iterator[Comparison]:
 class Batches:
     """The open batches of one model, of this run and of earlier ones."""
 
-    def __init__(self, settings: OpenAISettings, ledger: Ledger, usage: Usage, watch: Watch) -> None:
+    def __init__(self, settings: OpenAISettings, ledger: Ledger, usage: Usage, watch: ReplyNames) -> None:
         self._settings, self._ledger, self._usage, self._watch = settings, ledger, usage, watch
         self._provider = settings.who_at
         self._client = openai.OpenAI(

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 from morlaif.contents import Hashes
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
+from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.judge import Judge
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
-from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import specimen
 from morlaif.feedback.outcomes import NOT_FINITE
 from morlaif.feedback.prompt import comparison_messages, rating_messages
 from morlaif.feedback.rating import Rating, Single, mean_rating, to_score
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import HfSettings, Principle
-from morlaif.feedback.table import Verdicts
+from morlaif.feedback.verdict_cache import VerdictCache
 from morlaif.models.fingerprint import identity
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class LocalJudge(Judge[HfSettings]):
         self._settings = settings
         self._ledger = Ledger(ledger)
         self._identity = _identity(settings, ledger)
-        self._memory = Memory(self.name, self._ledger, self._scope)
-        self._engine: Engine | None = None
+        self._cache = VerdictCache(self.name, self._ledger, self._scope)
+        self._engine: LetterModel | None = None
 
     @classmethod
     def open(cls, settings: HfSettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> LocalJudge:
@@ -75,7 +75,7 @@ class LocalJudge(Judge[HfSettings]):
         return LocalRater(settings, ledger, highest)
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
-        return self._memory.recall(principle, pair_ids)
+        return self._cache.recall(principle, pair_ids)
 
     def _scope(self, principle: Principle) -> tuple[bytes, str]:
         asked = _orders(specimen(principle))[0]
@@ -95,7 +95,7 @@ class LocalJudge(Judge[HfSettings]):
 
     def _batch(self, groups: Sequence[list[Comparison]]) -> Iterator[tuple[Comparison, Verdict]]:
         if self._engine is None:
-            self._engine = Engine.load(self._settings)
+            self._engine = LetterModel.load(self._settings)
         engine = self._engine
         stems = [engine.stem([_orders(asked)[order] for asked in group]) for group in groups for order in (0, 1)]
         fits = [engine.fits(stem) for stem in stems]
@@ -111,7 +111,7 @@ class LocalJudge(Judge[HfSettings]):
             with self._ledger.transaction():  # at once: a kill loses what the model is at, and nothing else
                 for asked, verdict in done:
                     if verdict.valid:
-                        self._memory.keep(asked.principle, verdict)
+                        self._cache.keep(asked.principle, verdict)
             self.usage.requests += 2 * len(done)
             yield from done
 
@@ -140,7 +140,7 @@ class LocalRater:
         self._settings, self._highest = settings, highest
         self._ledger = Ledger(ledger)
         self._identity = _identity(settings, ledger)
-        self._engine: Engine | None = None
+        self._engine: LetterModel | None = None
 
     def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
         waiting: list[list[Single]] = []
@@ -172,7 +172,7 @@ class LocalRater:
     def _batch(self, groups: Sequence[list[Single]]) -> Iterator[tuple[Single, Rating]]:
         if self._engine is None:
             numbers = "123456789"[: self._highest]
-            self._engine = Engine.load(self._settings, answers=numbers, answer_of=str.strip)
+            self._engine = LetterModel.load(self._settings, answers=numbers, answer_of=str.strip)
         engine = self._engine
         stems = [engine.stem([self._messages(single) for single in group]) for group in groups]
         fits = [engine.fits(stem) for stem in stems]
@@ -198,7 +198,7 @@ class LocalRater:
         return self._rating(single, answer)
 
 
-class Engine:
+class LetterModel:
     """The model, its tokenizer, and the forward passes."""
 
     def __init__(
@@ -223,7 +223,7 @@ class Engine:
             )
 
     @classmethod
-    def load(cls, settings: HfSettings, **answers: Any) -> Engine:
+    def load(cls, settings: HfSettings, **answers: Any) -> LetterModel:
         import torch
 
         from morlaif import sharded

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from morlaif.errors import MachineError, UserError
-from morlaif.feedback.answering import Watch, adopt, confirm, is_told, known_marks, reached, remember, settle
+from morlaif.feedback.answering import ReplyNames, adopt, confirm, is_told, known_fingerprint, reached, remember, settle
+from morlaif.feedback.budget import Budget
 from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
-from morlaif.feedback.courier import send_out
+from morlaif.feedback.chunks import Verdicts
+from morlaif.feedback.detached import ask_detached
 from morlaif.feedback.draws import ALIKE, Draws
 from morlaif.feedback.judge import Judge
 from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
-from morlaif.feedback.memory import Memory
 from morlaif.feedback.modes import NO_LOGPROBS, Mode, Question, Reading, mass_in, mode_of, stored
 from morlaif.feedback.outcomes import advice, tells_of_logprobs
-from morlaif.feedback.purse import Purse
 from morlaif.feedback.rating import Rated
 from morlaif.feedback.reach import Found, api_key
 from morlaif.feedback.reading import most_usd, reading
@@ -32,7 +32,7 @@ from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.served import Served
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.stream import Emit, iterate
-from morlaif.feedback.table import Verdicts
+from morlaif.feedback.verdict_cache import VerdictCache
 
 T = TypeVar("T")
 log = logging.getLogger("morlaif.feedback")
@@ -63,7 +63,7 @@ class ChatJudge(Judge[OpenAISettings]):
         self._settled = False  # whether it is known which model answers, as far as the server tells
         self._logprobs: bool | None = None  # whether the model gives log-probabilities; None: not known yet
         self._scopes: dict[tuple[str, bool], tuple[bytes, str]] = {}
-        self._memory: Memory | None = None
+        self._cache: VerdictCache | None = None
 
     @classmethod
     def open(cls, settings: OpenAISettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> ChatJudge:
@@ -94,9 +94,13 @@ class ChatJudge(Judge[OpenAISettings]):
 
     def _note(self, ledger: Ledger, served: Served | None) -> None:
         """Record which model answers, beside the counters."""
-        name = Watch(self._settings, ledger, served).name
-        marks = dict(served.marks) if served else known_marks(ledger, self._settings)
-        self.usage.served = {"id": self._settings.served or None, "name": name or (served and served.name), **marks}
+        name = ReplyNames(self._settings, ledger, served).name
+        fingerprint = dict(served.fingerprint) if served else known_fingerprint(ledger, self._settings)
+        self.usage.served = {
+            "id": self._settings.served or None,
+            "name": name or (served and served.name),
+            **fingerprint,
+        }
 
     def _say(self, line: str) -> None:
         if line not in self.usage.said:
@@ -121,22 +125,22 @@ class ChatJudge(Judge[OpenAISettings]):
                 self.usage.method = "logprob" if known else "vote"
                 found = confirm(self._settings, ledger)
                 remember(ledger, self._settings, found.served)
-                watch = Watch(self._settings, ledger, found.served)
+                watch = ReplyNames(self._settings, ledger, found.served)
                 yield from deliver(
                     self._settings, self._mode, ledger, waiting, known, self.usage, self._scope, self.name, watch
                 )
                 self._note(ledger, found.served)
         elif self._settings.survive_kill:
-            yield from send_out(ChatJudge, (self._settings, self._path, *self._asked_for), waiting, self.usage)
+            yield from ask_detached(ChatJudge, (self._settings, self._path, *self._asked_for), waiting, self.usage)
         else:
             yield from iterate(lambda emit: self.run(waiting, emit))
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
         self._settle()
-        if self._memory is None:
+        if self._cache is None:
             ledger = Ledger(self._path)
-            self._memory = Memory(self.name, ledger, lambda p: self._scope(p, self._known_logprobs(ledger)))
-        return self._memory.recall(principle, pair_ids)
+            self._cache = VerdictCache(self.name, ledger, lambda p: self._scope(p, self._known_logprobs(ledger)))
+        return self._cache.recall(principle, pair_ids)
 
     def _scope(self, principle: Principle, logprobs: bool | None) -> tuple[bytes, str] | None:
         if logprobs is None:
@@ -184,9 +188,9 @@ class ChatJudge(Judge[OpenAISettings]):
         with Ledger(self._path) as self._ledger:
             self._write = Writer(self._ledger)
             self._draws = Draws(settings.votes, self._ledger.recall(self._fact_of_draws) == "alike")
-            self._keep = Memory(self.name, self._ledger, lambda p: self._scope(p, self._logprobs)).keep
-            self._purse = Purse(settings.budget_usd, self._ledger, settings.patience + 2 * settings.timeout)
-            self._watch = Watch(settings, self._ledger)
+            self._keep = VerdictCache(self.name, self._ledger, lambda p: self._scope(p, self._logprobs)).keep
+            self._budget = Budget(settings.budget_usd, self._ledger, settings.patience + 2 * settings.timeout)
+            self._watch = ReplyNames(settings, self._ledger)
             if self.usage.served is None:
                 self._note(self._ledger, None)
             async with ChatClient(
@@ -308,7 +312,7 @@ class ChatJudge(Judge[OpenAISettings]):
             if (known := self._ledger.get(key)) != before:  # another process has just asked
                 await self._write(lambda: self._ledger.unclaim(key))
                 return known, parse(self._ledger.raw(key))
-            async with self._purse.reserve(most_usd(question, self._settings)):
+            async with self._budget.reserve(most_usd(question, self._settings)):
                 reply = await self._client.ask(question.messages, question.decoding)
                 answer = self._paid(reply, *stored(question)(reply))
                 self.usage.weigh(mass_in(question.read, reply))

@@ -12,22 +12,22 @@ import numpy as np
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
+from morlaif.feedback.chunks import PairChunks, write_verdicts
 from morlaif.feedback.information import Information, Watch, all_alike, information
 from morlaif.feedback.judge import Judge, open_judge
-from morlaif.feedback.label import Assign, draw, label_all, label_table
+from morlaif.feedback.label import Assign, draw, label_all, label_chunks
 from morlaif.feedback.outcomes import advice
 from morlaif.feedback.quality import Tally, audit_of, halo
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import Principle
-from morlaif.feedback.table import PairTable, write_verdicts
 from morlaif.stages.feedback import FeedbackJob
 
 SPLITS = ("train", "eval")
 
 
 def build(job: FeedbackJob) -> dict[str, Any]:
-    pairs = {split: PairTable.open(job.needs.respond, split) for split in SPLITS}
-    every = PairTable.chain(list(pairs.values()))
+    pairs = {split: PairChunks.open(job.needs.respond, split) for split in SPLITS}
+    every = PairChunks.chain(list(pairs.values()))
     assign = _assignment(job)
     together = job.reads.together or ()
     judge = open_judge(job.reads.feedback, ledger=job.ledger, seed=job.seed, together=together)
@@ -37,7 +37,7 @@ def build(job: FeedbackJob) -> dict[str, Any]:
     company = together or (job.reads.company.principles if job.reads.company else ())
     if company:
         label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress, watch)
-    parts = label_table(judge, every, assign, job.progress, watch)
+    parts = label_chunks(judge, every, assign, job.progress, watch)
     write_verdicts(job.out, {split: tallies[split].passing(pairs[split], parts) for split in SPLITS})
     counts = judge.finish()
     _check(job, judge, tallies)
@@ -54,14 +54,14 @@ def build(job: FeedbackJob) -> dict[str, Any]:
     return _headline(measured, judge) | counts
 
 
-def _halo(job: FeedbackJob, judge: Judge, audited: PairTable, together: Sequence[Principle]) -> dict[str, Any]:
+def _halo(job: FeedbackJob, judge: Judge, audited: PairChunks, together: Sequence[Principle]) -> dict[str, Any]:
     """Some pairs are asked one principle at a time as well: how far do the joint labels stray?"""
     settings = job.reads.feedback.model_copy(update={"mode": "logprob"})
     apart = open_judge(settings, ledger=job.ledger, seed=job.seed)
     label_all(apart, audited, together, job.ledger.with_name("labelling.lock"), job.progress)
     labels = [
         {
-            p.name: np.concatenate([part.p_first for part in label_table(one, audited, lambda _, p=p: (p,))])
+            p.name: np.concatenate([part.p_first for part in label_chunks(one, audited, lambda _, p=p: (p,))])
             for p in together
         }
         for one in (judge, apart)
@@ -79,10 +79,10 @@ def _check(job: FeedbackJob, judge: Judge, tallies: Mapping[str, Tally]) -> None
         )
 
 
-def _labels(judge: Judge, principles: Sequence[Principle], pairs: PairTable) -> dict[str, np.ndarray]:
+def _labels(judge: Judge, principles: Sequence[Principle], pairs: PairChunks) -> dict[str, np.ndarray]:
     """What the judge remembers of the first pairs under each of `principles`, some thousands at most."""
-    piece = next(iter(pairs.pieces()), None)
-    return {p.name: judge.recall(p, piece.ids).p_first for p in principles} if piece else {}
+    chunk = next(iter(pairs.chunks()), None)
+    return {p.name: judge.recall(p, chunk.ids).p_first for p in principles} if chunk else {}
 
 
 def _information(judge: Judge, tallies: Sequence[Tally]) -> Information:
@@ -102,7 +102,7 @@ def _assignment(job: FeedbackJob) -> Assign:
     return lambda _: (principle,)
 
 
-def _truth(judge: Judge, assign: Assign, pairs: PairTable) -> list[float] | None:
+def _truth(judge: Judge, assign: Assign, pairs: PairChunks) -> list[float] | None:
     """The judge's own knowledge of what is right under the principles of a pair, averaged; None if it has none."""
 
     def truth(pair: Pair) -> float:

@@ -5,7 +5,7 @@ sent by a child in a session of its own. When the run's pipe breaks, the child s
 replies that are on their way, which are answers in the ledger then, and ends. A restarted run finds those questions
 claimed, waits for the answers, and asks for nothing twice.
 
-    run ── settings, comparisons ──▶ courier ──▶ server
+    run ── settings, comparisons ──▶ client ──▶ server
         ◀── verdicts, counters ────         └──▶ ledger
 """
 
@@ -31,7 +31,7 @@ from morlaif.errors import UserError
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.stream import Emit
 
-AHEAD = 1000  # comparisons that the courier holds before it asks for them
+AHEAD = 1000  # comparisons that the detached client holds before it asks for them
 TOLD_EVERY = 0.1  # seconds between two reports of the counters
 
 log = logging.getLogger("morlaif.feedback")
@@ -49,15 +49,15 @@ class Asker(Protocol):
         """Send nothing more."""
 
 
-def send_out(
+def ask_detached(
     make: Callable[..., Asker], arguments: tuple, comparisons: Iterable[Comparison], usage: Usage
 ) -> Iterator[tuple[Comparison, Verdict]]:
-    """What `make(*arguments)` answers to `comparisons`, asked by a courier; `usage` is kept up to date.
+    """What `make(*arguments)` answers to `comparisons`, asked by a detached client; `usage` is kept up to date.
 
-    Closing the iterator stops the courier and waits until what was on its way is in the ledger.
+    Closing the iterator stops the client and waits until what was on its way is in the ledger.
     """
     child = subprocess.Popen(
-        [sys.executable, "-m", "morlaif.feedback.courier"],
+        [sys.executable, "-m", "morlaif.feedback.detached"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     asked: dict[tuple[str, str], deque[Comparison]] = defaultdict(deque)
@@ -70,7 +70,7 @@ def send_out(
                 asked[_name(comparison)].append(comparison)
                 pickle.dump((comparison, usage.recalled), child.stdin)
                 child.stdin.flush()
-            pickle.dump(None, child.stdin)  # the end; the pipe stays open, for the courier to see whether we live
+            pickle.dump(None, child.stdin)  # the end; the pipe stays open, for the client to see whether we live
             child.stdin.flush()
         except (BrokenPipeError, ValueError):
             pass  # it has stopped, and says why
@@ -128,7 +128,7 @@ def _name(comparison: Comparison) -> tuple[str, str]:
 
 
 def main(source: BinaryIO, sink: BinaryIO) -> None:
-    """The courier's side."""
+    """The side of the detached client."""
     logging.disable()  # what is to be said is told to the run
     make, arguments = pickle.load(source)
     judge: Asker = make(*arguments)

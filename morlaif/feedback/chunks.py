@@ -1,4 +1,4 @@
-"""Many verdicts as columns, and the pairs they belong to: read, measured and written in pieces, never all at once."""
+"""Many verdicts as columns, and the pairs they belong to: read, measured and written in chunks, never all at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Array = NDArray[np.float64]
-CHUNK = 10_000  # pairs, or verdicts, held at once
+ROWS = 10_000  # pairs, or verdicts, held at once
 NUMBERS = ("p_first", "bias", "d_forward", "d_backward", "input_tokens", "output_tokens", "usd")
 ARROW_TYPES = {"string": "string", "float64": "double", "bool": "bool"}
 
@@ -114,7 +114,7 @@ def averaged(parts: Sequence[Verdicts]) -> Verdicts:
     return replace(parts[0], valid=count > 0, reason=reason, **numbers)
 
 
-class Piece:
+class Chunk:
     """Some pairs in a row. What most callers want of them are columns; a pair itself is made when it is asked for."""
 
     def __init__(self, ids: list[str], human: Array, lengths: Array, pair: Callable[[int], Pair]) -> None:
@@ -130,13 +130,13 @@ class Piece:
         return (self.pair(i) for i in range(len(self)))
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> Piece:
+    def of(cls, pairs: Sequence[Pair]) -> Chunk:
         human = np.array([pair.human for pair in pairs], dtype=float)
         lengths = np.array([(len(pair.first), len(pair.second)) for pair in pairs], dtype=float).reshape(-1, 2)
         return cls([pair.id for pair in pairs], human, lengths, pairs.__getitem__)
 
     @classmethod
-    def of_arrow(cls, batch: pa.RecordBatch) -> Piece:
+    def of_arrow(cls, batch: pa.RecordBatch) -> Chunk:
         import pyarrow.compute as pc
 
         def pair(i: int) -> Pair:
@@ -147,19 +147,19 @@ class Piece:
         return cls(batch.column("id").to_pylist(), human, lengths.astype(float), pair)
 
 
-class PairTable:
-    """The pairs of one split, in their order: on disk and read in pieces, or a list."""
+class PairChunks:
+    """The pairs of one split, in their order: on disk and read in chunks, or a list."""
 
-    def __init__(self, count: int, pieces: Callable[[], Iterable[Piece]]) -> None:
-        self._count, self.pieces = count, pieces  # each call of `pieces` begins anew
-
-    @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> PairTable:
-        starts = range(0, len(pairs), CHUNK)
-        return cls(len(pairs), lambda: (Piece.of(pairs[i : i + CHUNK]) for i in starts))
+    def __init__(self, count: int, chunks: Callable[[], Iterable[Chunk]]) -> None:
+        self._count, self.chunks = count, chunks  # each call of `chunks` begins anew
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> PairTable:
+    def of(cls, pairs: Sequence[Pair]) -> PairChunks:
+        starts = range(0, len(pairs), ROWS)
+        return cls(len(pairs), lambda: (Chunk.of(pairs[i : i + ROWS]) for i in starts))
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> PairChunks:
         """The pairs of `split` from the artifact of `respond`.
 
         Raises:
@@ -168,18 +168,18 @@ class PairTable:
         home = Path(folder) / PAIRS / split
         if not home.is_dir():
             raise UserError(f"{folder}: no pairs here for the split '{split}'")
-        return cls(arrow_rows(home), lambda: map(Piece.of_arrow, arrow_batches(home)))
+        return cls(arrow_rows(home), lambda: map(Chunk.of_arrow, arrow_batches(home)))
 
     @classmethod
-    def chain(cls, tables: Sequence[PairTable]) -> PairTable:
-        """One table after another; no piece holds pairs of two."""
-        return cls(sum(map(len, tables)), lambda: (piece for table in tables for piece in table.pieces()))
+    def chain(cls, tables: Sequence[PairChunks]) -> PairChunks:
+        """One table after another; no chunk holds pairs of two."""
+        return cls(sum(map(len, tables)), lambda: (chunk for table in tables for chunk in table.chunks()))
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Pair]:
-        return (pair for piece in self.pieces() for pair in piece)
+        return (pair for chunk in self.chunks() for pair in chunk)
 
 
 def arrow_rows(split: Path) -> int:
@@ -194,7 +194,7 @@ def arrow_rows(split: Path) -> int:
 
 
 def arrow_batches(split: Path) -> Iterator[pa.RecordBatch]:
-    """Its rows, at most CHUNK at a time."""
+    """Its rows, at most ROWS at a time."""
     import pyarrow as pa
 
     for file in _files(split):
@@ -202,8 +202,8 @@ def arrow_batches(split: Path) -> Iterator[pa.RecordBatch]:
             str(file)
         ) as source:  # read, not mapped: pages that were looked at would count as memory of ours
             for batch in pa.ipc.open_stream(source):
-                for start in range(0, batch.num_rows, CHUNK):
-                    yield batch.slice(start, CHUNK)
+                for start in range(0, batch.num_rows, ROWS):
+                    yield batch.slice(start, ROWS)
 
 
 def _files(split: Path) -> list[Path]:
@@ -211,9 +211,9 @@ def _files(split: Path) -> list[Path]:
 
 
 def write_verdicts(folder: Path, splits: Mapping[str, Iterable[Verdicts]]) -> None:
-    """Write the verdicts of a `feedback` artifact whose folder is `folder`, a piece at a time.
+    """Write the verdicts of a `feedback` artifact whose folder is `folder`, a chunk at a time.
 
-    Each piece goes to disk before the next one is made, and none is mapped into memory: what this takes does not grow
+    Each chunk goes to disk before the next one is made, and none is mapped into memory: what this takes does not grow
     with their number. `datasets` writes the frame, of an empty dataset; the rows are then put in its place for them.
     """
     import pyarrow as pa

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from morlaif.feedback.chunks import NUMBERS, Verdicts
 from morlaif.feedback.ledger import Ledger
 from morlaif.feedback.records import Verdict
 from morlaif.feedback.settings import Principle
-from morlaif.feedback.table import NUMBERS, Verdicts
 
 Scope = Callable[[Principle], tuple[bytes, str] | None]  # identity and description; None: nothing can have been asked
 
 
-class Memory:
+class VerdictCache:
     """`scope` names where verdicts under a principle stand. Belongs to one thread at a time, as its ledger does."""
 
     def __init__(self, name: str, ledger: Ledger, scope: Scope) -> None:

@@ -13,7 +13,7 @@ from morlaif.feedback.ledger import Ledger, is_alive, new_owner
 OTHERS = 0.2  # seconds between two looks at what other processes have set aside
 
 
-class Purse:
+class Budget:
     """Spends at most `limit` US dollars (None: any sum) of all that the ledger holds, with what is on its way.
 
     Reservations stand in the ledger, so that several processes share one cap. What a killed process had set aside is
