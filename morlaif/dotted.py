@@ -7,11 +7,12 @@ import inspect
 import traceback
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from morlaif.errors import UserError, suggest
 
 
-def find(path: str, key: str, home: str, example: str) -> Callable:
+def find(path: str, key: str, home: str, example: str) -> Callable[..., Any]:
     """The function at `path`.
 
     Args:

@@ -68,26 +68,26 @@ def bare(annotation: Any, by: str | OneOf | None = None) -> Kind:
         origin, inner = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             annotation = inner[0]
-            by = next(filter(None, map(_by, inner[1:])), by)
+            by = _first_by(inner[1:]) or by
         elif origin in (Union, UnionType) and len(rest := [part for part in inner if part is not NoneType]) == 1:
             annotation = rest[0]
         else:
             return Kind(annotation, by)
 
 
-def _by(metadata: Any) -> str | OneOf | None:
+def _first_by(metadata: Iterable[Any]) -> str | OneOf | None:
     """What metadata of a union says about how its members are told apart."""
-    if isinstance(metadata, OneOf):
-        return metadata
-    found = metadata.discriminator if isinstance(metadata, FieldInfo) else None
-    return found if isinstance(found, str) else None
+    for one in metadata:
+        if isinstance(one, OneOf):
+            return one
+        if isinstance(one, FieldInfo) and isinstance(one.discriminator, str):
+            return one.discriminator
+    return None
 
 
 def _field(model: type[BaseModel], name: str) -> Kind | None:
     field = model.model_fields.get(name)
-    return (
-        None if field is None else bare(field.annotation, next(filter(None, map(_by, [*field.metadata, field])), None))
-    )
+    return None if field is None else bare(field.annotation, _first_by([*field.metadata, field]))
 
 
 def _is_settings(kind: Kind | None) -> bool:
@@ -258,7 +258,8 @@ def _value_at(keys: Iterable[int | str], tree: Any) -> Any:
 def unknown_key(parts: list[str], tree: Mapping[str, Any], root: type[BaseModel]) -> str:
     """One line for a key that the config has no place for, with the nearest one that it has."""
     dotted = ".".join(parts)
-    above, node = [], tree
+    above: list[str] = []
+    node: Any = tree
     for part in parts:
         if not isinstance(node, Mapping) or part not in node:
             break
@@ -278,7 +279,7 @@ def unknown_key(parts: list[str], tree: Mapping[str, Any], root: type[BaseModel]
         return f"unknown key '{dotted}': '+{dotted}=…' adds it to {here}."
     owners = [tag for tag, model in kind.members.items() if name in model.model_fields and tag != OneOf.OTHERS]
     if owners:
-        tag, switch = node.get(kind.discriminator), f"{here}.{kind.discriminator}"
+        tag, switch = node.get(kind.discriminator or ""), f"{here}.{kind.discriminator}"
         out = f" If a preset sets it, '~{dotted}' takes it out." if name in node else ""
         return f"unknown key '{dotted}': {here} '{tag}' has no '{name}'; {switch} {_either(owners)} has it.{out}"
     namesakes = [key for key in known if key.rpartition(".")[2] == parts[-1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from morlaif.errors import suggest
 
@@ -95,7 +96,7 @@ def _near_key(key: str, config_dir: str | None) -> str:
     return line[line.index(" Did you mean") :] if " Did you mean" in line else ""
 
 
-def _tree(key: str, words: Sequence[str], config_dir: str | None) -> dict:
+def _tree(key: str, words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -109,7 +110,8 @@ def _tree(key: str, words: Sequence[str], config_dir: str | None) -> dict:
     with composing(config_dir):
         for tried in (others, choices, []):  # another mistake: what the chosen options have
             try:
-                return OmegaConf.to_container(compose(CONFIG_NAME, tried))
+                tree = OmegaConf.to_container(compose(CONFIG_NAME, tried))
+                return {str(name): value for name, value in tree.items()} if isinstance(tree, dict) else {}
             except (HydraException, OmegaConfBaseException, ValueError):
                 continue
     return {}

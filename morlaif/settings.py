@@ -49,8 +49,8 @@ def _no_switch(value: Any) -> Any:
 NUMBER = BeforeValidator(_no_switch)  # last in each type: pydantic alone would read true as 1
 
 
-def _real(**bounds: float) -> Any:
-    return Field(allow_inf_nan=False, **bounds)
+def _real(*, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:
+    return Field(allow_inf_nan=False, ge=ge, gt=gt, le=le, lt=lt)
 
 
 Count = Annotated[int, Field(ge=1, le=10**9), NUMBER]

@@ -20,7 +20,7 @@ _OURS = Path(morlaif.__file__).parent.resolve()
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
 
-def source_identity(function: Callable, path: str) -> str | None:
+def source_identity(function: Callable[..., Any], path: str) -> str | None:
     """32 hex digits for the files that the function at the dotted `path` is written in; None: it is our own.
 
     These are its module's, and of the modules that it imports, and those in turn, all of its own package and all that

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -189,7 +189,7 @@ def flipped(forward: ArrayLike, backward: ArrayLike) -> NDArray[np.bool_]:
     return (np.asarray(forward, dtype=float) - 0.5) * (np.asarray(backward, dtype=float) - 0.5) < 0
 
 
-def cohen_kappa(first: Sequence, second: Sequence) -> float:
+def cohen_kappa(first: Sequence[Any], second: Sequence[Any]) -> float:
     """Agreement of two raters beyond chance (Cohen 1960); NaN when both always give one and the same category."""
     if len(first) != len(second) or not len(first):
         raise ValueError(f"two raters need the same, positive number of items, got {len(first)} and {len(second)}")

@@ -114,9 +114,13 @@ def say(console: Console, *parts: Part, lines: bool = False) -> None:
     console.print(line(*parts, lines=lines), soft_wrap=True)
 
 
+def _parts(cell: Part | Sequence[Part]) -> Sequence[Part]:
+    return cell if isinstance(cell, list) else [cell]  # type: ignore[list-item]  # a tuple is a text with its style
+
+
 def add_row(table: Table, *cells: Part | Sequence[Part]) -> None:
     """A row of `table`; a cell is a text, a text with its style, or a list of both."""
-    table.add_row(*(line(*cell) if isinstance(cell, list) else line(cell) for cell in cells))
+    table.add_row(*(line(*_parts(cell)) for cell in cells))
 
 
 # What is printed most that ASCII lacks, in letters that it has.

@@ -94,7 +94,7 @@ def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
         return lambda messages: None
 
     def why(messages: list[Message]) -> str | None:
-        error: Exception | None = None
+        errors: list[TemplateError] = []
         for turns in (messages, fold_system(messages)):
             if turns is None:
                 continue
@@ -102,8 +102,8 @@ def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
                 render(template, turns, **NO_TOKENS)
                 return None
             except TemplateError as raised:
-                error = error or raised
-        return refused(str(folder), messages, error)
+                errors.append(raised)
+        return refused(str(folder), messages, errors[0])
 
     return why
 

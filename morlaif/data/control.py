@@ -100,7 +100,7 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-_known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple, Control]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[str, tuple[str, ...]], Control]] = WeakKeyDictionary()
 
 
 def control_of(tokenizer: PreTrainedTokenizerBase) -> Control:

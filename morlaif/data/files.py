@@ -8,8 +8,9 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from morlaif.errors import UserError
 from morlaif.files import LARGEST, decode, open_file, parse_json
@@ -29,6 +30,11 @@ _OTHERS = {  # what other files begin with
 }
 _WHAT = "one JSON object a line"
 _SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
 
 
 def find_file(key: str, given: str, wanted: str = "one JSONL(.gz) file") -> Path:
@@ -65,7 +71,7 @@ def read_rows(path: Path, name: str | None = None) -> Iterator[tuple[str, Row]]:
         raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
-def _rows(stream: IO[bytes], name: str, where: list[str]) -> Iterator[tuple[str, Row]]:
+def _rows(stream: BufferedIOBase, name: str, where: list[str]) -> Iterator[tuple[str, Row]]:
     begun = False
     for line, raw in enumerate(iter(lambda: stream.readline(LARGEST + 1), b""), 1):
         where[0] = place = f"{name}, line {line}"
@@ -85,7 +91,7 @@ def _rows(stream: IO[bytes], name: str, where: list[str]) -> Iterator[tuple[str,
 def _array(text: str, name: str, line: int) -> Iterator[tuple[str, Row]]:
     """The items of one array, one after another, each with the line on which it begins."""
     decoder = json.JSONDecoder()
-    at, seen = _SPACE.match(text, text.index("[") + 1).end(), 0
+    at, seen = _after_space(text, text.index("[") + 1), 0
     for item in range(1, len(text)):
         line, seen = line + text.count("\n", seen, at), at
         place = f"{name}, line {line} (item {item})"
@@ -96,18 +102,18 @@ def _array(text: str, name: str, line: int) -> Iterator[tuple[str, Row]]:
         except (ValueError, RecursionError):  # told below
             end = len(text)
         yield place, parse_json(text[at:end], place, "each item to be an object", of=dict, unique=True)
-        at = _SPACE.match(text, end).end()
+        at = _after_space(text, end)
         if text.startswith("]", at):
             break
         if not text.startswith(",", at):
             raise UserError(f"{place}: no comma and no ']' after it; the array must be closed, its items parted by ','")
-        at = _SPACE.match(text, at + 1).end()
+        at = _after_space(text, at + 1)
     if rest := text[at + 1 :].strip():
         line += text.count("\n", seen, text.index(rest[0], at + 1))
         raise UserError(f"{name}, line {line}: text after the array's end; give one array, or one object a line")
 
 
-def _open(path: Path, name: str) -> IO[bytes]:
+def _open(path: Path, name: str) -> BufferedIOBase:
     with open_file(path, _WHAT) as stream:
         begin = stream.read(32)
     for magic, what in _OTHERS.items():

@@ -40,7 +40,7 @@ def input_files(settings: DataSettings) -> list[Path]:
         return []
     if isinstance(settings, PluginData):
         files = [] if settings.path is None else [find_file("data.path", settings.path, "a file")]
-        settings.found(*(files or [None]))
+        settings.found(files[0] if files else None)
         return files
     if settings.path is None:
         if isinstance(settings, JsonlData):
@@ -84,7 +84,7 @@ def rows_of(settings: RowSource) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     files = input_files(settings)
     if isinstance(settings, PluginData):
-        return _rows_of_others(settings, *(files or [None]))
+        return _rows_of_others(settings, files[0] if files else None)
     if files:
         return read_rows(files[0], settings.path)
     assert isinstance(settings, HubData)  # a file is its own only source

@@ -19,16 +19,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from morlaif.data.records import Example, Message
 from morlaif.data.settings import Columns, Format
 from morlaif.errors import suggest
 
 Row = Mapping[str, Any]
-ROLES = ("system", "user", "assistant")
-ROLE_OF = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-FROM = {**ROLE_OF, "human": "user", **dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant")}
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+ROLE_OF: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ANSWERS: tuple[str, ...] = ("gpt", "chatgpt", "bot", "model")
+FROM: dict[str, Role] = {**ROLE_OF, "human": "user", **dict.fromkeys(_ANSWERS, ROLE_OF["assistant"])}
 TOOLS = ("tool", "function", "function_call", "function_response", "observation", "ipython", "tool_call")
 
 # beside a lone prompt: names that responses have elsewhere, and that would be lost without a word
@@ -75,9 +77,10 @@ def sniff(row: Row, columns: Columns) -> Format:
                 f"data.columns.{as_what}={lost[0]} (or chosen, rejected), or read prompts alone: data.format=prompts"
             )
         return "prompts"
-    for name, format in ((columns.prompt, "prompts"), (columns.messages, "messages")):
-        if name in row:  # and is null: its reader says so
-            return format
+    if columns.prompt in row:  # and is null: its reader says so
+        return "prompts"
+    if columns.messages in row:
+        return "messages"
     near = next((hint for name in columns.model_dump().values() if (hint := suggest(name, row))), "")
     raise MalformedRow(
         f"no known format in the columns {_names(row)}; it needs '{columns.chosen}' and '{columns.rejected}', with or "

@@ -32,7 +32,9 @@ def hold_out(
     Raises:
         ValueError: there are too few openings for both.
     """
-    wanted = size if size is not None else max(1, round(fraction * len(examples)))
+    if size is None and fraction is None:
+        raise ValueError("neither a size nor a fraction is given")
+    wanted = size if size is not None else max(1, round((fraction or 0.0) * len(examples)))
     keys = [_opening(example) for example in examples]
     count = Counter(keys)
     order = sorted(count, key=lambda key: content_id(seed, "hold out", key))

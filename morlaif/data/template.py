@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache, wraps
@@ -36,13 +36,13 @@ SECONDS = 10.0  # of the processor
 _WIDE = re.compile(r"\d{7,}|%[^a-zA-Z%]*\*")  # a width in a format that is too large, or comes from elsewhere
 
 # What is shown to a template to see that it shows it: in each turn a word that no template writes itself.
-PROBE = (
+PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "quokka71 asks"},
     {"role": "assistant", "content": "wombat82 answers"},
     {"role": "user", "content": "numbat93 asks on"},
 )
-SYSTEM = {"role": "system", "content": "bilby64 rules"}
-NO_TOKENS = {"bos_token": "", "eos_token": "", "unk_token": "", "pad_token": ""}
+SYSTEM: Message = {"role": "system", "content": "bilby64 rules"}
+NO_TOKENS: dict[str, Any] = {"bos_token": "", "eos_token": "", "unk_token": "", "pad_token": ""}
 
 
 class TooMuch(TemplateRuntimeError):
@@ -181,6 +181,7 @@ class _Counted(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
+        assert isinstance(node.iter, nodes.Expr)
         node.iter = _filter(node.iter, "_rounds", nodes.Const(_constants(node)))
         return node
 
@@ -193,7 +194,9 @@ def _filter(node: nodes.Expr, name: str, *args: nodes.Expr) -> nodes.Filter:
     for arg in args:
         arg.set_lineno(node.lineno)
     made = nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
-    return made.set_environment(node.environment)
+    if node.environment is not None:
+        made.set_environment(node.environment)
+    return made
 
 
 def _constants(node: nodes.Node) -> int:
@@ -203,10 +206,16 @@ def _constants(node: nodes.Node) -> int:
 def _rounds(items: Iterable[Any], constants: int) -> Iterable[Any]:
     """`items`, each of which counts as a round that may write `constants` characters."""
     spent = _spent.get()
-    if hasattr(items, "__len__"):
+    if isinstance(items, Sized):
         spent.take(len(items), len(items) * constants)
         return items
-    return (spent.take(1, constants) or item for item in items)
+    return _counted(items, spent, constants)
+
+
+def _counted(items: Iterable[Any], spent: _Spent, constants: int) -> Iterator[Any]:
+    for item in items:
+        spent.take(1, constants)
+        yield item
 
 
 def _concat(parts: Sequence[Any]) -> str:
@@ -323,7 +332,8 @@ def template_fault(text: str, **variables: Any) -> str | None:
     except (TemplateError, RecursionError, ValueError, MemoryError, OverflowError) as error:
         return str(error) or type(error).__name__
     wrong = []
-    for turns in (PROBE, PROBE[:1], (SYSTEM, *PROBE[:1])):
+    probes: tuple[Sequence[Message], ...] = (PROBE, PROBE[:1], (SYSTEM, *PROBE[:1]))
+    for turns in probes:
         try:
             if (lost := _lost(render(text, turns, **(NO_TOKENS | variables)), turns)) is not None:
                 return lost

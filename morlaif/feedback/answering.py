@@ -57,15 +57,16 @@ def settle(
         time.sleep(min(1.0, patience))
         found = look(settings, key, fresh=0.0)
     with _reading(ledger) as opened:
-        there = opened is not None
-        known = list(_seen(opened, settings)) if there else []
-        unmarked = opened.recall(_adopted(settings)) if there else None  # whose answers carry no fingerprint
+        known = list(_seen(opened, settings)) if opened is not None else []
+        # whose answers carry no fingerprint
+        unmarked = opened.recall(_adopted(settings)) if opened is not None else None
         if found.state == "other":
             names = f" {key}.served={' or '.join(known)} takes what is known of the other." if known else ""
             raise UserError(f"{found.line}{names}")
         if found.state == "up":
             id = _effective(opened, settings, found)
-            if id and there and not known and not unmarked and opened.has_answers(settings.who_at, settings.model):
+            new = bool(id) and not known and not unmarked
+            if new and opened is not None and opened.has_answers(settings.who_at, settings.model):
                 say(
                     f"{key}: the ledger has answers of '{settings.model}' at {settings.who_at} from before servers "
                     f"were asked which model they serve; they are not taken for those of {id}"
@@ -96,15 +97,15 @@ def confirm(settings: OpenAISettings, ledger: Ledger, key: str = "feedback", fre
     if found.state != "up":
         return found
     where, id = f"{key}.base_url={settings.base_url}", _effective(ledger, settings, found)
-    told = found.served is not None and bool(found.served.id)
-    if id != (settings.served or "") and told:
+    told = found.served if found.served is not None and found.served.id else None
+    if id != (settings.served or "") and told is not None:
         if not settings.served:
             raise UserError(f"{where}: the server tells only now that it serves {id}. Run the same command again.")
         raise UserError(
-            f"{where}: another model answers there now: {id or found.served.name}, where {settings.served} is meant. "
+            f"{where}: another model answers there now: {id or told.name}, where {settings.served} is meant. "
             "Start that one again; or run the same command again, to ask the new one."
         )
-    if not told and is_told(settings, ledger):
+    if told is None and is_told(settings, ledger):
         meant = settings.served or ledger.recall(_adopted(settings))
         raise UserError(f"{where}: the server there now does not tell what it serves, where {meant} is meant.")
     return found
@@ -187,7 +188,8 @@ class ReplyNames:
     def _listed(self, name: str) -> bool:
         """Whether both names are ones that the user has listed, and so does not want told apart."""
         alias = self._settings.model_alias
-        return isinstance(alias, tuple) and all(any(same(a, n) for a in alias) for n in (name, self.name))
+        names = (name, self.name or "")
+        return isinstance(alias, tuple) and all(any(same(a, n) for a in alias) for n in names)
 
 
 def _effective(ledger: Ledger | None, settings: OpenAISettings, found: Found) -> str:

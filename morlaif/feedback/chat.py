@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import openai
 
+from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
 from morlaif.feedback.limiter import Limiter
 from morlaif.feedback.reach import FATAL_CODES, Found, api_key, explain_silence, is_here
@@ -62,7 +63,7 @@ class ChatClient:
         *,
         reached: bool = False,
         look: Callable[[], Found] | None = None,
-        arrived: Callable[[], None] = lambda: None,
+        arrived: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -76,6 +77,7 @@ class ChatClient:
         self._reached, self._look, self._arrived, self._marked = reached, look, arrived, 0.0
         self._answered = False  # whether it has answered a question of ours, which so were good ones
         self._unsure, self._looking, self._look_again = look is not None, asyncio.Lock(), 0.0
+        self._last = ""  # what the last look found
         self._per_character = 0.3  # tokens; corrected by what replies say that they used
         limits = httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
         self._client = openai.AsyncOpenAI(
@@ -98,7 +100,7 @@ class ChatClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
-    async def ask(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> Reply:
+    async def ask(self, messages: list[Message], decoding: Mapping[str, Any]) -> Reply:
         """Send one request, and see it through.
 
         Raises:
@@ -130,7 +132,7 @@ class ChatClient:
 
     async def _make_sure(self) -> None:
         """Look who answers, if that is not certain: one looks for all."""
-        if not self._unsure:
+        if not self._unsure or self._look is None:
             return
         async with self._looking:
             if not self._unsure:
@@ -145,12 +147,12 @@ class ChatClient:
             self._reached |= found.state == "up"
             self._unsure = False
 
-    def _tokens(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> float:
+    def _tokens(self, messages: list[Message], decoding: Mapping[str, Any]) -> float:
         """What a request will use at most, by the tokens a character took so far."""
         most_written = decoding[self._settings.max_tokens_key]
         return sum(len(message["content"]) for message in messages) * self._per_character + most_written
 
-    def _settle(self, reply: Reply, messages: list[dict[str, str]], expected: float, sent: float) -> None:
+    def _settle(self, reply: Reply, messages: list[Message], expected: float, sent: float) -> None:
         """Count a good reply, and tell the limiter what it really took."""
         self._reached = self._answered = True
         if time.monotonic() - self._marked > 60.0:
@@ -163,7 +165,7 @@ class ChatClient:
             measured = reply.input_tokens / sum(len(message["content"]) for message in messages)
             self._per_character += 0.1 * (measured - self._per_character)
 
-    async def _send(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> Reply:
+    async def _send(self, messages: list[Message], decoding: Mapping[str, Any]) -> Reply:
         # a plain post: the typed wrapper would drop fields that some servers want and others give
         body = {"model": self._settings.model, "messages": messages, **decoding}
         async with asyncio.timeout(self._settings.timeout):  # the whole reply, however slowly it drips
@@ -326,6 +328,7 @@ async def _bound(response: httpx2.Response) -> None:
     told = response.headers.get("content-length", "")
     if told.isascii() and told.isdigit() and int(told[:20]) > LONGEST_REPLY:
         raise Garbled(_TOO_LONG)
+    assert isinstance(response.stream, httpx2.AsyncByteStream)  # of an asynchronous client
     response.stream = _Bounded(response.stream)
 
 

@@ -28,6 +28,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO, Protocol
 
 from morlaif.errors import UserError
+from morlaif.feedback.rating import Single
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.stream import Emit
 
@@ -42,7 +43,7 @@ class Asker(Protocol):
 
     usage: Usage
 
-    async def run(self, comparisons: Iterable[Comparison], emit: Emit) -> None:
+    async def run(self, comparisons: Iterable[Any], emit: Emit[Any]) -> None:
         """Pass each verdict to `emit` as it arrives."""
 
     def stop(self) -> None:
@@ -50,8 +51,8 @@ class Asker(Protocol):
 
 
 def ask_detached(
-    make: Callable[..., Asker], arguments: tuple, comparisons: Iterable[Comparison], usage: Usage
-) -> Iterator[tuple[Comparison, Verdict]]:
+    make: Callable[..., Asker], arguments: tuple[Any, ...], comparisons: Iterable[Any], usage: Usage
+) -> Iterator[tuple[Any, Any]]:
     """What `make(*arguments)` answers to `comparisons`, asked by a detached client; `usage` is kept up to date.
 
     Closing the iterator stops the client and waits until what was on its way is in the ledger.
@@ -60,18 +61,20 @@ def ask_detached(
         [sys.executable, "-m", "morlaif.feedback.detached"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    asked: dict[tuple[str, str], deque[Comparison]] = defaultdict(deque)
+    assert child.stdin is not None and child.stdout is not None  # both are pipes
+    stdin, stdout = child.stdin, child.stdout
+    asked: dict[tuple[str, str], deque[Any]] = defaultdict(deque)
     failure: list[BaseException] = []  # of the iterator that gives the comparisons
 
     def feed() -> None:
         try:
-            pickle.dump((make, arguments), child.stdin)
+            pickle.dump((make, arguments), stdin)
             for comparison in comparisons:
                 asked[_name(comparison)].append(comparison)
-                pickle.dump((comparison, usage.recalled), child.stdin)
-                child.stdin.flush()
-            pickle.dump(None, child.stdin)  # the end; the pipe stays open, for the client to see whether we live
-            child.stdin.flush()
+                pickle.dump((comparison, usage.recalled), stdin)
+                stdin.flush()
+            pickle.dump(None, stdin)  # the end; the pipe stays open, for the client to see whether we live
+            stdin.flush()
         except (BrokenPipeError, ValueError):
             pass  # it has stopped, and says why
         except BaseException as error:  # raised in the reader's thread
@@ -84,7 +87,7 @@ def ask_detached(
     try:
         while not ended:
             try:
-                kind, what = pickle.load(child.stdout)
+                kind, what = pickle.load(stdout)
             except EOFError:
                 if failure:
                     raise failure[0] from None
@@ -104,12 +107,12 @@ def ask_detached(
             child.terminate()  # it stops as if we had died
             with contextlib.suppress(EOFError, pickle.UnpicklingError):
                 while True:  # let it write until it is done
-                    pickle.load(child.stdout)
+                    pickle.load(stdout)
         child.wait()
         feeder.join()
-        child.stdout.close()
+        stdout.close()
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
+            stdin.close()
     if failure:
         raise failure[0]
 
@@ -123,7 +126,7 @@ def _tell(usage: Usage, counters: dict[str, Any]) -> None:
             setattr(usage, name, value)
 
 
-def _name(comparison: Comparison) -> tuple[str, str]:
+def _name(comparison: Comparison | Single) -> tuple[str, str]:
     return comparison.id, comparison.principle.name if comparison.principle else ""
 
 
@@ -151,7 +154,7 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
 
 async def _work(judge: Asker, source: BinaryIO, sink: BinaryIO) -> None:
     loop = asyncio.get_running_loop()
-    waiting: queue.Queue = queue.Queue(AHEAD)
+    waiting: queue.Queue[Any] = queue.Queue(AHEAD)
     stopped = threading.Event()  # no more comparisons
     told = 0.0
 

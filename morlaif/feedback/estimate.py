@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from morlaif.data.records import Pair
 from morlaif.feedback import tokens
@@ -75,8 +77,9 @@ def estimate(
         with Ledger(ledger) as opened:
             logprobs = mode.known_logprobs(opened)
             if not isinstance(pairs, int) and logprobs is not None:
-                memory = VerdictCache("", opened, lambda principle: mode.scope(principle, logprobs))
-                known = sum(int(p.valid.sum()) for chunk in pairs.chunks() for p, _ in recall(memory, chunk, assign))
+                cache = VerdictCache("", opened, partial(mode.scope, logprobs=logprobs))
+                parts = (part for chunk in pairs.chunks() for part, _ in recall(cache, chunk, assign))
+                known = sum(int(part.valid.sum()) for part in parts)
     elif settings.logprobs != "auto":
         logprobs = settings.logprobs == "always"
     if logprobs is None:
@@ -116,7 +119,7 @@ def estimate_ratings(
     if Path(ledger).is_file():
         with Ledger(ledger) as opened:
             logprobs = mode.known_logprobs(opened)
-    notes = ("responses to be rated do not exist yet: their length is what they may have at most",)
+    notes: tuple[str, ...] = ("responses to be rated do not exist yet: their length is what they may have at most",)
     if logprobs is None:
         logprobs = True
         notes += (_unknown_logprobs(settings),)
@@ -151,10 +154,10 @@ def _cost(
 def _total(name: str, settings: OpenAISettings, questions: Sequence[Question], verdicts: int, sampled: int) -> Estimate:
     """For `verdicts` in all, where `questions` are those of `sampled` ones."""
 
-    def total(of: Callable) -> float:
+    def total(of: Callable[..., Any]) -> float:
         return sum(of(question) / question.share for question in questions) * verdicts / sampled
 
-    def read(question) -> int:
+    def read(question: Question) -> int:
         return sum(tokens.count(m["content"], settings.model) + tokens.FRAMING for m in question.messages)
 
     requests, reading = total(lambda question: 1), total(read)

@@ -47,7 +47,7 @@ class Information:
         if self.n < FIRST:
             return []
         found = []
-        disagree, spread = self.orders_disagree, self.spread
+        disagree, spread = self.orders_disagree, self.spread or 0.0
         if disagree is not None and disagree >= PLACE and spread < CLOSE:
             found.append(
                 f"prefers the same place, not the same response, in both orders on {disagree:.0%} of {self.n} pairs "
@@ -129,9 +129,14 @@ class Watch:
         seen = self._first.setdefault(name, [])
         if not verdict.valid or len(seen) >= FIRST:
             return
-        seen.append(tuple(np.nan if x is None else x for x in (verdict.p_first, verdict.d_forward, verdict.d_backward)))
+        p, forward, backward = (
+            np.nan if x is None else x for x in (verdict.p_first, verdict.d_forward, verdict.d_backward)
+        )
+        seen.append((p, forward, backward))
         if len(seen) == FIRST:
-            self.judged(information(*np.array(seen).T, letter_mass=self._judge.usage.mean_letter_mass), name)
+            columns = np.array(seen).T
+            found = information(columns[0], columns[1], columns[2], self._judge.usage.mean_letter_mass)
+            self.judged(found, name)
 
     def judged(self, found: Information, name: str = "") -> None:
         """Say what is wrong with these labels, once, and stop where `feedback.stop_if` has it so."""

@@ -18,10 +18,10 @@ from morlaif.settings import Settings
 S = TypeVar("S", bound=Settings)
 
 
-class Judge(Generic[S]):
+class Judge:
     """Answers comparisons, each in both orders of presentation where the source can show an order at all.
 
-    A source of feedback is one such class: `judge` and `open` are its own, the rest has a default.
+    `judge` is each source's own, the rest has a default.
     """
 
     name: str  # in every verdict
@@ -32,16 +32,6 @@ class Judge(Generic[S]):
     def usage(self) -> Usage:
         """What it has done so far."""
         return Usage()
-
-    @classmethod
-    def open(cls, settings: S, *, ledger: Path, seed: int, together: Sequence[Principle]) -> Judge[Any]:
-        """The judge that `settings` describe; `open_judge` has the arguments."""
-        raise NotImplementedError
-
-    @classmethod
-    def open_rater(cls, settings: S, *, ledger: Path, highest: int) -> Rater:
-        """One that rates single responses; `check_rater` refuses those that cannot before it comes to this."""
-        raise NotImplementedError
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         """Stream verdicts as they arrive, in any order, each beside what was asked. `comparisons` is read as needed.
@@ -64,14 +54,26 @@ class Judge(Generic[S]):
         return {}
 
 
+class SourceJudge(Judge, Generic[S]):
+    """A judge that a config can name: it opens what settings of its class describe."""
+
+    @classmethod
+    def open(cls, settings: S, *, ledger: Path, seed: int, together: Sequence[Principle]) -> Judge:
+        """`open_judge` has the arguments."""
+        raise NotImplementedError
+
+    @classmethod
+    def open_rater(cls, settings: S, *, ledger: Path, highest: int) -> Rater:
+        """What rates single responses; `check_rater` refuses sources that cannot."""
+        raise NotImplementedError
+
+
 def at_home(error: UserError | MachineError, key: str) -> UserError | MachineError:
     """The same error for settings that stand at `key`: a source speaks of the group `feedback`."""
     return error if key == "feedback" else type(error)(re.sub(r"\bfeedback\.(?=[a-z])", f"{key}.", str(error)))
 
 
-def open_judge(
-    settings: FeedbackSettings, *, ledger: Path, seed: int, together: Sequence[Principle] = ()
-) -> Judge[Any]:
+def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int, together: Sequence[Principle] = ()) -> Judge:
     """The judge that `settings` describe.
 
     Args:
@@ -87,6 +89,6 @@ def open_rater(settings: FeedbackSettings, *, ledger: Path, highest: int) -> Rat
     return _class(settings).open_rater(settings, ledger=ledger, highest=highest)
 
 
-def _class(settings: FeedbackSettings) -> type[Judge[Any]]:
-    found: type[Judge[Any]] = JUDGES.find(settings.source or "")
+def _class(settings: FeedbackSettings) -> type[SourceJudge[Any]]:
+    found: type[SourceJudge[Any]] = JUDGES.find(settings.source or "")
     return found

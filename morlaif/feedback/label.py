@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -141,7 +141,15 @@ def _unknown(judge: Judge, chunks: Iterable[Chunk], assign: Assign, progress: _P
                     yield Comparison.of(pair, principles[row])
 
 
-def recall(judge: Judge, chunk: Chunk, assign: Assign) -> Iterator[tuple[Verdicts, Sequence[Principle | None]]]:
+class Recalls(Protocol):
+    """What knows verdicts of earlier runs: a judge, or its verdict cache."""
+
+    name: str
+
+    def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts: ...
+
+
+def recall(judge: Recalls, chunk: Chunk, assign: Assign) -> Iterator[tuple[Verdicts, Sequence[Principle | None]]]:
     """What is remembered of the K verdicts on each pair: K times the verdicts on all N, beside their principles."""
     for principles in _columns(chunk, assign):
         rows: dict[str, list[int]] = {}
@@ -165,7 +173,9 @@ def _columns(chunk: Chunk, assign: Assign) -> list[Sequence[Principle | None]]:
     return list(zip(*rows, strict=True))
 
 
-def _complete(part: Verdicts, principles: Sequence[Principle | None], missing: dict) -> Verdicts:
+def _complete(
+    part: Verdicts, principles: Sequence[Principle | None], missing: dict[tuple[str, str], Verdict]
+) -> Verdicts:
     """`part` with the invalid verdicts of this run in the places where nothing is remembered."""
     rows = np.flatnonzero(~part.valid).tolist()
     found = [missing[part.pair_id[row], _name(principles[row])] for row in rows]

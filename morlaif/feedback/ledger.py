@@ -87,7 +87,7 @@ _SELECT = "SELECT value, outcome, input_tokens, output_tokens, usd FROM answer W
 
 
 def key_of(
-    provider: str, model: str, messages: Sequence[Mapping[str, str]], decoding: Mapping[str, Any], sample: int = 0
+    provider: str, model: str, messages: Sequence[Mapping[str, object]], decoding: Mapping[str, Any], sample: int = 0
 ) -> bytes:
     """The identity of a question, 16 bytes: who is asked, what, how it is decoded, and which of several draws it is."""
     asked = json.dumps([provider, model, list(messages), dict(decoding), sample], sort_keys=True, separators=(",", ":"))

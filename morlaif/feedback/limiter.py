@@ -57,7 +57,8 @@ class Learner:
         self._taken: deque[float] = deque()  # when requests were sent that were answered
         self._first: float | None = None
         self._refused = -1.0  # when the server last turned us away
-        self._factor, self._before, self._quiet = BOLDER, None, 0.0
+        self._factor, self._quiet = BOLDER, 0.0
+        self._before: float | None = None  # the rate before the last raise, until it has proved to be kept
 
     def taken(self, sent: float) -> None:
         self._first = sent if self._first is None else min(sent, self._first)
@@ -81,12 +82,14 @@ class Learner:
 
     def dare(self, now: float) -> None:
         """Raise the rate, if it is one that was learnt and has been kept without trouble for long enough."""
-        if self._refused >= 0 and self._factor >= SETTLED and now - self._quiet > 1.5 * WINDOW:
-            self._before, self._quiet = self._pace.limit, now
-            self._pace.limit *= self._factor
+        limit = self._pace.limit
+        if limit is not None and self._refused >= 0 and self._factor >= SETTLED and now - self._quiet > 1.5 * WINDOW:
+            self._before, self._quiet = limit, now
+            self._pace.limit = limit * self._factor
 
     def _span(self, now: float) -> float:
-        return min(WINDOW, max(now - self._first, 1e-3))
+        begun = now if self._first is None else self._first
+        return min(WINDOW, max(now - begun, 1e-3))
 
 
 class Limiter:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from morlaif.data.records import Message
 from morlaif.feedback.arithmetic import (
@@ -48,12 +48,15 @@ from morlaif.feedback.reply import Reply
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.thought import answer_begins, answer_of, said, tokens_begin
 
+A = TypeVar("A")  # what is asked about: two responses, or a single one
+V = TypeVar("V")  # a verdict, or a rating
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """One request: what is asked, and how the reply is decoded and read."""
 
-    messages: list[dict[str, str]]
+    messages: list[Message]
     decoding: dict[str, Any]
     sample: int  # which of several draws
     read: Callable[[Reply], Value]
@@ -74,14 +77,11 @@ class Reading:
     cost: tuple[float, float, float] = (0.0, 0.0, 0.0)  # input tokens, output tokens, US dollars
 
 
-class Mode:
-    """Questions in both orders of presentation, and the verdict from the log-odds of A in each."""
+class Asking(Generic[A, V]):
+    """What is asked of a language model, and what its answers make."""
 
-    remembers = True  # whether valid verdicts stand in the ledger besides the answers that they follow from
-
-    def __init__(self, settings: OpenAISettings, together: Sequence[Principle] = ()) -> None:
+    def __init__(self, settings: OpenAISettings) -> None:
         self.settings = settings
-        self.together = sorted(together, key=lambda principle: principle.name)
         self.provider = settings.who_at
         self.fact = f"logprobs of {settings.who} at {self.provider}"  # what the ledger knows about the model
 
@@ -94,6 +94,37 @@ class Mode:
         """The identity of a question."""
         return key_of(self.provider, self.settings.who, question.messages, question.decoding, question.sample)
 
+    def questions(self, asked: A, logprobs: bool) -> list[Question]:
+        """All that must be asked for a verdict: the same in the same order, whenever."""
+        raise NotImplementedError
+
+    def verdict(self, asked: A, readings: Sequence[Reading], logprobs: bool, judge: str) -> V:
+        """What the readings of all questions make."""
+        raise NotImplementedError
+
+    def invalid(self, asked: A, judge: str, reason: str) -> V:
+        """No verdict."""
+        raise NotImplementedError
+
+    def said_of_votes(self) -> str:
+        """What becomes of a verdict where the model gives no log-probabilities."""
+        raise NotImplementedError
+
+    def _decoding(self, max_tokens: int, logprobs: bool) -> dict[str, Any]:
+        settings = self.settings
+        decoding: dict[str, Any] = {**settings.extra_body, settings.max_tokens_key: max_tokens}
+        if logprobs:
+            return decoding | {"temperature": 0.0, "logprobs": True, "top_logprobs": settings.top_logprobs}
+        return decoding | {"temperature": settings.vote_temperature}
+
+
+class Mode(Asking[Comparison, Verdict]):
+    """Questions in both orders of presentation, and the verdict from the log-odds of A in each."""
+
+    def __init__(self, settings: OpenAISettings, together: Sequence[Principle] = ()) -> None:
+        super().__init__(settings)
+        self.together = sorted(together, key=lambda principle: principle.name)
+
     def scope(self, principle: Principle, logprobs: bool) -> tuple[bytes, str]:
         """Under what the ledger keeps verdicts: whatever shows in a question tells scopes apart. And a description."""
         asked = self.questions(specimen(principle), logprobs)
@@ -101,8 +132,10 @@ class Mode:
         digest = hashlib.sha256(b"".join([*map(str.encode, identity), *map(self.key, asked)])).digest()[:16]
         return digest, f"{principle.name}, {self.settings.mode}, {self.settings.who} at {self.provider}"
 
+    def invalid(self, asked: Comparison, judge: str, reason: str) -> Verdict:
+        return Verdict.invalid(asked.id, judge, reason)
+
     def questions(self, asked: Comparison, logprobs: bool) -> list[Question]:
-        """All that must be asked for a verdict: the same in the same order, whenever."""
         draws = range(1 if logprobs else self.settings.votes)
         orders = ((asked.first, asked.second), (asked.second, asked.first))
         return [self._question(asked, a, b, draw, logprobs) for a, b in orders for draw in draws]
@@ -119,19 +152,11 @@ class Mode:
         return Verdict(asked.id, p, bias, True, judge, forward, backward, None, *cost)
 
     def said_of_votes(self) -> str:
-        """What becomes of a verdict where the model gives no log-probabilities."""
         votes = self.settings.votes
         return f"labels come from {votes} sampled letter{'s' if votes > 1 else ''} for each order"
 
     def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
         raise NotImplementedError
-
-    def _decoding(self, max_tokens: int, logprobs: bool) -> dict[str, Any]:
-        settings = self.settings
-        decoding: dict[str, Any] = {**settings.extra_body, settings.max_tokens_key: max_tokens}
-        if logprobs:
-            return decoding | {"temperature": 0.0, "logprobs": True, "top_logprobs": settings.top_logprobs}
-        return decoding | {"temperature": settings.vote_temperature}
 
 
 class Letter(Mode):
@@ -139,7 +164,7 @@ class Letter(Mode):
 
     def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
         examples = self.settings.few_shot.examples if self.settings.mode == "few_shot" else ()
-        messages = comparison_messages(asked.messages, a, b, asked.principle, examples)
+        messages = comparison_messages(asked.messages, a, b, asked.wording, examples)
         read = letter_by_logprobs if logprobs else letter_drawn
         return Question(messages, self._decoding(self.settings.max_tokens, logprobs), draw, read)
 
@@ -148,7 +173,7 @@ class Reasoned(Mode):
     """Reasoning, then a letter, read where the reasoning ends (Lee et al. 2023, arXiv 2309.00267)."""
 
     def _question(self, asked: Comparison, a: str, b: str, draw: int, logprobs: bool) -> Question:
-        messages = reasoning_messages(asked.messages, a, b, asked.principle)
+        messages = reasoning_messages(asked.messages, a, b, asked.wording)
         read = closing_by_logprobs if logprobs else closing_drawn
         return Question(messages, self._decoding(self.settings.cot.max_tokens, logprobs), draw, read)
 
@@ -162,7 +187,7 @@ class Graded(Mode):
         decoding = self._decoding(self.settings.score.max_tokens, logprobs)
         read = grade_by_logprobs if logprobs else grade_drawn
         texts = (asked.first, asked.second)
-        asks = [grading_messages(asked.messages, text, asked.principle) for text in texts]
+        asks = [grading_messages(asked.messages, text, asked.wording) for text in texts]
         return [Question(messages, decoding, draw, read) for messages in asks for draw in draws]
 
     def verdict(self, asked: Comparison, readings: Sequence[Reading], logprobs: bool, judge: str) -> Verdict:
@@ -191,7 +216,7 @@ class Joint(Mode):
         }
         form = {"type": "json_schema", "json_schema": {"name": "verdicts", "strict": True, "schema": schema}}
         decoding = self._decoding(self.settings.joint.max_tokens, logprobs) | {"response_format": form}
-        name = asked.principle.name
+        name = asked.wording.name
         read = partial(field_by_logprobs if logprobs else field_drawn, name)
         messages = joint_messages(asked.messages, a, b, listed)
         return Question(messages, decoding, draw, read, field=name, share=len(names))
@@ -339,10 +364,14 @@ def several(reply: Reply) -> Value:
 
 def mass_in(read: Callable[[Reply], Value], reply: Reply) -> float | None:
     """The probability that lies on the letters A and B where `read` looks for one; None: it looks at no letters."""
-    places = {letter_by_logprobs: letter_place, closing_by_logprobs: closing_place}
+    place: Callable[[Reply, int], Alternatives | None]
     if isinstance(read, partial) and read.func is field_by_logprobs:
         place = partial(field_place, name=read.args[0])
-    elif (place := places.get(read)) is None:
+    elif read is letter_by_logprobs:
+        place = letter_place
+    elif read is closing_by_logprobs:
+        place = closing_place
+    else:
         return None
     begin = tokens_begin(reply) if reply.tokens else None
     listed = None if begin is None else place(reply, begin)
@@ -362,7 +391,7 @@ READERS: dict[str, Callable[[Reply], Value]] = {
 }  # fmt: skip
 
 
-def at_place(reply: Reply, find: Callable, value: Callable[[Any], Value], nothing: str) -> Value:
+def at_place(reply: Reply, find: Callable[..., Any], value: Callable[[Any], Value], nothing: str) -> Value:
     """`value` of what `find(reply, begin)` finds among the tokens, in whose text the answer begins at `begin`."""
     if (why := unanswered(reply)) is not None:
         return why
@@ -389,10 +418,11 @@ def in_text(reply: Reply, read: Callable[[str], float | None], nothing: str) -> 
 def covering(reply: Reply, at: int, rest: bool = False) -> Any:
     """The alternatives for the token that holds the character `at` of the joined text; `rest`: and for all after it."""
     end = 0
-    for i, token in enumerate(reply.tokens or ()):
+    tokens = reply.tokens or []
+    for i, token in enumerate(tokens):
         end += len(token[0][0]) if token else 0
         if token and at < end:
-            return reply.tokens[i:] if rest else token
+            return tokens[i:] if rest else token
     return None
 
 

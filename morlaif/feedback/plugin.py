@@ -13,7 +13,7 @@ from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import position_bias, soft_label
 from morlaif.feedback.chunks import Verdicts
-from morlaif.feedback.judge import Judge
+from morlaif.feedback.judge import Judge, SourceJudge
 from morlaif.feedback.ledger import Ledger, key_of
 from morlaif.feedback.outcomes import NO_ANSWER, NOT_FINITE
 from morlaif.feedback.rating import Rater, Rating, Single
@@ -35,7 +35,7 @@ def _left_out(method: M) -> M:
     return method
 
 
-class PairJudge(Judge[PluginFeedback]):
+class PairJudge(SourceJudge[PluginFeedback]):
     """The base of judges in other packages: `feedback.source=my_package.judges.Mine feedback.params={…}`.
 
     A subclass says in `log_odds` how surely one response is better than another. From that the base class makes
@@ -64,7 +64,7 @@ class PairJudge(Judge[PluginFeedback]):
         raise NotImplementedError
 
     @classmethod
-    def open(cls, settings: PluginFeedback, *, ledger: Path, seed: int, together: Sequence[Principle]) -> Judge[Any]:
+    def open(cls, settings: PluginFeedback, *, ledger: Path, seed: int, together: Sequence[Principle]) -> Judge:
         made = cls._made(settings, seed)
         return CachedJudge(made, settings, ledger, seed) if made.keeps else made
 
@@ -151,7 +151,7 @@ class PairRater:
             yield single, Rating(single.id, score, self.name, why or None)
 
 
-class CachedJudge(Judge[PluginFeedback]):
+class CachedJudge(Judge):
     """A judge of another package whose valid verdicts are kept in the ledger.
 
     They belong to its source code, its parameters, the seed if it takes one, and the principle's wording.
@@ -183,7 +183,7 @@ class CachedJudge(Judge[PluginFeedback]):
             yield asked, verdict
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
-        return super().recall(None, pair_ids) if principle is None else self._cache.recall(principle, pair_ids)
+        return self._cache.recall(principle, pair_ids)
 
     def finish(self) -> dict[str, int]:
         return self._judge.finish()

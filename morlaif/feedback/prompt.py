@@ -81,12 +81,12 @@ def quote(text: str) -> str:
 
 def comparison_messages(
     messages: Sequence[Message], shown_a: str, shown_b: str, principle: Principle, examples: Sequence[Example] = ()
-) -> list[dict[str, str]]:
+) -> list[Message]:
     """The chat messages that ask which of two options is better under `principle`, in this order of presentation.
 
     `examples` are asked in the same way before, each with its answer.
     """
-    asked = [{"role": "system", "content": SYSTEM}]
+    asked: list[Message] = [{"role": "system", "content": SYSTEM}]
     for example in examples:
         pair = _pair([{"role": "user", "content": example.message}], example.option_a, example.option_b)
         asked.append({"role": "user", "content": pair + _criterion(example, QUESTION)})
@@ -95,23 +95,19 @@ def comparison_messages(
     return [*asked, {"role": "user", "content": user}]
 
 
-def reasoning_messages(
-    messages: Sequence[Message], shown_a: str, shown_b: str, principle: Principle
-) -> list[dict[str, str]]:
+def reasoning_messages(messages: Sequence[Message], shown_a: str, shown_b: str, principle: Principle) -> list[Message]:
     """As `comparison_messages`, but the judge is to reason before it answers."""
     user = _pair(messages, shown_a, shown_b) + _criterion(principle, QUESTION_REASON)
     return [{"role": "system", "content": SYSTEM_REASON}, {"role": "user", "content": user}]
 
 
-def grading_messages(messages: Sequence[Message], response: str, principle: Principle) -> list[dict[str, str]]:
+def grading_messages(messages: Sequence[Message], response: str, principle: Principle) -> list[Message]:
     """The chat messages that ask how good one response is under `principle`, from 1 to 10."""
     user = f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\n{_criterion(principle, QUESTION_GRADE)}"
     return [{"role": "system", "content": SYSTEM_GRADE}, {"role": "user", "content": user}]
 
 
-def rating_messages(
-    messages: Sequence[Message], response: str, criterion: Criterion, highest: int
-) -> list[dict[str, str]]:
+def rating_messages(messages: Sequence[Message], response: str, criterion: Criterion, highest: int) -> list[Message]:
     """The chat messages that ask how good one response is by `criterion`, from 1 to `highest`."""
     question = f"Criterion: {criterion.ask}\n\n{QUESTION_RATE.format(highest=highest)}"
     user = f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\n{question}"
@@ -120,7 +116,7 @@ def rating_messages(
 
 def joint_messages(
     messages: Sequence[Message], shown_a: str, shown_b: str, principles: Sequence[Principle]
-) -> list[dict[str, str]]:
+) -> list[Message]:
     """The chat messages that ask which of two options is better under each of `principles`, listed in this order."""
     listed = "\n".join(f"- {p.name}: {p.question} {p.description}" for p in principles)
     user = f"{_pair(messages, shown_a, shown_b)}Criteria\n{listed}\n\n{QUESTION_JOINT}"

@@ -37,7 +37,7 @@ class Tally:
     KEPT = ("valid", "p_first", "bias", "d_forward", "d_backward")
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[NDArray]] = {name: [] for name in (*self.KEPT, "human", "longer")}
+        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in (*self.KEPT, "human", "longer")}
         self.invalid: Counter[str] = Counter()
         self.cost: Counter[str] = Counter()
 

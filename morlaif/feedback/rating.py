@@ -19,7 +19,7 @@ from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import Alternatives
 from morlaif.feedback.ledger import OK
 from morlaif.feedback.modes import (
-    Mode,
+    Asking,
     Question,
     Reading,
     at_place,
@@ -150,10 +150,8 @@ def rating_drawn(highest: int, reply: Reply) -> Value:
     return in_text(reply, read, NO_RATING)
 
 
-class Rated(Mode):
+class Rated(Asking[Single, Rating]):
     """A number from 1 to `highest`, at once."""
-
-    remembers = False  # its answers are few enough to be looked up one by one
 
     def __init__(self, settings: OpenAISettings, highest: int) -> None:
         super().__init__(settings)
@@ -168,6 +166,9 @@ class Rated(Mode):
         decoding = self._decoding(self.settings.score.max_tokens, by_logprobs)
         read = partial(rating_by_logprobs if by_logprobs else rating_drawn, self.highest)
         return [Question(messages, decoding, i, read) for i in ([0] if by_logprobs else range(begin, begin + votes))]
+
+    def invalid(self, asked: Single, judge: str, reason: str) -> Rating:
+        return Rating(asked.id, None, judge, reason)
 
     def verdict(self, asked: Single, readings: Sequence[Reading], logprobs: bool, judge: str) -> Rating:
         mean, cost = mean_of(readings), sum_of(readings)

@@ -90,7 +90,7 @@ def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
     return keep_secret(value)
 
 
-_seen: dict[tuple, tuple[float, Found]] = {}
+_seen: dict[tuple[Any, ...], tuple[float, Found]] = {}
 FRESH = 10.0  # seconds during which a second look in one process gives what the first one saw
 
 

@@ -17,7 +17,7 @@ def most_usd(question: Question, settings: OpenAISettings) -> float:
 
 def reading(question: Question, answer: Answer, reply: Reply | None) -> Reading:
     """What one question makes of an answer, with its share of what the answer cost."""
-    cost = tuple(x / question.share for x in (answer.input_tokens, answer.output_tokens, answer.usd))
+    cost = (answer.input_tokens / question.share, answer.output_tokens / question.share, answer.usd / question.share)
     if question.field is not None and reply is not None:
         return Reading(*question.read(reply), cost)
     return Reading(answer.value, answer.outcome, cost)

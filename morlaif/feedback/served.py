@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from morlaif.errors import suggest
@@ -113,8 +114,8 @@ def _names(entry: Mapping[str, Any]) -> list[str]:
 
 def _chosen(entries: Sequence[dict[str, Any]], model: str, alias: Alias) -> dict[str, Any] | None:
     """The entry of that very name, else one that the name or an alias fits, else the only one where any will do."""
-    tests: list[Callable[[str], bool]] = [model.__eq__, lambda name: same(model, name)]
-    tests += [lambda name, other=other: same(other, name) for other in (alias if isinstance(alias, tuple) else ())]
+    tests: list[Callable[[str], bool]] = [model.__eq__, partial(same, model)]
+    tests += [partial(same, other) for other in (alias if isinstance(alias, tuple) else ())]
     for test in tests:
         for entry in entries:
             if any(test(name) for name in _names(entry)):

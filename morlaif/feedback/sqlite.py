@@ -169,7 +169,7 @@ def _holders(path: Path, most: int = 3) -> list[str]:
         processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     except OSError:
         return []
-    found = []
+    found: list[str] = []
     for process in processes:
         try:
             if int(process.name) == os.getpid() or len(found) == most:

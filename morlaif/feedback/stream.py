@@ -15,12 +15,12 @@ Emit = Callable[[T], Awaitable[None]]
 WAITING = 4096  # items that may wait for the consumer before the producer pauses
 
 
-def iterate(run: Callable[[Emit], Awaitable[None]]) -> Iterator[Any]:
+def iterate(run: Callable[[Emit[Any]], Awaitable[None]]) -> Iterator[Any]:
     """Run the coroutine `run(emit)` in a thread with its own event loop, and yield what it emits, as it comes.
 
     What `run` raises is raised here (of a group, the first). Closing the iterator cancels `run` and waits for it.
     """
-    items: queue.SimpleQueue = queue.SimpleQueue()
+    items: queue.SimpleQueue[Any] = queue.SimpleQueue()
     end = object()
     cancel: list[Callable[[], Any]] = []
     failure: list[BaseException] = []

@@ -20,16 +20,17 @@ class VerdictCache:
         self._ledger, self._scope = ledger, scope
         self._numbers: dict[tuple[bytes, str], int] = {}
 
-    def recall(self, principle: Principle, pair_ids: Sequence[str]) -> Verdicts:
+    def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
         """What is known; an invalid verdict stands for whatever is not."""
-        if (scope := self._scope(principle)) is None:
+        if principle is None or (scope := self._scope(principle)) is None:
             return Verdicts.none(self.name, pair_ids)
         return Verdicts.of_rows(self.name, pair_ids, self._ledger.verdicts(self._number(scope), pair_ids))
 
     def keep(self, principle: Principle, verdict: Verdict) -> None:
         """Write down a valid verdict."""
-        numbers = [getattr(verdict, name) for name in NUMBERS]
-        self._ledger.put_verdict(self._number(self._scope(principle)), verdict.pair_id, numbers)
+        if (scope := self._scope(principle)) is None:
+            raise ValueError(f"a verdict under {principle.name}, before it is known how the judge is asked")
+        self._ledger.put_verdict(self._number(scope), verdict.pair_id, [getattr(verdict, name) for name in NUMBERS])
 
     def _number(self, scope: tuple[bytes, str]) -> int:
         if scope not in self._numbers:

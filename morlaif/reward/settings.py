@@ -226,7 +226,7 @@ def check(reward: RewardSettings, feedback: FeedbackSettings) -> None:
             settings.found(key)
 
 
-def find_function(settings: FunctionReward, key: str) -> Callable:
+def find_function(settings: FunctionReward, key: str) -> Callable[..., Any]:
     """The function, which takes prompts and responses by position and the parameters by name."""
     home = "morlaif.reward.functions"
     if settings.function is None:

@@ -69,7 +69,7 @@ def open_reward(
             case PMReward():
                 sources.append(ModelScores(names, models([column.own for column in columns])))
             case JudgeReward():
-                rater = open_rater(settings.engine or feedback, ledger=ledger, highest=settings.highest)
+                rater = open_rater(_asked(settings, feedback), ledger=ledger, highest=settings.highest)
                 asked = {column.name: criteria[column.own] for column in columns}
                 sources.append(JudgeScores(rater, asked, settings, key))
             case FunctionReward():
@@ -201,3 +201,10 @@ class SideBySide:
 
 def _name(single: Single) -> tuple[str, str]:
     return single.id, single.principle.name
+
+
+def _asked(settings: JudgeReward, feedback: FeedbackSettings | None) -> FeedbackSettings:
+    """Who rates."""
+    found = settings.engine or feedback
+    assert found is not None  # the unit reads the run's feedback where a judge has no engine
+    return found

@@ -142,7 +142,7 @@ class Objective:
             raise UserError("objective: a score that is not finite would spoil the state for good")
         if self.normalizer == "running":
             self.state["normalizer"] = running.update(self.state["normalizer"], self.names, scores)
-        if self._learns:
+        if self._learns and isinstance(self.scalarizer, Scalarizer):
             weighted = self.weigh(self.normalize(scores))
             self.state["scalarizer"] = self.scalarizer.update(
                 weighted, self.active, self._weights(weighted), self.state["scalarizer"]
@@ -193,8 +193,10 @@ class Objective:
         """Read what `save` wrote; with `names`, in their order."""
         stored = json.loads(path.read_text())
         fields = {key: torch.tensor(stored[key]) for key in VECTORS}
-        known = {key: stored[key] for key in ("normalizer", "responses")}
-        objective = cls(names=tuple(stored["names"]), scalarizer=scalarizer, **fields, **known)
+        objective = cls(
+            names=tuple(stored["names"]), scalarizer=scalarizer, normalizer=stored["normalizer"],
+            responses=stored["responses"], **fields,
+        )  # fmt: skip
         return objective if names is None else objective.select(names)
 
     @property

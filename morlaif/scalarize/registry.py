@@ -51,20 +51,20 @@ class Properties:
 UNDECLARED = Properties(None, None, None, None)
 
 
-def properties(**declared: Any) -> Callable:
+def properties(**declared: Any) -> Callable[..., Any]:
     """Decorator that attaches `Properties` to a scalarizer."""
 
-    def attach(function: Callable) -> Callable:
+    def attach(function: Callable[..., Any]) -> Callable[..., Any]:
         function.properties = Properties(**declared)  # type: ignore[attr-defined]
         return function
 
     return attach
 
 
-def stateful(*, start: Callable[..., State], update: Callable[..., State]) -> Callable:
+def stateful(*, start: Callable[..., State], update: Callable[..., State]) -> Callable[..., Any]:
     """Decorator that gives a scalarizer its companions (see the top of this file)."""
 
-    def attach(function: Callable) -> Callable:
+    def attach(function: Callable[..., Any]) -> Callable[..., Any]:
         function.start, function.update = start, update  # type: ignore[attr-defined]
         return function
 
@@ -76,7 +76,7 @@ class Scalarizer:
     """A checked function with its parameters, ready to call."""
 
     name: str
-    function: Callable
+    function: Callable[..., Any]
     params: Mapping[str, Any]
 
     @property
@@ -103,13 +103,15 @@ class Scalarizer:
 
     def start(self, names: Sequence[str] | None) -> State:
         """The state before any score was seen; empty for a function that keeps none."""
-        return self._plain(self._call(self.function.start, names=names)) if self.stateful else {}
+        start = getattr(self.function, "start", None)
+        return {} if start is None else self._plain(self._call(start, names=names))
 
     def update(self, rewards: Tensor, names: Sequence[str], weights: Tensor, state: State) -> State:
         """The state once the weighted scores `rewards` (B, K) were seen; the one given stays as it is."""
-        if not self.stateful:
+        update = getattr(self.function, "update", None)
+        if update is None:
             return state
-        return self._plain(self._call(self.function.update, rewards, names=names, weights=weights, state=state))
+        return self._plain(self._call(update, rewards, names=names, weights=weights, state=state))
 
     def check(self, names: Sequence[str]) -> None:
         """Every parameter that names a principle names one of `names`, and the start state can be made."""
@@ -125,7 +127,7 @@ class Scalarizer:
                     )
         self.start(names)
 
-    def _call(self, function: Callable, *rewards: Tensor, **context: Any) -> Any:
+    def _call(self, function: Callable[..., Any], *rewards: Tensor, **context: Any) -> Any:
         """`function` with those of the parameters and of the context that its signature has."""
         wanted = _keywords(function)
         if "weights" in wanted and context.get("weights") is None:
@@ -164,28 +166,28 @@ def resolve(settings: ScalarizerSettings, names: Sequence[str] | None = None) ->
     return scalarizer
 
 
-def _parts(function: Callable) -> list[Callable]:
+def _parts(function: Callable[..., Any]) -> list[Callable[..., Any]]:
     """The function and, if it has them, its companions."""
     return [function, *(getattr(function, name) for name in ("start", "update") if hasattr(function, name))]
 
 
 @cache
-def _keywords(function: Callable) -> dict[str, inspect.Parameter]:
+def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of one function that are given by name: all but the rewards, which stand first."""
     parameters = inspect.signature(function).parameters.items()
     first = next(iter(parameters), (None, None))[0]
     return {key: p for key, p in parameters if key != first or p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def _parameters(function: Callable) -> Wanted:
+def _parameters(function: Callable[..., Any]) -> Wanted:
     """What YAML may set: the keywords of the function and its companions, each with the function that has it."""
-    found = {}
+    found: dict[str, tuple[Callable[..., Any], inspect.Parameter]] = {}
     for part in reversed(_parts(function)):
         found |= {key: (part, parameter) for key, parameter in _keywords(part).items() if key not in CONTEXT}
     return found
 
 
-def _check_signature(function: Callable, path: str) -> None:
+def _check_signature(function: Callable[..., Any], path: str) -> None:
     where = f"scalarizer.function '{path}'"
     start = getattr(function, "start", None)
     for part in _parts(function):

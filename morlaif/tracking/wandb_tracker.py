@@ -35,7 +35,8 @@ class WandbTracker:
         config: Mapping[str, Any],
         warn: Callable[[str], None],
     ) -> None:
-        self._local, self._folder, self._warn, self._run = local, folder, warn, None
+        self._local, self._folder, self._warn = local, folder, warn
+        self._run: Any = None  # wandb's; None: it has not started, or has stopped
         self._defined: set[str] = set()
         self._goals: dict[str, str] = {}
         self._sent: dict[str, int] = _read(folder / SENT)
@@ -124,7 +125,13 @@ def _start(settings: WandbTracking, folder: Path, facts: Mapping[str, Any], conf
         import wandb
     except ImportError:
         raise RuntimeError("not installed: pip install 'morlaif[wandb]', or tracking=local") from None
-    options = {"silent": True, "console": "off", "x_disable_stats": True, "disable_git": True, "disable_code": True}
+    options: dict[str, Any] = {
+        "silent": True,
+        "console": "off",
+        "x_disable_stats": True,
+        "disable_git": True,
+        "disable_code": True,
+    }
     return wandb.init(
         mode=settings.mode,
         dir=str(folder),

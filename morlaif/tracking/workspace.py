@@ -32,7 +32,11 @@ def workspace(entity: str, project: str, group: str | None, principles: Sequence
         )  # fmt: skip
 
     def bars(name: str, title: str) -> Any:
-        grouped = {"groupby": wr.Config("scalarizer.name"), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+        grouped: dict[str, Any] = {
+            "groupby": wr.Config("scalarizer.name"),
+            "groupby_aggfunc": "mean",
+            "groupby_rangefunc": "stderr",
+        }
         return wr.BarPlot(title=title, metrics=[name], **grouped)
 
     def by(kind: str, name: str) -> Any:

@@ -15,6 +15,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import IO, Any
 
 import openai
@@ -26,10 +27,11 @@ from morlaif.feedback.budget import spent_up
 from morlaif.feedback.chat import KEPT, ROW_CODES
 from morlaif.feedback.ledger import OK, Answer, Ledger
 from morlaif.feedback.modes import READERS, Mode, Question, stored
+from morlaif.feedback.outcomes import Value
 from morlaif.feedback.reach import FATAL_CODES, api_key
 from morlaif.feedback.reading import most_usd, reading
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.reply import Garbled, parse
+from morlaif.feedback.reply import Garbled, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
 from morlaif.feedback.verdict_cache import VerdictCache
 from morlaif.texts import redact
@@ -43,7 +45,7 @@ ROUGH = 3.0  # bytes a token, for the limit of waiting tokens: on the safe side
 
 def deliver(
     settings: OpenAISettings, mode: Mode, ledger: Ledger, comparisons: Iterable[Comparison], logprobs: bool, usage:
-    Usage, scope: Callable, judge: str, watch: ReplyNames,
+    Usage, scope: Callable[..., Any], judge: str, watch: ReplyNames,
 ) -> Iterator[tuple[Comparison, Verdict]]:  # fmt: skip
     """Have all answers in the ledger, then give the verdicts.
 
@@ -60,13 +62,13 @@ def deliver(
             batches.collect()
             if not sent:
                 break
-        memory = VerdictCache(judge, ledger, lambda principle: scope(principle, logprobs))
+        cache = VerdictCache(judge, ledger, lambda principle: scope(principle, logprobs))
         for asked in _read(spool):
             answers = [(question, batches.answer(mode.key(question))) for question in mode.questions(asked, logprobs)]
             readings = [reading(question, *answer) for question, answer in answers]
             verdict = mode.verdict(asked, readings, logprobs, judge)
             if verdict.valid:
-                memory.keep(asked.principle, verdict)
+                cache.keep(asked.wording, verdict)
             yield asked, verdict
 
 
@@ -170,7 +172,8 @@ class Batches:
         """Take in whatever has ended; how many batches are still open."""
         still = 0
         for name, id, reader, _ in self._open():
-            batch = self._call(lambda id=id: self._client.batches.retrieve(id))
+            assert id is not None  # `adopt` has found or forgotten those that were never sent
+            batch = self._call(partial(self._client.batches.retrieve, id))
             if batch.status not in ENDED:
                 still += 1
                 continue
@@ -182,7 +185,7 @@ class Batches:
             self._ledger.end_batch(name)
         return still
 
-    def _take(self, file: str, read: Callable) -> None:
+    def _take(self, file: str, read: Callable[[Reply], Value]) -> None:
         """Answers enter the ledger, a thousand lines at a time; a line that was taken in before is left alone."""
         with self._client.files.with_streaming_response.content(file) as content, Chunks(self._ledger) as chunks:
             for line in content.iter_lines():
@@ -190,7 +193,7 @@ class Batches:
                     chunks.one()
                     self._line_back(json.loads(line), read)
 
-    def _line_back(self, row: dict[str, Any], read: Callable) -> None:
+    def _line_back(self, row: dict[str, Any], read: Callable[[Reply], Value]) -> None:
         key = bytes.fromhex(row["custom_id"])
         known = self._ledger.get(key)
         if known and known.outcome == OK:
@@ -208,7 +211,8 @@ class Batches:
             self._usage.input_tokens += reply.input_tokens
             self._usage.output_tokens += reply.output_tokens
             self._usage.usd += usd
-            answer = Answer(*read(reply), reply.input_tokens, reply.output_tokens, usd)
+            value, outcome = read(reply)
+            answer = Answer(value, outcome, reply.input_tokens, reply.output_tokens, usd)
             self._watch(reply)  # another model's line ends the run; its batch stays open, to be collected if allowed
             self._ledger.put(key, self._provider, self._settings.who, answer, reply.raw)
             return

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morlaif.contents import Hashes
+from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
 from morlaif.feedback.chunks import Verdicts
-from morlaif.feedback.judge import Judge
+from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
 from morlaif.feedback.modes import specimen
 from morlaif.feedback.outcomes import NOT_FINITE
@@ -48,7 +49,7 @@ class Stem:
     endings: list[list[int]]
 
 
-class LocalJudge(Judge[HfSettings]):
+class LocalJudge(SourceJudge[HfSettings]):
     """Verdicts enter the ledger pair by pair, as the model gives them, under its identity: files for a folder, revision
     for a hub id.
     """
@@ -56,9 +57,7 @@ class LocalJudge(Judge[HfSettings]):
     remembers = True
 
     def __init__(self, settings: HfSettings, ledger: Path) -> None:
-        if settings.path is None:
-            raise UserError("feedback.path: give the judge's folder in Hugging Face format, or a hub id")
-        self.name = f"hf:{settings.path}"
+        self.name = f"hf:{path_of(settings)}"
         self.usage = Usage(method="logprob")
         self._settings = settings
         self._ledger = Ledger(ledger)
@@ -107,22 +106,25 @@ class LocalJudge(Judge[HfSettings]):
             done = []
             for k, asked in enumerate(group):
                 cost = sum(len(stem.prefix) / len(group) + len(stem.endings[k]) for stem in both), 0.0, 0.0
-                done.append((asked, self._verdict(asked, [row and row[k] for row in rows], cost)))
+                done.append((asked, self._verdict(asked, [row[k] if row is not None else None for row in rows], cost)))
             with self._ledger.transaction():  # at once: a kill loses what the model is at, and nothing else
                 for asked, verdict in done:
                     if verdict.valid:
-                        self._cache.keep(asked.principle, verdict)
+                        self._cache.keep(asked.wording, verdict)
             self.usage.requests += 2 * len(done)
             yield from done
 
-    def _verdict(self, asked: Comparison, orders: Sequence[list[float] | None], cost: tuple) -> Verdict:
+    def _verdict(
+        self, asked: Comparison, orders: Sequence[list[float] | None], cost: tuple[float, float, float]
+    ) -> Verdict:
         """From the log-probabilities of A and B in both orders; None: the question was too long."""
-        if None in orders:
+        asked_for = [row for row in orders if row is not None]
+        if len(asked_for) < len(orders):
             return Verdict.invalid(asked.id, self.name, TOO_LONG, cost=(0.0, 0.0, 0.0))
-        if not all(math.isfinite(x) for row in orders for x in row):
+        if not all(math.isfinite(x) for row in asked_for for x in row):
             return Verdict.invalid(asked.id, self.name, NOT_FINITE, cost=cost)
-        forward, backward = (a - b for a, b in orders)
-        for a, b in orders:
+        forward, backward = (a - b for a, b in asked_for)
+        for a, b in asked_for:
             self.usage.weigh(min(1.0, math.exp(a) + math.exp(b)))
         p, bias = soft_label(forward, backward), position_bias(forward, backward)
         return Verdict(asked.id, p, bias, True, self.name, forward, backward, None, *cost)
@@ -163,11 +165,12 @@ class LocalRater:
     def _key(self, single: Single) -> bytes:
         return key_of("hf", self._identity, self._messages(single), {"dtype": self._settings.dtype})
 
-    def _messages(self, single: Single) -> list[dict[str, str]]:
+    def _messages(self, single: Single) -> list[Message]:
         return rating_messages(single.messages, single.response, single.principle, self._highest)
 
     def _rating(self, single: Single, answer: Answer) -> Rating:
-        return Rating(single.id, to_score(answer.value, self._highest), self.name, None, answer.input_tokens)
+        score = None if answer.value is None else to_score(answer.value, self._highest)
+        return Rating(single.id, score, self.name, None, answer.input_tokens)
 
     def _batch(self, groups: Sequence[list[Single]]) -> Iterator[tuple[Single, Rating]]:
         if self._engine is None:
@@ -194,7 +197,7 @@ class LocalRater:
             return Rating(single.id, None, self.name, TOO_LONG if row is None else NOT_FINITE)
         listed = {str(i): x - max(row) for i, x in enumerate(row, 1)}  # a constant falls out of the mean
         answer = Answer(mean_rating(list(listed.items()), self._highest), OK, read)
-        self._ledger.put(self._key(single), "hf", self._settings.path, answer, json.dumps(listed))
+        self._ledger.put(self._key(single), "hf", path_of(self._settings), answer, json.dumps(listed))
         return self._rating(single, answer)
 
 
@@ -231,14 +234,14 @@ class LetterModel:
         from morlaif.models.place import Source
 
         device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        source = Source(settings.path, settings.revision, settings.trust_remote_code, "feedback.path")
+        source = Source(path_of(settings), settings.revision, settings.trust_remote_code, "feedback.path")
         tokenizer = load_tokenizer(source)
         dtype = getattr(torch, settings.dtype)
         with sharded.unsharded():  # ranks ask it different numbers of questions
             model = load_causal_lm(source, dtype=dtype, device=device, tokenizer=tokenizer)
         return cls(model, tokenizer, settings.batch_size, **answers)
 
-    def stem(self, prompts: Sequence[list[dict[str, str]]]) -> Stem:
+    def stem(self, prompts: Sequence[list[Message]]) -> Stem:
         """The prompts as token ids, split where they part."""
         ids = [self._ids(messages) for messages in prompts]
         shortest = min(map(len, ids))
@@ -246,7 +249,7 @@ class LetterModel:
         shared = min(shared, shortest - 1)
         return Stem(ids[0][:shared], [row[shared:] for row in ids])
 
-    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+    def _ids(self, messages: list[Message]) -> list[int]:
         from jinja2.exceptions import TemplateError
 
         from morlaif.data.chat import prompt_ids
@@ -255,8 +258,8 @@ class LetterModel:
             return prompt_ids(self.tokenizer, messages)
         except TemplateError:  # a template that knows no system role
             system, user, *rest = messages
-            user = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
-            return prompt_ids(self.tokenizer, [user, *rest])
+            both: Message = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
+            return prompt_ids(self.tokenizer, [both, *rest])
 
     def fits(self, stem: Stem) -> bool:
         most = getattr(self.model.config, "max_position_embeddings", None)
@@ -316,7 +319,9 @@ class LetterModel:
         self.reused += sum(len(stem.prefix) * (len(stem.endings) - 1) for stem in stems)
         return [[next(values) for _ in stem.endings] for stem in stems]
 
-    def _forward(self, ids, mask, positions, cache, keep: int) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, keep: int
+    ) -> torch.Tensor:
         return self.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
             use_cache=cache is not None, logits_to_keep=keep,
@@ -333,16 +338,26 @@ class LetterModel:
             [0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p)
             for r, p in zip(rows, fill, strict=True)
         ]
-        return (torch.tensor(x, device=self.model.device) for x in (ids, mask))
+        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
+
+
+def path_of(settings: HfSettings) -> str:
+    """
+    Raises:
+        UserError: none is given.
+    """
+    if settings.path is None:
+        raise UserError("feedback.path: give the judge's folder in Hugging Face format, or a hub id")
+    return settings.path
 
 
 def _identity(settings: HfSettings, ledger: Path) -> str:
     """What tells this model from another. Hashes of its files are remembered beside the ledger."""
     trusted = settings.trust_remote_code
-    return identity(settings.path, settings.revision, Hashes(ledger.parent), trusted=trusted, key="feedback.path")
+    return identity(path_of(settings), settings.revision, Hashes(ledger.parent), trusted=trusted, key="feedback.path")
 
 
-def _orders(asked: Comparison) -> list[list[dict[str, str]]]:
+def _orders(asked: Comparison) -> list[list[Message]]:
     """The question with the first response shown as A, and with the second."""
     orders = ((asked.first, asked.second), (asked.second, asked.first))
-    return [comparison_messages(asked.messages, a, b, asked.principle) for a, b in orders]
+    return [comparison_messages(asked.messages, a, b, asked.wording) for a, b in orders]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from morlaif.feedback.judge import Judge
+from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.records import Comparison, Verdict
 from morlaif.feedback.settings import HumanSettings, Principle
 
 
-class HumanJudge(Judge[HumanSettings]):
+class HumanJudge(SourceJudge[HumanSettings]):
     """Passes on the label that the data holds. A pair without one is invalid."""
 
     name = "human"

@@ -22,7 +22,7 @@ from morlaif.data.files import read_rows
 from morlaif.data.records import Message, content_id, prompt_id
 from morlaif.data.rows import MalformedRow, UnusableRow, read_prompt
 from morlaif.errors import UserError, suggest
-from morlaif.feedback.judge import Judge
+from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import JsonlSettings, Principle, input_files
 
@@ -66,7 +66,7 @@ class Labels:
         return sum(map(len, self.pairs.values()))
 
 
-class FileJudge(Judge[JsonlSettings]):
+class FileJudge(SourceJudge[JsonlSettings]):
     """Passes on the verdicts of a file. A pair that it does not mention is invalid."""
 
     name = "jsonl"
@@ -132,8 +132,8 @@ class FileJudge(Judge[JsonlSettings]):
             if found:
                 self._found += 1
                 if any(not _agree(found[0], other) for other in found[1:]):
-                    places = " and ".join(_short(row.where) for row in found)
-                    raise UserError(f"{self._path}: {places} contradict one another on one pair and principle")
+                    rows = " and ".join(_short(row.where) for row in found)
+                    raise UserError(f"{self._path}: {rows} contradict one another on one pair and principle")
                 return self._of(asked, found[0])
         return Verdict.invalid(asked.id, self.name, "not in the file")
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from morlaif.errors import MachineError, UserError
 from morlaif.feedback.answering import ReplyNames, adopt, confirm, is_told, known_fingerprint, reached, remember, settle
@@ -19,12 +19,12 @@ from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
 from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.detached import ask_detached
 from morlaif.feedback.draws import ALIKE, Draws
-from morlaif.feedback.judge import Judge
+from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.ledger import OK, Answer, Ledger, new_owner
 from morlaif.feedback.limiter import Limiter, Stopped
-from morlaif.feedback.modes import NO_LOGPROBS, Mode, Question, Reading, mass_in, mode_of, stored
-from morlaif.feedback.outcomes import advice, tells_of_logprobs
-from morlaif.feedback.rating import Rated
+from morlaif.feedback.modes import Asking, Mode, Question, Reading, mass_in, mode_of, stored
+from morlaif.feedback.outcomes import NO_LOGPROBS, advice, tells_of_logprobs
+from morlaif.feedback.rating import Rated, Rating, Single
 from morlaif.feedback.reach import Found, api_key
 from morlaif.feedback.reading import most_usd, reading
 from morlaif.feedback.records import Comparison, Usage, Verdict
@@ -34,6 +34,8 @@ from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.stream import Emit, iterate
 from morlaif.feedback.verdict_cache import VerdictCache
 
+A = TypeVar("A", bound=Comparison | Single)
+V = TypeVar("V", bound=Verdict | Rating)
 T = TypeVar("T")
 log = logging.getLogger("morlaif.feedback")
 
@@ -42,42 +44,33 @@ MOST_SYSTEMS = 8  # fingerprints of a server's systems that are recorded
 ENOUGH = 100  # verdicts after which a low share of valid ones stops the work
 
 
-class ChatJudge(Judge[OpenAISettings]):
+class Chat(Generic[A, V]):
     """Asks the server what the ledger does not know: by log-probabilities where the model gives them, else by votes."""
 
-    remembers = True
-
-    def __init__(
-        self, settings: OpenAISettings, ledger: Path, together: Sequence[Principle] = (), highest: int | None = None
-    ) -> None:
-        """`highest`: it is asked to rate single responses, from 1 to this, instead of comparing two."""
+    def __init__(self, settings: OpenAISettings, ledger: Path) -> None:
         self.name = f"openai:{settings.model}"
         self.usage = Usage()
         self._settings = settings
         self._path = ledger
-        self._asked_for = (tuple(together), highest)
         self._owner = new_owner()
         self._limiter: Limiter | None = None
         self._probe_key: bytes | None = None  # answered in this run, though it will be found in the ledger
         self._provider = settings.who_at
         self._settled = False  # whether it is known which model answers, as far as the server tells
         self._logprobs: bool | None = None  # whether the model gives log-probabilities; None: not known yet
-        self._scopes: dict[tuple[str, bool], tuple[bytes, str]] = {}
-        self._cache: VerdictCache | None = None
-
-    @classmethod
-    def open(cls, settings: OpenAISettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> ChatJudge:
-        return cls(settings, ledger, together)
-
-    @classmethod
-    def open_rater(cls, settings: OpenAISettings, *, ledger: Path, highest: int) -> ChatJudge:
-        return cls(settings, ledger, highest=highest)
 
     @cached_property
-    def _mode(self) -> Mode:
+    def _mode(self) -> Asking[A, V]:
         """How it asks; the keys of its questions hold which model answers, so that must be settled."""
-        together, highest = self._asked_for
-        return mode_of(self._settings, together) if highest is None else Rated(self._settings, highest)
+        raise NotImplementedError
+
+    @property
+    def _made_of(self) -> tuple[Any, ...]:
+        """The arguments that make one like this in another process."""
+        raise NotImplementedError
+
+    def _keep(self, asked: A, verdict: V) -> None:
+        """Write down a valid verdict besides the answers that it follows from."""
 
     def _settle(self) -> None:
         """Find out which model answers. What is known of one that is named belongs to it, whoever answers now."""
@@ -107,7 +100,7 @@ class ChatJudge(Judge[OpenAISettings]):
             self.usage.said.append(line)
             log.warning(line)
 
-    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
+    def judge(self, comparisons: Iterable[A]) -> Iterator[tuple[A, V]]:
         waiting = iter(comparisons)
         if (first := next(waiting, None)) is None:
             return  # with nothing to ask, not even a key is needed
@@ -115,41 +108,17 @@ class ChatJudge(Judge[OpenAISettings]):
         api_key(self._settings)  # a missing key is said here, before anything else
         self._settle()
         if self._settings.delivery == "batch":
-            from morlaif.feedback.sources.batch import deliver
-
-            with Ledger(self._path) as ledger:
-                known = self._known_logprobs(ledger)
-                if known is None:  # one question is asked alone, to find out how
-                    list(iterate(lambda emit: self.run([first], emit)))
-                    known = bool(self._known_logprobs(ledger))
-                self.usage.method = "logprob" if known else "vote"
-                found = confirm(self._settings, ledger)
-                remember(ledger, self._settings, found.served)
-                watch = ReplyNames(self._settings, ledger, found.served)
-                yield from deliver(
-                    self._settings, self._mode, ledger, waiting, known, self.usage, self._scope, self.name, watch
-                )
-                self._note(ledger, found.served)
+            yield from self._in_batches(first, waiting)
         elif self._settings.survive_kill:
-            yield from ask_detached(ChatJudge, (self._settings, self._path, *self._asked_for), waiting, self.usage)
+            yield from ask_detached(type(self), self._made_of, waiting, self.usage)
         else:
             yield from iterate(lambda emit: self.run(waiting, emit))
 
-    def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
-        self._settle()
-        if self._cache is None:
-            ledger = Ledger(self._path)
-            self._cache = VerdictCache(self.name, ledger, lambda p: self._scope(p, self._known_logprobs(ledger)))
-        return self._cache.recall(principle, pair_ids)
+    def _in_batches(self, first: A, waiting: Iterator[A]) -> Iterator[tuple[A, V]]:
+        """By the batch interface; `first` is the first of `waiting`."""
+        raise NotImplementedError
 
-    def _scope(self, principle: Principle, logprobs: bool | None) -> tuple[bytes, str] | None:
-        if logprobs is None:
-            return None
-        if (principle.name, logprobs) not in self._scopes:
-            self._scopes[principle.name, logprobs] = self._mode.scope(principle, logprobs)
-        return self._scopes[principle.name, logprobs]
-
-    async def run(self, comparisons: Iterable[Comparison], emit: Emit) -> None:
+    async def run(self, comparisons: Iterable[A], emit: Emit[tuple[A, V]]) -> None:
         """As many workers as requests may be in flight, each taking the next pair when it is free.
 
         When one finds that it cannot go on, nothing more is sent, and the error is raised after the others' replies
@@ -163,7 +132,7 @@ class ChatJudge(Judge[OpenAISettings]):
         )
         failures: list[UserError | MachineError] = []
 
-        async def done(asked: Comparison) -> None:
+        async def done(asked: A) -> None:
             try:
                 verdict = await self._verdict(asked)
                 outcomes[verdict.reason or OK] += 1
@@ -188,7 +157,6 @@ class ChatJudge(Judge[OpenAISettings]):
         with Ledger(self._path) as self._ledger:
             self._write = Writer(self._ledger)
             self._draws = Draws(settings.votes, self._ledger.recall(self._fact_of_draws) == "alike")
-            self._keep = VerdictCache(self.name, self._ledger, lambda p: self._scope(p, self._logprobs)).keep
             self._budget = Budget(settings.budget_usd, self._ledger, settings.patience + 2 * settings.timeout)
             self._watch = ReplyNames(settings, self._ledger)
             if self.usage.served is None:
@@ -236,9 +204,9 @@ class ChatJudge(Judge[OpenAISettings]):
                 f"Try another model, or lower the limit.{advice(outcomes)}"
             )
 
-    async def _verdict(self, asked: Comparison) -> Verdict:
+    async def _verdict(self, asked: A) -> V:
         if self._logprobs is None and (reason := await self._probe(asked)):
-            return Verdict.invalid(asked.id, self.name, reason)
+            return self._mode.invalid(asked, self.name, reason)
         logprobs = bool(self._logprobs)
         questions = self._mode.questions(asked, logprobs)
         readings = await _all(self._answer(question) for question in self._draws.needed(questions))
@@ -246,8 +214,8 @@ class ChatJudge(Judge[OpenAISettings]):
         if self._draws.saw(questions, readings):
             self._once()
         verdict = self._mode.verdict(asked, readings, logprobs, self.name)
-        if verdict.valid and self._mode.remembers:
-            await self._write(lambda: self._keep(asked.principle, verdict))
+        if verdict.valid:
+            await self._write(lambda: self._keep(asked, verdict))
         return verdict
 
     def _once(self) -> None:
@@ -307,11 +275,14 @@ class ChatJudge(Judge[OpenAISettings]):
         """Send it, within the budget, unless another process is at it; the answer enters the ledger at once."""
         before = self._ledger.get(key)
         while not await self._claimed(key):
+            assert self._limiter is not None  # it runs
             await self._limiter.sleep(ELSEWHERE)
         try:
-            if (known := self._ledger.get(key)) != before:  # another process has just asked
+            known = self._ledger.get(key)
+            if known is not None and known != before:  # another process has just asked
                 await self._write(lambda: self._ledger.unclaim(key))
-                return known, parse(self._ledger.raw(key))
+                raw = self._ledger.raw(key)
+                return known, parse(raw) if raw else None
             async with self._budget.reserve(most_usd(question, self._settings)):
                 reply = await self._client.ask(question.messages, question.decoding)
                 answer = self._paid(reply, *stored(question)(reply))
@@ -356,7 +327,7 @@ class ChatJudge(Judge[OpenAISettings]):
             self._logprobs = self._mode.known_logprobs(ledger)
         return self._logprobs
 
-    async def _probe(self, asked: Comparison) -> str | None:
+    async def _probe(self, asked: A) -> str | None:
         """Find out with a first real question, while the others wait. A good answer is kept like any other.
 
         Returns the reason why this question told nothing about the model (a refusal), so that the next one must.
@@ -391,6 +362,88 @@ class ChatJudge(Judge[OpenAISettings]):
             )
 
 
+class ChatJudge(Chat[Comparison, Verdict], SourceJudge[OpenAISettings]):
+    """Two responses, compared."""
+
+    remembers = True
+
+    def __init__(self, settings: OpenAISettings, ledger: Path, together: Sequence[Principle] = ()) -> None:
+        super().__init__(settings, ledger)
+        self._together = tuple(together)
+        self._scopes: dict[tuple[str, bool], tuple[bytes, str]] = {}
+        self._cache: VerdictCache | None = None
+        self._kept: tuple[Ledger, VerdictCache] | None = None  # of the run that is on
+
+    @classmethod
+    def open(cls, settings: OpenAISettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> ChatJudge:
+        return cls(settings, ledger, together)
+
+    @classmethod
+    def open_rater(cls, settings: OpenAISettings, *, ledger: Path, highest: int) -> ChatRater:
+        return ChatRater(settings, ledger, highest)
+
+    @cached_property
+    def _mode(self) -> Mode:
+        return mode_of(self._settings, self._together)
+
+    @property
+    def _made_of(self) -> tuple[Any, ...]:
+        return self._settings, self._path, self._together
+
+    def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
+        self._settle()
+        if self._cache is None:
+            ledger = Ledger(self._path)
+            self._cache = VerdictCache(self.name, ledger, lambda p: self._scope(p, self._known_logprobs(ledger)))
+        return self._cache.recall(principle, pair_ids)
+
+    def _keep(self, asked: Comparison, verdict: Verdict) -> None:
+        if self._kept is None or self._kept[0] is not self._ledger:
+            cache = VerdictCache(self.name, self._ledger, lambda p: self._scope(p, self._logprobs))
+            self._kept = self._ledger, cache
+        self._kept[1].keep(asked.wording, verdict)
+
+    def _scope(self, principle: Principle, logprobs: bool | None) -> tuple[bytes, str] | None:
+        if logprobs is None:
+            return None
+        if (principle.name, logprobs) not in self._scopes:
+            self._scopes[principle.name, logprobs] = self._mode.scope(principle, logprobs)
+        return self._scopes[principle.name, logprobs]
+
+    def _in_batches(self, first: Comparison, waiting: Iterator[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
+        from morlaif.feedback.sources.batch import deliver
+
+        with Ledger(self._path) as ledger:
+            known = self._known_logprobs(ledger)
+            if known is None:  # one question is asked alone, to find out how
+                list(iterate(lambda emit: self.run([first], emit)))
+                known = bool(self._known_logprobs(ledger))
+            self.usage.method = "logprob" if known else "vote"
+            found = confirm(self._settings, ledger)
+            remember(ledger, self._settings, found.served)
+            watch = ReplyNames(self._settings, ledger, found.served)
+            yield from deliver(
+                self._settings, self._mode, ledger, waiting, known, self.usage, self._scope, self.name, watch
+            )
+            self._note(ledger, found.served)
+
+
+class ChatRater(Chat[Single, Rating]):
+    """Single responses, rated from 1 to `highest`. Its answers are few enough to be looked up one by one."""
+
+    def __init__(self, settings: OpenAISettings, ledger: Path, highest: int) -> None:
+        super().__init__(settings, ledger)
+        self._highest = highest
+
+    @cached_property
+    def _mode(self) -> Rated:
+        return Rated(self._settings, self._highest)
+
+    @property
+    def _made_of(self) -> tuple[Any, ...]:
+        return self._settings, self._path, self._highest
+
+
 class Writer:
     """Writes to a ledger whatever comes up within one turn of the event loop as one transaction, and then goes on."""
 
@@ -421,8 +474,9 @@ class Writer:
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
     """The results of all. If one fails, the others are still awaited: what is on its way is paid for."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
+    made: list[T] = []
+    for result in await asyncio.gather(*work, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-    return results
+        made.append(result)
+    return made

@@ -12,14 +12,14 @@ from statistics import mean
 from morlaif.data.records import Message
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.arithmetic import logit, position_bias, soft_label
-from morlaif.feedback.judge import Judge
+from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.rating import Rating, Single
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.settings import Criterion, Principle, RulesSettings
 from morlaif.toy import judge as toy
 
 
-class ToyJudge(Judge[RulesSettings]):
+class ToyJudge(SourceJudge[RulesSettings]):
     """Log-odds of the option shown as A: (√k (s_A − s_B) + noise·ε) / temperature + position_bias.
 
     s is the mean score over the k toy principles that are covered; √k makes the judge as sure of a broad principle as
