@@ -59,10 +59,14 @@ def composing(config_dir: str | None) -> Iterator[None]:
 
 def run_name(tree: DictConfig) -> str:
     """`<name>-<digest>`: the same config has the same run folder, whoever starts it and wherever the store lies."""
+    return _run_name(plain(tree))
+
+
+def _run_name(values: Mapping[str, Any]) -> str:
     from morlaif.units.unit import hash_json
 
-    kept = [key for key in tree if key not in OUTSIDE_RUN_NAME]
-    return f"{tree.name}-{hash_json(plain(OmegaConf.masked_copy(tree, kept)))[:8]}"
+    kept = {key: value for key, value in values.items() if key not in OUTSIDE_RUN_NAME}
+    return f"{values['name']}-{hash_json(kept)[:8]}"
 
 
 def plain(tree: DictConfig) -> dict[str, Any]:
@@ -71,11 +75,20 @@ def plain(tree: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a value that is still to be given.
     """
-    own = OmegaConf.masked_copy(tree, [key for key in tree if key != "hydra"])
     try:
-        return OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        return {str(key): _plain(tree[key]) for key in tree if key != "hydra"}
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: ??? stands for a value that is still to be given") from None
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+
+
+def as_written(tree: DictConfig) -> dict[str, Any]:
+    """The config with its interpolations as they are."""
+    values: Any = OmegaConf.to_container(tree)
+    return values
 
 
 def compose_all(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
@@ -108,7 +121,7 @@ def check_package(flags: Namespace) -> None:
     with composing(flags.config_dir):
         tree = compose(CONFIG_NAME, flags.overrides)
     if flags.package != "_global_" and OmegaConf.select(tree, flags.package) is None:
-        line = unknown_key(flags.package.split("."), OmegaConf.to_container(tree), Config)
+        line = unknown_key(flags.package.split("."), as_written(tree), Config)
         raise UserError(f"--package {flags.package}: {line}")
 
 
@@ -132,12 +145,12 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides(flags.overrides)
         _check_words(parsed, list(Config.model_fields), options(flags.config_dir))
-        swept = [override.input_line for override in parsed if override.is_sweep_override()]
-        unswept = [override.input_line for override in parsed if not override.is_sweep_override()]
+        swept = [str(override.input_line) for override in parsed if override.is_sweep_override()]
+        unswept = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
         base = compose(CONFIG_NAME, unswept, return_hydra_config=True)
         multirun = flags.multirun or base.hydra.mode == RunMode.MULTIRUN
         for kind in ("run", "sweep"):
-            if not str(OmegaConf.to_container(base.hydra[kind], resolve=False)["dir"] or "").strip():
+            if not str(as_written(base.hydra[kind])["dir"] or "").strip():
                 raise UserError(f"hydra.{kind}.dir names no folder; leave it out, and name the place by paths.runs")
         if swept and not multirun:
             raise UserError(f"'{swept[0]}' gives several values: add -m to run each, or quote the value.")
@@ -149,7 +162,8 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
             sets = BasicSweeper.split_arguments(every, None)[0]
             trees = [(list(job), compose(CONFIG_NAME, list(job))) for job in sets]
         launcher = str(base.hydra.launcher.get("_target_")) if multirun else ""
-        jobs = [Composed(job, validate(plain(tree)), run_name(tree), launcher) for job, tree in trees]
+        plains = [(job, plain(tree)) for job, tree in trees]
+        jobs = [Composed(job, validate(values), _run_name(values), launcher) for job, values in plains]
     _check_distinct(jobs)
     return jobs, multirun, base.hydra.runtime.choices.get("sweep")
 

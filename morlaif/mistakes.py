@@ -99,10 +99,9 @@ def _near_key(key: str, config_dir: str | None) -> str:
 def _tree(key: str, words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     from hydra import compose
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from morlaif.compose import CONFIG_NAME, composing
+    from morlaif.compose import CONFIG_NAME, as_written, composing
 
     names = {word: word.lstrip("+~").split("=")[0] for word in words}
     others = [word for word, name in names.items() if name != key and not ("." in name and key.startswith(f"{name}."))]
@@ -110,8 +109,7 @@ def _tree(key: str, words: Sequence[str], config_dir: str | None) -> dict[str, A
     with composing(config_dir):
         for tried in (others, choices, []):  # another mistake: what the chosen options have
             try:
-                tree = OmegaConf.to_container(compose(CONFIG_NAME, tried))
-                return {str(name): value for name, value in tree.items()} if isinstance(tree, dict) else {}
+                return as_written(compose(CONFIG_NAME, tried))
             except (HydraException, OmegaConfBaseException, ValueError):
                 continue
     return {}

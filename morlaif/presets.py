@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,7 @@ def places(config_dir: str | None = None) -> list[Path]:
     return [*ours, *installed().values(), *([Path(config_dir)] if config_dir else [])]
 
 
+@cache
 def installed() -> dict[str, Path]:
     """The folders of presets that installed packages offer, by the name of the entry point.
 
@@ -90,8 +92,8 @@ def _entry(entry: str | dict[str, str], group: str) -> Inherited | None:
         return None
     if isinstance(entry, str):  # an option of the same group, or a path
         path, _, place = entry.partition("@")
-        path = path[1:] if path.startswith("/") else f"{group}/{path}"
-        return Inherited(*path.rsplit("/", 1), place.replace("_here_", ""))
+        own, _, option = (path[1:] if path.startswith("/") else f"{group}/{path}").rpartition("/")
+        return Inherited(own, option, place.replace("_here_", ""))
     ((key, option),) = entry.items()
     *words, key = key.split()
     path, _, place = key.partition("@")

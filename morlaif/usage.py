@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from morlaif.errors import UserError, suggest
 from morlaif.presets import options
@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Hydra's flags, as far as they do something here."""
     made = _Parser(prog="morlaif", add_help=False, allow_abbrev=False)
-    for names, meaning in {
+    flags: dict[tuple[str, ...], dict[str, Any]] = {
         ("--help", "-h"): {"action": "store_true"},
         ("--hydra-help",): {"action": "store_true"},
         ("--version",): {"action": "store_true"},
@@ -60,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
             "nargs": "?", "const": "all",
             "choices": ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
         },
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for names, meaning in flags.items():
         made.add_argument(*names, **meaning)
     made.add_argument("overrides", nargs="*")
     return made

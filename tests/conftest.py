@@ -26,9 +26,7 @@ settings.load_profile("any machine")
 @pytest.fixture
 def plugin(tmp_path_factory, monkeypatch):
     """`tests/plugin` as an installed package; the value is a PYTHONPATH under which another process has it too."""
-    from plugged import install
+    import plugged
 
-    from morlaif import registry
-
-    yield install(tmp_path_factory.mktemp("site"), monkeypatch)
-    registry._installed.cache_clear()
+    yield plugged.install(tmp_path_factory.mktemp("site"), monkeypatch)
+    plugged.forget()

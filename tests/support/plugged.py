@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from morlaif import registry
+from morlaif import presets, registry
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 
@@ -30,6 +30,12 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     record(folder)
     for place in (folder, PLUGIN):
         monkeypatch.syspath_prepend(place)
+    forget()
+    return f"{PLUGIN}:{folder}"
+
+
+def forget() -> None:
+    """What was installed when this process last looked."""
     importlib.invalidate_caches()
     registry._installed.cache_clear()
-    return f"{PLUGIN}:{folder}"
+    presets.installed.cache_clear()
