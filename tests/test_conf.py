@@ -11,6 +11,8 @@ from golden_presets import OPTIONS, differences, meaning
 import morlaif.cli  # noqa: F401
 from morlaif.compose import plain, run_name
 from morlaif.config import validate
+from morlaif.errors import UserError
+from morlaif.presets import options
 from morlaif.reference import reference
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,27 @@ def test_config_reference_is_current():
 
 
 @pytest.mark.slow
+def test_what_presets_inherit_from_is_no_option():
+    assert not [group for group in options() if "_base" in group]
+    assert "trained" not in options()["pm"]
+
+
+def test_a_key_is_explained_where_it_is_first_given(tmp_path):
+    files = {
+        "pm/_base/all.yaml": "# how often\nepochs: 1\nseed: 0\n",
+        "pm/plain.yaml": "defaults:\n  - _base/all@_here_\n  - _self_\n\nepochs: 2\nrate: 3\n",
+        "run/long.yaml": "# @package _global_\npm:\n  epochs: 9\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        reference(tmp_path)
+    assert str(error.value).splitlines() == [
+        "pm/_base/all.yaml:3: pm.seed has no comment", "pm/plain.yaml:6: pm.rate has no comment",
+    ]  # fmt: skip
+
+
 def test_run_names_are_stable_and_leave_out_what_changes_no_number():
     name = run_name(composed())
     assert name.startswith("quickstart-")
