@@ -174,7 +174,8 @@ def config_problems(key: str, folder: Path) -> Iterator[str]:
 def _architecture(key: str, where: str, config: dict[str, Any], trusted: bool, kind: Kind) -> Iterator[str]:
     model_type, names = config.get("model_type"), config.get("architectures") or []
     names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    own = config.get("auto_map") if isinstance(config.get("auto_map"), dict) else {}
+    remote = config.get("auto_map")
+    own: dict[str, Any] = remote if isinstance(remote, dict) else {}
     wanted = "AutoModelForSequenceClassification" if kind in ("classifier", "trunk") else "AutoModelForCausalLM"
     attention = config.get("attn_implementation") or config.get("_attn_implementation")
     for part in attention.values() if isinstance(attention, dict) else (attention,):

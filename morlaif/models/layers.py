@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from morlaif.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+
+def layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Name (within the model) and list of the transformer's layers."""
     prefix = model.base_model_prefix
     count = model.config.get_text_config().num_hidden_layers
@@ -19,7 +23,7 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     raise UserError(f"{type(model).__name__} keeps its {count} layers in no list: use pm=lora")
 
 
-def top_layers(model: nn.Module, share: float) -> range:
+def top_layers(model: PreTrainedModel, share: float) -> range:
     """The top `share` of the layers, at least one."""
     count = len(layer_list(model)[1])
     return range(count - max(1, math.floor(share * count + 1e-9)), count)

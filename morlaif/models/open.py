@@ -70,9 +70,9 @@ def open_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def open_model(
-    auto: type, source: Source, kind: Kind, *, dtype: torch.dtype, new: Sequence[str] = ()
+    auto: Any, source: Source, kind: Kind, *, dtype: torch.dtype, new: Sequence[str] = ()
 ) -> PreTrainedModel:
-    """The model of `source` as transformers' class `auto` makes it.
+    """The model of `source` as transformers' auto class `auto` makes it.
 
     Args:
         new: beginnings of the names of weights that need not be there, such as those of a head that is yet to be drawn.

@@ -52,13 +52,14 @@ def file_problems(folder: Path, rows: int | None, loaded: Mapping[str, int] | No
         yield "its tokenizer.json is none; expected model, vocab and added_tokens as the tokenizers library writes them"
         return
     read = {_text(settings.get(name)) for name in ("eos_token", "bos_token", "unk_token")}
-    unread = (special | {_text(settings.get("pad_token"))}) - read
+    pad = _text(settings.get("pad_token"))
+    unread = (special | ({pad} if pad is not None else set())) - read
     fault = vocabulary_fault([*tokens.items(), *added], _ANY if rows is None else rows, unread)
     if fault is not None:
         yield fault
         return
-    for token, i in added if loaded is not None and whole else ():
-        if (got := loaded.get(token, i)) != i:
+    for token, i in added if whole else ():
+        if loaded is not None and (got := loaded.get(token, i)) != i:
             yield f"its tokenizer.json gives {token!r} the id {i}, which cannot be: it comes out as {got}"
             return
     known = {*tokens, *(token for token, _ in added)}

@@ -6,11 +6,12 @@ once more, so that no more than `CHUNK` of them exist at once; a small batch kee
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+Entropy: TypeAlias = Literal["none", "value", "gradient"]
 CHUNK = {"cpu": 2**24, "cuda": 2**27}  # logits alive at once: 64 MB in float32, or on a GPU, which wants more work, 512
 
 
@@ -20,7 +21,7 @@ def token_logprobs(
     targets: Tensor,
     temperature: float,
     softcap: float | None = None,
-    entropy: Literal["none", "value", "gradient"] = "none",
+    entropy: Entropy = "none",
 ) -> tuple[Tensor, Tensor | None]:
     """log softmax(head(hidden) / temperature) at `targets`, and the entropy of that distribution.
 

@@ -18,7 +18,7 @@ from morlaif.models.layers import disable_dropout
 from morlaif.models.tail import states_at
 from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
-from morlaif.rl.logprobs import token_logprobs
+from morlaif.rl.logprobs import Entropy, token_logprobs
 from morlaif.rl.settings import PPOSettings
 
 
@@ -74,7 +74,7 @@ class ActorCritic(nn.Module):
             self.critic = _trunk(critic)  # without the head that it was trained under
         self.value_head = None
         if settings.critic.kind != "none":
-            size = (self.critic or model).config.get_text_config().hidden_size
+            size = (model if self.critic is None or critic is None else critic).config.get_text_config().hidden_size
             self.value_head = nn.Linear(size, 1)  # drawn on the CPU: the same head wherever the model is
             nn.init.normal_(self.value_head.weight, std=1 / math.sqrt(size + 1))
             nn.init.zeros_(self.value_head.bias)
@@ -100,19 +100,18 @@ class ActorCritic(nn.Module):
         """
         if reference:
             return self.reference_logprobs(batch), None, None
-        logprobs = entropy = None
-        shared = self.value_head is not None and self.critic is None
-        states = None
-        if shared or not freeze_trunk:
+        logprobs = entropy = states = None
+        if not freeze_trunk or (self.value_head is not None and self.critic is None):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_trunk):
                 states = _states(self.model, batch)
-        if not freeze_trunk:
+        if states is not None and not freeze_trunk:
             head = self.model.get_output_embeddings()
-            want = "value" if not torch.is_grad_enabled() else "gradient" if self.entropy_grad else "none"
+            want: Entropy = "value" if not torch.is_grad_enabled() else "gradient" if self.entropy_grad else "none"
             logprobs, entropy = token_logprobs(states, head, batch.targets, self.temperature, self.softcap, want)
         if self.value_head is None:
             return logprobs, entropy, None
-        states = states if shared else _states(self.critic, batch)
+        states = states if self.critic is None else _states(self.critic, batch)
+        assert states is not None  # a shared trunk has run
         return logprobs, entropy, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1).float()
 
     @torch.no_grad()
