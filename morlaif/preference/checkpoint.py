@@ -53,10 +53,10 @@ class TrainingCheckpoints:
         fingerprints = {name: self.fingerprints[name] for name in names}
         own = f"{self.identity}-{member}-{_short(json.dumps(fingerprints))}"
         wanted = {self.place(name, member) for name in names}
-        (begun,) = [one for one in self.found if wanted == {one.folder}] or [None]
+        begun = next((one for one in self.found if wanted == {one.folder}), None)
         if begun is not None and not self.apart and list(begun.fingerprints) != list(names):
             begun = None
-        source = begun and (self._checkpoints(begun.folder), begun.step)
+        source = None if begun is None else (self._checkpoints(begun.folder), begun.step)
         return FitCheckpoint(self._checkpoints(own), {"member": member, "marks": fingerprints}, source)
 
     def _checkpoints(self, folder: str) -> Checkpoints:

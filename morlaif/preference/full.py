@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedModel
 
 from morlaif import ranks, sharded
 from morlaif.models.open import quiet
@@ -29,7 +30,7 @@ def train_whole(session: Session, settings: FullPM, taught: Sequence[int]) -> No
 
 
 def _write(session: Session, k: int, learner: FullLearner) -> None:
-    model = learner.model
+    model: PreTrainedModel = learner.model
     state = None if ranks.count() == 1 else sharded.state_dict(model, torch.float32)
 
     def write() -> None:

@@ -43,7 +43,7 @@ class StackedLora(nn.Module):
         grouped = x.reshape(down.shape[0], -1, x.shape[-1])
         if self._narrow():
             # x (W + s·B·A)ᵀ in place of x Wᵀ + s·x Aᵀ Bᵀ: one product in place of three is faster while W is small
-            weight = torch.baddbmm(self.base_layer.weight.expand(len(down), -1, -1), up, down, alpha=self.scale)
+            weight = torch.baddbmm(self._base_weight().expand(len(down), -1, -1), up, down, alpha=self.scale)
             return (grouped @ weight.transpose(1, 2)).view(*x.shape[:-1], -1)
         result = self.base_layer(x)
         if self.dropout and self.training:
@@ -56,6 +56,11 @@ class StackedLora(nn.Module):
         else:  # nobody else holds the base's result: no second one is made of it
             update = flat.baddbmm_(low, up.transpose(1, 2), alpha=self.scale)
         return update.view_as(result)
+
+    def _base_weight(self) -> Tensor:
+        weight = self.base_layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def _narrow(self) -> bool:
         base = self.base_layer
@@ -96,7 +101,15 @@ class Stack:
 
 def size(layer: nn.Module) -> tuple[int, int]:
     """Inputs and outputs of a linear layer; never read off its weight, which ZeRO-3 may hold elsewhere."""
-    return (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+    names = ("nx", "nf") if isinstance(layer, Conv1D) else ("in_features", "out_features")
+    inputs, outputs = (int(getattr(layer, name)) for name in names)
+    return inputs, outputs
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """The network below the head."""
+    trunk: nn.Module = getattr(model, str(model.base_model_prefix))
+    return trunk
 
 
 def linear_layers(trunk: nn.Module, prefix: str) -> dict[str, nn.Module]:
@@ -105,7 +118,7 @@ def linear_layers(trunk: nn.Module, prefix: str) -> dict[str, nn.Module]:
 
 def forward_tokens(model: nn.Module) -> int:
     """How many padded tokens go through `model` at once where it is."""
-    prefix = model.base_model_prefix
+    prefix = str(model.base_model_prefix)
     layers = linear_layers(getattr(model, prefix, model), prefix).values()
     widest = max((size(layer)[1] for layer in layers), default=1)
     return tokens_at_once(next(model.parameters()).device.type != "cpu", widest)
@@ -116,8 +129,7 @@ def targets(model: nn.Module, wanted: str | Sequence[str], among: Iterable[str] 
 
     `among`: prefixes (layers of the top) outside of which nothing is adapted.
     """
-    prefix = model.base_model_prefix
-    names = sorted(linear_layers(getattr(model, prefix), prefix))
+    names = sorted(linear_layers(trunk_of(model), str(model.base_model_prefix)))
     if wanted != "all-linear":
         for target in wanted:
             if not any(name.endswith("." + target) for name in names):

@@ -20,6 +20,7 @@ from morlaif.models.kernels import quicken
 from morlaif.models.open import check_causal, check_vocabulary, open_model
 from morlaif.models.place import Source
 from morlaif.models.tail import Places, prepare, states_at
+from morlaif.preference.lora import trunk_of
 
 Pooling = Literal["last", "mean"]
 
@@ -122,8 +123,8 @@ def trunk_states(model: nn.Module, ids: Tensor) -> Tensor:
     No attention mask is given: under causal attention no token sees the padding to its right, and without a mask torch
     takes its fast causal kernel. What stands at the padded places is never read.
     """
-    trunk = getattr(model, model.base_model_prefix)
-    return trunk(input_ids=ids, use_cache=False).last_hidden_state
+    states: Tensor = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    return states
 
 
 def pooled_states(model: nn.Module, batch: Batch, how: Pooling, run: Callable[[], Tensor] | None = None) -> Tensor:

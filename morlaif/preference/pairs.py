@@ -81,7 +81,7 @@ def label_pairs(
                 raise UserError(
                     f"verdict on pair '{verdict.pair_id}': no such pair; verdicts and pairs do not belong together"
                 )
-            if verdict.valid:
+            if verdict.valid and verdict.p_first is not None:
                 probability[place[verdict.pair_id], k] = verdict.p_first
     first = [encode(pair.messages, pair.first) for pair in pairs]
     second = [encode(pair.messages, pair.second) for pair in pairs]

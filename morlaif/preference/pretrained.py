@@ -90,7 +90,7 @@ class PretrainedModel:
         """The dialogue in the model's own template."""
 
         def ids(turns: Sequence[Message], said: str) -> list[int]:
-            answered = [*turns, {"role": "assistant", "content": said}]
+            answered: list[Message] = [*turns, {"role": "assistant", "content": said}]
             return spoken_ids(self.tokenizer, answered, add_generation_prompt=False)
 
         turns = fit_messages(self.tokenizer, messages, self.max_prompt)
@@ -140,7 +140,7 @@ class PretrainedModel:
             "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
         }
         if rows[0].types is not None and "token_type_ids" in self.tokenizer.model_input_names:
-            given["token_type_ids"] = padded([row.types for row in rows], 0)
+            given["token_type_ids"] = padded([row.types or [] for row in rows], 0)
         self.model.config.get_text_config().pad_token_id = pad
         scores = self.model(**given).logits[:, 0].float()
         if not torch.isfinite(scores).all():

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from morlaif.errors import UserError
+from morlaif.preference.lora import trunk_of
 from morlaif.preference.model import Batch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -26,7 +27,7 @@ def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
-def question_states(model: nn.Module, batch: Batch, questions: Sequence[Sequence[int]]) -> Tensor:
+def question_states(model: PreTrainedModel, batch: Batch, questions: Sequence[Sequence[int]]) -> Tensor:
     """Last hidden states (B, K, H) at the end of each question, as if each stood alone behind each dialogue."""
     device, (rows, width) = batch.ids.device, batch.ids.shape
     tail = torch.tensor([token for question in questions for token in question], device=device)
@@ -44,14 +45,14 @@ def question_states(model: nn.Module, batch: Batch, questions: Sequence[Sequence
     seen[:, width:, :width] = (place < batch.lengths.unsqueeze(1)).unsqueeze(1)
     seen[:, width:, width:] = (owner.unsqueeze(1) == owner) & (offset.unsqueeze(1) >= offset)
 
-    trunk = getattr(model, model.base_model_prefix)
+    trunk = trunk_of(model)
     masks = _masks(model, seen, positions)
     states = trunk(input_ids=ids, position_ids=positions, attention_mask=masks, use_cache=False).last_hidden_state
     ends = width - 1 + torch.tensor([len(question) for question in questions], device=device).cumsum(0)
     return states[:, ends]
 
 
-def check_questions(model: nn.Module) -> None:
+def check_questions(model: PreTrainedModel) -> None:
     """Ask a model two short questions side by side, and each alone.
 
     Raises:
@@ -61,7 +62,7 @@ def check_questions(model: nn.Module) -> None:
     ids = torch.tensor([[3, 5, 4, 6], [4, 3, 0, 0]], device=device)
     batch = Batch(ids, torch.ones(2, dtype=torch.long, device=device), torch.tensor([4, 2], device=device))
     questions = [[5, 3], [4, 6, 3]]
-    trunk, training = getattr(model, model.base_model_prefix), model.training
+    trunk, training = trunk_of(model), model.training
     model.eval()
     try:
         with torch.no_grad():
@@ -87,7 +88,7 @@ def check_questions(model: nn.Module) -> None:
 _INSTEAD = "use pm=heads or pm=lora"
 
 
-def _masks(model: nn.Module, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+def _masks(model: PreTrainedModel, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
     """Additive masks (B, 1, L, L) as the trunk takes them: one, or one for each kind of layer that its config names.
 
     `seen` (B, L, L): who sees whom where attention is full. Windows and chunks are counted in positions, not in

@@ -259,11 +259,12 @@ def _read_checked(folder: Path, name: str, wanted: str, model: PreTrainedModel) 
 
 
 def _check_fits(name: str, adapter: Adapter, model: PreTrainedModel) -> None:
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     for layer, (down, up) in adapter.layers.items():
         if layer not in modules:
             raise UserError(f"preference model '{name}': its adapter changes '{layer}', which the base does not have")
-        inputs, outputs = size(getattr(modules[layer], "base_layer", modules[layer]))
+        bare: nn.Module = getattr(modules[layer], "base_layer", modules[layer])
+        inputs, outputs = size(bare)
         if (down.shape[1], up.shape[0]) != (inputs, outputs):
             raise UserError(
                 f"preference model '{name}': its adapter of '{layer}' is {up.shape[0]} by {down.shape[1]}, the base's "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from morlaif.errors import UserError
 from morlaif.preference import metrics
@@ -24,7 +25,7 @@ class PMReport:
     principle: str
     text: str | None  # the principle in words: question and description
     kind: str
-    pooling: str
+    pooling: Any  # last, mean; or own, where the model reads in its own way
     max_length: int
     max_prompt: int  # most tokens of a prompt, whatever the response
     base: dict[str, Any]  # path, revision, fingerprint of its weights, own: whether it is the run's SFT model
@@ -62,21 +63,25 @@ def read_report(name: str, folder: Path) -> PMReport:
 
 
 def measures(
-    k: int, data: LabelledPairs, learnt: Sequence[int], held: LabelledPairs, scores: np.ndarray | None
+    k: int,
+    data: LabelledPairs,
+    learnt: Sequence[int] | NDArray[np.int64],
+    held: LabelledPairs,
+    scores: NDArray[np.float64],
 ) -> dict[str, Any]:
     """The part of a report that is counted: of principle `k`, trained on the pairs `learnt` of `data`.
 
     scores: (N, 2) of all held-out pairs' responses.
     """
-    learnt = np.asarray(learnt, dtype=int)
+    taught = np.asarray(learnt, dtype=int)
     p = data.probability[:, k].numpy()
     judged, tested = data.judged(k), held.judged(k)
-    rule = metrics.length_rule(np.subtract(*data.response_lengths[learnt].T), p[learnt])
+    rule = metrics.length_rule(np.subtract(*data.response_lengths[taught].T), p[taught])
     ties = [metrics.tied(value) for value in p[judged]]
     sided = p[judged][~np.array(ties, dtype=bool)]
     return {
         "pairs": {
-            "train": len(learnt),
+            "train": len(taught),
             "held_out": len(tested),
             "invalid": data.invalid[k] + held.invalid[k],
             "ties": int(sum(ties)),

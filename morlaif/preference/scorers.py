@@ -103,6 +103,7 @@ class AdapterScorer:
         def run() -> Tensor:
             if below is None:
                 return trunk_states(self.model, batch.ids.repeat(group, 1))
+            assert self.split is not None
             return self.split.upper(below.repeat(group, 1, 1))
 
         pooled = pooled_states(self.model, batch, self.pooling, run).float().view(group, len(batch.ids), -1)
@@ -143,7 +144,7 @@ class FullScorer:
     """One whole model."""
 
     def __init__(self, name: str, model: nn.Module, pooling: Pooling) -> None:
-        self.names = (name,)
+        self.names: tuple[str, ...] = (name,)
         self.model, self.pooling = model, pooling
 
     def score(self, batch: Batch) -> Tensor:

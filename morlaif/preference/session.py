@@ -120,13 +120,14 @@ class Session:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if not learns:
             self.running = sharded.run_frozen(getattr(model, model.base_model_prefix))
+        weights = fingerprint(model)
         origin = {
             "path": source.path, "revision": source.revision, "own": self.corpus.own_base,
-            "fingerprint": fingerprint(model),
+            "fingerprint": weights,
         }  # fmt: skip
         if self.keep is not None and self.checkpoints is None:
             self.checkpoints = TrainingCheckpoints(
-                self.keep, self._identity(origin["fingerprint"]), self._fingerprints(), not self.kind.shared
+                self.keep, self._identity(weights), self._fingerprints(), not self.kind.shared
             )
         return Base(model, origin)
 
@@ -170,7 +171,7 @@ class Session:
             learner, TrainingPairs(self.texts, self.labels[:, which], pairs, self.chosen_by), self.settings,
             torch.Generator().manual_seed(seed), self.corpus.dtype,
             lambda step, steps, losses: self.on_step(member * steps + step, members * steps, losses),
-            self.checkpoints and self.checkpoints.of([self.names[k] for k in which], member),
+            None if self.checkpoints is None else self.checkpoints.of([self.names[k] for k in which], member),
         )  # fmt: skip
         try:
             fitted = trainer.run()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from morlaif.models.layers import layer_list
 from morlaif.models.tail import prepare
+from morlaif.preference.lora import trunk_of
 
 
 class SplitTrunk:
@@ -22,7 +23,7 @@ class SplitTrunk:
     def __init__(self, model: nn.Module, first: int) -> None:
         _, layers = layer_list(model)
         prepare(model)
-        self.trunk = getattr(model, model.base_model_prefix)
+        self.trunk = trunk_of(model)
         self.first = first
         self._part: str | None = None  # None: the whole
         self._below: Tensor | None = None
@@ -34,6 +35,7 @@ class SplitTrunk:
         """States (B, T, H) that layer `first` reads, for right-padded ids (B, T)."""
         self._run("lower", input_ids=ids)
         states, self._below = self._below, None
+        assert states is not None  # the layer `first` has left them
         return states
 
     def upper(self, states: Tensor) -> Tensor:

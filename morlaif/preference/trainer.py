@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,7 +185,7 @@ class PMTrainer:
         if self.failed and (not self.learner.apart or len(self.failed) == len(self.learner.names)):
             raise next(iter(self.failed.values()))
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     # --- the life of a run ---

@@ -18,7 +18,9 @@ Pick = Callable[[Tensor], Tensor]
 
 
 def make_updates(learner: Learner, settings: TrainedPM, steps: int) -> Updates:
-    return (FullUpdates if isinstance(learner, FullLearner) else Updates)(learner, settings, steps)
+    return (
+        FullUpdates(learner, settings, steps) if isinstance(learner, FullLearner) else Updates(learner, settings, steps)
+    )
 
 
 class Updates:

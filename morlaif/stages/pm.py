@@ -15,7 +15,8 @@ from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
 from morlaif.memory.estimate import Item, Rows, StageMemory
 from morlaif.memory.machine import FORWARD, Machine, operations
-from morlaif.preference.kinds import Footprint, kind_of
+from morlaif.preference.kind import Footprint
+from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings
 from morlaif.stages.places import Places
 from morlaif.units.job import Job, Reads
