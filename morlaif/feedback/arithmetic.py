@@ -102,8 +102,3 @@ def soft_label(forward: float, backward: float) -> float:
 def position_bias(forward: float, backward: float) -> float:
     """Signed log-odds given away to whichever option is shown first: (d₁ + d₂) / 2."""
     return 0.5 * (forward + backward)
-
-
-def inconsistent(forward: float, backward: float) -> bool:
-    """Whether the judge picked the same place, not the same response, in both orders."""
-    return forward * backward > 0

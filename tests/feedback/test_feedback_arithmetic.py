@@ -12,7 +12,6 @@ from morlaif.feedback.arithmetic import (
     MIN_MASS,
     gap,
     gap_from_votes,
-    inconsistent,
     letter_in,
     letter_mass,
     letter_of,
@@ -44,7 +43,6 @@ def test_soft_label_is_the_mean_over_both_orders(forward, backward):
 def test_a_judge_who_only_picks_a_place_is_undecided(d):
     assert soft_label(d, d) == 0.5
     assert position_bias(d, d) == pytest.approx(d)
-    assert inconsistent(d, d) == (d * d > 0)
 
 
 def test_gap_sums_the_variants_of_a_letter():
