@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "feedback"))
 
 from chat_server import ChatServer
-from feedback_cases import make_pairs, preset
+from feedback_cases import make_pairs
 from jobs import typed
 
 from morlaif.data.records import save_pairs
 from morlaif.feedback.settings import Company, OpenAISettings, PrinciplesSettings, shared_reads
 from morlaif.hardware import HardwareSettings
+from morlaif.presets import preset
 from morlaif.stages.feedback import STAGE, FeedbackReads
 from morlaif.stages.work import feedback
 from morlaif.units.job import Job
