@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_preset_composes_and_validates_and_means_what_it_did(option):
     tree = composed(option, hydra=True)
