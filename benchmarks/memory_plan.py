@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 COMMON = [
-    "data=jsonl", "respond=pairs", "principles=human", "feedback=human", "arms=[multi]",
+    "data=jsonl", "respond=pairs", "principles=human", "feedback=human", "arms.select=[morlaif]",
     "sft.log_every=1", "sft.max_steps=2", "sft.gradient_checkpointing=false",
     "ppo.steps=1", "ppo.rollouts=8", "ppo.generation_batch_size=8", "ppo.epochs=2", "ppo.minibatches=1",
     "ppo.samples=0", "ppo.eval_prompts=8", "ppo.eval_every=0", "ppo.keep=last", "ppo.shaping.constant_score=allow",

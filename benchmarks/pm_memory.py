@@ -120,7 +120,7 @@ def ppo(folder: Path, hidden: int, layers: int) -> dict[str, tuple[int, int]]:
     shape = [
         f"model.scratch.hidden_size={hidden}", f"model.scratch.intermediate_size={3 * hidden}",
         f"model.scratch.layers={layers}", "model.scratch.init_std=0.02", "sft.max_steps=2", "sft.learning_rate=1e-4",
-        "principles.count=12", "arms=[multi]", "weights.prompts=8",
+        "principles.count=12", "arms.select=[morlaif]", "weights.prompts=8",
         "hardware.workers=1", f"paths.store={folder / 'store'}", f"paths.runs={folder / 'runs'}",
     ]  # fmt: skip
     results = {}

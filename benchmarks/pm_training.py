@@ -172,7 +172,7 @@ def settings_of(kind: str, changes: list[str]) -> PMSettings:
 def world(store: Path, scratch: Path):
     """Pairs, base and the twelve principles' verdicts of the quickstart."""
     command = [
-        sys.executable, "-m", "morlaif", "stages=[feedback]", "arms=[multi]", f"paths.store={store}",
+        sys.executable, "-m", "morlaif", "stages=[feedback]", "arms.select=[morlaif]", f"paths.store={store}",
         f"paths.runs={scratch / 'runs'}",
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 RUN = [
-    "experiment=quickstart", "arms=[multi]", "principles.count=4", "pm.joint=1", "respond=pairs", "data.sft=300",
-    "sft.max_steps=30", "data.train=900", "data.eval=40",
+    "experiment=quickstart", "arms.select=[morlaif]", "principles.count=4", "pm.joint=1", "respond=pairs",
+    "data.sft=300", "sft.max_steps=30", "data.train=900", "data.eval=40",
 ]  # fmt: skip
 CASES = {"1 worker": (1, 1), "2 workers": (1, 2), "two runs of 1 worker": (2, 1)}  # runs at once, workers of each
 

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-OWN = ("ppo/multi", "evaluate")  # what each job of a sweep over scalarizers has to build for itself
+OWN = ("ppo/morlaif", "evaluate")  # what each job of a sweep over scalarizers has to build for itself
 
 
 def main(folder: Path) -> None:
@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     bound = first + sum(own)
     print(f"jobs                                  {len(jobs):8}   units built in each: {built}")
     print(f"first job, everything built           {first:8.1f} s")
-    print(f"ppo/multi and evaluate of all jobs    {sum(own):8.1f} s")
+    print(f"ppo/morlaif and evaluate of all jobs    {sum(own):8.1f} s")
     print(f"one run + {len(jobs)} × (ppo + evaluate)      {bound:8.1f} s")
     print(f"all jobs                              {jobs_wall:8.1f} s")
     print(f"the comparison                        {newest:8.1f} s")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from morlaif.arms import instead
 from morlaif.errors import UserError
 
 if TYPE_CHECKING:
@@ -187,6 +188,8 @@ def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Map
                 raise UserError(f"'{override.input_line}': give one option, or several runs: -m {key}=a,b. {offers}")
             if value is None or isinstance(value, bool | int | float):
                 raise UserError(f"'{override.input_line}': give one of the group's options. {offers}")
+        elif key == "arms" and override.package is None and not isinstance(value, Mapping):
+            raise UserError(f"'{override.input_line}': {instead(value)}")
         elif key == "experiment" and value is None and not override.is_delete():
             raise UserError("experiment=null: give one of the group's options, or leave it out: ~experiment.")
 

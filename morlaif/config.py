@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 
+from morlaif.arms import ArmsSettings, Extra
 from morlaif.data.settings import DataSettings
 from morlaif.errors import UserError, suggest
 from morlaif.evaluation.human.settings import HumanStudySettings
@@ -21,13 +22,13 @@ from morlaif.report.settings import ReportSettings
 from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
-from morlaif.settings import DISTINCT, Folder, Seed, Settings
+from morlaif.settings import DISTINCT, Folder, Line, Seed, Settings
 from morlaif.stages.known import ALONE, NAMES
 from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
-
-Arm = Literal["multi", "single"]
+# What no page of a run shows.
+OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human"}
 
 
 def _stages(value: Any) -> Any:
@@ -45,12 +46,6 @@ def _stages(value: Any) -> Any:
     return value
 
 
-def _arms(value: Any) -> Any:
-    if not value or not isinstance(value, list | tuple | str):
-        raise ValueError("names no arm. Give a list of multi and single, or of one of them")
-    return (value,) if isinstance(value, str) else value
-
-
 def _run_name(value: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", value):
         raise ValueError("should be letters, digits and the signs _ . -, and begin with a letter or a digit")
@@ -65,10 +60,12 @@ class Paths(Settings):
 
 
 class Config(Settings):
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"extra": ({},)}
+
     name: Annotated[str, AfterValidator(_run_name)]
     seed: Seed
     stages: Annotated[tuple[str, ...], BeforeValidator(_stages), DISTINCT]  # "all" in YAML: every stage
-    arms: Annotated[tuple[Arm, ...], BeforeValidator(_arms), DISTINCT]
+    arms: ArmsSettings
     dry_run: bool
     paths: Paths
     model: ModelSettings
@@ -88,6 +85,7 @@ class Config(Settings):
     report: ReportSettings
     compare: CompareSettings
     human: HumanStudySettings
+    extra: dict[Line, Extra]
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -102,3 +100,21 @@ def validate(tree: Mapping[str, Any]) -> Config:
         from morlaif.keys import explain_values
 
         raise UserError("\n".join(explain_values(error, tree, Config))) from None
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """`config` with other values at dotted keys, a mapping in place of a mapping.
+
+    Raises:
+        UserError: the result does not validate.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place: Any = tree
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise UserError(f"{key}: there is no such key")
+        place[last] = value
+    return validate(tree)

@@ -274,9 +274,8 @@ def identity(value: Any) -> Any:
             if name not in value.outside_digest and getattr(value, name) not in value.neutral.get(name, ())
         }
     if is_dataclass(value) and not isinstance(value, type):
-        return {
-            part.name: identity(getattr(value, part.name)) for part in fields(value) if not _is_default(part, value)
-        }
+        kept = (part.name for part in fields(value) if not _is_default(part, value))
+        return {name: identity(getattr(value, name)) for name in kept}
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -55,6 +55,7 @@ FLOORS = (
     {"memory"},
     {"units"},
     {"stages"},
+    {"arms"},
     {"config"},
     {"planning", "usage"},
     {"launch"},

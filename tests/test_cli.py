@@ -36,7 +36,7 @@ def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subproce
         (["scalarizer=linear", "+scalarizer.params.temperature=2"], "temperature"),
         (["principles.select=[helpfullness]"], "no principle 'helpfullness'. Did you mean 'helpfulness'?"),
         (["stages=[pmm]"], "no stage 'pmm'. Did you mean 'pm'?"),
-        (["arms=[multi,multi]"], "names 'multi' twice"),
+        (["arms.select=[morlaif,morlaif]"], "names 'morlaif' twice"),
         (["scalarizer=linear,max_min"], "gives several values: add -m"),
         (["data=hh_rlhf", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
         (["weights.normalizer=group"], "ppo.samples_per_prompt=1: sample 2 or more"),
@@ -83,7 +83,7 @@ def test_the_plan_names_every_unit_and_builds_nothing(tmp_path):
     done = morlaif("dry_run=true", cwd=tmp_path)
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines() if line.endswith("to do")]
-    assert [row[1] for row in rows if row[0] == "ppo"] == ["ppo/multi", "ppo/single"]
+    assert [row[1] for row in rows if row[0] == "ppo"] == ["ppo/morlaif", "ppo/rlaif"]
     assert sum(row[0] == "pm" for row in rows) == 13
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     assert list(tmp_path.iterdir()) == []
@@ -116,7 +116,7 @@ def test_a_changed_scalarizer_changes_only_what_comes_after_it(tmp_path):
         return {name: digest for _, name, digest in planned(tmp_path, *arguments)}
 
     before, after = units(), units("scalarizer=max_min")
-    assert {name for name in before if before[name] != after[name]} == {"ppo/multi", "evaluate", "report"}
+    assert {name for name in before if before[name] != after[name]} == {"ppo/morlaif", "evaluate", "report"}
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_a_scalarizer_of_the_user_needs_no_edit_of_the_project(tmp_path):
     assert soft.returncode == 0, soft.stderr
     learning = plan("scalarizer.name=above", "scalarizer.function=my_rules.above", "+scalarizer.params.first=0.0")
     assert learning.returncode == 0, learning.stderr
-    digest = {line.split()[2] for run in (soft, learning) for line in run.stdout.splitlines() if "ppo/multi" in line}
+    digest = {line.split()[2] for run in (soft, learning) for line in run.stdout.splitlines() if "ppo/morlaif" in line}
     assert len(digest) == 2
     for arguments, line in (
         (["scalarizer.function=my_rules.sofetr"], "has no 'sofetr'. Did you mean 'softer'?"),

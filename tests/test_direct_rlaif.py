@@ -47,7 +47,7 @@ def ratings_by(server: ChatServer, *more: str) -> list[str]:
     return [
         "reward=judge_server", f"reward.engine.base_url={server.base_url}", "reward.engine.price.input=1",
         "reward.engine.price.output=10", "reward.engine.backoff=0.01", "reward.engine.concurrency=8",
-        "arms=[multi]", "stages=[ppo]", *more,
+        "arms.select=[morlaif]", "stages=[ppo]", *more,
     ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_the_rules_judge_needs_no_preference_models(folder):
     assert done.returncode == 0, done.stdout + done.stderr
     states = units(folder)
     assert set(states) == {
-        "data", "sft", "respond", "weigh/multi", "weigh/single", "ppo/multi", "ppo/single", "evaluate", "report",
+        "data", "sft", "respond", "weigh/morlaif", "weigh/rlaif", "ppo/morlaif", "ppo/rlaif", "evaluate", "report",
     }  # fmt: skip
     run = max((folder / "runs").glob("*/results.json"), key=lambda path: path.stat().st_mtime_ns).parent
     results = json.loads((run / "results.json").read_text())
@@ -76,7 +76,7 @@ def test_the_rules_judge_needs_no_preference_models(folder):
     (weights,) = (p for p in (folder / "store/weigh").glob("*/weights.json") if "single" not in p.read_text())
     assert json.loads(weights.read_text())["names"] == ["helpfulness", "ethicality"]
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    step = next(row["metrics"] for row in metrics if row["unit"] == "ppo/multi")
+    step = next(row["metrics"] for row in metrics if row["unit"] == "ppo/morlaif")
     assert {"score/helpfulness", "deviation/helpfulness", "clipped/helpfulness"} <= set(step)
     assert step["reward/ratings"] == 2 * 16 and step["reward/invalid"] == 0
 
@@ -85,7 +85,7 @@ def test_a_budget_stops_ppo_and_a_larger_one_resumes_without_paying_twice(folder
     with ChatServer() as server:
         arguments = ratings_by(server, "ppo.steps=3", "reward.engine.model=frugal")
         planned = morlaif(folder, *arguments, "dry_run=true")
-        assert "ppo/multi" in planned.stdout and f"{3 * 16 * 2}" in planned.stdout, planned.stdout
+        assert "ppo/morlaif" in planned.stdout and f"{3 * 16 * 2}" in planned.stdout, planned.stdout
         assert server.received == 0
 
         stopped = morlaif(folder, *arguments, "reward.engine.budget_usd=0.0115")
@@ -99,7 +99,7 @@ def test_a_budget_stops_ppo_and_a_larger_one_resumes_without_paying_twice(folder
 
         done = morlaif(folder, *arguments, "reward.engine.budget_usd=10")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert units(folder)["weigh/multi"] == "cached" and units(folder)["ppo/multi"] == "built"
+        assert units(folder)["weigh/morlaif"] == "cached" and units(folder)["ppo/morlaif"] == "built"
         assert server.received > before and max(server.answered.values()) == 1
         assert not kept.exists()
         rows = [json.loads(x) for p in (folder / "store/ppo").glob("*/curve.jsonl") for x in p.read_text().splitlines()]
@@ -130,7 +130,7 @@ def two(prompts, responses):
 
 def test_functions_and_mixtures(folder):
     (folder / "mine.py").write_text(FUNCTIONS)
-    mine = ["reward=function", "reward.names=[long,eager]", "arms=[multi]", "stages=[ppo]"]
+    mine = ["reward=function", "reward.names=[long,eager]", "arms.select=[morlaif]", "stages=[ppo]"]
     plan = morlaif(folder, *mine, "reward.function=mine.two", "dry_run=true")
     assert plan.returncode == 0 and "pm/" not in plan.stdout
 
@@ -138,7 +138,16 @@ def test_functions_and_mixtures(folder):
     one = "reward.parts.judge.principles=[helpfulness]"
     own = ["reward.parts.length.function=mine.two", "reward.parts.length.names=[long,eager]"]
     none = "~reward.parts.length.params.words"
-    arguments = ["reward=mixture", *judge, one, *own, none, "principles.count=1", "arms=[multi]", "stages=[ppo]"]
+    arguments = [
+        "reward=mixture",
+        *judge,
+        one,
+        *own,
+        none,
+        "principles.count=1",
+        "arms.select=[morlaif]",
+        "stages=[ppo]",
+    ]
     plan = morlaif(folder, *arguments, "dry_run=true")
     assert plan.stdout.count("pm/") == 1
     done = morlaif(folder, *arguments)

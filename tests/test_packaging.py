@@ -55,4 +55,4 @@ def test_runs_from_an_empty_folder(installed, tmp_path):
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "ppo/multi" in done.stdout
+    assert "ppo/morlaif" in done.stdout

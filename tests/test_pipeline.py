@@ -80,7 +80,7 @@ def test_a_run_leaves_its_record_its_numbers_and_its_page(first):
     assert set(results["pm_accuracy"]) >= {"helpfulness", "ethicality", "factuality"}
     for rate in (
         *results["pm_accuracy"].values(),
-        *(results["win_rate"][f"multi_vs_{other}"] for other in ("sft", "single")),
+        *(results["win_rate"][f"morlaif_vs_{other}"] for other in ("sft", "rlaif")),
     ):
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1 and rate["n"] > 0
     assert all(isinstance(results["reward"][name], float) for name in ("first", "last"))
@@ -88,7 +88,7 @@ def test_a_run_leaves_its_record_its_numbers_and_its_page(first):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {row["stage"] for row in rows} >= {"sft", "pm", "ppo"}
     page = (run / "report.html").read_text()
-    assert "ppo/multi" in page and "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert "ppo/morlaif" in page and "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert (run / "config.yaml").is_file() and list((run / "figures").glob("*.png"))
 
 
@@ -108,14 +108,14 @@ def test_the_same_command_builds_nothing(first):
 def test_another_scalarizer_rebuilds_only_what_reads_it(first):
     folder, _ = first
     done = morlaif(folder, "scalarizer=max_min")
-    assert done.returncode == 0 and built(run_folder(folder, done)) == {"ppo/multi", "evaluate", "report"}
+    assert done.returncode == 0 and built(run_folder(folder, done)) == {"ppo/morlaif", "evaluate", "report"}
 
 
 def test_fewer_principles_label_and_train_nothing_new(first):
     folder, _ = first
     done = morlaif(folder, "principles.count=2")
     assert done.returncode == 0
-    assert built(run_folder(folder, done)) == {"weigh/multi", "ppo/multi", "evaluate", "report"}
+    assert built(run_folder(folder, done)) == {"weigh/morlaif", "ppo/morlaif", "evaluate", "report"}
 
 
 def test_stages_build_what_they_need_and_stop_there(first, tmp_path):
@@ -164,7 +164,7 @@ def test_two_runs_at_once_build_each_unit_once(tmp_path):
     outputs = [run.communicate(TIMEOUT)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     runs = [tmp_path / re.findall(r"run: +(\S+)", output)[0] for output in outputs]
-    shared = set(units(runs[0])) - {"ppo/multi", "evaluate", "report"}
+    shared = set(units(runs[0])) - {"ppo/morlaif", "evaluate", "report"}
     assert not built(runs[0]) & built(runs[1]) & shared
     assert (built(runs[0]) | built(runs[1])) >= shared
 
@@ -183,14 +183,14 @@ def fragile(scores):
 def test_a_sweep_outlives_a_failing_job_and_resumes(first):
     folder, _ = first
     (folder / "plugin.py").write_text(PLUGIN)
-    sweep = ["-m", "scalarizer.function=plugin.fragile,morlaif.scalarize.functions.linear", "arms=[multi]"]
+    sweep = ["-m", "scalarizer.function=plugin.fragile,morlaif.scalarize.functions.linear", "arms.select=[morlaif]"]
     done = morlaif(folder, *sweep)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 succeeded" in done.stdout and "1 failed" in done.stdout and "Traceback" not in done.stdout + done.stderr
     records = [json.loads(path.read_text()) | {"folder": path.parent} for path in (folder / "runs").glob("*/run.json")]
     (failed,) = [record for record in records if record["status"] == "failed"]
     (unit,) = [unit for unit in failed["units"] if unit["state"] == "failed"]
-    assert unit["name"] == "ppo/multi" and unit["error"] == "ZeroDivisionError: one over nothing"
+    assert unit["name"] == "ppo/morlaif" and unit["error"] == "ZeroDivisionError: one over nothing"
     assert "plugin.py" in (failed["folder"] / unit["log"]).read_text()
     assert {unit["name"] for unit in failed["units"] if unit["state"] == "not_run"} == {"evaluate", "report"}
     (sweep_folder,) = [path.parent for path in (folder / "runs" / "sweeps").glob("sweep-*/sweep.json")]
@@ -203,7 +203,7 @@ def test_a_sweep_outlives_a_failing_job_and_resumes(first):
     done = morlaif(folder, *sweep)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 succeeded" in done.stdout
-    assert built(failed["folder"]) == {"ppo/multi", "evaluate", "report"}
+    assert built(failed["folder"]) == {"ppo/morlaif", "evaluate", "report"}
     compared = json.loads((sweep_folder / "comparison.json").read_text())
     assert [job["status"] for job in compared["jobs"]] == ["succeeded", "succeeded"] and len(compared["runs"]) == 2
     assert {path.stem for path in (sweep_folder / "figures").glob("*.png")} == set(compared["figures"])

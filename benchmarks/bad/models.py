@@ -152,7 +152,7 @@ CASES = {
               command="experiment=smoke pm=lora pm.base=m dry_run=true"),
         model("a reward model without weights", lambda m: (m / "model.safetensors").unlink(), r"pm\.paths", lines=2,
               command="experiment=smoke pm=pretrained pm.paths={helpfulness:m} principles.select=[helpfulness] "
-                      "principles.count=1 arms=[multi] dry_run=true"),
+                      "principles.count=1 arms.select=[morlaif] dry_run=true"),
         case("a folder for a toy preset", "model.path=m dry_run=true", "model|sft|toy|preset", files=FILES,
              prepare=broken(lambda m: None)),
     ],

@@ -86,7 +86,7 @@ ROWS = [
 ]  # fmt: skip
 
 LABEL = "~experiment data=jsonl data.path=d.jsonl respond=pairs feedback=jsonl feedback.path=l.jsonl " \
-        "stages=[feedback] principles.select=[helpfulness] arms=[multi]"  # fmt: skip
+        "stages=[feedback] principles.select=[helpfulness] arms.select=[morlaif]"  # fmt: skip
 NAMED = {"prompt": PAIRS[0]["prompt"], "first": GOOD["chosen"], "second": GOOD["rejected"], "p_first": 0.8}
 
 

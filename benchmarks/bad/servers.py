@@ -7,7 +7,7 @@ from typing import Any
 from bad.case import MACHINE, USER, Case, case
 
 ASK = (
-    "experiment=smoke feedback=server stages=[feedback] principles.count=1 arms=[multi] data.sft=8 "
+    "experiment=smoke feedback=server stages=[feedback] principles.count=1 arms.select=[morlaif] data.sft=8 "
     "data.train=6 data.eval=4 sft.max_steps=1 feedback.patience=1 feedback.retries=1 feedback.timeout=3 "
 )
 FIRST = frozenset({"data", "sft", "respond"})  # built before a judge is asked for its first verdict

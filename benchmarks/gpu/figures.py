@@ -81,7 +81,7 @@ def overrides(size: Size, model: Path, data: Path, device: str) -> list[str]:
     prompts = max(8, size.rollouts // 8)
     return [
         "data=jsonl", f"data.path={data}", "data.eval_fraction=null", "data.eval_size=16", "model=gpt2",
-        f"model.path={model}", "model.name=made", "arms=[multi]", "respond=pairs", "stages=[ppo]",
+        f"model.path={model}", "model.name=made", "arms.select=[morlaif]", "respond=pairs", "stages=[ppo]",
         f"hardware={'gpu' if cuda else 'cpu'}", "hardware.workers=1", f"hardware.dtype={dtype}",
         "sft=full", f"sft.max_steps={size.steps + 1}", "sft.log_every=1", f"sft.max_length={size.length}",
         "sft.checkpoint_every=null", f"sft.batch_size={2 * size.micro}", f"sft.micro_batch_size={size.micro // 2}",

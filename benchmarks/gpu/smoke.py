@@ -30,7 +30,13 @@ LIMIT = float(os.environ.get("LIMIT", 400))  # seconds of one command
 
 TOY = ["experiment=smoke", "hardware.workers=1"]
 KINDS = ("toy_trunk", "toy_heads", "toy_conditioned", "toy_ensemble", "toy_full")
-KILLED = ["arms=[multi]", "ppo.steps=8", "ppo.checkpoint_every=1", "ppo.policy.kind=lora", "ppo.critic.kind=adapter"]
+KILLED = [
+    "arms.select=[morlaif]",
+    "ppo.steps=8",
+    "ppo.checkpoint_every=1",
+    "ppo.policy.kind=lora",
+    "ppo.critic.kind=adapter",
+]
 
 
 class Failed(Exception):
@@ -209,7 +215,7 @@ def two_ranks(check: Check) -> None:
         more = {"NCCL_SOCKET_IFNAME": "lo", "NCCL_DEBUG": "WARN", "NCCL_IB_DISABLE": "1",
                 "PYTHONPATH": f"{check.folder}:{os.environ.get('PYTHONPATH', '')}"}  # fmt: skip
     try:
-        few = ["stages=[ppo]", "arms=[multi]", "principles.count=2", "ppo.policy.kind=lora"]
+        few = ["stages=[ppo]", "arms.select=[morlaif]", "principles.count=2", "ppo.policy.kind=lora"]
         check.must(check.morlaif("hardware=cpu2_zero3", *where, *few), **more)
     finally:
         for file in sorted(check.folder.glob("runs/*/logs/*")):

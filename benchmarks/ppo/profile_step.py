@@ -1,6 +1,6 @@
 """Where a PPO step's time goes, and how far each part is from its floor.
 
-    morlaif "arms=[multi]" "stages=[weigh]"                       # the units that ppo needs, in the store
+    morlaif "arms.select=[morlaif]" "stages=[weigh]"                       # the units that ppo needs, in the store
     python benchmarks/ppo/profile_step.py [--steps 6] [key=value …]
 
 Time is CPU time of one thread, so that other work on the machine disturbs it least. Operations are those of matrix
@@ -130,9 +130,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     register()
-    overrides = [*args.overrides, "arms=[multi]", f"ppo.steps={args.steps + 2}", "ppo.eval_every=0"]
+    overrides = [*args.overrides, "arms.select=[morlaif]", f"ppo.steps={args.steps + 2}", "ppo.eval_every=0"]
     config = look_ahead(Namespace(overrides=overrides, config_dir=None, multirun=False))[0][0].config
-    unit, store = plan(config).by_name["ppo/multi"], Store(config.paths.store)
+    unit, store = plan(config).by_name["ppo/morlaif"], Store(config.paths.store)
     inputs = {need.name: store.folder(need) for need in unit.needs}
     parts = Parts()
     parts.install(args.steps)

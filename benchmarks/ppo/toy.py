@@ -24,7 +24,15 @@ HERE = Path(__file__).parent
 
 def build(args: argparse.Namespace) -> None:
     for seed in args.seeds:
-        command = [args.python, "-m", "morlaif", f"seed={seed}", "arms=[multi]", "stages=[weigh]", *args.overrides]
+        command = [
+            args.python,
+            "-m",
+            "morlaif",
+            f"seed={seed}",
+            "arms.select=[morlaif]",
+            "stages=[weigh]",
+            *args.overrides,
+        ]
         subprocess.run(command, check=True)
 
 

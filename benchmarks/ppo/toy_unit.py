@@ -32,9 +32,9 @@ from morlaif.units.store import Store
 def main() -> None:
     result, overrides = Path(sys.argv[1]), sys.argv[2:]
     register()
-    flags = Namespace(overrides=[*overrides, "arms=[multi]"], config_dir=None, multirun=False)
+    flags = Namespace(overrides=[*overrides, "arms.select=[morlaif]"], config_dir=None, multirun=False)
     config = look_ahead(flags)[0][0].config
-    unit, store = plan(config).by_name["ppo/multi"], Store(config.paths.store)
+    unit, store = plan(config).by_name["ppo/morlaif"], Store(config.paths.store)
     truth = {p.name: p.covers for p in config.principles.chosen}
     inputs = {need.name: store.folder(need) for need in unit.needs}
     torch.set_num_threads(1)

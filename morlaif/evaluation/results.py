@@ -19,7 +19,6 @@ from morlaif.files import read_json
 from morlaif.statistics import Interval
 
 T = TypeVar("T")
-PRINCIPLES, CONSTITUTION = "principles", "constitution"  # where an arm's labels come from
 SFT, CEILING = "sft", "ceiling"
 LAYOUT = 4  # the first version of the stage that wrote these files as they are
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
@@ -98,14 +97,15 @@ class RunResults:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    labels: str  # where they come from: PRINCIPLES, CONSTITUTION
+    labels: str  # where they come from: principles, constitution, human or none
     models: list[str]  # its preference models; none where its reward needs none
     title: str  # what pages call its policy
+    method: str = "ppo"  # the stage that made it
 
     @property
     def of_principles(self) -> bool:
         """Whether its reward has a part for each principle, which an objective combines."""
-        return self.labels == PRINCIPLES
+        return self.labels in ("principles", "none")
 
     @property
     def named(self) -> str:

@@ -28,7 +28,7 @@ from morlaif.settings import (
 
 # No _, since keys read "first_vs_second".
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$", max_length=100)]
-TAKEN = ("sft", "multi", "single", "policy", "gold")
+TAKEN = ("sft", "policy", "gold")
 
 
 class RulesJudge(Settings):

@@ -44,6 +44,9 @@ from morlaif.settings import (
 Covers = Annotated[tuple[Line, ...], Field(min_length=1), DISTINCT]  # toy principles whose mean the rules judge takes
 
 
+RESERVED = ("single", "human", "gold")  # preference models of labels that stand for no one principle
+
+
 class Wording(Settings):
     """How a judge is asked about a principle. The question is put so that the better option is always the answer."""
 
@@ -85,8 +88,8 @@ class PrinciplesSettings(Settings):
     @classmethod
     def _names(cls, value: Any) -> Any:
         for name in value if isinstance(value, dict) else ():
-            if name == "single":
-                raise ValueError("'single' names the baseline: call the principle something else")
+            if name in RESERVED:
+                raise ValueError(f"'{name}' names another preference model: call the principle something else")
         return value
 
     @model_validator(mode="after")

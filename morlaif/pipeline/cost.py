@@ -114,7 +114,7 @@ def _evaluation(config: Config, judge: OpenAISettings, store: Store) -> Estimate
     overall = Principle(
         name="overall", question=question.question, description=question.description or "-", covers=("overall",)
     )
-    count = prompts * len(comparisons(config.arms, list(config.eval.policies)))
+    count = prompts * len(comparisons(config.arms.select, list(config.eval.policies)))
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
     return estimate("evaluate", judge, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 

@@ -27,7 +27,8 @@ from morlaif.models.place import cached_commit, cached_folder, looks_local, offl
 from morlaif.models.states import state_problems
 from morlaif.pipeline.fits import fit_problems
 from morlaif.pipeline.served import with_served
-from morlaif.planning.checks import SINGLE, objective_problems
+from morlaif.planning.arms import arm_problems
+from morlaif.planning.checks import WHOLE_OF
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
 from morlaif.preference.kinds import kind_of
@@ -124,7 +125,7 @@ class Preflight:
             yield from self._model("model.path", model.path, model.trust_remote_code, "causal", model.revision)
         if stages & {"backbone", "pm"}:
             kind = kind_of(config.pm)
-            used = (*(principle.name for principle in config.principles.chosen), SINGLE)
+            used = (*(principle.name for principle in config.principles.chosen), *WHOLE_OF)
             outside = [(source, "classifier") for name, source in kind.existing.items() if name in used]
             for source, form in [*outside, *([(kind.base, "trunk")] if kind.base else [])]:
                 yield from self._model(source.key, source.path, source.trust_remote_code, form, source.revision)
@@ -221,7 +222,7 @@ def _hub(where: str, id: str, revision: str | None, kind: str) -> Iterator[str]:
 
 def _objective(config: Config, stages: set[str]) -> Iterator[str]:
     if stages & {"weigh", "ppo", "evaluate"}:
-        yield from objective_problems(config)
+        yield from arm_problems(config)
     if "evaluate" in stages and config.eval.rewardbench is not None:
         from morlaif.evaluation.rewardbench import bench_problems
 

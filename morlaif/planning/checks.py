@@ -1,22 +1,20 @@
-"""What a plan is made of besides its units, and what is wrong with it before anything is built."""
+"""What is wrong with a config as a whole, and what a unit reads from outside it, before anything is built."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from morlaif.config import Config
 from morlaif.errors import UserError, suggest
 from morlaif.evaluation.settings import EvalSettings, HfJudge
-from morlaif.feedback.settings import Criterion, PrinciplesSettings
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings
-from morlaif.reward.settings import JudgeReward, PMReward, RewardLayout, check, layout, of_baseline
+from morlaif.reward.settings import WHOLE, RewardLayout
 from morlaif.scalarize.registry import resolve
 
-SINGLE = "single"  # the baseline: one preference model for a constitution of principles
+WHOLE_OF = {name: labels for labels, name in WHOLE.items()}
 
 
 def existing_weights(pm: PMSettings, name: str, contents: Contents) -> str | None:
@@ -30,56 +28,9 @@ def existing_weights(pm: PMSettings, name: str, contents: Contents) -> str | Non
         return None
     source = kind.existing.get(name)
     if source is None:
-        only = " or leave the baseline out: arms=[multi]" if name == SINGLE else ""
+        only = f" or leave out the arms of a {WHOLE_OF[name]}, as in arms.select=[morlaif]" if name in WHOLE_OF else ""
         raise UserError(f"pm.paths: no reward model for '{name}'; give 'pm.paths={{{name}: <folder or hub id>}}'{only}")
     return contents.model(source.key, source.path, source.revision, source.trust_remote_code)
-
-
-def rewards_of(config: Config) -> dict[str, RewardLayout]:
-    """What each arm's policy is rewarded by.
-
-    Raises:
-        UserError: a mistake in the group `reward` that shows before anything is built.
-    """
-    check(config.reward, config.feedback)
-    names = [principle.name for principle in config.principles.chosen]
-    return {"multi": layout(config.reward, names), "single": of_baseline(config.reward)}
-
-
-def objective_problems(config: Config) -> Iterator[str]:
-    """What is wrong with the reward and the objective, a line each."""
-    try:
-        rewards = rewards_of(config)
-        check_objective(config, rewards["multi"])
-    except UserError as error:
-        yield from str(error).splitlines()
-
-
-def reward_reads(config: Config, reward: RewardLayout) -> dict[str, Any]:
-    """What a unit that scores reads besides the names. Of preference models alone, nothing: it needs their units."""
-    if isinstance(reward.reward, PMReward):
-        return {}
-    reads: dict[str, Any] = {"reward": reward}
-    judged = {column.own for part in reward.judges for column in reward.of(part)}
-    if judged:
-        reads["criteria"] = tuple(c for c in _criteria(config.principles, reward.reward) if c.name in judged)
-    if any(judge.engine is None for judge in reward.judges.values()):
-        reads["feedback"] = config.feedback
-    return reads
-
-
-def _criteria(principles: PrinciplesSettings, reward: Any) -> list[Criterion]:
-    """How a judge is asked for the rating under each principle, and for the baseline's overall one."""
-    made = [principles.criterion(principle) for principle in principles.chosen]
-    if isinstance(reward, JudgeReward):
-        constitution = {principle.name: principle for principle in principles.constitution}
-        name = reward.overall or next(iter(constitution))
-        if name not in constitution:
-            known = ", ".join(constitution)
-            hint = suggest(name, constitution)
-            raise UserError(f"reward.overall: no principle '{name}' in the constitution.{hint} Known: {known}.")
-        made.append(principles.criterion(constitution[name], SINGLE))
-    return made
 
 
 def read_outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -100,8 +51,8 @@ def read_outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, 
     return reads, contents.files([path])
 
 
-def check_objective(config: Config, reward: RewardLayout) -> None:
-    """What the objective would stumble over later.
+def check_objective(config: Config, reward: RewardLayout, trains: bool) -> None:
+    """What the objective would stumble over later. `trains`: whether an arm of the run is trained on it.
 
     Raises:
         UserError: a weight of a principle that nobody has defined (a run may use fewer than its weights name), a
@@ -111,7 +62,7 @@ def check_objective(config: Config, reward: RewardLayout) -> None:
     known = list(dict.fromkeys([*config.principles.definitions, *reward.names]))
     for key, names in (("zero", config.weights.zero), ("values", config.weights.values or {})):
         for name in names:
-            if name not in known and name != SINGLE:
+            if name not in known and name not in WHOLE_OF:
                 hint = f"{suggest(name, known)} Known: {', '.join(known)}."
                 raise UserError(f"weights.{key}: no principle '{name}'.{hint}")
     for name, other in config.eval.scalarizers.items():
@@ -122,7 +73,7 @@ def check_objective(config: Config, reward: RewardLayout) -> None:
             raise UserError(f"eval.scalarizers.{name}{line.removeprefix('scalarizer')}") from None
     names = list(reward.names)
     # a wrong parameter is said now, not after hours of training
-    scalarizer = resolve(config.scalarizer, config.weights.counting(names) if "multi" in config.arms else names)
+    scalarizer = resolve(config.scalarizer, config.weights.counting(names) if trains else names)
     if config.ppo.keep == "best" and (scalarizer.stateful or config.weights.normalizer == "running"):
         raise UserError(
             "ppo.keep=best compares held-out rewards of different steps, and this objective is not the same at each "

@@ -103,6 +103,11 @@ class Contents:
         """The content of all that the settings in `reads` name, by dotted key."""
         return dict(self._walk("", {part.name: getattr(reads, part.name) for part in fields(reads)}))
 
+    def code(self, path: str) -> dict[str, str]:
+        """The source of the class or function of others at a dotted path, as `of` gives it; of ours nothing."""
+        made = self._function("code", path)
+        return {} if made is None else {"code": made}
+
     def _walk(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, Settings):
             for name in type(value).model_fields:

@@ -1,8 +1,8 @@
 """The whole pipeline on a page: which units a config means, what each reads and what each needs.
 
-    data ─▶ sft ─▶ respond ─▶ feedback/<p> ─▶ pm/<p> ─▶ weigh/<arm> ─▶ ppo/<arm> ─▶ evaluate ─▶ report
+    data ─▶ sft ─▶ respond ─▶ feedback/<p> ─▶ pm/<p> ─▶ weigh/<arm> ─▶ <method>/<arm> ─▶ evaluate ─▶ report
 
-Preference models that share one trained network (`pm.kind` heads, conditioned) have a unit `backbone/<arm>` before
+Preference models that share one trained network (`pm.kind` heads, conditioned) have a unit `backbone/<labels>` before
 theirs, which learns from all their verdicts: a principle more or less makes it another network.
 
 A unit reads only what is given to it here, so its digest covers all that can change it.
@@ -11,18 +11,22 @@ A unit reads only what is given to it here, so its digest covers all that can ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from morlaif.config import Config
+from morlaif.arms import Labels
+from morlaif.config import OUTSIDE, Config
 from morlaif.data.load import input_files
-from morlaif.feedback.settings import HumanSettings, shared_reads
+from morlaif.evaluation.settings import PMJudge
+from morlaif.feedback.settings import HumanSettings
 from morlaif.feedback.settings import input_files as feedback_files
 from morlaif.models.settings import SampleResponses
-from morlaif.planning.checks import SINGLE, check_objective, existing_weights, read_outside, reward_reads, rewards_of
+from morlaif.planning.arms import arms_of, check_arms, fitting, labels_of, named, reward_reads, stage_of
+from morlaif.planning.checks import existing_weights, read_outside
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
 from morlaif.report.settings import chosen
+from morlaif.reward.settings import WHOLE
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import shown
 from morlaif.stages.backbone import STAGE as BACKBONE
@@ -37,8 +41,6 @@ from morlaif.stages.known import NAMES
 from morlaif.stages.places import Places
 from morlaif.stages.pm import STAGE as PM
 from morlaif.stages.pm import PMReads
-from morlaif.stages.ppo import STAGE as PPO
-from morlaif.stages.ppo import PPOReads
 from morlaif.stages.report import STAGE as REPORT
 from morlaif.stages.report import ReportReads
 from morlaif.stages.respond import STAGE as RESPOND
@@ -52,6 +54,28 @@ from morlaif.units.unit import Plan, Stage, Unit
 
 GOLD = "gold"  # the judge of last resort: a preference model of the held-out human labels
 LINEAR = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
+# What digests call units of arms that had other names: a store of those days is used.
+KNOWN_AS = {"morlaif": "multi", "rlaif": "single", "principles": "multi", "constitution": "single"}
+
+
+class _Units:
+    """The units of one plan, as they are made."""
+
+    def __init__(self, config: Config, contents: Contents) -> None:
+        self.config, self.contents = config, contents
+        self.made: list[Unit] = []
+        self.places = Places(model=config.model, pm=config.pm)
+
+    def add(
+        self, stage: Stage[R, Any], reads: R, needs: Iterable[Unit] = (), name: str = "", of: str = "", **more: Any
+    ) -> Unit:
+        """A unit called as its stage, or <stage>/<name>; or <stage>/<of> for what belongs to an arm or its labels."""
+        code = self.contents.code(f"{type(stage).__module__}.{type(stage).__qualname__}")
+        reads = replace(reads, contents=self.contents.of(reads) | code)
+        full = f"{stage.name}/{name or of}" if name or of else stage.name
+        known_as = f"{stage.name}/{KNOWN_AS[of]}" if of in KNOWN_AS else ""
+        self.made.append(Unit(stage, full, reads, tuple(needs), known_as=known_as, **more))
+        return self.made[-1]
 
 
 def plan(config: Config, contents: Contents | None = None) -> Plan:
@@ -61,102 +85,98 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     """
     contents = Contents(config.paths.store) if contents is None else contents
     given, config = config, contents.pinned(config)
-    principles = config.principles.chosen
-    rewards = rewards_of(config)
-    check_objective(config, rewards["multi"])
-    evaluated = not {"evaluate", "report"}.isdisjoint(config.stages)  # else nothing of it need be there
-    outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
-    seed, places, kind = config.seed, Places(model=config.model, pm=config.pm), kind_of(config.pm)
-    units: list[Unit] = []
+    arms = arms_of(config)
+    check_arms(config, arms)
+    units = _Units(config, contents)
+    seed, places = config.seed, units.places
 
-    def unit(stage: Stage[R, Any], reads: R, needs: Iterable[Unit], name: str | None = None, **more: Any) -> Unit:
-        reads = replace(reads, contents=contents.of(reads))
-        made = Unit(stage, name or stage.name, reads, tuple(needs), **more)
-        units.append(made)
-        return made
-
-    data = unit(DATA, DataReads(data=config.data, seed=seed), [], files=contents.files(input_files(config.data)))
-    sft = unit(SFT, SFTReads(model=config.model, sft=config.sft, seed=seed), [data])
+    # 1. what all arms have in common
+    data = units.add(DATA, DataReads(data=config.data, seed=seed), files=contents.files(input_files(config.data)))
+    sft = units.add(SFT, SFTReads(model=config.model, sft=config.sft, seed=seed), [data])
     sampled = isinstance(config.respond, SampleResponses)
     asked = RespondReads(respond=config.respond, places=places if sampled else None, seed=seed)
-    respond = unit(RESPOND, asked, [data, sft] if sampled else [data])
+    respond = units.add(RESPOND, asked, [data, sft] if sampled else [data])
+    common = {"data": [data], "sft": [sft], "respond": [respond]}
 
-    def preference_models(
-        arm: str, labels: Mapping[str, FeedbackReads], split: str = "train"
-    ) -> list[tuple[Unit, Unit]]:
-        """Feedback and preference model for each of `labels`."""
-        base = [sft] if kind.on_policy else []
-        judged = {
-            name: unit(FEEDBACK, own, [respond], f"feedback/{name}", files=contents.files(feedback_files(own.feedback)))
-            for name, own in labels.items()
-        }
-        shared = []
-        if kind.shared and labels:
-            reads = BackboneReads(
-                pm=config.pm, split=split, places=places, seed=seed,
-                principles={name: own.principle for name, own in labels.items()},
-            )  # fmt: skip
-            shared = [unit(BACKBONE, reads, [respond, *base, *judged.values()], f"backbone/{arm}")]
-        made = []
-        for place, (name, own) in enumerate(labels.items()):
-            reads = PMReads(
-                pm=config.pm, split=split, places=places, seed=seed, principle=own.principle,
-                weights=existing_weights(config.pm, name, contents),
-            )  # fmt: skip
-            # Parts of a fixed size: the number of workers must not change a bit of a result.
-            part = f"{arm}/{place // kind.joint}" if kind.joint > 1 else None
-            needs = [respond, *base, judged[name], *shared]
-            made.append((judged[name], unit(PM, reads, needs, f"pm/{name}", together=part)))
-        return made
+    # 2. labels and preference models: arms that learn from the same labels share them
+    labelled: dict[Labels, dict[str, list[Unit]]] = {}
+    for arm in arms.values():
+        if arm.labels not in labelled:
+            models = [name for other in arms.values() if other.labels == arm.labels for name in other.layout.models]
+            reads = labels_of(config, arm.labels, list(dict.fromkeys(models)))
+            labelled[arm.labels] = _preference_models(units, common, arm.labels, reads)
 
-    modelled = tuple(principle for principle in principles if principle.name in rewards["multi"].models)
+    # 3. each arm: weights, then its policy
+    weighed, aligned = [], []
+    for name, arm in arms.items():
+        own = {part: _those(labelled[arm.labels][part], arm.layout.models) for part in ("feedback", "pm")}
+        scored = {"names": tuple(arm.layout.names), "places": places, "seed": seed, **reward_reads(config, arm.layout)}
+        labels = own["feedback"] if arm.config.weights.method == "regressed" else []
+        weigh = WeighReads(weights=arm.config.weights, **scored)
+        weighed.append(units.add(WEIGH, weigh, [data, sft, respond, *own["pm"], *labels], of=name))
+        method, parts = arm.method, {**common, **own, "weigh": [weighed[-1]]}
+        scored["scalarizer"] = LINEAR if arm.labels in WHOLE else arm.config.scalarizer
+        own_settings = method.settings(arm.groups, arm.settings.params)
+        reads = fitting(method, scored | own_settings, f"arms.definitions.{name}.params")
+        needs = [unit for field in fields(method.needs) for unit in parts[field.name]]
+        aligned.append(units.add(method, reads, needs, of=name))
 
-    def principle_models() -> list[tuple[Unit, Unit]]:
-        shared = shared_reads(config.feedback, modelled)
-        labels = {p.name: FeedbackReads(feedback=config.feedback, principle=p, seed=seed, **shared) for p in modelled}
-        return preference_models("multi", labels)
-
-    def baseline_model() -> list[tuple[Unit, Unit]]:
-        reads = FeedbackReads(
-            feedback=config.feedback, constitution=tuple(config.principles.constitution),
-            verdicts_per_pair=config.principles.verdicts_per_pair, seed=seed,
-        )  # fmt: skip
-        return preference_models(SINGLE, {SINGLE: reads})
-
-    labelled: dict[str, list[tuple[Unit, Unit]]] = {}
-    if "multi" in config.arms:
-        labelled["multi"] = principle_models()
-    if "single" in config.arms:
-        labelled["single"] = baseline_model() if rewards["single"].models else []
-
-    weighed: dict[str, Unit] = {}
-    aligned: dict[str, Unit] = {}
-    for arm in config.arms:
-        models = [pm for _, pm in labelled[arm]]
-        scored = {"names": tuple(rewards[arm].names), "places": places, "seed": seed}
-        scored |= reward_reads(config, rewards[arm])
-        labels = [feedback for feedback, _ in labelled[arm]] if config.weights.method == "regressed" else []
-        weigh = WeighReads(weights=config.weights, **scored)
-        weighed[arm] = unit(WEIGH, weigh, [data, sft, respond, *models, *labels], f"weigh/{arm}")
-        ppo = PPOReads(ppo=config.ppo, scalarizer=LINEAR if arm == SINGLE else config.scalarizer, **scored)
-        aligned[arm] = unit(PPO, ppo, [data, sft, weighed[arm], *models], f"ppo/{arm}")
-
-    gold: Sequence[Unit] = ()
-    if config.eval.judge.source == "pm":
-        human = FeedbackReads(feedback=HumanSettings(source="human"), seed=seed)
-        ((*gold,),) = preference_models(GOLD, {GOLD: human}, split="eval")
-    chain = [part for arm in config.arms for pair in labelled[arm] for part in pair]
-    unit(
-        EVALUATE,
-        EvaluateReads(
-            eval=config.eval, scalarizer=config.scalarizer, objective=config.scalarizer.name,
-            principles=tuple(principles), arms=config.arms, places=places, seed=seed, **outside,
-        ),
-        [data, sft, respond, *chain, *weighed.values(), *aligned.values(), *gold],
-        files=bench,
+    # 4. what it came to
+    gold: list[Unit] = []
+    if isinstance(config.eval.judge, PMJudge):
+        human = {GOLD: FeedbackReads(feedback=HumanSettings(source="human"), seed=seed)}
+        gold = [unit for part in _preference_models(units, common, GOLD, human, "eval").values() for unit in part]
+    chain = [unit for parts in labelled.values() for unit in (*parts["feedback"], *parts["pm"])]
+    evaluated = not {"evaluate", "report"}.isdisjoint(config.stages)  # else nothing of it need be there
+    outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
+    evaluation = EvaluateReads(
+        eval=config.eval, scalarizer=config.scalarizer, objective=config.scalarizer.name,
+        principles=tuple(config.principles.chosen), arms=tuple(arm.read(name) for name, arm in arms.items()),
+        places=places, seed=seed, **outside,
     )  # fmt: skip
-    outside = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human"}
-    page = shown(given, outside, keep={"served"})
-    unit(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), [*units])
-    units.sort(key=lambda unit: NAMES.index(unit.stage.name))  # each still stands after its needs
-    return Plan(tuple(units)).restricted_to(config.stages)
+    units.add(EVALUATE, evaluation, [data, sft, respond, *chain, *weighed, *aligned, *gold], files=bench)
+    for name, extra in config.extra.items():
+        stage, key = stage_of(extra.stage, f"extra.{name}"), f"extra.{name}"
+        reads = fitting(stage, {"seed": seed, **extra.params}, f"{key}.params")
+        units.add(stage, reads, named(units.made, extra.needs, f"{key}.needs"), name)
+    page = shown(given, OUTSIDE, keep={"served"})
+    units.add(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), list(units.made))
+    return Plan(tuple(sorted(units.made, key=_place))).restricted_to(config.stages)
+
+
+def _preference_models(
+    units: _Units, common: Mapping[str, list[Unit]], labels: str, reads: Mapping[str, FeedbackReads],
+    split: str = "train",
+) -> dict[str, list[Unit]]:  # fmt: skip
+    """Feedback and preference model for each of `reads`, by what the model is called."""
+    config, contents, kind, seed = units.config, units.contents, kind_of(units.config.pm), units.config.seed
+    respond, base = common["respond"], common["sft"] if kind.on_policy else []
+    judged = {
+        name: units.add(FEEDBACK, own, respond, name, files=contents.files(feedback_files(own.feedback)))
+        for name, own in reads.items()
+    }
+    shared = []
+    if kind.shared and reads:
+        texts = {name: own.principle for name, own in reads.items()}
+        all_of_them = BackboneReads(pm=config.pm, split=split, places=units.places, principles=texts, seed=seed)
+        shared = [units.add(BACKBONE, all_of_them, [*respond, *base, *judged.values()], of=labels)]
+    models = []
+    for place, (name, own) in enumerate(reads.items()):
+        model = PMReads(
+            pm=config.pm, split=split, places=units.places, principle=own.principle, seed=seed,
+            weights=existing_weights(config.pm, name, contents),
+        )  # fmt: skip
+        # Parts of a fixed size: the number of workers must not change a bit of a result.
+        part = f"{labels}/{place // kind.joint}" if kind.joint > 1 else None
+        models.append(units.add(PM, model, [*respond, *base, judged[name], *shared], name, together=part))
+    return {"feedback": list(judged.values()), "pm": models}
+
+
+def _those(units: Iterable[Unit], names: Sequence[str]) -> list[Unit]:
+    return [unit for unit in units if unit.name.partition("/")[2] in names]
+
+
+def _place(unit: Unit) -> int:
+    """Where its stage stands in the flow of data; that of a user's package after what it needs."""
+    name = unit.stage.name
+    return NAMES.index(name) if name in NAMES else max(map(_place, unit.needs), default=0)

@@ -92,7 +92,7 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
         results=results.load(RunResults, folder / "results.json", "an evaluation's results"),
         details=details,
         samples=read_lines(folder / "samples.jsonl"),
-        curves={arm: read_lines(inputs[f"ppo/{arm}"] / "curve.jsonl") for arm in details.arms},
+        curves={name: read_lines(inputs[f"{arm.method}/{name}"] / "curve.jsonl") for name, arm in details.arms.items()},
     )
 
 

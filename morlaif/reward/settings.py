@@ -19,7 +19,8 @@ from morlaif.params import checked, refuse_unknown, wanted
 from morlaif.registry import Registry
 from morlaif.settings import NUMBER, Decay, Line, Number, OneOf, Outside, Params, Positive, Settings
 
-SINGLE = "single"  # the column of the baseline, which has but one
+# The column of a reward that has but one, by the labels that it comes from: its preference model is called so, too.
+WHOLE = {"constitution": "single", "human": "human"}
 
 
 class PMReward(Settings):
@@ -58,8 +59,9 @@ class Named(Settings):
     @classmethod
     def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == SINGLE:
-                raise ValueError(f"'{name}': small letters, digits and underscores, and not '{SINGLE}'")
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in WHOLE.values():
+                taken = ", ".join(WHOLE.values())
+                raise ValueError(f"'{name}': small letters, digits and underscores, and none of {taken}")
         if len(set(names)) < len(names):
             raise ValueError("two columns with one name")
         return names
@@ -198,10 +200,12 @@ def layout(reward: RewardSettings, principles: Sequence[str]) -> RewardLayout:
     return RewardLayout(reward=reward, columns=tuple(columns.values()))
 
 
-def of_baseline(reward: RewardSettings) -> RewardLayout:
-    """The one column of the arm `single`: a judge's overall rating under `reward=judge`, else one preference model."""
-    whole = reward if isinstance(reward, JudgeReward) else PMReward(kind="pm", principles=None)
-    return RewardLayout(reward=whole, columns=(Column(name=SINGLE, part="", own=SINGLE, weight=1.0),))
+def of_whole(reward: RewardSettings, labels: str) -> RewardLayout:
+    """One column for a response as a whole: a preference model of `labels`; under `reward=judge`, of a constitution, a
+    judge's overall rating."""
+    rated = isinstance(reward, JudgeReward) and labels == "constitution"
+    column = Column(name=WHOLE[labels], part="", own=WHOLE[labels], weight=1.0)
+    return RewardLayout(reward=reward if rated else PMReward(kind="pm", principles=None), columns=(column,))
 
 
 def key_of(reward: RewardSettings, part: str) -> str:

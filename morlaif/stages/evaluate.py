@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from morlaif.evaluation.settings import EvalSettings
@@ -13,8 +13,19 @@ from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.places import Places
-from morlaif.units.job import Job, Reads
+from morlaif.units.job import REST, Job, Reads
 from morlaif.units.unit import Stage, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRead:
+    """One arm of a run."""
+
+    name: str
+    labels: str  # principles, constitution, human or none
+    models: tuple[str, ...]  # its preference models
+    title: str | None  # on pages; none: what the reward suggests
+    method: str  # the stage that makes its policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +34,7 @@ class EvaluateReads(Reads):
     scalarizer: ScalarizerSettings
     objective: str  # what results call it
     principles: tuple[Principle, ...]
-    arms: tuple[str, ...]
+    arms: tuple[ArmRead, ...]  # the first has the run's policy
     places: Places
     policies: Mapping[str, str] | None = None  # which they are that come from outside
 
@@ -36,7 +47,7 @@ class EvaluateNeeds:
     feedback: Mapping[str, Path]
     pm: Mapping[str, Path]
     weigh: Mapping[str, Path]  # by arm
-    ppo: Mapping[str, Path]  # by arm
+    policies: Mapping[str, Path] = field(metadata=REST)  # by arm, whatever its method
 
 
 EvaluateJob = Job[EvaluateReads, EvaluateNeeds]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-POLICY, OTHER = "multi", "single"  # arms
+POLICY, OTHER = "morlaif", "rlaif"  # arms of the usual run
 RATES = (
     f"win_rate.{POLICY}_vs_sft.value",
     f"win_rate.{POLICY}_vs_{OTHER}.value",

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Generic, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Generic, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +25,7 @@ class Reads:
     contents: Mapping[str, str] = field(default_factory=dict)  # of what is named above and lies outside: its identity
 
 
+REST = {"rest": True}  # marks a field of a class of needs that takes the units of all stages that no other field names
 R = TypeVar("R", bound=Reads)
 N = TypeVar("N")
 
@@ -76,22 +76,23 @@ def gather(kind: type[N], folders: Mapping[str, Path]) -> N:
     """
     if kind is dict:
         return dict(folders)  # type: ignore[return-value]
-    hints, given = get_type_hints(kind), {}
-    for part in fields(kind):  # type: ignore[arg-type]
+    hints, parts, given = get_type_hints(kind), fields(kind), {}  # type: ignore[arg-type]
+    named = {part.name for part in parts if not part.metadata.get("rest")}
+    for part in parts:
         own = {
             rest or stage: folder
             for stage, _, rest, folder in ((*name.partition("/"), folder) for name, folder in folders.items())
-            if stage == part.name
+            if (stage not in named if part.metadata.get("rest") else stage == part.name)
         }
         hint = hints[part.name]
-        one, optional = hint is Path or Path in get_args(hint), NoneType in get_args(hint)
-        if not (one and get_args(hint)[:1] != (str,)):
+        if not (hint is Path or hint == Path | None):
             given[part.name] = own
-        elif len(own) == 1 or (optional and not own):
+        elif len(own) == 1 or (hint is not Path and not own):
             given[part.name] = next(iter(own.values()), None)
         else:
             raise TypeError(f"{kind.__name__}.{part.name}: expected one unit, got {list(own) or 'none'}")
-    known = {part.name for part in fields(kind)}  # type: ignore[arg-type]
-    if strange := [name for name in folders if name.partition("/")[0] not in known]:
+    if named == {part.name for part in parts} and (
+        strange := [name for name in folders if name.partition("/")[0] not in named]
+    ):
         raise TypeError(f"{kind.__name__} declares no {', '.join(strange)}")
     return kind(**given)

@@ -87,6 +87,7 @@ class Unit:
     needs: tuple[Unit, ...] = ()
     files: tuple[str, ...] = ()  # hashes of what the input files hold: where they lie does not count
     together: str | None = None  # units of one key may be built in one go
+    known_as: str = ""  # what digests and seeds call it, where it was renamed: what a store has is found
 
     @cached_property
     def digest(self) -> str:
@@ -97,17 +98,21 @@ class Unit:
         """All that decides what is built, as JSON; stands in the manifest."""
         return {
             "stage": self.stage.name,
-            "name": self.name,
+            "name": self.key,
             "version": self.stage.version,
             "reads": identity(self.reads),
-            "needs": {need.name: need.digest for need in self.needs},
+            "needs": {need.key: need.digest for need in self.needs},
             "files": [*self.files],
         }
 
     @property
+    def key(self) -> str:
+        return self.known_as or self.name
+
+    @property
     def seed(self) -> int:
         """In [0, 2^31), from the run's seed and the unit's name."""
-        key = f"{self.reads.seed}/{self.stage.name if self.stage.paired else self.name}"
+        key = f"{self.reads.seed}/{self.stage.name if self.stage.paired else self.key}"
         return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1
 
     def of(self, stage: str) -> list[Unit]:

@@ -30,7 +30,7 @@ def labelling(tmp_path):
     given = [
         "~experiment", "data=jsonl", "data.path=pairs.jsonl", "data.eval_fraction=0.25", "respond=pairs",
         "feedback=openai", "feedback.api_key_env=MORLAIF_TEST_KEY", "feedback.retries=1", "feedback.backoff=0.01",
-        "principles.count=2", "arms=[multi]", "stages=[feedback]",
+        "principles.count=2", "arms.select=[morlaif]", "stages=[feedback]",
     ]  # fmt: skip
 
     def run(server: ChatServer) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 TIMEOUT = 300  # seconds of wall time of one run, on a machine that may be busy; alone it takes some 40
 CHAIN = [
-    "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[evaluate]", "data.sft=90", "data.train=24",
+    "experiment=smoke", "model=toy_small", "arms.select=[morlaif]", "stages=[evaluate]", "data.sft=90", "data.train=24",
     "respond=toy", "respond.max_new_tokens=12",
     "sft.max_steps=4", "sft.batch_size=8", "sft.micro_batch_size=4", "sft.log_every=1", "pm.epochs=1",
     "pm.batch_size=8", "ppo.steps=5", "ppo.rollouts=8", "ppo.max_new_tokens=12", "ppo.policy.kind=lora",
@@ -43,7 +43,7 @@ def rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def assert_same(one: Path, other: Path) -> None:
     first, second = rows(one), rows(other)
     assert first.keys() == second.keys()
-    assert len([name for name in first if name.startswith("pm/")]) == 2 and {"sft", "ppo/multi"} <= first.keys()
+    assert len([name for name in first if name.startswith("pm/")]) == 2 and {"sft", "ppo/morlaif"} <= first.keys()
     for unit, lines in first.items():
         assert [line["step"] for line in lines] == [line["step"] for line in second[unit]], unit
         for line, like in zip(lines, second[unit], strict=True):
@@ -133,9 +133,9 @@ def test_a_rank_killed_in_ppo_is_named_and_one_process_goes_on(alone, tmp_path):
     copy_all_but_ppo(alone / "store", tmp_path / "store")
     checkpoint = "store/ppo/.*/keep/step-00000001.json"
     process = ranked.start_until(tmp_path, [*arguments, "hardware=cpu2_zero3"], checkpoint, TIMEOUT)
-    ranked.kill_rank(process, tmp_path, 1, "ppo/multi")
+    ranked.kill_rank(process, tmp_path, 1, "ppo/morlaif")
     done = ranked.morlaif(tmp_path, [*arguments, "hardware.workers=1"], TIMEOUT)
-    ranked.assert_went_on(done, tmp_path, "ppo/multi")
+    ranked.assert_went_on(done, tmp_path, "ppo/morlaif")
     assert_same(alone, tmp_path)
 
 

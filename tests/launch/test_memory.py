@@ -137,7 +137,7 @@ def test_the_plan_agrees_with_what_a_gpu_took(tmp_path, sizes):
     measured = PEAKS[sizes]
     usual = [
         "data=jsonl", f"data.path={tmp_path / 'pairs.jsonl'}", "model=gpt2", f"model.path={tmp_path}", "hardware=gpu",
-        "respond=pairs", "arms=[multi]", "hardware.workers=1", "sft=full", "sft.batch_size=32",
+        "respond=pairs", "arms.select=[morlaif]", "hardware.workers=1", "sft=full", "sft.batch_size=32",
         "sft.micro_batch_size=8", "pm=lora", "pm.batch_size=16", "pm.micro_batch_size=4", "pm.joint=12",
         f"pm.joint_tokens={measured['pm.joint_tokens']}", "ppo=paper", "ppo.rollouts=64",
         "ppo.generation_batch_size=64", "ppo.max_prompt_length=256", "ppo.max_new_tokens=128",

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 TIMEOUT = 200  # seconds of wall time of one run, on a machine that may be busy; alone it takes some 15
 TINY = [
-    "experiment=smoke", "model=toy_small", "arms=[multi]", "stages=[pm]", "data.sft=60", "data.train=24",
+    "experiment=smoke", "model=toy_small", "arms.select=[morlaif]", "stages=[pm]", "data.sft=60", "data.train=24",
     "sft.max_steps=2", "sft.batch_size=4", "pm.batch_size=8", "pm.epochs=36", "pm.checkpoint_every=10",
     "pm.learning_rate=1e-3", "pm.head_learning_rate=1e-2",
 ]  # fmt: skip

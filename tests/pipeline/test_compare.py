@@ -23,7 +23,7 @@ def make_run(root: Path, name: str, judge: dict[str, Any] = RULES, store: str = 
     """A run folder and its units in a store, as far as a comparison looks at them before it reads their content."""
     folder, status, version = root / "runs" / name, more.pop("status", "succeeded"), more.pop("version", LAYOUT)
     folder.mkdir(parents=True)
-    units = [("evaluate", "evaluate", f"e{name}"), ("ppo/multi", "ppo", f"p{name}"), ("sft", "sft", "s")]
+    units = [("evaluate", "evaluate", f"e{name}"), ("ppo/morlaif", "ppo", f"p{name}"), ("sft", "sft", "s")]
     config = {
         "paths": {"store": str(root / store)}, "seed": 0, "scalarizer": {"name": name},
         "eval": {"judge": judge, "confidence": 0.95, "resamples": 200}, **more,

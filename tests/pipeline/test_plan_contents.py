@@ -30,12 +30,13 @@ PLACES = {  # where a config names a model -> overrides, and the first unit that
     "model.path": (["model=gpt2", "sft=none", "model.path={}"], "sft"),
     "pm.base": (["pm=toy_trunk", "pm.base={}"], "pm/helpfulness"),
     "pm.paths": (
-        ["pm=pretrained", "principles.count=1", "arms=[multi]", "pm.paths={{helpfulness: {}}}"], "pm/helpfulness",
+        ["pm=pretrained", "principles.count=1", "arms.select=[morlaif]", "pm.paths={{helpfulness: {}}}"],
+        "pm/helpfulness",
     ),
     "feedback": (["feedback=hf", "feedback.path={}"], "feedback/helpfulness"),
     "eval judge": (["eval=hf", "eval.judge.engine.path={}"], "evaluate"),
     "eval policy": (["+eval.policies.other={}"], "evaluate"),
-    "reward judge": (["reward=judge", "feedback=hf", "feedback.path={}"], "weigh/multi"),
+    "reward judge": (["reward=judge", "feedback=hf", "feedback.path={}"], "weigh/morlaif"),
 }  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_the_source_of_a_user_s_function_counts(module, file):
         path = module / file
         path.write_text(path.read_text() + "#\n")
         after = digests(overrides)
-        assert before["ppo/multi"] != after["ppo/multi"] and before["sft"] == after["sft"]
+        assert before["ppo/morlaif"] != after["ppo/morlaif"] and before["sft"] == after["sft"]
 
 
 def test_hub_ids_count_by_their_commit_and_that_commit_is_loaded(monkeypatch):

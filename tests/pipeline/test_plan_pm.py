@@ -25,8 +25,8 @@ def test_one_principle_more_trains_only_itself(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["toy_heads", "toy_conditioned"])
 def test_what_is_shared_is_trained_anew(kind: str) -> None:
     few, more = (digests(f"pm={kind}", f"principles.count={n}") for n in (11, 12))
-    assert few["backbone/multi"] != more["backbone/multi"] and few["pm/helpfulness"] != more["pm/helpfulness"]
-    assert few["backbone/single"] == more["backbone/single"] and few["pm/single"] == more["pm/single"]
+    assert few["backbone/principles"] != more["backbone/principles"] and few["pm/helpfulness"] != more["pm/helpfulness"]
+    assert few["backbone/constitution"] == more["backbone/constitution"] and few["pm/single"] == more["pm/single"]
     assert few["feedback/helpfulness"] == more["feedback/helpfulness"]
 
 
@@ -40,12 +40,14 @@ def test_how_it_is_trained_together_changes_no_digest() -> None:
 
 def test_pretrained_models_must_be_named_and_are_pinned(tmp_path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"one")
-    given = ["pm=pretrained", "principles.count=1", "arms=[multi]", f"pm.paths={{helpfulness: {tmp_path}}}"]
+    given = ["pm=pretrained", "principles.count=1", "arms.select=[morlaif]", f"pm.paths={{helpfulness: {tmp_path}}}"]
     first = digests(*given)
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert digests(*given)["pm/helpfulness"] != first["pm/helpfulness"]
     assert digests(*given)["feedback/helpfulness"] == first["feedback/helpfulness"]
     with pytest.raises(UserError, match=r"pm\.paths: no reward model for 'ethicality'; give 'pm\.paths=\{ethicality: "):
-        digests("pm=pretrained", "principles.count=2", "arms=[multi]", f"pm.paths={{helpfulness: {tmp_path}}}")
-    with pytest.raises(UserError, match=r"'single'; .* or leave the baseline out: arms=\[multi\]"):
+        digests("pm=pretrained", "principles.count=2", "arms.select=[morlaif]", f"pm.paths={{helpfulness: {tmp_path}}}")
+    with pytest.raises(
+        UserError, match=r"'single'; .* or leave out the arms of a constitution, as in arms\.select=\[morlaif\]"
+    ):
         digests("pm=pretrained", "principles.count=1", f"pm.paths={{helpfulness: {tmp_path}}}")

@@ -51,7 +51,7 @@ def test_another_model_makes_other_units_and_the_same_one_the_same(server, plann
     llama_cpp(server, "/models/two.gguf", size=7)
     other, _, _ = planned("feedback.model_alias=any")
     differ = {name for name in first if first[name] != other[name]}
-    assert {"feedback/helpfulness", "feedback/single", "pm/helpfulness", "ppo/multi", "evaluate"} <= differ
+    assert {"feedback/helpfulness", "feedback/single", "pm/helpfulness", "ppo/morlaif", "evaluate"} <= differ
     assert not {"data", "sft", "respond"} & differ
     llama_cpp(server, "/models/one.gguf")
     assert planned("feedback.model_alias=any")[0] == first
@@ -71,12 +71,12 @@ def test_a_server_that_is_gone_changes_nothing(server, planned, tmp_path):
 
 def test_a_run_that_asks_nobody_looks_nowhere(server, planned):
     planned("stages=[respond]")
-    planned("reward=judge", "reward.engine=null", "arms=[multi]", "stages=[sft]")
+    planned("reward=judge", "reward.engine=null", "arms.select=[morlaif]", "stages=[sft]")
     assert not server.looked
 
 
 def test_every_server_of_a_run_is_found():
     engine = "reward.engine.base_url=http://a/v1"
-    made = config("reward=judge_server", engine, "reward.engine.model=m", "feedback=server", "arms=[multi]")
+    made = config("reward=judge_server", engine, "reward.engine.model=m", "feedback=server", "arms.select=[morlaif]")
     assert [".".join(path) for path, _ in asked(made)] == ["reward.engine"]  # no pair is labelled
     assert [".".join(path) for path, _ in asked(config("feedback=server"))] == ["feedback"]

@@ -79,7 +79,7 @@ def test_everything_is_told_at_once():
         (["model=gpt2"], "model.path='gpt2': no such folder here, the hub's cache does not have it"),
         (["pm=pretrained"], "pm.paths: no reward model for 'helpfulness'"),
         (
-            ["pm=pretrained", "pm.paths={helpfulness: ./gone}", "principles.count=1", "arms=[multi]"],
+            ["pm=pretrained", "pm.paths={helpfulness: ./gone}", "principles.count=1", "arms.select=[morlaif]"],
             "pm.paths.helpfulness='./gone': no such folder",
         ),
         (["reward=function", "reward.function=nowhere.function"], "reward.function 'nowhere.function': no module"),
@@ -189,7 +189,7 @@ def test_a_toy_model_is_of_the_length_that_its_settings_say():
 def test_checkpoints_of_which_none_is_whole(tmp_path):
     wanted = made(f"paths.store={tmp_path / 'store'}")
     store = Store(wanted.paths.store)
-    (unit, *_) = [unit for unit in plan(wanted).units if unit.stage == "ppo"]
+    (unit, *_) = [unit for unit in plan(wanted).units if unit.stage.name == "ppo"]
     keep = store.checkpoints(unit)
     keep.mkdir(parents=True)
     for step, content in ((1, b"whole"), (2, b"broken")):

@@ -50,7 +50,7 @@ def test_digest_covers_the_content_of_files_not_their_place(tmp_path):
 def test_seeds_differ_by_unit_and_are_shared_by_paired_arms():
     assert unit("pm/a").seed != unit("pm/b").seed
     assert unit("pm/a", seed=1).seed != unit("pm/a").seed
-    assert unit("ppo/multi", paired=True).seed == unit("ppo/single", paired=True).seed
+    assert unit("ppo/morlaif", paired=True).seed == unit("ppo/rlaif", paired=True).seed
     assert 0 <= unit().seed < 2**31
 
 

@@ -83,7 +83,14 @@ def test_a_typo_is_told_with_the_near_name() -> None:
 
 
 def test_from_feedback_to_ppo(plugin, tmp_path: Path) -> None:
-    words = ["experiment=smoke", "pm=words", "sft.max_steps=1", "principles.count=2", "arms=[multi]", "stages=[ppo]"]
+    words = [
+        "experiment=smoke",
+        "pm=words",
+        "sft.max_steps=1",
+        "principles.count=2",
+        "arms.select=[morlaif]",
+        "stages=[ppo]",
+    ]
     done = morlaif([*words, "hardware.workers=1"], tmp_path, {"PYTHONPATH": plugin})
     assert done.returncode == 0, done.stdout + done.stderr
     manifests = [json.loads(path.read_text()) for path in tmp_path.glob("store/pm/*/manifest.json")]

@@ -80,12 +80,14 @@ def job(name: str, preset: str, inputs: dict[str, Path], root: Path, steps: list
 
 @pytest.mark.parametrize("preset", ["toy_heads", "toy_conditioned"])
 def test_one_network_and_a_view_of_it_for_each_principle(preset: str, inputs, tmp_path) -> None:
-    shared = job("backbone/multi", preset, inputs, tmp_path, principles=PRINCIPLES)
+    shared = job("backbone/principles", preset, inputs, tmp_path, principles=PRINCIPLES)
     headline = backbone.build(shared)
     assert headline["principles"] == 2 and 0 <= headline["accuracy"] <= 1
     folders = {}
     for name in NAMES:
-        view = job(f"pm/{name}", preset, {**inputs, "backbone/multi": shared.out}, tmp_path, principle=PRINCIPLES[name])
+        view = job(
+            f"pm/{name}", preset, {**inputs, "backbone/principles": shared.out}, tmp_path, principle=PRINCIPLES[name]
+        )
         assert pm.build(view)["accuracy"] == json.loads((view.out / "pm.json").read_text())["accuracy"]["value"]
         folders[name] = view.out
         card = (view.out / "model" / "README.md").read_text()
@@ -113,4 +115,4 @@ def test_a_principle_without_verdicts_ends_the_backbone_with_a_line(inputs, tmp_
     save_verdicts(empty, pairs)
     given = {**inputs, "feedback/empathy": empty}
     with pytest.raises(UserError, match="pm/empathy: none of 0 verdicts can be trained on"):
-        backbone.build(job("backbone/multi", "toy_heads", given, tmp_path, principles=PRINCIPLES))
+        backbone.build(job("backbone/principles", "toy_heads", given, tmp_path, principles=PRINCIPLES))

@@ -30,7 +30,7 @@ from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.stages.evaluate import STAGE
+from morlaif.stages.evaluate import STAGE, ArmRead
 from morlaif.stages.work import evaluate
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
@@ -117,6 +117,12 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
+def arms_of(names, principles) -> tuple[ArmRead, ...]:
+    """`single` has the constitution's labels, any other those of the principles."""
+    of = {name: ("constitution", ("single",)) if name == "single" else ("principles", (*principles,)) for name in names}
+    return tuple(ArmRead(name=n, labels=of[n][0], models=of[n][1], title=None, method="ppo") for n in names)
+
+
 def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judge="rules", **changes) -> dict:
     out.mkdir()
     tree = preset("eval", "toy") | {
@@ -131,9 +137,10 @@ def run(inputs, out: Path, arms=("multi", "single"), principles=PRINCIPLES, judg
     settings = EvalSettings(
         **tree | {"scalarizers": scalarizers, "judge": {"source": judge} if isinstance(judge, str) else judge} | changes
     )
+    chosen = {"principles": principles, "arms": arms_of(arms, principles)}
     job = Job(
         "evaluate", "evaluate", "0" * 16,
-        *typed(STAGE, {"eval": settings, "scalarizer": SCALARIZER, "principles": principles, "arms": arms}, inputs),
+        *typed(STAGE, {"eval": settings, "scalarizer": SCALARIZER, **chosen}, inputs),
         out=out, keep=out, ledger=out / "ledger.sqlite", seed=5,
         hardware=HardwareSettings(**preset("hardware", "cpu")), on_progress=lambda *_: None,
     )  # fmt: skip
@@ -271,6 +278,7 @@ def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_
     before = trained(scores)
     trained.observe(scores)
     needs = SimpleNamespace(**{stage: {"multi": folders[f"{stage}/multi"]} for stage in ("weigh", "ppo")})
+    needs.policies = needs.ppo
     job = SimpleNamespace(needs=needs, reads=SimpleNamespace(scalarizer=scalarizer))
     with pytest.raises(Damaged):  # never the untrained multipliers in silence
         evaluate._objective(job, "multi", ARM, names)

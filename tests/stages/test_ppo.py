@@ -88,9 +88,9 @@ SHORT = ([{"role": "user", "content": "I feel tired."}], "Well, you should look 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Finished folders of `data`, `sft`, `pm/…` and `weigh/multi`."""
+    """Finished folders of `data`, `sft`, `pm/…` and `weigh/morlaif`."""
     root = tmp_path_factory.mktemp("store")
-    folders = {name: root / name for name in ("data", "sft", *(f"pm/{n}" for n in NAMES), "weigh/multi")}
+    folders = {name: root / name for name in ("data", "sft", *(f"pm/{n}" for n in NAMES), "weigh/morlaif")}
     for folder in folders.values():
         folder.mkdir(parents=True)
     world = make_world(0, sft=40, train=40, eval=10)
@@ -113,7 +113,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             principle=name, out=folders[f"pm/{name}"], seed=1,
         )  # fmt: skip
     one = torch.ones(2)
-    Objective(tuple(NAMES), 0 * one, one, one, one, linear).save(folders["weigh/multi"] / "weights.json")
+    Objective(tuple(NAMES), 0 * one, one, one, one, linear).save(folders["weigh/morlaif"] / "weights.json")
     return folders
 
 
@@ -138,7 +138,7 @@ def make(
     machine = HardwareSettings(**conf("hardware/cpu") | (hardware or {}))
     job = Job(
         "ppo",
-        "ppo/multi",
+        "ppo/morlaif",
         "digest",
         *typed(STAGE, config, inputs),
         out,

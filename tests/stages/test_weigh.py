@@ -78,8 +78,8 @@ def run(inputs: dict[str, Path], tmp_path: Path):
         config = {"weights": WeightsSettings(**conf(f"weights/{preset}") | change), "names": names}
         folders = {k: v for k, v in inputs.items() if not k.startswith("pm/") or k[3:] in names} | (replace or {})
         job = Job(
-            "weigh", "weigh/multi", "digest", *typed(STAGE, config, folders), out, tmp_path / "keep", tmp_path / "l", 0,
-            HardwareSettings(**conf("hardware/cpu")), lambda step, total, metrics: None,
+            "weigh", "weigh/morlaif", "digest", *typed(STAGE, config, folders), out, tmp_path / "keep", tmp_path / "l",
+            0, HardwareSettings(**conf("hardware/cpu")), lambda step, total, metrics: None,
         )  # fmt: skip
         headline = build(job)
         return json.loads((out / "weights.json").read_text()), headline

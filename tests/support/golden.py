@@ -41,10 +41,8 @@ GIVEN = {
     "eval=hf": ["eval.judge.engine.path=org/judge"],
     "feedback=hf": ["feedback.path=org/judge"],
     "feedback=jsonl": None,
-    "feedback=plugin": None,  # a judge of the user's
     "feedback=server": ["feedback.base_url=http://localhost:8000/v1", "feedback.model=judge"],
-    "pm=plugin": None,  # a kind of the user's
-    "pm=pretrained": ["pm.paths={helpfulness: org/scorer}", "principles.count=1", "arms=[multi]"],
+    "pm=pretrained": ["pm.paths={helpfulness: org/scorer}", "principles.count=1", "arms.select=[morlaif]"],
     "reward=function": ["reward.function=morlaif.reward.functions.length_near", "+reward.params.words=30"],
     "reward=judge_server": ["reward.engine.base_url=http://localhost:8000/v1", "reward.engine.model=judge"],
 }
@@ -56,7 +54,7 @@ def cases() -> dict[str, list[str]]:
         (file.parent.name, file.stem) for file in (ROOT / "conf").glob("*/*.yaml") if file.parent.name in GROUPS
     )
     experiments = sorted(f"experiment={file.stem}" for file in (ROOT / "conf" / "experiment").glob("*.yaml"))
-    names = [*experiments, *(f"{group}={name}" for group, name in options)]
+    names = [*experiments, *(f"{group}={name}" for group, name in options if name != "plugin")]  # code of the user's
     return {name: [name, *given] for name in names if (given := GIVEN.get(name, [])) is not None}
 
 

@@ -19,7 +19,9 @@ def typed(stage: Stage, reads: Mapping[str, Any], folders: Mapping[str, Path]) -
     if stage.needs is dict:
         return made, dict(folders)
     known = {part.name for part in fields(stage.needs)}
-    return made, gather(stage.needs, {name: f for name, f in folders.items() if name.partition("/")[0] in known})
+    rest = any(part.metadata.get("rest") for part in fields(stage.needs))
+    own = {name: folder for name, folder in folders.items() if rest or name.partition("/")[0] in known}
+    return made, gather(stage.needs, own)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,8 @@ def tell_all(tracker, folder: Path) -> None:
     Image.new("RGB", (8, 6), "white").save(folder / "win_rates.png")
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "weights.bin").write_bytes(b"0123")
-    tracker.log("ppo", "ppo/multi", 1, {"reward": 0.25, "kl": 0.1, "length": 30.0})
-    tracker.log("ppo", "ppo/multi", 2, {"reward": 0.75, "kl": 0.2, "length": float("nan")})
+    tracker.log("ppo", "ppo/morlaif", 1, {"reward": 0.25, "kl": 0.1, "length": 30.0})
+    tracker.log("ppo", "ppo/morlaif", 2, {"reward": 0.75, "kl": 0.2, "length": float("nan")})
     tracker.log("pm", "pm/empathy", 1, {"loss": 0.6})
     tracker.table("samples", ["prompt", "sft", "multi"], [["p", "a sk-secret-1", "b"], ["q", "c", None]])
     tracker.images({"win_rates": folder / "win_rates.png"})
@@ -62,13 +62,13 @@ def tell_all(tracker, folder: Path) -> None:
 
 def test_local_rows(tmp_path):
     tracker = opened({"kind": "local"}, tmp_path, [])
-    tracker.log("ppo", "ppo/multi", 3, {"reward": 0.5, "kl": float("nan")})
+    tracker.log("ppo", "ppo/morlaif", 3, {"reward": 0.5, "kl": float("nan")})
     (row,) = rows(tmp_path)  # before close: each row is flushed
     assert row.pop("time") > 1e9
-    assert row == {"stage": "ppo", "unit": "ppo/multi", "step": 3, "metrics": {"reward": 0.5, "kl": None}}
+    assert row == {"stage": "ppo", "unit": "ppo/morlaif", "step": 3, "metrics": {"reward": 0.5, "kl": None}}
     tracker.close()
     opened({"kind": "local"}, tmp_path, []).log("sft", "sft", 1, {"loss": 1})
-    assert [row["unit"] for row in rows(tmp_path)] == ["ppo/multi", "sft"], "a resumed run appends"
+    assert [row["unit"] for row in rows(tmp_path)] == ["ppo/morlaif", "sft"], "a resumed run appends"
 
 
 def test_tensors_and_numpy_scalars_are_numbers(tmp_path):
@@ -199,13 +199,13 @@ def test_offline_files_hold_everything_promised(tmp_path, monkeypatch):
     assert read.config["ppo"] == {"betas": {"0": 0.9, "1": 0.95}} and read.config["note"] == "x *** y"
 
     # every metric against its own step, with the way that is better
-    assert read.logged("ppo/multi/reward") == [0.25, 0.75] and read.logged("ppo/multi/step") == [1, 2]
-    assert read.logged("ppo/multi/length") == [30.0, None] and read.logged("pm/empathy/loss") == [0.6]
-    reward, kl, length = (read.metrics[f"ppo/multi/{name}"] for name in ("reward", "kl", "length"))
-    assert reward.step_metric == "ppo/multi/step" and reward.summary.max and not reward.summary.min
+    assert read.logged("ppo/morlaif/reward") == [0.25, 0.75] and read.logged("ppo/morlaif/step") == [1, 2]
+    assert read.logged("ppo/morlaif/length") == [30.0, None] and read.logged("pm/empathy/loss") == [0.6]
+    reward, kl, length = (read.metrics[f"ppo/morlaif/{name}"] for name in ("reward", "kl", "length"))
+    assert reward.step_metric == "ppo/morlaif/step" and reward.summary.max and not reward.summary.min
     assert kl.summary.min and not kl.summary.max and not (length.summary.min or length.summary.max)
     assert read.config["goals"] == {
-        "ppo/multi/reward": "maximize", "ppo/multi/kl": "minimize", "pm/empathy/loss": "minimize",
+        "ppo/morlaif/reward": "maximize", "ppo/morlaif/kl": "minimize", "pm/empathy/loss": "minimize",
     }  # fmt: skip
     assert read.summary["win_rate.policy_vs_sft.value"] == 0.9
 

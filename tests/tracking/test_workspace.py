@@ -28,8 +28,8 @@ def test_its_panels_show_what_a_run_tells_its_tracker(spec):
     sections = {s["name"]: s for s in spec["section"]["panelBankConfig"]["sections"]}
     assert list(sections)[:4] == ["Scalarizers", "PPO", "Principles", "Samples and figures"]
     text = json.dumps(spec)
-    for key in ("win_rate.multi_vs_sft.value", "win_rate.multi_vs_single.value", "ppo/multi/reward", "ppo/multi/step",
-                "ppo/multi/score/empathy", "figures/win_rates", "samples"):  # fmt: skip
+    for key in ("win_rate.morlaif_vs_sft.value", "win_rate.morlaif_vs_rlaif.value", "ppo/morlaif/reward",
+                "ppo/morlaif/step", "ppo/morlaif/score/empathy", "figures/win_rates", "samples"):  # fmt: skip
         assert key in text, key
 
 

@@ -61,7 +61,7 @@ class Run:
 class Policy:
     """A policy, found in one run or in several that share it."""
 
-    key: str  # "ppo/<digest>", "sft/<digest>" or "outside/<path or hub id>"
+    key: str  # "ppo/<digest>" or of another method, "sft/<digest>" or "outside/<path or hub id>"
     name: str  # "sft", that of an arm, or of one from outside
     runs: tuple[Run, ...]
     label: str = ""
@@ -131,7 +131,8 @@ class ComparedRuns:
         for name in self._arms:
             for run in self.runs:
                 if name in run.arms:
-                    found.setdefault(f"ppo/{run.units[f'ppo/{name}']}", (name, []))[1].append(run)
+                    method = run.arms[name].method
+                    found.setdefault(f"{method}/{run.units[f'{method}/{name}']}", (name, []))[1].append(run)
         for run in self.runs:
             found.setdefault(f"sft/{run.units['sft']}", (SFT, []))[1].append(run)
         for run in self.runs:
@@ -228,7 +229,9 @@ def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[
     for run in runs:
         folder = inputs[f"evaluate/{run['units']['evaluate']}"]
         details = results.load(RunDetails, folder / "details.json")
-        policies = {arm: inputs[f"ppo/{run['units'][f'ppo/{arm}']}"] for arm in details.arms}
+        policies = {
+            name: inputs[f"{arm.method}/{run['units'][f'{arm.method}/{name}']}"] for name, arm in details.arms.items()
+        }
         curves = {arm: read_lines(policy / "curve.jsonl") for arm, policy in policies.items()}
         found = results.load(RunResults, folder / "results.json")
         made.append(Run(run["name"], run["config"], run["units"], found, details, curves, run["human"]))

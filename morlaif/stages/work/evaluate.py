@@ -21,7 +21,7 @@ from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.overview import Scored
 from morlaif.evaluation.policies import Answered, relative_rows, respond, response_rows
-from morlaif.evaluation.results import CONSTITUTION, PRINCIPLES, SFT, Arm, ArmWeights, Estimate, RunDetails, RunResults
+from morlaif.evaluation.results import SFT, Arm, ArmWeights, Estimate, RunDetails, RunResults
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJudge, RulesJudge
 from morlaif.evaluation.wins import Contest, Two, versus
@@ -29,6 +29,7 @@ from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.files import read_json, read_json_lines
 from morlaif.models.respond import source_pairs
+from morlaif.reward.settings import WHOLE
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
@@ -121,7 +122,7 @@ def _run(job: EvaluateJob) -> _Run:
     scalarizer: ScalarizerSettings = job.reads.scalarizer
     principles = {principle.name: principle.covers for principle in job.reads.principles}
     arms = _arms(job, list(principles), scalarizer)
-    names = [name for name in (*principles, SINGLE) if name in job.needs.pm]
+    names = [name for name in (*principles, *WHOLE.values()) if name in job.needs.pm]
     objectives = {name: made for name in arms if (made := _objective(job, name, arms[name], names)) is not None}
     combined = next((objectives.get(name) for name, arm in arms.items() if arm.of_principles), None)
     return _Run(
@@ -138,12 +139,11 @@ def _run(job: EvaluateJob) -> _Run:
 def _arms(job: EvaluateJob, principles: Sequence[str], scalarizer: ScalarizerSettings) -> dict[str, Arm]:
     """What each arm of the run is, by its name."""
     made = {}
-    for name in job.reads.arms:
-        labels = CONSTITUTION if name == SINGLE else PRINCIPLES
-        columns = [SINGLE] if labels == CONSTITUTION else principles
-        models = [column for column in columns if column in job.needs.pm]
+    for arm in job.reads.arms:
+        models = [name for name in arm.models if name in job.needs.pm]
         whole = "single PM" if models else "single rating"
-        made[name] = Arm(labels, models, whole if labels == CONSTITUTION else scalarizer.name.replace("_", "-"))
+        usual = whole if arm.labels in WHOLE else scalarizer.name.replace("_", "-")
+        made[arm.name] = Arm(arm.labels, models, arm.title or usual, arm.method)
     return made
 
 
@@ -170,12 +170,12 @@ def _objective(job: EvaluateJob, name: str, arm: Arm, models: Sequence[str]) -> 
     # of one score for the whole, the sum is itself
     objective = Objective.load(weights, resolve(job.reads.scalarizer, own) if arm.of_principles else linear)
     if objective.stateful:  # judged as it was when training ended
-        objective.load_state_dict(_read(job.needs.ppo[name] / "objective.json"))
+        objective.load_state_dict(_read(job.needs.policies[name] / "objective.json"))
     return objective
 
 
 def _curve(job: EvaluateJob, arm: str) -> list[dict[str, Any]]:
-    return [row for _, row in read_json_lines(job.needs.ppo[arm] / "curve.jsonl", failure=Damaged)]
+    return [row for _, row in read_json_lines(job.needs.policies[arm] / "curve.jsonl", failure=Damaged)]
 
 
 # --- answers and verdicts -------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def _prompts(job: EvaluateJob, count: int) -> list[list[Message]]:
 def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], score: Score) -> dict[str, Answered]:
     """Of SFT, of each arm, and of the policies from outside."""
     settings = run.settings
-    own = {SFT: job.needs.sft} | {arm: job.needs.ppo[arm] for arm in run.arms}
+    own = {SFT: job.needs.sft} | {arm: job.needs.policies[arm] for arm in run.arms}
     loaders = {policy: partial(policy_of, job, folder) for policy, folder in own.items()}
     for policy, where in settings.policies.items():
         trusted = policy in settings.trust_remote_code
@@ -353,7 +353,7 @@ def _budget(job: EvaluateJob, name: str, arm: Arm) -> budget.Given:
         {model: _manifest(job.needs.pm[model]) for model in arm.models},
         {model: _read(job.needs.feedback[model] / "quality.json") for model in arm.models},
         {model: _manifest(job.needs.feedback[model]) for model in arm.models},
-        _manifest(job.needs.ppo[name]),
+        _manifest(job.needs.policies[name]),
     )
 
 

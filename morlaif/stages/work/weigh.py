@@ -13,6 +13,7 @@ from morlaif.data.records import Example, Message, Pair, load_pairs, load_split
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import pair_accuracy
 from morlaif.models.generate import generate
+from morlaif.reward.settings import WHOLE
 from morlaif.reward.sources import Source
 from morlaif.rl.scores import check_scores
 from morlaif.scalarize.functions import linear
@@ -22,8 +23,6 @@ from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
 from morlaif.stages.weigh import WeighJob
 from morlaif.stages.work.places import policy_of
 from morlaif.stages.work.scoring import SharedSource, open_scores
-
-SINGLE = "single"  # the baseline's one model: there is nothing to weigh
 
 
 def build(job: WeighJob) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def build(job: WeighJob) -> dict[str, Any]:
     details: dict[str, Any] = {"method": settings.method, "responses_from": source}
     zero = settings.zeroed(names)
     mixed = np.array([column.weight for column in job.reads.layout.columns])  # of the parts of a mixture
-    if names == [SINGLE] or settings.method == "equal":
+    if names[0] in WHOLE.values() or settings.method == "equal":
         weights = np.ones(len(names))
     elif settings.method == "given":
         weights = np.array(settings.given(names))

@@ -1,0 +1,118 @@
+"""Settings of the groups `arms`, each one way from labels to a policy, and `extra`, further units of the user's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
+
+from morlaif.errors import UserError, suggest
+from morlaif.settings import DISTINCT, Label, Line, Lines, Params, Settings
+from morlaif.stages.known import METHODS
+
+FORMER = {"multi": "morlaif", "single": "rlaif"}  # what the arms of earlier versions are called now
+CHANGEABLE = ("reward", "weights", "scalarizer")  # groups that an arm may change, besides that of its method
+RESERVED = ("sft", "policy", "gold")  # what results call something else
+
+Labels = Literal["principles", "constitution", "human", "none"]
+
+
+def _method(value: str) -> str:
+    try:
+        METHODS.path(value)
+    except UserError as error:
+        raise ValueError(str(error).removeprefix(f"{METHODS.key}: ")) from None
+    return value
+
+
+def instead(value: Any) -> str:
+    """What to write for a list of arms, as earlier versions took it."""
+    names = value if isinstance(value, list | tuple) else [value]
+    now = ", ".join(FORMER.get(str(name), str(name)) for name in names)
+    return f"is a group of keys now: write arms.select=[{now}] (multi is called morlaif, single rlaif)"
+
+
+class ArmDefaults(Settings):
+    """What a definition may leave out."""
+
+    method: Annotated[Line, AfterValidator(_method)]
+    title: Label | None  # on pages; null: what the reward suggests
+    params: Params  # of a method of your own
+    change: Params  # values for this arm alone: {ppo.kl.coef: 0.1}
+
+    @field_validator("change")
+    @classmethod
+    def _changes_what_is_its_own(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value:
+            group = key.partition(".")[0]
+            if group not in (*CHANGEABLE, *METHODS.known) or "." not in key:
+                offers = ", ".join(f"{one}.<key>" for one in (*CHANGEABLE, *METHODS.known))
+                raise ValueError(f"'{key}': an arm may change {offers}; all else is the same for the arms of a run")
+        return value
+
+
+class Arm(ArmDefaults):
+    """One way from labels to a policy. All else comes from the groups of the run."""
+
+    labels: Labels
+
+
+class Extra(Settings):
+    """A unit of a stage of the user's."""
+
+    stage: Line  # dotted path of a class, or the name that a package gives it
+    needs: Lines  # units, by name: evaluate, pm/helpfulness
+    params: Params  # the fields of what it reads
+
+
+def _names(value: Any) -> Any:
+    if not value or not isinstance(value, list | tuple | str):
+        raise ValueError("names no arm. Give a list such as [morlaif, rlaif]")
+    return (value,) if isinstance(value, str) else value
+
+
+class ArmsSettings(Settings):
+    """Which policies are trained and compared."""
+
+    select: Annotated[tuple[str, ...], BeforeValidator(_names), DISTINCT]  # the first is the run's policy
+    defaults: ArmDefaults
+    definitions: dict[Line, Arm]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple | str):
+            raise ValueError(instead(value))
+        if isinstance(value, Mapping) and all(
+            isinstance(value.get(key), Mapping) for key in ("defaults", "definitions")
+        ):
+            definitions = {
+                name: {**value["defaults"], **own} if isinstance(own, Mapping) else own
+                for name, own in value["definitions"].items()
+            }
+            return {**value, "definitions": definitions}
+        return value
+
+    @field_validator("definitions")
+    @classmethod
+    def _name_folders(cls, value: dict[str, Arm]) -> dict[str, Arm]:
+        for name in value:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED or "_vs_" in name:
+                raise ValueError(f"'{name}': small letters, digits and underscores, and none of {', '.join(RESERVED)}")
+        return value
+
+    @model_validator(mode="after")
+    def _defined(self) -> ArmsSettings:
+        for name in self.select:
+            if name in FORMER and name not in self.definitions:
+                raise ValueError(f"select: '{name}' is called {FORMER[name]} now")
+            if name not in self.definitions:
+                known = ", ".join(self.definitions)
+                raise ValueError(f"select: no arm '{name}'.{suggest(name, self.definitions)} Known: {known}")
+        return self
+
+    @property
+    def chosen(self) -> Mapping[str, Arm]:
+        return {name: self.definitions[name] for name in self.select}

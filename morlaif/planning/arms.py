@@ -1,0 +1,201 @@
+"""The arms of a run as they are planned: what each is rewarded by, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
+
+from morlaif.arms import Arm, Labels
+from morlaif.config import Config, changed
+from morlaif.errors import UserError, suggest
+from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
+from morlaif.planning.checks import check_objective
+from morlaif.registry import Registry
+from morlaif.reward.settings import WHOLE, JudgeReward, PMReward, RewardLayout, check, layout, of_whole
+from morlaif.settings import Settings
+from morlaif.stages.evaluate import ArmRead
+from morlaif.stages.feedback import FeedbackReads
+from morlaif.stages.known import METHODS, OTHERS
+from morlaif.stages.scoring import Method, MethodReads
+from morlaif.units.unit import Stage, Unit
+
+S = TypeVar("S", bound=Stage[Any, Any])
+RESERVED = {part.name for part in fields(MethodReads)}  # what a plan gives
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """One arm with the config that it reads."""
+
+    settings: Arm
+    config: Config  # of the run, with what the arm changes
+    layout: RewardLayout  # of its reward
+    method: Method[Any, Any]
+
+    @property
+    def labels(self) -> Labels:
+        return self.settings.labels
+
+    @property
+    def groups(self) -> dict[str, Settings]:
+        found = {name: getattr(self.config, name) for name in Config.model_fields}
+        return {name: value for name, value in found.items() if isinstance(value, Settings)}
+
+    def read(self, name: str) -> ArmRead:
+        """What an evaluation reads of it."""
+        return ArmRead(
+            name=name, labels=self.labels, models=tuple(self.layout.models), title=self.settings.title,
+            method=self.method.name,
+        )  # fmt: skip
+
+
+def arms_of(config: Config) -> dict[str, PlannedArm]:
+    """The arms of a run, by name, the run's policy first.
+
+    Raises:
+        UserError: a mistake in a definition or in the group `reward` that shows before anything is built.
+    """
+    made = {}
+    principles = [principle.name for principle in config.principles.chosen]
+    for name, arm in config.arms.chosen.items():
+        key = f"arms.definitions.{name}"
+        try:
+            own = changed(config, arm.change) if arm.change else config
+        except UserError as error:
+            lines = str(error).splitlines()
+            raise UserError("\n".join(f"{key}.change.{line}" for line in lines)) from None
+        check(own.reward, own.feedback)
+        columns = of_whole(own.reward, arm.labels) if arm.labels in WHOLE else layout(own.reward, principles)
+        made[name] = PlannedArm(arm, own, columns, _method(arm.method, key))
+    return made
+
+
+def _method(name: str, key: str) -> Method[Any, Any]:
+    return _of_class(METHODS, name, key, Method)
+
+
+def stage_of(name: str, key: str) -> Stage[Any, Any]:
+    """A stage of the user's.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _of_class(OTHERS, name, key, Stage)
+
+
+def _of_class(registry: Registry[Any], name: str, key: str, base: type[S]) -> S:
+    try:
+        found = registry.find(name)
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(
+            f"{key}.{registry.key} '{name}': expected a class that inherits {base.__module__}.{base.__name__}"
+        )
+    return found()
+
+
+def fitting(stage: Stage[Any, Any], values: Mapping[str, Any], key: str) -> Any:
+    """`values` as what the stage reads; `key`: of the config that gives those that do not come from the plan.
+
+    Raises:
+        UserError: a stage of the user's has no such field, or one without a value.
+    """
+    known = {part.name: part for part in fields(stage.reads)}
+    for name in values:
+        if name not in known:
+            own = [name for name in known if name not in RESERVED]
+            raise UserError(
+                f"{key}.{name}: stage {stage.name} reads no such thing.{suggest(name, own)} It reads: {own}"
+            )
+    for name, part in known.items():
+        if name not in values and part.default is MISSING and part.default_factory is MISSING:
+            raise UserError(f"{key}.{name} is missing: stage {stage.name} needs it")
+    return stage.reads(**values)
+
+
+def named(units: Sequence[Unit], names: Sequence[str], key: str) -> list[Unit]:
+    """The units of these names.
+
+    Raises:
+        UserError: there is no such unit in the run.
+    """
+    known = {unit.name: unit for unit in units}
+    for name in names:
+        if name not in known:
+            raise UserError(f"{key}: the run has no unit '{name}'.{suggest(name, known)} Known: {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:
+    """
+    Raises:
+        UserError: an arm whose reward needs preference models that nothing labels, or a mistake in an objective.
+    """
+    for name, arm in arms.items():
+        if name in config.eval.policies:
+            raise UserError(f"eval.policies.{name}: an arm of the run is called so; call the policy something else")
+        if arm.labels == "none" and arm.layout.models:
+            models = ", ".join(arm.layout.models)
+            raise UserError(
+                f"arms.definitions.{name}.labels: none, but its reward needs preference models ({models}): give "
+                "labels: principles, or a reward of judges or functions"
+            )
+    of_many = [arm for arm in arms.values() if arm.labels not in WHOLE]
+    for arm in of_many:
+        check_objective(arm.config, arm.layout, trains=True)
+    if not of_many:
+        names = [principle.name for principle in config.principles.chosen]
+        check_objective(config, layout(config.reward, names), trains=False)
+
+
+def arm_problems(config: Config) -> Iterator[str]:
+    """What is wrong with the arms, their rewards and objectives, a line each."""
+    try:
+        check_arms(config, arms_of(config))
+    except UserError as error:
+        yield from str(error).splitlines()
+
+
+def labels_of(config: Config, labels: Labels, models: Sequence[str]) -> dict[str, FeedbackReads]:
+    """What each of `models`, the preference models of some labels, is labelled by."""
+    if not models:
+        return {}
+    seed, judge = config.seed, config.feedback
+    if labels == "constitution":
+        constitution, drawn = tuple(config.principles.constitution), config.principles.verdicts_per_pair
+        reads = FeedbackReads(feedback=judge, constitution=constitution, verdicts_per_pair=drawn, seed=seed)
+        return {WHOLE[labels]: reads}
+    if labels == "human":
+        return {WHOLE[labels]: FeedbackReads(feedback=HumanSettings(source="human"), seed=seed)}
+    chosen = tuple(principle for principle in config.principles.chosen if principle.name in models)
+    shared = shared_reads(judge, chosen)
+    return {p.name: FeedbackReads(feedback=judge, principle=p, seed=seed, **shared) for p in chosen}
+
+
+def reward_reads(config: Config, reward: RewardLayout) -> dict[str, Any]:
+    """What a unit that scores reads besides the names. Of preference models alone, nothing: it needs their units."""
+    if isinstance(reward.reward, PMReward):
+        return {}
+    reads: dict[str, Any] = {"reward": reward}
+    judged = {column.own for part in reward.judges for column in reward.of(part)}
+    if judged:
+        reads["criteria"] = tuple(c for c in _criteria(config.principles, reward.reward) if c.name in judged)
+    if any(judge.engine is None for judge in reward.judges.values()):
+        reads["feedback"] = config.feedback
+    return reads
+
+
+def _criteria(principles: PrinciplesSettings, reward: Any) -> list[Criterion]:
+    """How a judge is asked for the rating under each principle, and for the baseline's overall one."""
+    made = [principles.criterion(principle) for principle in principles.chosen]
+    if isinstance(reward, JudgeReward):
+        constitution = {principle.name: principle for principle in principles.constitution}
+        name = reward.overall or next(iter(constitution))
+        if name not in constitution:
+            known = ", ".join(constitution)
+            hint = suggest(name, constitution)
+            raise UserError(f"reward.overall: no principle '{name}' in the constitution.{hint} Known: {known}.")
+        made.append(principles.criterion(constitution[name], WHOLE["constitution"]))
+    return made
