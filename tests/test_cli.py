@@ -73,6 +73,7 @@ def test_every_mistake_of_a_config_is_told_at_once(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_checked_before_its_first_job(tmp_path):
     done = morlaif("-m", "ppo.steps=1,2,many", cwd=tmp_path)
     assert done.returncode == 2 and "ppo.steps='many'" in done.stderr
@@ -104,6 +105,7 @@ def planned(cwd, *arguments: str) -> list[list[str]]:
     return [line.split()[:3] for line in lines if line.endswith("to do")]
 
 
+@pytest.mark.slow
 def test_fewer_principles_are_a_subset_of_the_same_units(tmp_path):
     def models(*arguments: str) -> set[tuple[str, ...]]:
         return {(name, digest) for stage, name, digest in planned(tmp_path, *arguments) if stage in ("feedback", "pm")}
@@ -111,6 +113,7 @@ def test_fewer_principles_are_a_subset_of_the_same_units(tmp_path):
     assert models("principles.count=4") < models()
 
 
+@pytest.mark.slow
 def test_a_changed_scalarizer_changes_only_what_comes_after_it(tmp_path):
     def units(*arguments: str) -> dict[str, str]:
         return {name: digest for _, name, digest in planned(tmp_path, *arguments)}

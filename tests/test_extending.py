@@ -25,11 +25,13 @@ def test_the_page_shows_the_files_as_they_are(name, text):
     assert text.strip() in (PLUGIN / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", re.findall(r"^    morlaif (.+)$", PAGE, flags=re.MULTILINE))
 def test_each_command_of_the_page_means_a_run(plugin, command):
     assert told(command) == ""
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_its_presets(plugin):
     tree = composed("ppo=brief")
     assert (tree.ppo.max_new_tokens, tree.ppo.steps) == (40, composed("ppo=toy").ppo.steps)
@@ -44,6 +46,7 @@ def test_a_folder_brings_its_presets():
     assert "no such option in group 'ppo'" in told("ppo=brief")
 
 
+@pytest.mark.slow
 def test_a_command_finds_them(plugin, tmp_path):
     env = {"PYTHONPATH": plugin}
     assert re.search(

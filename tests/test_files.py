@@ -70,6 +70,7 @@ def test_numbers_that_are_none_are_refused_where_that_is_asked_for(tmp_path, raw
     assert isinstance(read_json(path), list)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("raw", "told"), YAMLS, ids=lambda value: str(value)[:20])
 def test_broken_yaml(tmp_path, raw, told):
     path = tmp_path / "a.yaml"

@@ -112,6 +112,7 @@ def test_a_mistake_is_one_line_with_what_would_be_right(command, line):
     assert "hydra.cc" not in said and "object_type" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

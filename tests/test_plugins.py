@@ -64,6 +64,7 @@ def digests(*overrides: str) -> dict[str, str]:
     return {unit.name: unit.digest for unit in plan(config(*overrides)).units}
 
 
+@pytest.mark.slow
 def test_all_three_in_one_run(plugin, file):
     """Rows become pairs, the judge labels them, a preference model learns that, and PPO learns from the reward."""
     env = {"PYTHONPATH": os.pathsep.join([plugin, str(Path(__file__).parents[1])])}

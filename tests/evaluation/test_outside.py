@@ -56,6 +56,7 @@ def test_a_revision_stands_behind_an_at_sign(tmp_path):
     assert parts_of("./no@where") == ("./no@where", None)
 
 
+@pytest.mark.slow
 def test_only_policies_that_are_compared_may_run_their_own_code(tmp_path):
     given = ["eval.trust_remote_code=[bose]", "+eval.policies.base=gpt2", "dry_run=true"]
     done = cli.morlaif(given, tmp_path)

@@ -129,6 +129,7 @@ def test_retry_after_headers():
     assert 25 < retry_after({"retry-after": later}) <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -257,6 +258,7 @@ def test_unusable_replies_are_invalid_and_counted(pairs, helpfulness, settings_f
         assert server.received == 64
 
 
+@pytest.mark.slow
 def test_a_refusal_at_the_start_tells_nothing_about_log_probabilities(pairs, helpfulness, settings_for, tmp_path):
     with ChatServer(faulty("refusal", (400, {"code": "content_filter", "message": "no"}))) as server:
         verdicts, usage = run(pairs, helpfulness, settings_for(server), tmp_path)

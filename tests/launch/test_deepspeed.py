@@ -28,6 +28,7 @@ def words(tree) -> list:
     return [tree]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_deepspeed_settings_are_those_committed(name):
     made = deepspeed_config(preset(name), Cut(micro=2, accumulation=4), max_grad_norm=1.0)

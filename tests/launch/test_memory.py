@@ -70,6 +70,7 @@ def test_a_policy_is_gathered_to_sample_from_where_it_is_small_alone(large):
     )  # what is gathered anew for each token takes time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sleep", "phase"), [(False, ""), (True, "sampling")])
 def test_vllm_takes_the_share_of_a_gpu_that_it_is_given(sleep, phase):
     made = config("experiment=llama2_70b", "hardware=a100x8_vllm", f"ppo.vllm.sleep={sleep}")
@@ -126,6 +127,7 @@ PEAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", PEAKS)
 def test_the_plan_agrees_with_what_a_gpu_took(tmp_path, sizes):
     """Within a tenth below and a quarter above: what is planned should fit."""
@@ -151,6 +153,7 @@ def test_the_plan_agrees_with_what_a_gpu_took(tmp_path, sizes):
         assert 0.9 < full / (measured["full"] * 1e9) < 1.25
 
 
+@pytest.mark.slow
 def test_advice_prefers_what_changes_no_result():
     made = config("model=llama2_7b", "sft=lora", "pm=lora", "pm.micro_batch_size=32", "hardware=rtx3090")
     (first, *_) = ways_to_fit(made, plan(made), "pm")

@@ -10,6 +10,7 @@ from morlaif.planning.plan import plan
 ALL = {"sft", "respond", "pm", "weigh", "ppo", "evaluate"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "stages"),
     [

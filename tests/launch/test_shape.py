@@ -30,6 +30,7 @@ def count(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_models_have_as_many_parameters(name):
     model, shape = meta(KNOWN[name]), of_path(name)

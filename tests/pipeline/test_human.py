@@ -95,6 +95,7 @@ def return_answers(folder: Path, rater: str, prefers: str = "multi", fails: bool
     (folder / "human" / "answers" / f"{rater}.json").write_text(json.dumps(file))
 
 
+@pytest.mark.slow
 def test_from_the_form_to_the_page(finished, tmp_path):
     store = sorted(path for path in (tmp_path / "store").rglob("*"))
     told = human(tmp_path, "export", prompts=10)

@@ -89,6 +89,7 @@ def test_what_comes_before_is_not_built_again(folder):
     assert changed == {"pm", "weigh", "ppo", "evaluate", "report"}
 
 
+@pytest.mark.slow
 def test_a_label_is_in_no_digest_of_what_is_computed():
     plain = digests([])
     named = digests(["model.name=other", "scalarizer.name=other"])
@@ -97,6 +98,7 @@ def test_a_label_is_in_no_digest_of_what_is_computed():
     assert {name for name in plain if plain[name] != named[name]} <= {"report"}
 
 
+@pytest.mark.slow
 def test_only_a_run_that_allows_code_is_another(folder):
     overrides = [override.format(folder) for override in PLACES["model.path"][0]]
     assert digests(overrides)["sft"] != digests([*overrides, "model.trust_remote_code=true"])["sft"]
@@ -116,6 +118,7 @@ def module(tmp_path, monkeypatch):
     importlib.invalidate_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["my_rules.py", "my_part.py"])
 def test_the_source_of_a_user_s_function_counts(module, file):
     scalarizer = ["scalarizer.name=mine", "scalarizer.function=my_rules.rule", "scalarizer.params={}"]

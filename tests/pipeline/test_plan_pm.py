@@ -22,6 +22,7 @@ def test_one_principle_more_trains_only_itself(kind: str) -> None:
     assert not any(name.startswith("backbone/") for name in more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["toy_heads", "toy_conditioned"])
 def test_what_is_shared_is_trained_anew(kind: str) -> None:
     few, more = (digests(f"pm={kind}", f"principles.count={n}") for n in (11, 12))
@@ -30,6 +31,7 @@ def test_what_is_shared_is_trained_anew(kind: str) -> None:
     assert few["feedback/helpfulness"] == more["feedback/helpfulness"]
 
 
+@pytest.mark.slow
 def test_how_it_is_trained_together_changes_no_digest() -> None:
     plain = digests("pm=toy_trunk")
     assert digests("pm=toy_trunk", "pm.joint=1", "pm.joint_tokens=99", "pm.cache_gb=0") == plain | {
@@ -38,6 +40,7 @@ def test_how_it_is_trained_together_changes_no_digest() -> None:
     assert digests("pm=toy_trunk", "pm.top=1.0")["pm/empathy"] != plain["pm/empathy"]
 
 
+@pytest.mark.slow
 def test_pretrained_models_must_be_named_and_are_pinned(tmp_path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"one")
     given = ["pm=pretrained", "principles.count=1", "arms.select=[morlaif]", f"pm.paths={{helpfulness: {tmp_path}}}"]

@@ -45,6 +45,7 @@ def planned(server, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_another_model_makes_other_units_and_the_same_one_the_same(server, planned):
     first, said, _ = planned("feedback.model_alias=any")
     assert not said
@@ -59,6 +60,7 @@ def test_another_model_makes_other_units_and_the_same_one_the_same(server, plann
         planned("feedback.model=nonsense")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_changes_nothing(server, planned, tmp_path):
     first, _, served = planned()
     overrides = ("feedback=server", "feedback.model=one", f"feedback.base_url={server.base_url}")
@@ -69,12 +71,14 @@ def test_a_server_that_is_gone_changes_nothing(server, planned, tmp_path):
     assert again == first and "Going on with what is known of one.gguf-" in said[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_asks_nobody_looks_nowhere(server, planned):
     planned("stages=[respond]")
     planned("reward=judge", "reward.engine=null", "arms.select=[morlaif]", "stages=[sft]")
     assert not server.looked
 
 
+@pytest.mark.slow
 def test_every_server_of_a_run_is_found():
     engine = "reward.engine.base_url=http://a/v1"
     made = config("reward=judge_server", engine, "reward.engine.model=m", "feedback=server", "arms.select=[morlaif]")

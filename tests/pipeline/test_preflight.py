@@ -48,6 +48,7 @@ def test_a_run_of_the_toy_world_has_none():
     assert problems() == []
 
 
+@pytest.mark.slow
 def test_everything_is_told_at_once():
     lines = problems(
         "feedback=openai", "eval=hf", "data=jsonl", "data.path=gone.jsonl", "model=gpt2", "model.path=./gone",
@@ -62,6 +63,7 @@ def test_everything_is_told_at_once():
     assert len(lines) == 9 and all("\n" not in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -113,6 +115,7 @@ def test_each_room_is_asked(overrides, line, tmp_path):
     assert line in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("driver", "visible", "said"),
     [
@@ -136,6 +139,7 @@ def test_a_gpu_that_is_not_there(monkeypatch, driver, visible, said):
     assert bool(problems("hardware=gpu", "stages=[sft]")) == (not driver)
 
 
+@pytest.mark.slow
 def test_weights_and_biases_without_package_or_key(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
         monkeypatch.delenv(name, raising=False)
@@ -156,6 +160,7 @@ def test_weights_and_biases_without_package_or_key(monkeypatch, tmp_path):
         assert "pip install 'morlaif[wandb]'" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -210,6 +215,7 @@ def test_a_folder_in_place_of_the_ledger(tmp_path):
     assert "a folder is where the ledger's file would be" in lines[0]
 
 
+@pytest.mark.slow
 def test_stages_that_are_not_asked_for_need_nothing():
     later = ["feedback=openai", "eval=hf", "ppo.rollout=vllm", "pm=lora", "pm.base=gpt2", "+eval.policies.x=./gone"]
     assert problems(*later, "stages=[data]") == []
@@ -221,6 +227,7 @@ def test_what_the_store_has_needs_neither_server_nor_key(monkeypatch):
     assert problems("feedback=openai", "ppo.rollout=vllm", "pm=lora", "pm.base=gpt2") == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_no_mistake_of_the_user():
     away = ["feedback=server", f"feedback.{NOBODY}", "stages=[feedback]"]
     with pytest.raises(MachineError, match="nothing listens there"):
@@ -241,6 +248,7 @@ def test_rows_and_dialogues_are_looked_at(tmp_path):
     assert said.startswith("data.path: rows.jsonl, line 1:")
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_for_what_is_not_in_its_cache(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     commits = {"own/gated": fingerprint.Commit(None, "gated: ask"), "own/there": fingerprint.Commit("a" * 40)}
@@ -254,6 +262,7 @@ def test_the_hub_is_asked_for_what_is_not_in_its_cache(monkeypatch):
     assert "the hub does not answer" in "".join(problems(*model, "model.path=own/unknown"))
 
 
+@pytest.mark.slow
 def test_a_sweep_is_looked_at_whole_and_says_nothing_twice():
     jobs = [made("feedback=openai", f"seed={seed}") for seed in (1, 2)] + [made("paths.runs=/dev/null")]
     with pytest.raises(UserError) as told:
@@ -263,6 +272,7 @@ def test_a_sweep_is_looked_at_whole_and_says_nothing_twice():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_its_plan_and_then_what_would_stop_it_without_torch(tmp_path):
     code = """
 import atexit, os, sys

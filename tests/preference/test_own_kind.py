@@ -82,6 +82,7 @@ def test_a_typo_is_told_with_the_near_name() -> None:
     assert "Did you mean 'lora'?" in line and "dotted path" in line
 
 
+@pytest.mark.slow
 def test_from_feedback_to_ppo(plugin, tmp_path: Path) -> None:
     words = [
         "experiment=smoke",

@@ -109,6 +109,7 @@ def test_what_fails_loses_no_other(kind: str, data, llama, pm_settings, tmp_path
     assert isinstance(ends["a"], PMReport) and isinstance(ends["b"], PMReport)
 
 
+@pytest.mark.slow
 def test_a_principle_that_diverges_is_out_and_the_others_go_on(data, llama, pm_settings, tmp_path) -> None:
     """A margin without measure makes one principle's loss overflow; its neighbour learns as if it were alone."""
     # Settings refuse such a margin: it stands for whatever else makes one principle's loss overflow.

@@ -21,6 +21,8 @@ from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.scoring import length_buckets
 from morlaif.preference.train import train_pm
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"epochs": 3, "batch_size": 8, "pooling": "last", "learning_rate": 0.01, "head_learning_rate": 0.05}
 
 
@@ -156,7 +158,6 @@ def test_gradient_checkpointing_changes_nothing(data, llama, pm_settings, tmp_pa
         assert saved["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"loss": "margin"}, {"center": 0.05}, {"ties": "drop"}, {"schedule": "constant"}])
 def test_variants_learn_too(data, llama, pm_settings, tmp_path, change) -> None:
     assert train(data, llama, pm_settings("toy", **QUICK | change), tmp_path / "x").accuracy["value"] >= 0.8

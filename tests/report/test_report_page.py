@@ -23,6 +23,8 @@ from morlaif.stages.report import ReportReads
 from morlaif.stages.work import report
 from morlaif.units.job import Job
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -121,7 +123,6 @@ def test_every_figure_is_drawn_spoken_and_backed_by_a_table(built):
         assert "var(--ink)" in figure or "var(--muted)" in figure
 
 
-@pytest.mark.slow
 def test_labels_without_information_stand_above_all_figures(artifacts, config, tmp_path):
     folders = dict(artifacts())
     evaluated = tmp_path / "evaluate"
@@ -193,7 +194,6 @@ def test_trade_offs_budgets_and_fewer_principles(built):
     assert "People prefer responses that score higher on detail." in text
 
 
-@pytest.mark.slow
 def test_a_language_model_that_judges_here_and_a_policy_from_outside(artifacts, config, tmp_path):
     def elsewhere(details):
         details["judge"] = {"source": "hf", "name": "hf:judge-1b", "cost": {}}
@@ -205,7 +205,6 @@ def test_a_language_model_that_judges_here_and_a_policy_from_outside(artifacts, 
     assert "max-min vs base" in rows_of(html, "Win rates if all answers were as long")
 
 
-@pytest.mark.slow
 def test_a_withheld_figure_gives_its_reason(artifacts, config, tmp_path):
     def withhold(details):
         for rate in details["length_controlled"].values():
@@ -216,7 +215,6 @@ def test_a_withheld_figure_gives_its_reason(artifacts, config, tmp_path):
     assert rate == "withheld: the first answer is longer on 100% of 60 prompts"
 
 
-@pytest.mark.slow
 def test_an_evaluation_without_them_has_a_page_too(artifacts, config, tmp_path):
     def bare(details):
         empty = {key: [] for key in ("models", "labels", "value", "low", "high", "n")}
@@ -245,7 +243,6 @@ def changed(folders, change) -> dict:
     return folders
 
 
-@pytest.mark.slow
 def test_the_halo_of_joint_labels_its_audit_and_the_judge_are_paid_for(artifacts, config, tmp_path):
     found = {
         "pairs": 40, "same_side": {"value": 0.93, "low": 0.88, "high": 0.96, "n": 480}, "mean_difference": 0.06,
@@ -270,7 +267,6 @@ def test_the_halo_of_joint_labels_its_audit_and_the_judge_are_paid_for(artifacts
     assert "so their halo is unknown" in page.text
 
 
-@pytest.mark.slow
 def test_labels_that_no_human_gave_and_nobody_paid_for(artifacts, config, tmp_path):
     def bare(details):
         for quality in details["label_quality"].values():
@@ -307,7 +303,6 @@ def test_the_record_of_the_run_is_filled_in_and_replaced(built, run_record, host
         add_run("<html></html>", run_record)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -325,7 +320,6 @@ def test_small_runs_have_a_page_too(artifacts, config, tmp_path, options):
     assert "nan" not in page.text.lower().split() and "None" not in html.split('id="config"')[0]
 
 
-@pytest.mark.slow
 def test_unknown_values_are_a_dash(artifacts, config, tmp_path):
     folders = artifacts(truth=False)
     file = folders["evaluate"] / "results.json"
@@ -339,7 +333,6 @@ def test_unknown_values_are_a_dash(artifacts, config, tmp_path):
     assert "no valid verdict" in page.text
 
 
-@pytest.mark.slow
 def test_equal_artifacts_give_equal_bytes(built, artifacts, config, tmp_path):
     again, _ = build(artifacts(), config, tmp_path / "again", png=True)
     assert again == built[0]

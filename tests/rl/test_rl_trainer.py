@@ -31,6 +31,7 @@ def test_kl_is_zero_before_the_first_update(small):
     assert row["kl"] == 0.0 and row["kl_k3"] == 0.0
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_other_seed_others(small):
     config = small.settings()
     runs = [small.trainer(config, seed=seed).run().curve for seed in (1, 1, 2)]
@@ -192,6 +193,7 @@ def _words(texts):
     return [text if text.startswith("w") else "" for text in texts]
 
 
+@pytest.mark.slow
 def test_critic_warmup_leaves_the_policy(small):
     for kind, policy in (("shared", "full"), ("separate", "full"), ("adapter", "lora")):
         config = small.settings(
@@ -263,6 +265,7 @@ def test_logged_reward_is_before_kl_and_shaping(small):
         assert math.isclose(row["score/early"], scores[:, 0].mean(), rel_tol=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_before_are_the_untrained_models(small):
     usual = {"samples": 4, "eval_prompts": 5}
     config = small.settings(**usual, **{"optimizer.learning_rate": 5e-2})
@@ -274,6 +277,7 @@ def test_samples_before_are_the_untrained_models(small):
     assert rows[0]["prompt"] == small.prompts[0] and set(rows[0]["scores_after"]) == {"early", "different"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_exported_policy_is_the_trained_one(small, kind, tmp_path):
     from transformers import AutoModelForCausalLM

@@ -311,6 +311,7 @@ def test_symmetric(name: str, data) -> None:
     assert moved == pytest.approx(value(name, r, weights), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", declared("homogeneous", True))
 @settings(max_examples=50, deadline=None)
 @given(r=row(), factor=st.floats(0.01, 50))

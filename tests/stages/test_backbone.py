@@ -78,6 +78,7 @@ def job(name: str, preset: str, inputs: dict[str, Path], root: Path, steps: list
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["toy_heads", "toy_conditioned"])
 def test_one_network_and_a_view_of_it_for_each_principle(preset: str, inputs, tmp_path) -> None:
     shared = job("backbone/principles", preset, inputs, tmp_path, principles=PRINCIPLES)
@@ -97,6 +98,7 @@ def test_one_network_and_a_view_of_it_for_each_principle(preset: str, inputs, tm
     assert bank.score([[{"role": "user", "content": "How do I fix my bicycle?"}]], ["Thank you."]).shape == (1, 2)
 
 
+@pytest.mark.slow
 def test_two_principles_in_one_go_each_in_its_folder(inputs, tmp_path) -> None:
     steps: list = []
     jobs = [job(f"pm/{n}", "toy_trunk", inputs, tmp_path, steps, principle=PRINCIPLES[n]) for n in NAMES]

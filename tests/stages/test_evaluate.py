@@ -361,6 +361,7 @@ def test_nothing_but_two_policies_and_prompts(inputs, tmp_path):
     assert judged["details"]["true_change"] is None and judged["details"]["hacking"]["multi"]["hacked"] == []
 
 
+@pytest.mark.slow
 def test_policies_from_outside_and_a_benchmark_are_told_beside_the_runs_own(inputs, tmp_path):
     rows = [
         {"prompt": e.messages, "chosen": e.chosen, "rejected": e.rejected, "subset": "ab"[i % 2]}

@@ -66,6 +66,7 @@ def responded(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_joint_units_share_their_requests_and_report_the_halo(responded, principles):
     with ChatServer() as server:
         config = settings(server, mode="joint", joint={"audit_fraction": 0.4, "max_tokens": 400})

@@ -206,6 +206,7 @@ def test_same_seed_same_numbers(run):
     assert (first / "model" / "model.safetensors").read_bytes() == (second / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_lora_is_merged_and_its_adapter_left_beside(run, inputs):
     from peft import PeftModel
 
@@ -264,6 +265,7 @@ def test_critic_from_a_preference_model_scores_as_it_does(inputs):
     assert torch.allclose(found, bank.score([SHORT[0]], [SHORT[1]]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_weights(run):
     out, _ = run("half", hardware={"dtype": "bfloat16"})
     assert all(row["first_ratio_error"] == 0 for row in rows(out / "curve.jsonl"))
@@ -277,6 +279,7 @@ def test_what_cannot_work_is_said(run):
         run("overflow", hardware={"dtype": "float16"})
 
 
+@pytest.mark.slow
 def test_adapter_alone(run, inputs, tmp_path):
     """Nothing of the base is written, and the next stages load the aligned policy all the same."""
     changes = {"policy.kind": "lora", "optimizer.learning_rate": 1e-2}
@@ -298,6 +301,7 @@ def test_adapter_alone(run, inputs, tmp_path):
         assert torch.equal(load_policy(moved / "ppo" / "d2")[0](ids).logits, found)
 
 
+@pytest.mark.slow
 def test_the_other_policy_is_left_beside(run):
     """Held-out reward is higher after the first of the two steps."""
     changes = {"eval_every": 1, "keep_other": True, "optimizer.learning_rate": 1e-1}
@@ -340,6 +344,7 @@ def test_killed_stage_leaves_what_the_unbroken_one_does(inputs, tmp_path):
         assert (resumed / name).read_bytes() == (unbroken / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_what_the_objective_learnt_stands_beside_the_policy(run, inputs):
     out, _ = run("learning", scalarizer="lagrangian")
     state = json.loads((out / "objective.json").read_text())

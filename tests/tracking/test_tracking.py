@@ -222,6 +222,7 @@ def test_offline_files_hold_everything_promised(tmp_path, monkeypatch):
     assert [entry.ref for entry in artifact.manifest.contents] == [(tmp_path / "model" / "weights.bin").as_uri()]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_sends_nothing_twice(tmp_path):
     pytest.importorskip("wandb")
     for steps in (2, 3):

@@ -265,6 +265,7 @@ def test_the_page_asks_the_network_for_nothing(built):
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 @pytest.mark.parametrize("width", [1280, 400])
 def test_in_a_browser_every_figure_is_drawn_without_a_word_on_the_console(built, tmp_path, width):
