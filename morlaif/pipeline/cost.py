@@ -11,9 +11,10 @@ from rich.table import Table
 from morlaif.config import Config
 from morlaif.data.records import DATASET
 from morlaif.data.settings import ToyData
+from morlaif.evaluation.settings import OpenAIJudge
 from morlaif.feedback.chunks import PairChunks, arrow_rows
 from morlaif.feedback.estimate import ASSUMED_TOKENS, Estimate, estimate, estimate_ratings
-from morlaif.feedback.label import draw
+from morlaif.feedback.label import Assign, draw
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
@@ -39,9 +40,8 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
             made.append(_unit(unit.name, reads, _pairs(plan, store, config), store, config))
         elif isinstance(reads, ScoringReads) and reads.criteria is not None and not store.has(unit):
             made += _ratings(unit.name, reads, store, config)
-    judge = getattr(config.eval.judge, "engine", None)
-    evaluate = plan.by_name.get("evaluate")
-    if isinstance(judge, OpenAISettings) and respond is not None and evaluate is not None and not store.has(evaluate):
+    judge, evaluate = config.eval.judge, plan.by_name.get("evaluate")
+    if isinstance(judge, OpenAIJudge) and respond is not None and evaluate is not None and not store.has(evaluate):
         made.append(_evaluation(config, judge, store))
     return made
 
@@ -51,7 +51,8 @@ def _unit(name: str, reads: FeedbackReads, pairs: PairChunks | int | None, store
         note = "the number of pairs is not known before the data is read: build stages=[respond], or set data.limit"
         return Estimate(name, 0, 0, 0, 0, 0, 0.0, None, (note,))
     if reads.constitution is not None:
-        assign, together = draw(reads.constitution, reads.verdicts_per_pair, reads.seed), ()
+        together: Sequence[Principle] = ()
+        assign: Assign = draw(reads.constitution, reads.verdicts_per_pair or 1, reads.seed)
     else:
         assign, together = (lambda _: (reads.principle,)), config.principles.chosen
     return estimate(
@@ -106,17 +107,16 @@ def _lengths(config: Config) -> tuple[int, int, int]:
     return prompt, longest, longest
 
 
-def _evaluation(config: Config, judge: OpenAISettings, store: Store) -> Estimate:
-    from morlaif.evaluation.wins import comparisons
+def _evaluation(config: Config, judge: OpenAIJudge, store: Store) -> Estimate:
+    from morlaif.evaluation.wins import contests
 
     prompts = min(config.eval.prompts, config.data.eval) if isinstance(config.data, ToyData) else config.eval.prompts
-    question = config.eval.judge
     overall = Principle(
-        name="overall", question=question.question, description=question.description or "-", covers=("overall",)
+        name="overall", question=judge.question, description=judge.description or "-", covers=("overall",)
     )
-    count = prompts * len(comparisons(config.arms.select, list(config.eval.policies)))
+    count = prompts * len(contests(config.arms.select, list(config.eval.policies)))
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
-    return estimate("evaluate", judge, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
+    return estimate("evaluate", judge.engine, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 
 
 def cost_table(estimates: Sequence[Estimate]) -> Table:
@@ -126,15 +126,24 @@ def cost_table(estimates: Sequence[Estimate]) -> Table:
     for one in estimates:
         add_row(table, one.name, *_cells(one))
     if len(estimates) > 1:
-        numbers = [
-            sum(getattr(one, name) for one in estimates)
-            for name in ("verdicts", "known", "requests", "input_tokens", "output_tokens", "usd")
-        ]
-        times = [one.seconds for one in estimates]
-        add_row(table, ("in all", "bold"), *_cells(Estimate("", *numbers, None if None in times else sum(times))))
+        add_row(table, ("in all", "bold"), *_cells(_sum(estimates)))
     notes = dict.fromkeys(note for one in estimates for note in one.notes)
     table.caption, table.caption_justify = line("\n".join(f"({note})" for note in notes), lines=True), "left"
     return table
+
+
+def _sum(estimates: Sequence[Estimate]) -> Estimate:
+    times = [one.seconds for one in estimates if one.seconds is not None]
+    return Estimate(
+        "",
+        verdicts=sum(one.verdicts for one in estimates),
+        known=sum(one.known for one in estimates),
+        requests=sum(one.requests for one in estimates),
+        input_tokens=sum(one.input_tokens for one in estimates),
+        output_tokens=sum(one.output_tokens for one in estimates),
+        usd=sum(one.usd for one in estimates),
+        seconds=sum(times) if len(times) == len(estimates) else None,
+    )
 
 
 def _cells(one: Estimate) -> tuple[str, ...]:
