@@ -7,7 +7,7 @@ slip of the finger. Every text can be written to a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from dataclasses import Field as DataclassField
 from pathlib import Path
@@ -35,6 +35,10 @@ class Settings(BaseModel):
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     # Fields that name what is read from outside: its content stands in the digest of each unit that reads them.
     reads_outside: ClassVar[Mapping[str, Outside]] = {}
+
+    def pinned(self, commit: Callable[[str, str | None], str | None]) -> dict[str, Any]:
+        """Fields that name several models, anew, each hub id at the `commit` of its revision; see `Contents.pinned`."""
+        return {}
 
 
 # --- Numbers -----------------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from morlaif.errors import suggest
+from morlaif.evaluation.outside import parts_of
 from morlaif.feedback.settings import HfSettings, OpenAISettings
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import (
@@ -90,6 +92,13 @@ class EvalSettings(Settings):
     confidence: Part
     resamples: Annotated[int, Field(ge=100, le=10**6), NUMBER]
     samples: Whole  # prompts whose responses are kept for the report
+
+    def pinned(self, commit: Callable[[str, str | None], str | None]) -> dict[str, Any]:
+        if not self.policies:
+            return {}
+        parts = {name: parts_of(where) for name, where in self.policies.items()}
+        pairs = {name: (path, commit(path, revision)) for name, (path, revision) in parts.items()}
+        return {"policies": {name: path if at is None else f"{path}@{at}" for name, (path, at) in pairs.items()}}
 
     @field_validator("policies")
     @classmethod

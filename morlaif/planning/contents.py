@@ -18,7 +18,6 @@ from morlaif.evaluation.outside import parts_of
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.files import read_json
 from morlaif.models.fingerprint import hub_commit, identity, policy_identity
-from morlaif.preference.settings import PretrainedPM
 from morlaif.registry import of_others
 from morlaif.settings import Settings
 from morlaif.source import source_identity
@@ -75,28 +74,21 @@ class Contents:
     def pinned(self, settings: Some) -> Some:
         """The settings with each hub id's revision as the commit that it stands for: what is loaded is what the digests
         cover, and the same in each process."""
+        held = {name: getattr(settings, name) for name in type(settings).model_fields}
         changes: dict[str, Any] = {}
-        for name in type(settings).model_fields:
-            value = getattr(settings, name)
+        for name, value in held.items():
             if isinstance(value, Settings) and (new := self.pinned(value)) is not value:
                 changes[name] = new
             elif isinstance(value, Mapping):
-                new = {k: self.pinned(v) if isinstance(v, Settings) else v for k, v in value.items()}
-                if any(new[k] is not v for k, v in value.items()):
-                    changes[name] = new
+                inner = {k: self.pinned(v) if isinstance(v, Settings) else v for k, v in value.items()}
+                if any(inner[k] is not v for k, v in value.items()):
+                    changes[name] = inner
         for name, kind in type(settings).reads_outside.items():
-            path = getattr(settings, name)
-            local = kind == "dataset" and settings.path is not None  # a file in its place
+            path = held[name]
+            local = kind == "dataset" and held["path"] is not None  # a file in its place
             if kind != "function" and path is not None and not local:
-                changes["revision"] = self._commit(path, settings.revision, kind)
-        if isinstance(settings, PretrainedPM) and settings.paths:
-            before = settings.revisions or {}
-            commits = {name: self._commit(path, before.get(name), "model") for name, path in settings.paths.items()}
-            changes["revisions"] = before | {name: commit for name, commit in commits.items() if commit is not None}
-        if isinstance(settings, EvalSettings) and settings.policies:
-            parts = {name: parts_of(where) for name, where in settings.policies.items()}
-            pairs = {name: (path, self._commit(path, revision, "model")) for name, (path, revision) in parts.items()}
-            changes["policies"] = {name: path if at is None else f"{path}@{at}" for name, (path, at) in pairs.items()}
+                changes["revision"] = self._commit(path, held["revision"], kind)
+        changes |= settings.pinned(lambda path, revision: self._commit(path, revision, "model"))
         return settings.model_copy(update=changes) if changes else settings
 
     def of(self, reads: Reads) -> dict[str, str]:
@@ -110,13 +102,14 @@ class Contents:
 
     def _walk(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, Settings):
-            for name in type(value).model_fields:
-                at, inner = f"{key}.{name}", getattr(value, name)
+            held = {name: getattr(value, name) for name in type(value).model_fields}
+            for name, inner in held.items():
+                at = f"{key}.{name}"
                 kind = value.reads_outside.get(name)
                 if inner is None:
                     continue
                 if kind == "model":
-                    yield at, self.model(at, inner, value.revision, value.trust_remote_code)
+                    yield at, self.model(at, inner, held["revision"], held["trust_remote_code"])
                 elif kind == "function" and isinstance(inner, list | tuple):
                     named = {f"{at}.{place}": self._function(at, path) for place, path in enumerate(inner)}
                     yield from ((where, made) for where, made in named.items() if made is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -173,6 +173,13 @@ class PretrainedPM(Settings):
     revisions: dict[Line, Line] | None  # of hub ids, where not the main branch
     max_length: Length
     trust_remote_code: bool
+
+    def pinned(self, commit: Callable[[str, str | None], str | None]) -> dict[str, Any]:
+        if not self.paths:
+            return {}
+        before = self.revisions or {}
+        commits = {name: commit(path, before.get(name)) for name, path in self.paths.items()}
+        return {"revisions": before | {name: known for name, known in commits.items() if known is not None}}
 
     def source(self, name: str) -> Source | None:
         """The reward model of a principle."""
