@@ -83,11 +83,21 @@ def _installed(kind: str) -> dict[str, str]:
     return {point.name: point.value.replace(":", ".") for point in entry_points(group=PREFIX + kind)}
 
 
+@cache
+def _installed_kinds() -> tuple[str, ...]:
+    """The kinds of what installed packages offer."""
+    return tuple(group.removeprefix(PREFIX) for group in entry_points().groups if group.startswith(PREFIX))
+
+
+def forget() -> None:
+    """Look anew at what is installed."""
+    _installed.cache_clear()
+    _installed_kinds.cache_clear()
+
+
 def of_others(name: str) -> str | None:
     """The dotted path of code that is not ours behind a text of the config; None: our own, or nothing of the kind."""
     if "." in name:
         return None if name.startswith("morlaif.") else name
-    for group in entry_points().groups:
-        if group.startswith(PREFIX) and (path := _installed(group.removeprefix(PREFIX)).get(name)) is not None:
-            return path
-    return None
+    found = (_installed(kind).get(name) for kind in _installed_kinds())
+    return next((path for path in found if path is not None), None)

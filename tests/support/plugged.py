@@ -37,5 +37,5 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def forget() -> None:
     """What was installed when this process last looked."""
     importlib.invalidate_caches()
-    registry._installed.cache_clear()
+    registry.forget()
     presets.installed.cache_clear()
