@@ -28,13 +28,13 @@ from morlaif.launch import rendezvous
 from morlaif.launch.deepspeed import accelerate_config, deepspeed_config
 from morlaif.launch.local import Node, rank_environment
 from morlaif.launch.processes import free_port, log_name
-from morlaif.units.job import Job
+from morlaif.units.execute import AnyJob
 from morlaif.units.unit import Unit
 
 HEARING = 10.0  # seconds in which every node may tell of a failure
 
 
-def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:
+def build_on_ranks(unit: Unit, job: AnyJob, *, run: Path) -> dict[str, Any] | None:
     """Run the stage of `unit` on `job.hardware.ranks` ranks; its headline numbers. Otherwise as below."""
     end = build_together_on_ranks([unit], [job], run=run)[unit.name]
     if isinstance(end, Exception):
@@ -43,7 +43,7 @@ def build_on_ranks(unit: Unit, job: Job, *, run: Path) -> dict[str, Any] | None:
 
 
 def build_together_on_ranks(
-    units: Sequence[Unit], jobs: Sequence[Job], *, run: Path
+    units: Sequence[Unit], jobs: Sequence[AnyJob], *, run: Path
 ) -> dict[str, dict[str, Any] | Exception]:
     """Run the stage of `units` once for all of them; the headline numbers of each, or its own failure.
 
@@ -101,7 +101,7 @@ def _by_hand(accelerate: Path, arguments: Sequence[str]) -> str:
 
 
 def _follow(
-    node: Node, jobs: Mapping[str, Job], logs: Path, announced: rendezvous.Announcement | None
+    node: Node, jobs: Mapping[str, AnyJob], logs: Path, announced: rendezvous.Announcement | None
 ) -> dict[str, dict[str, Any] | Exception]:
     failures: list[dict[str, Any]] = []
     deaths: list[dict[str, Any]] = []
@@ -110,17 +110,18 @@ def _follow(
     over, until = False, math.inf
     while time.monotonic() < until:
         event = node.next(timeout=0.5)
-        match event and event["kind"]:
-            case "progress":
-                jobs[event["unit"]].on_progress(event["step"], event["total"], event["metrics"])
-            case "built":
-                ends = {name: _end(told, logs) for name, told in event["ends"].items()}
-            case "failed":
-                failures.append(event)
-            case "died":
-                deaths += event["failures"]
-            case "end":
-                over = True
+        if event is not None:
+            match event["kind"]:
+                case "progress":
+                    jobs[event["unit"]].on_progress(event["step"], event["total"], event["metrics"])
+                case "built":
+                    ends = {name: _end(told, logs) for name, told in event["ends"].items()}
+                case "failed":
+                    failures.append(event)
+                case "died":
+                    deaths += event["failures"]
+                case "end":
+                    over = True
         if announced is not None and (event is None or over):  # not for each step told of: the folder is shared
             elsewhere = announced.told()
         if over and (ends is not None or announced is None or len(elsewhere) == announced.others):

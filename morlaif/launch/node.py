@@ -51,12 +51,12 @@ def main(config_file: str, *rank_arguments: str) -> None:
         if hardware.nodes == 1:
             raise
         traceback.print_exc()
-        error = (
+        line = (
             f"the {hardware.nodes} nodes did not find one another in {wait} s (hardware.timeouts.start) at "
             f"{meeting_place(config_file)}: every node must run launch/multinode.sh with an address at which all of "
             "them reach node 0"
         )
-        print(json.dumps({"kind": "failed", "rank": None, "error": error, "user_error": True, "time": time.time()}))
+        print(json.dumps({"kind": "failed", "rank": None, "error": line, "user_error": True, "time": time.time()}))
         sys.exit(1)
 
 

@@ -49,13 +49,11 @@ def main(config_file: str, units_file: str, ds_file: str, log_prefix: str) -> No
             if rank == 0:
                 emit({"kind": "progress", "unit": unit, "step": step, "total": total, "metrics": metrics})
 
-        jobs = [
-            make_job(
-                unit, Store(config.paths.store), config.hardware, *map(Path, places[unit.name]),
-                partial(progress, unit.name),
-            )
-            for unit in units
-        ]  # fmt: skip
+        jobs = []
+        for unit in units:
+            out, keep = map(Path, places[unit.name])
+            on_progress = partial(progress, unit.name)
+            jobs.append(make_job(unit, Store(config.paths.store), config.hardware, out, keep, on_progress))
         alone = len(units) == 1
         ends = {units[0].name: build_here(units[0], jobs[0])} if alone else build_together_here(units, jobs)
         from morlaif.ranks import barrier

@@ -96,9 +96,8 @@ def _llama(kind: str, config: Mapping[str, Any]) -> Dimensions:
 
 def of_model(model: ModelSettings) -> Dimensions | None:
     """The shape of the run's base; a model made from nothing may get a smaller vocabulary than this."""
-    scratch = model.scratch
-    if scratch is None:
-        return of_path(model.path, model.revision)
+    if (scratch := model.scratch) is None:
+        return None if model.path is None else of_path(model.path, model.revision)
     return of_config({
         "model_type": "llama", "vocab_size": scratch.vocab_size, "hidden_size": scratch.hidden_size,
         "intermediate_size": scratch.intermediate_size, "num_hidden_layers": scratch.layers,

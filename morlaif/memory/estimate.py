@@ -236,6 +236,7 @@ def host_bytes(memory: StageMemory, hardware: HardwareSettings) -> float:
 def _kept(shape: Dimensions, lora: tuple[int, float] | None, stacked: int) -> tuple[float, float]:
     """Numbers that autograd keeps of one token in one block, and how many of them belong to norms."""
     h, m = shape.width, shape.inner
+    numbers: float
     if shape.kind == "gpt2":
         numbers, norms = 12 * h + 4 * m, 4 * h
     else:

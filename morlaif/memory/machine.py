@@ -9,7 +9,7 @@ from morlaif.hardware import HardwareSettings
 from morlaif.memory.dimensions import Dimensions
 from morlaif.memory.estimate import LOGITS, Item, Layout, Rows, StageMemory
 from morlaif.models.settings import LoRASettings
-from morlaif.preference.kinds import Footprint
+from morlaif.preference.kind import Footprint
 
 UNKNOWN_PROMPT = 512  # tokens, where the settings leave the prompt's length to the model
 FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; frozen weights need no gradient

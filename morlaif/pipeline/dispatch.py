@@ -10,7 +10,7 @@ from typing import Any
 from morlaif.hardware import HardwareSettings
 from morlaif.launch.backends import Backend, InProcess, Workers
 from morlaif.pipeline.display import Display
-from morlaif.pipeline.record import Run
+from morlaif.pipeline.record import Run, UnitState
 from morlaif.signals import Ended, say_ended
 from morlaif.texts import file_name
 from morlaif.tracking import Tracker
@@ -101,7 +101,7 @@ class Dispatcher:
             case "failed":
                 self._fail(unit, event)
 
-    def _finish(self, unit: Unit, state: str, seconds: float = 0.0) -> None:
+    def _finish(self, unit: Unit, state: UnitState, seconds: float = 0.0) -> None:
         if state == "cached":
             for row in read_metrics(self.store.folder(unit)):
                 self.tracker.log(unit.stage.name, unit.name, row["step"], row["metrics"])
@@ -116,7 +116,7 @@ class Dispatcher:
 
     def _fail(self, unit: Unit, event: dict[str, Any]) -> None:
         seconds = self._spent(unit)
-        log = None
+        log: Path | None = None
         if event["traceback"]:
             log = Path("logs") / f"{file_name(unit.name)}.traceback.txt"
             path = self.run.folder / log
@@ -127,5 +127,5 @@ class Dispatcher:
                 log = None
         self.failed.add(unit.name)
         self.mistaken |= event["user_error"]
-        self.run.set(unit, "failed", seconds, event["error"], log and str(log))
+        self.run.set(unit, "failed", seconds, event["error"], None if log is None else str(log))
         self.display.end(unit, "failed", seconds)

@@ -57,8 +57,9 @@ class Display:
         if unit.name in self.tasks:
             steps = f"{step:,}/{total:,}" if total else f"{step:,}"
             name = next((name for name in SHOWN_FIRST if name in metrics), next(iter(metrics), None))
-            fields = {"metric": f"{visible(name)} {metrics[name]:.3g}"} if name else {}
-            self.bars.update(self.tasks[unit.name], completed=step, total=total, steps=steps, **fields)
+            self.bars.update(self.tasks[unit.name], completed=step, total=total, steps=steps)
+            if name:
+                self.bars.update(self.tasks[unit.name], metric=f"{visible(name)} {metrics[name]:.3g}")
 
     def end(self, unit: Unit, state: str, seconds: float) -> None:
         if unit.name in self.tasks:

@@ -12,6 +12,7 @@ from morlaif.errors import UserError
 from morlaif.files import read_json
 from morlaif.models.headers import read_header
 from morlaif.models.place import folder_of
+from morlaif.models.settings import NoSFT, SampleResponses
 from morlaif.preference.kinds import kind_of
 
 POSITIONS = ("max_position_embeddings", "n_positions")  # as config.json calls them
@@ -22,10 +23,9 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
     path, scratch = config.model.path, config.model.scratch
     own = None if path is None else folder_of(path, config.model.revision)
     positions = scratch.max_positions if path is None and scratch else _positions(own)
-    trained, sampled = config.sft.method != "none" and "sft" in stages, config.respond.source == "sample"
-    if trained:
+    if "sft" in stages and not isinstance(config.sft, NoSFT):
         yield from _longer("sft.max_length", config.sft.max_length, positions)
-    if "respond" in stages and sampled:
+    if "respond" in stages and isinstance(config.respond, SampleResponses):
         yield from _no_room("respond.max_new_tokens", config.respond.max_new_tokens, positions)
     if "ppo" in stages:
         yield from _no_room("ppo.max_new_tokens", config.ppo.max_new_tokens, positions)
@@ -36,8 +36,8 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
         yield from _longer("pm.max_length", held.max_length, positions if base is None else _positions(other))
     adapted = "ppo" in stages and config.ppo.policy.kind == "lora"
     for key, settings, folder, used in (
-        ("sft.lora", getattr(config.sft, "lora", None), own, trained),
-        ("pm.lora", held and held.lora, other, "pm" in stages),
+        ("sft.lora", getattr(config.sft, "lora", None), own, "sft" in stages),
+        ("pm.lora", None if held is None else held.lora, other, "pm" in stages),
         ("ppo.policy", config.ppo.policy, own, adapted),
     ):
         if used and settings is not None and folder is not None:

@@ -21,9 +21,9 @@ from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.outside import parts_of
 from morlaif.feedback.reach import look, server_problems
 from morlaif.feedback.settings import FeedbackSettings, HfSettings, JsonlSettings, OpenAISettings
-from morlaif.models.check import folder_problems
+from morlaif.models.check import Kind, folder_problems
 from morlaif.models.fingerprint import hub_commit
-from morlaif.models.place import cached_commit, cached_folder, looks_local, offline
+from morlaif.models.place import Source, cached_commit, cached_folder, looks_local, offline
 from morlaif.models.states import state_problems
 from morlaif.pipeline.fits import fit_problems
 from morlaif.pipeline.served import with_served
@@ -126,8 +126,11 @@ class Preflight:
         if stages & {"backbone", "pm"}:
             kind = kind_of(config.pm)
             used = (*(principle.name for principle in config.principles.chosen), *WHOLE_OF)
-            outside = [(source, "classifier") for name, source in kind.existing.items() if name in used]
-            for source, form in [*outside, *([(kind.base, "trunk")] if kind.base else [])]:
+            outside: list[tuple[Source, Kind]] = [
+                (source, "classifier") for name, source in kind.existing.items() if name in used
+            ]
+            outside += [(kind.base, "trunk")] if kind.base else []
+            for source, form in outside:
                 yield from self._model(source.key, source.path, source.trust_remote_code, form, source.revision)
         if "evaluate" in stages:
             for name, where in config.eval.policies.items():
@@ -146,7 +149,7 @@ class Preflight:
                 self.away.add(line)
             yield line
 
-    def _model(self, key: str, path: str, trusted: bool, kind: str, revision: str | None) -> list[str]:
+    def _model(self, key: str, path: str, trusted: bool, kind: Kind, revision: str | None) -> list[str]:
         def find() -> Iterator[str]:
             yield from folder_problems(key, path, trusted, kind=kind, revision=revision)
             if not looks_local(path) and not Path(path).is_dir() and cached_folder(path, revision) is None:
@@ -167,10 +170,8 @@ class Preflight:
                     yield from self._once(f"{name} {known}", partial(self._server, key, settings, known))
                 case HfSettings(path=None):
                     yield f"{key}.path: give the judge's folder in Hugging Face format, or a hub id"
-                case HfSettings():
-                    yield from self._model(
-                        f"{key}.path", settings.path, settings.trust_remote_code, "causal", settings.revision
-                    )
+                case HfSettings(path=str(path)):
+                    yield from self._model(f"{key}.path", path, settings.trust_remote_code, "causal", settings.revision)
                 case JsonlSettings():
                     yield from self._once(name, partial(_labels, settings))
 

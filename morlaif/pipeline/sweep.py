@@ -107,8 +107,8 @@ def compare_runs(config: Config, command: str, console: Console) -> None:
     if config.dry_run:
         store = Store(config.paths.store)
         for folder in folders:
-            found = read(folder, store)
-            why = f"  left out: {found.why}" if found and not found.evaluated else ""
+            run = read(folder, store)
+            why = f"  left out: {run.why}" if run and not run.evaluated else ""
             say(console, f"{folder}{why}")
         return
     out = runs / SWEEPS / f"comparison-{hash_json(sorted(map(str, folders)))[:8]}"

@@ -93,7 +93,7 @@ def _recorded(keep: Path, on_progress: OnProgress, tell: Callable[[str], None]) 
 def make_job(
     unit: Unit, store: Store, hardware: HardwareSettings, out: Path, keep: Path, on_progress: OnProgress
 ) -> AnyJob:
-    needs = gather(unit.stage.needs, {need.name: store.folder(need) for need in unit.needs})
+    needs: Any = gather(unit.stage.needs, {need.name: store.folder(need) for need in unit.needs})
     return Job(
         unit.stage.name, unit.name, unit.digest, unit.reads, needs, out, keep, store.ledger, unit.seed, hardware,
         on_progress,

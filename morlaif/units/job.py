@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,8 @@ def gather(kind: type[N], folders: Mapping[str, Path]) -> N:
     """
     if kind is dict:
         return dict(folders)  # type: ignore[return-value]
-    hints, parts, given = get_type_hints(kind), fields(kind), {}  # type: ignore[arg-type]
+    hints, parts = get_type_hints(kind), fields(kind)  # type: ignore[arg-type]  # a dataclass, as said above
+    given: dict[str, Any] = {}
     named = {part.name for part in parts if not part.metadata.get("rest")}
     for part in parts:
         own = {

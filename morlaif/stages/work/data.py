@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from morlaif.data.load import Loaded, load
 from morlaif.data.records import save_examples
@@ -11,7 +12,7 @@ from morlaif.stages.data import DataJob
 from morlaif.toy.world import make_world
 
 
-def build(job: DataJob) -> dict:
+def build(job: DataJob) -> dict[str, Any]:
     """Leaves out/dataset (splits sft, train, eval) and, where rows were skipped, out/skipped.jsonl: where and why."""
     settings, seed = job.reads.data, job.reads.seed
     loaded = _made(settings, seed) if isinstance(settings, ToyData) else load(settings, seed)

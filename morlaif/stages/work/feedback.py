@@ -19,7 +19,7 @@ from morlaif.feedback.label import Assign, draw, label_all, label_chunks
 from morlaif.feedback.outcomes import advice
 from morlaif.feedback.quality import Tally, audit_of, halo
 from morlaif.feedback.records import Comparison
-from morlaif.feedback.settings import Principle
+from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.stages.feedback import FeedbackJob
 
 SPLITS = ("train", "eval")
@@ -29,9 +29,9 @@ def build(job: FeedbackJob) -> dict[str, Any]:
     pairs = {split: PairChunks.open(job.needs.respond, split) for split in SPLITS}
     every = PairChunks.chain(list(pairs.values()))
     assign = _assignment(job)
-    together = job.reads.together or ()
-    judge = open_judge(job.reads.feedback, ledger=job.ledger, seed=job.seed, together=together)
-    watch = Watch(judge, getattr(job.reads.feedback, "stop_if", None), job.name)
+    settings, together = job.reads.feedback, job.reads.together or ()
+    judge = open_judge(settings, ledger=job.ledger, seed=job.seed, together=together)
+    watch = Watch(judge, getattr(settings, "stop_if", None), job.name)
     tallies = {split: Tally() for split in SPLITS}
 
     company = together or (job.reads.company.principles if job.reads.company else ())
@@ -44,26 +44,27 @@ def build(job: FeedbackJob) -> dict[str, Any]:
     found = _information(judge, list(tallies.values()))
     watch.judged(found)
     measured = {split: tallies[split].measure(_truth(judge, assign, pairs[split])) for split in SPLITS}
-    report = {**measured, "judge": judge.name, "usage": asdict(judge.usage), "information": found.as_dict()}
+    report: dict[str, Any] = {**measured, "judge": judge.name, "usage": asdict(judge.usage)}
+    report["information"] = found.as_dict()
     if together and (alike := all_alike(_labels(judge, together, every))):
         report["information"]["warnings"].append(alike)
         watch.tell([alike])
-    if together and (audited := audit_of(every, job.reads.feedback.joint.audit_fraction)):
-        report["halo"] = _halo(job, judge, audited, together)
+    joint = settings if together and isinstance(settings, OpenAISettings) else None
+    if joint is not None and (audited := audit_of(every, joint.joint.audit_fraction)):
+        report["halo"] = _halo(job, joint, judge, audited, together)
     (job.out / "quality.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return _headline(measured, judge) | counts
 
 
-def _halo(job: FeedbackJob, judge: Judge, audited: PairChunks, together: Sequence[Principle]) -> dict[str, Any]:
+def _halo(
+    job: FeedbackJob, joint: OpenAISettings, judge: Judge, audited: PairChunks, together: Sequence[Principle]
+) -> dict[str, Any]:
     """Some pairs are asked one principle at a time as well: how far do the joint labels stray?"""
-    settings = job.reads.feedback.model_copy(update={"mode": "logprob"})
+    settings = joint.model_copy(update={"mode": "logprob"})
     apart = open_judge(settings, ledger=job.ledger, seed=job.seed)
     label_all(apart, audited, together, job.ledger.with_name("labelling.lock"), job.progress)
     labels = [
-        {
-            p.name: np.concatenate([part.p_first for part in label_chunks(one, audited, lambda _, p=p: (p,))])
-            for p in together
-        }
+        {p.name: np.concatenate([part.p_first for part in label_chunks(one, audited, _always(p))]) for p in together}
         for one in (judge, apart)
     ]
     return halo(*labels) | {"usd": apart.usage.usd, "requests": apart.usage.requests}
@@ -87,18 +88,23 @@ def _labels(judge: Judge, principles: Sequence[Principle], pairs: PairChunks) ->
 
 def _information(judge: Judge, tallies: Sequence[Tally]) -> Information:
     """What the valid labels of all splits hold."""
-    columns = {
-        name: np.concatenate([tally.column(name)[tally.column("valid")] for tally in tallies])
-        for name in ("p_first", "d_forward", "d_backward")
-    }
-    return information(*columns.values(), letter_mass=judge.usage.mean_letter_mass)
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([tally.column(name)[tally.column("valid")] for tally in tallies])
+
+    return information(
+        column("p_first"), column("d_forward"), column("d_backward"), letter_mass=judge.usage.mean_letter_mass
+    )
 
 
 def _assignment(job: FeedbackJob) -> Assign:
     """Which principles each pair is judged under: the unit's one, or some of the constitution."""
     if job.reads.constitution is not None:
-        return draw(job.reads.constitution, job.reads.verdicts_per_pair, job.reads.seed)
-    principle = job.reads.principle  # none for human labels that stand for no principle
+        return draw(job.reads.constitution, job.reads.verdicts_per_pair or 1, job.reads.seed)
+    return _always(job.reads.principle)
+
+
+def _always(principle: Principle | None) -> Assign:
     return lambda _: (principle,)
 
 
@@ -119,7 +125,7 @@ def _advice(judge: Judge) -> str:
 
 
 def _headline(measured: dict[str, Any], judge: Judge) -> dict[str, Any]:
-    counted: Sequence[dict] = list(measured.values())
+    counted: Sequence[dict[str, Any]] = list(measured.values())
     total = sum(part["n"] for part in counted)
     return {
         "verdicts": total,

@@ -29,9 +29,13 @@ def build(job: RespondJob) -> dict[str, Any]:
         for split in SPLITS:
             # Each split has its own noise: more prompts in one do not change the other.
             seed = int(content_id(job.seed, split), 16) % 2**63
+
+            def report(rows: int, before: int = done) -> None:
+                job.progress(before + rows, total)
+
             responses[split] = sample_pairs(
                 model, tokenizer, examples[split], settings, seed=seed, gather=job.hardware.zero.most_gathered,
-                on_progress=lambda rows, before=done: job.progress(before + rows, total),
+                on_progress=report,
             )  # fmt: skip
             done += len(examples[split])
     for split in SPLITS:

@@ -67,6 +67,7 @@ def _untouched(job: SFTJob, base: ModelSettings) -> dict[str, Any]:
 
 
 def _source(base: ModelSettings) -> Source:
+    assert base.path is not None  # else the model is made from nothing
     return Source(base.path, base.revision, base.trust_remote_code, "model.path", base.attention)
 
 

@@ -60,8 +60,11 @@ def build(job: WeighJob) -> dict[str, Any]:
 
     if settings.normalizer == "none":
         mean, scale = np.zeros_like(mean), np.ones_like(scale)
+    mean_, scale_, direction_, weight_ = (
+        torch.tensor(value, dtype=torch.float32) for value in (mean, scale, direction, weight)
+    )
     objective = Objective(
-        tuple(names), *(torch.tensor(value, dtype=torch.float32) for value in (mean, scale, direction, weight)), linear,
+        tuple(names), mean_, scale_, direction_, weight_, linear,
         normalizer=settings.normalizer, responses=len(responses),
     )  # fmt: skip
     if counted := score.take_facts():
