@@ -30,10 +30,9 @@ from pydantic import TypeAdapter
 from morlaif.data.records import load_pairs
 from morlaif.feedback.records import load_verdicts
 from morlaif.models.load import load_tokenizer
-from morlaif.models.tail import Places
 from morlaif.preference.learners import Texts, score_texts
 from morlaif.preference.metrics import agreement
-from morlaif.preference.model import places, pool, tokenize
+from morlaif.preference.model import pool, tokenize
 from morlaif.preference.pairs import label_pairs
 from morlaif.preference.settings import PMSettings
 from morlaif.preference.tasks import Corpus, Task
@@ -115,8 +114,7 @@ class PeftLearner:
         batch = texts.batch(which)
         inner = self.model.get_base_model()
         states = inner.model(input_ids=batch.ids, use_cache=False).last_hidden_state
-        read = Places.of(places(batch, self.pooling))
-        return inner.score(pool(read.take(states), read, self.pooling)).float()
+        return inner.score(pool(states, batch, self.pooling)).float()
 
     def groups(self):
         learning = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}

@@ -19,7 +19,6 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from morlaif import ranks, sharded
 from morlaif.errors import UserError
 from morlaif.models.cache import ReservedLayer, reserved_cache
-from morlaif.models.kernels import ROTARY
 
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
@@ -239,7 +238,7 @@ def _takes_ready_masks(model: PreTrainedModel, cache: DynamicCache) -> bool:
 
     Not where layers see through windows, or positions are not rotations and may come of the mask itself (ALiBi).
     """
-    rotary = hasattr(sys.modules[type(model).__module__], ROTARY)
+    rotary = hasattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb")  # as model files call it
     plain = all(isinstance(layer, ReservedLayer) for layer in cache.layers)
     return rotary and plain and model.config._attn_implementation == "sdpa"
 

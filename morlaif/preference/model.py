@@ -16,10 +16,8 @@ from morlaif import sharded
 from morlaif.data.chat import prompt_ids, response_ids, shorten
 from morlaif.data.records import Message
 from morlaif.errors import UserError
-from morlaif.models.kernels import quicken
 from morlaif.models.open import check_causal, check_vocabulary, open_model
 from morlaif.models.place import Source
-from morlaif.models.tail import Places, prepare, states_at
 from morlaif.preference.lora import trunk_of
 
 Pooling = Literal["last", "mean"]
@@ -52,8 +50,6 @@ def load_classifier(
     if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
         model.to(device)
         check_causal(source, model)
-        quicken(model)
-        prepare(model)
     return model
 
 
@@ -133,28 +129,23 @@ def pooled_states(model: nn.Module, batch: Batch, how: Pooling, run: Callable[[]
     `run` gets the trunk's last hidden states (K·B, T, H), K copies of the batch one below another; without it, the
     trunk reads the batch.
     """
-    read = Places.of(places(batch, how))
-    return pool(states_at(model, read, run or (lambda: trunk_states(model, batch.ids))), read, how)
+    return pool(trunk_states(model, batch.ids) if run is None else run(), batch, how)
 
 
-def pool(states: Tensor, read: Places, how: Pooling) -> Tensor:
-    """States (K·N, H) at the places `read` -> (K·B, H): that of the last real token (EOS), or their mean.
+def pool(states: Tensor, batch: Batch, how: Pooling) -> Tensor:
+    """States (K·B, T, H) of K copies of the batch -> (K·B, H): that of the last real token (EOS), or their mean.
 
     The last token is found by length, never by comparing ids with the pad token: a pad that equals EOS would hide EOS.
     The mean leaves the prompt out: both responses of a pair share it, and lengths would weigh it differently.
     """
+    rows, width = batch.ids.shape
+    copies = states.view(-1, rows, width, states.shape[-1])
     if how == "last":
-        return states
-    member = read.row == torch.arange(read.rows, device=states.device).unsqueeze(1)  # (B, N)
-    share = (member / member.sum(1, keepdim=True)).to(states.dtype)
-    return (share @ states.view(-1, len(read.flat), states.shape[-1])).flatten(0, 1)
-
-
-def places(batch: Batch, how: Pooling) -> Tensor:
-    """(B, T) bool: the states that `pool` reads."""
-    place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-    ends = batch.lengths.unsqueeze(-1)
-    return (place < ends) & (place >= (batch.starts.unsqueeze(-1) if how == "mean" else ends - 1))
+        return copies[:, torch.arange(rows, device=states.device), batch.lengths - 1].flatten(0, 1)
+    place = torch.arange(width, device=states.device)
+    read = (place >= batch.starts.unsqueeze(1)) & (place < batch.lengths.unsqueeze(1))  # (B, T)
+    weights = (read / read.sum(1, keepdim=True)).to(states.dtype)
+    return (weights.unsqueeze(1) @ copies).flatten(0, 2)
 
 
 def score_batch(model: nn.Module, batch: Batch, how: Pooling) -> Tensor:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
 from morlaif import sharded
-from morlaif.models.kernels import quicken
-from morlaif.models.tail import prepare
 
 
 def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
@@ -38,9 +36,6 @@ def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
     if missing:
         raise ValueError(f"{type(model).__name__} has no {missing[0]}, which {type(made).__name__} needs")
     made.score.requires_grad_(False)
-    if not any(map(sharded.is_sharded, made.parameters())):
-        quicken(made)
-    prepare(made)
     return made.eval()
 
 

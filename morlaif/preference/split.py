@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from morlaif.models.layers import layer_list
-from morlaif.models.tail import prepare
 from morlaif.preference.lora import trunk_of
 
 
@@ -22,7 +21,6 @@ class SplitTrunk:
 
     def __init__(self, model: nn.Module, first: int) -> None:
         _, layers = layer_list(model)
-        prepare(model)
         self.trunk = trunk_of(model)
         self.first = first
         self._part: str | None = None  # None: the whole

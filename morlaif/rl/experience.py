@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from morlaif import ranks
-from morlaif.models.tail import Places
 
 # Batch widths are multiples of this: on a GPU fewer shapes, and what tensor cores like; a CPU computes what is there.
 BUCKET = {"cpu": 1}
@@ -49,7 +48,7 @@ class Batch:
 
     ids: Tensor  # (m, W)
     positions: Tensor  # (1, W) 0 … W - 1
-    read: Places  # the N states before response tokens
+    read: Tensor  # (N,) places, in the flattened batch, of the states before response tokens
     targets: Tensor  # (N,) the response tokens, row after row
     mask: Tensor  # (m, T) bool: where those N stand in a padded response
 
@@ -113,7 +112,7 @@ def collate(
     return Batch(
         ids=torch.tensor(ids, device=device),
         positions=torch.arange(width, device=device)[None],
-        read=Places(torch.tensor(states, device=device), len(ids), width),
+        read=torch.tensor(states, device=device),
         targets=torch.tensor([token for response in responses for token in response], device=device),
         mask=response_mask(responses).to(device),
     )

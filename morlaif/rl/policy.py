@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from morlaif.errors import UserError
-from morlaif.models.kernels import quicken
 from morlaif.models.layers import disable_dropout
-from morlaif.models.tail import states_at
 from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
 from morlaif.rl.logprobs import Entropy, token_logprobs
@@ -45,7 +43,6 @@ class ActorCritic(nn.Module):
         """
         super().__init__()
         disable_dropout(model)
-        quicken(model)
         model.config.use_cache = True
         if settings.critic.kind == "adapter" and critic is None:
             critic = adapter_critic(model, settings)
@@ -68,7 +65,6 @@ class ActorCritic(nn.Module):
             if critic is None:
                 raise ValueError("critic.kind is separate, but no critic was given")
             disable_dropout(critic)
-            quicken(critic)
             if self.checkpointing:
                 critic.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.critic = _trunk(critic)  # without the head that it was trained under
@@ -175,10 +171,7 @@ def _trunk(model: PreTrainedModel) -> nn.Module:
 
 
 def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Last hidden states before each response token: (N, H). The last layer leaves prompt and padding out."""
+    """Last hidden states before each response token: (N, H)."""
     trunk = _trunk(model)
-
-    def run() -> Tensor:
-        return trunk(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
-
-    return states_at(trunk, batch.read, run)
+    states = trunk(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
+    return states.flatten(0, 1).index_select(0, batch.read)

@@ -8,7 +8,6 @@ from typing import Any
 
 from morlaif.batches import Cut
 from morlaif.memory.advice import halves
-from morlaif.memory.dimensions import Dimensions
 from morlaif.memory.estimate import Item, Rows, StageMemory
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.rl.settings import PPOSettings
@@ -16,8 +15,6 @@ from morlaif.settings import Settings
 from morlaif.stages.scoring import Method, MethodNeeds, MethodReads
 from morlaif.units.job import Job
 from morlaif.units.unit import Unit
-
-BLOCKS = ("llama", "qwen2")  # models whose last layer leaves out what nobody reads (morlaif.models.tail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +56,11 @@ class PPO(Method[PPOReads, MethodNeeds]):
 
         update = Rows(min(s.micro_batch_size, rollouts), length)
         rank, checkpointing = (s.policy.r, 0.0) if lora else None, s.policy.gradient_checkpointing
-        kept = _kept_whole(s, machine)
         turns = {
             "sampling": sampling,
             "scoring": machine.scoring(),
             "learning": [
-                *layout.activations(kept, update, checkpointing, logits=False, lora=rank),
+                *layout.activations(policy, update, checkpointing, logits=False, lora=rank),
                 machine.logits(update.rows * s.max_new_tokens),
             ],
         }
@@ -119,17 +115,6 @@ def _vllm(s: PPOSettings, machine: Machine) -> list[Item]:
     share = v.gpu_memory_utilization * machine.hardware.machine.device_memory * 1e9
     text = f"vLLM: {v.gpu_memory_utilization:g} of the GPU, its copy of the weights ({copy / 1e9:.1f} GB) among it"
     return [Item("cache", max(share, copy), text)]
-
-
-def _kept_whole(s: PPOSettings, machine: Machine) -> Dimensions:
-    """The policy without its last layer, where that keeps what the response's places need and frees it first.
-
-    See `morlaif.models.tail`; at most half of the places being read, the layer below then has the peak.
-    """
-    layout, policy = machine.layout, machine.policy
-    partly = not layout.cuda and layout.stage == 0 and layout.element == 4 and policy.kind in BLOCKS
-    partly = partly and not s.policy.gradient_checkpointing and s.max_new_tokens <= s.max_prompt_length
-    return replace(policy, layers=policy.layers - 1) if partly and policy.layers > 1 else policy
 
 
 def _one_base(s: PPOSettings, machine: Machine) -> bool:

@@ -12,7 +12,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from morlaif.data.chat import dialogue_ids
 from morlaif.models.load import load_tokenizer
-from morlaif.models.tail import Places
 from morlaif.preference.model import (
     Batch,
     Dialogue,
@@ -20,7 +19,6 @@ from morlaif.preference.model import (
     fingerprint,
     load_classifier,
     pad_batch,
-    places,
     pool,
     score_batch,
     tokenize,
@@ -41,8 +39,7 @@ def test_pooling_reads_the_last_real_token_or_the_response() -> None:
     states = torch.arange(2 * 5 * 1.0).view(2, 5, 1)
     batch = Batch(torch.zeros(2, 5, dtype=torch.long), torch.tensor([1, 2]), torch.tensor([3, 5]))
     for how, want in (("last", [2, 9]), ("mean", [1.5, 8])):
-        read = Places.of(places(batch, how))
-        assert pool(read.take(states), read, how).flatten().tolist() == want
+        assert pool(states, batch, how).flatten().tolist() == want
 
 
 @pytest.mark.parametrize("how", ["last", "mean"])

@@ -153,7 +153,7 @@ def test_collate_points_at_the_state_before_each_token():
     batch = collate(PROMPTS, RESPONSES, 0, CPU)
     assert batch.ids.shape == (3, 7)
     assert batch.targets.tolist() == [20, 21, 1, 22, 23, 24, 25, 1, 26]
-    following = batch.ids.flatten()[batch.read.flat + 1]
+    following = batch.ids.flatten()[batch.read + 1]
     assert torch.equal(following, batch.targets)
     unpacked = batch.unpack(batch.targets.float())
     assert unpacked.tolist() == [[20, 21, 1, 0, 0], [22, 23, 24, 25, 1], [26, 0, 0, 0, 0]]
