@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
 # What does not change a run's numbers is no part of its folder's name.
 OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "report", "compare", "human")
+ADDED = ("arms", "extra")  # keys of the config to which presets of packages add: +extra=<option>
 MOST_JOBS = 1000  # of a sweep; more are a slip of the finger
 
 
@@ -180,7 +181,11 @@ def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Map
         if not key:
             raise UserError(f"'{override.input_line}': there is no key before the equals sign")
         whole = override.package is None and not (override.is_delete() or override.is_sweep_override())
-        if whole and key in keys and key in groups:
+        if whole and key in ADDED and key in groups:
+            if not override.is_add() and not isinstance(value, Mapping):
+                offers = f"It offers {', '.join(sorted(groups[key]))}"
+                raise UserError(f"'{override.input_line}': add an option to what is there: +{key}=<option>. {offers}")
+        elif whole and key in keys and key in groups:
             offers = f"It offers {', '.join(sorted(groups[key]))}"
             if override.is_add() and not isinstance(value, Mapping):
                 raise UserError(f"'{override.input_line}': the group is there already; write {key}=<option>. {offers}")
@@ -190,6 +195,8 @@ def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Map
                 raise UserError(f"'{override.input_line}': give one of the group's options. {offers}")
         elif key == "arms" and override.package is None and not isinstance(value, Mapping):
             raise UserError(f"'{override.input_line}': {instead(value)}")
+        elif key == "extra" and whole and not isinstance(value, Mapping):
+            raise UserError(f"'{override.input_line}': no package and no --config-dir has options of the group 'extra'")
         elif key == "experiment" and value is None and not override.is_delete():
             raise UserError("experiment=null: give one of the group's options, or leave it out: ~experiment.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,3 +31,27 @@ def plugin(tmp_path_factory, monkeypatch):
 
     yield plugged.install(tmp_path_factory.mktemp("site"), monkeypatch)
     plugged.forget()
+
+
+@pytest.fixture
+def edited(plugin, tmp_path, monkeypatch):
+    """Writes a module of the package anew, in a copy of it that comes first."""
+    from plugged import PLUGIN
+
+    home = tmp_path / "edited"
+    shutil.copytree(PLUGIN, home)
+    monkeypatch.syspath_prepend(home)
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "morlaif_plugin"]:
+            del sys.modules[name]
+
+    def edit(module: str, old: str, new: str) -> None:
+        path = home / "morlaif_plugin" / f"{module}.py"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        forget()
+
+    forget()
+    yield edit
+    forget()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import sys
 from pathlib import Path
 
 import cli
 import pytest
 from composed import config, told
-from plugged import PLUGIN
 
 from morlaif.data.check import data_problems
 from morlaif.data.load import input_files, load
@@ -38,28 +35,6 @@ def file(tmp_path) -> Path:
     return made
 
 
-@pytest.fixture
-def edited(plugin, tmp_path, monkeypatch):
-    """Writes a module of the package anew, in a copy of it that comes first."""
-    home = tmp_path / "edited"
-    shutil.copytree(PLUGIN, home)
-    monkeypatch.syspath_prepend(home)
-
-    def forget() -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "morlaif_plugin"]:
-            del sys.modules[name]
-
-    def edit(module: str, old: str, new: str) -> None:
-        path = home / "morlaif_plugin" / f"{module}.py"
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new))
-        forget()
-
-    forget()
-    yield edit
-    forget()
-
-
 def digests(*overrides: str) -> dict[str, str]:
     return {unit.name: unit.digest for unit in plan(config(*overrides)).units}
 
@@ -79,7 +54,7 @@ def test_all_three_in_one_run(plugin, file):
     assert len(list(store.glob("pm/*/manifest.json"))) == 1  # of the baseline; the reward needs none
     (metrics,) = file.parent.glob("runs/*/metrics.jsonl")
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert any("score/plain" in row["metrics"] for row in steps if row["unit"] == "ppo/multi")
+    assert any("score/plain" in row["metrics"] for row in steps if row["unit"] == "ppo/morlaif")
 
 
 def test_editing_code_builds_anew_what_runs_it_and_nothing_else(edited, file):
@@ -87,11 +62,11 @@ def test_editing_code_builds_anew_what_runs_it_and_nothing_else(edited, file):
     before = digests(*command)
     edited("judge", "/ self.words", "/ self.words + 0.0")
     judge = digests(*command)
-    assert {name for name in before if before[name] != judge[name]} >= {"feedback/single", "pm/single", "ppo/single"}
-    assert all(before[name] == judge[name] for name in ("data", "sft", "respond", "ppo/multi"))
+    assert {name for name in before if before[name] != judge[name]} >= {"feedback/single", "pm/single", "ppo/rlaif"}
+    assert all(before[name] == judge[name] for name in ("data", "sft", "respond", "ppo/morlaif"))
     edited("reward", "<= self", "< self")
     reward = digests(*command)
-    assert reward["ppo/multi"] != judge["ppo/multi"] and reward["feedback/single"] == judge["feedback/single"]
+    assert reward["ppo/morlaif"] != judge["ppo/morlaif"] and reward["feedback/single"] == judge["feedback/single"]
     edited("tabs", "[skip:]", "[skip : 30]")
     assert digests(*command)["data"] != reward["data"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from morlaif.launch.processes import die_with_parent
 
-POLICIES = ("sft", "multi", "single")
+POLICIES = ("sft", "morlaif", "rlaif")
 
 
 def tiny_model(folder: Path) -> Path:
@@ -94,7 +94,7 @@ def _rated(config: Any, run: Path) -> None:
     with open(os.devnull, "w") as nowhere:
         rate(config.model_copy(update={"human": study}), "finished", Console(file=nowhere))
     key = json.loads((run / "human" / "key.json").read_text())
-    rows = [{"item": id_, "answer": "a" if item["a"] in ("multi", "on_topic") else "b", "seconds": 3}
+    rows = [{"item": id_, "answer": "a" if item["a"] in ("morlaif", "on_topic") else "b", "seconds": 3}
             for id_, item in key["items"].items()]  # fmt: skip
     answers = {"form": key["form"], "rater": "Ann", "answers": rows}
     (run / "human" / "answers" / "Ann.json").write_text(json.dumps(answers))

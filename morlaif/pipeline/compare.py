@@ -27,6 +27,7 @@ from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.stages.compare import STAGE, CompareReads
+from morlaif.stages.known import NAMES
 from morlaif.texts import say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
@@ -36,7 +37,7 @@ from morlaif.units.store import State, Store
 from morlaif.units.unit import Unit
 
 PAGE = "comparison.html"
-_READ = ("evaluate", "ppo", "sft")  # stages whose artifacts a comparison reads
+_UNREAD = {*NAMES} - {"evaluate", "ppo", "sft"}  # stages whose artifacts no comparison reads
 _CONFIG = {  # keys that it reads of a run's config
     "paths.store": str, "seed": int, "eval.judge": dict, "eval.confidence": float, "eval.resamples": int,
 }  # fmt: skip
@@ -52,6 +53,7 @@ class Found:
     folders: Mapping[str, Path]  # its finished units in whichever store holds them: <stage>/<digest> -> folder
     human: Mapping[str, Any] | None = None  # the raters' answers
     principles: Mapping[str, list[str]] = field(default_factory=dict)  # that its evaluation read: what each covers
+    policies: Sequence[str] = ()  # the units that made those that it evaluated
     damaged: str = ""  # what of it cannot be read
 
     @property
@@ -64,7 +66,8 @@ class Found:
         if self.damaged:
             return False
         evaluate = self.folders.get(f"evaluate/{self.units.get('evaluate')}")
-        curves = [f"ppo/{digest}" in self.folders for name, digest in self.units.items() if name.startswith("ppo/")]
+        units = [f"{name.partition('/')[0]}/{self.units.get(name)}" for name in self.policies]
+        curves = [unit in self.folders for unit in units]
         return evaluate is not None and all(curves)
 
     @property
@@ -134,7 +137,7 @@ def read(folder: Path, store: Store) -> Found | None:
         folders = _folders(record, [Path(config["paths"]["store"]), store.root])
         evaluate = next((unit for unit in record["units"] if unit["name"] == "evaluate"), None)
         place = evaluate and folders.get(f"evaluate/{evaluate['digest']}")
-        return Found(folder, record, config, folders, human, _principles(place) if place else {})
+        return Found(folder, record, config, folders, human, *(_evaluated(place) if place else ()))
     except (UserError, MachineError) as error:
         record = record or {"status": "damaged", "seconds": 0.0, "units": []}
         return Found(folder, record, {}, {}, damaged=str(error))
@@ -159,7 +162,7 @@ def _folders(record: Mapping[str, Any], roots: Sequence[Path]) -> dict[str, Path
     for unit in record["units"]:
         name = f"{unit['stage']}/{unit['digest']}"
         places = [root / name for root in dict.fromkeys(roots) if (root / name / MANIFEST).is_file()]
-        if places and (unit["stage"] in _READ or unit["name"] == "pm/gold"):
+        if places and (unit["stage"] not in _UNREAD or unit["name"] == "pm/gold"):
             wrong = {place: damage(place) for place in places}
             places = [place for place in places if wrong[place] is None]
             if not places:
@@ -170,8 +173,8 @@ def _folders(record: Mapping[str, Any], roots: Sequence[Path]) -> dict[str, Path
     return folders
 
 
-def _principles(evaluate: Path) -> dict[str, list[str]]:
-    """The principles that an evaluation read, and what each covers in a world of known truth.
+def _evaluated(evaluate: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The principles that an evaluation read, with what each covers in a world of known truth; the policies' units.
 
     Raises:
         Damaged: the evaluation is of a version whose results have another layout.
@@ -181,9 +184,11 @@ def _principles(evaluate: Path) -> dict[str, list[str]]:
         raise Damaged(f"evaluated by version {version} of the stage 'evaluate', whose results have another layout; "
                       "the run's command evaluates it anew")  # fmt: skip
     try:
-        return {p["name"]: p["covers"] for p in manifest["reads"]["principles"]}
+        reads = manifest["reads"]
+        covers = {principle["name"]: principle["covers"] for principle in reads["principles"]}
+        return covers, [f"{arm['method']}/{arm['name']}" for arm in reads["arms"]]
     except (KeyError, TypeError):
-        raise Damaged(f"{evaluate / MANIFEST}: names no principles: written by another version") from None
+        raise Damaged(f"{evaluate / MANIFEST}: names no principles or arms: written by another version") from None
 
 
 def unit_of(runs: Sequence[Found], settings: CompareSettings) -> Unit:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from morlaif.arms import Arm, Labels
 from morlaif.config import Config, changed
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
+from morlaif.params import checked, wanted
 from morlaif.planning.checks import check_objective
 from morlaif.registry import Registry
 from morlaif.reward.settings import WHOLE, JudgeReward, PMReward, RewardLayout, check, layout, of_whole
 from morlaif.settings import Settings
 from morlaif.stages.evaluate import ArmRead
 from morlaif.stages.feedback import FeedbackReads
-from morlaif.stages.known import METHODS, OTHERS
+from morlaif.stages.known import METHODS, NAMES, OTHERS
 from morlaif.stages.scoring import Method, MethodReads
+from morlaif.units.job import Reads, gather
 from morlaif.units.unit import Stage, Unit
 
 S = TypeVar("S", bound=Stage[Any, Any])
@@ -72,7 +75,7 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
 
 
 def _method(name: str, key: str) -> Method[Any, Any]:
-    return _of_class(METHODS, name, key, Method)
+    return _of_class(METHODS, name, key, Method, MethodReads)
 
 
 def stage_of(name: str, key: str) -> Stage[Any, Any]:
@@ -81,38 +84,35 @@ def stage_of(name: str, key: str) -> Stage[Any, Any]:
     Raises:
         UserError: there is none.
     """
-    return _of_class(OTHERS, name, key, Stage)
+    return _of_class(OTHERS, name, key, Stage, Reads)
 
 
-def _of_class(registry: Registry[Any], name: str, key: str, base: type[S]) -> S:
+def _of_class(registry: Registry[Any], name: str, key: str, base: type[S], reads: type[Reads]) -> S:
     try:
         found = registry.find(name)
     except UserError as error:
         raise UserError(f"{key}.{error}") from None
+    where = f"{key}.{registry.key} '{name}'"
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise UserError(
-            f"{key}.{registry.key} '{name}': expected a class that inherits {base.__module__}.{base.__name__}"
-        )
+        raise UserError(f"{where}: expected a class that inherits {base.__module__}.{base.__name__}")
+    if lacking := [part for part in ("name", "version", "reads") if not hasattr(found, part)]:
+        raise UserError(f"{where}: the class has no {', '.join(lacking)}")
+    if not issubclass(found.reads, reads):
+        raise UserError(f"{where}: expected as its reads a class that inherits {reads.__module__}.{reads.__name__}")
+    if found.name in NAMES and not (issubclass(found, Method) and found.name in METHODS.known):
+        raise UserError(f"{where}: its name, {found.name}, is that of a stage of ours; call it something else")
     return found()
 
 
-def fitting(stage: Stage[Any, Any], values: Mapping[str, Any], key: str) -> Any:
-    """`values` as what the stage reads; `key`: of the config that gives those that do not come from the plan.
+def fitting(stage: Stage[Any, Any], given: Mapping[str, Any], params: Mapping[str, Any], key: str) -> Any:
+    """What the stage reads: `given` by the plan, `params` by the user under `key`.
 
     Raises:
-        UserError: a stage of the user's has no such field, or one without a value.
+        UserError: one of `params` is unknown, missing or of the wrong type.
     """
-    known = {part.name: part for part in fields(stage.reads)}
-    for name in values:
-        if name not in known:
-            own = [name for name in known if name not in RESERVED]
-            raise UserError(
-                f"{key}.{name}: stage {stage.name} reads no such thing.{suggest(name, own)} It reads: {own}"
-            )
-    for name, part in known.items():
-        if name not in values and part.default is MISSING and part.default_factory is MISSING:
-            raise UserError(f"{key}.{name} is missing: stage {stage.name} needs it")
-    return stage.reads(**values)
+    path = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    fields_left = wanted(stage.reads, {*RESERVED, *given})
+    return stage.reads(**given, **checked(params, fields_left, key=key, path=path, name=stage.name))
 
 
 def named(units: Sequence[Unit], names: Sequence[str], key: str) -> list[Unit]:
@@ -126,6 +126,17 @@ def named(units: Sequence[Unit], names: Sequence[str], key: str) -> list[Unit]:
         if name not in known:
             raise UserError(f"{key}: the run has no unit '{name}'.{suggest(name, known)} Known: {', '.join(known)}")
     return [known[name] for name in names]
+
+
+def check_needs(stage: Stage[Any, Any], units: Sequence[Unit], key: str) -> None:
+    """
+    Raises:
+        UserError: a stage of the user's declares others than these.
+    """
+    try:
+        gather(stage.needs, {unit.name: Path(unit.name) for unit in units})
+    except TypeError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:

@@ -21,7 +21,7 @@ from morlaif.evaluation.settings import PMJudge
 from morlaif.feedback.settings import HumanSettings
 from morlaif.feedback.settings import input_files as feedback_files
 from morlaif.models.settings import SampleResponses
-from morlaif.planning.arms import arms_of, check_arms, fitting, labels_of, named, reward_reads, stage_of
+from morlaif.planning.arms import arms_of, check_arms, check_needs, fitting, labels_of, named, reward_reads, stage_of
 from morlaif.planning.checks import existing_weights, read_outside
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
@@ -117,7 +117,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         method, parts = arm.method, {**common, **own, "weigh": [weighed[-1]]}
         scored["scalarizer"] = LINEAR if arm.labels in WHOLE else arm.config.scalarizer
         own_settings = method.settings(arm.groups, arm.settings.params)
-        reads = fitting(method, scored | own_settings, f"arms.definitions.{name}.params")
+        params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
+        reads = fitting(method, scored | own_settings, params, f"arms.definitions.{name}.params")
         needs = [unit for field in fields(method.needs) for unit in parts[field.name]]
         aligned.append(units.add(method, reads, needs, of=name))
 
@@ -137,8 +138,10 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     units.add(EVALUATE, evaluation, [data, sft, respond, *chain, *weighed, *aligned, *gold], files=bench)
     for name, extra in config.extra.items():
         stage, key = stage_of(extra.stage, f"extra.{name}"), f"extra.{name}"
-        reads = fitting(stage, {"seed": seed, **extra.params}, f"{key}.params")
-        units.add(stage, reads, named(units.made, extra.needs, f"{key}.needs"), name)
+        reads = fitting(stage, {"seed": seed}, extra.params, f"{key}.params")
+        needs = named(units.made, extra.needs, f"{key}.needs")
+        check_needs(stage, needs, f"{key}.needs")
+        units.add(stage, reads, needs, "" if name == stage.name else name)
     page = shown(given, OUTSIDE, keep={"served"})
     units.add(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), list(units.made))
     return Plan(tuple(sorted(units.made, key=_place))).restricted_to(config.stages)

@@ -53,8 +53,9 @@ class RunData:
 
     @property
     def rewarded(self) -> list[str]:
-        """The columns of the policy's reward."""
-        return [key.removeprefix("score/") for key in self.curves[self.policy][0] if key.startswith("score/")]
+        """The columns of the policy's reward, as far as its method tells of them."""
+        first = next(iter(self.curves[self.policy]), {})
+        return [key.removeprefix("score/") for key in first if key.startswith("score/")]
 
     @property
     def reward(self) -> str:

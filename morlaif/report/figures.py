@@ -219,9 +219,11 @@ def training(run: RunData) -> Figure:
     return made
 
 
-def training_principles(run: RunData) -> Figure:
+def training_principles(run: RunData) -> Figure | None:
     """Small multiples: each principle's normalised score during PPO, one scale for all."""
     names = run.rewarded
+    if not names:
+        return None
     columns = 3
     rows = math.ceil(len(names) / columns)
     made, axes = figure(0.5 + 1.02 * rows, rows, columns, sharex=True, sharey=True)

@@ -198,9 +198,12 @@ def matrix_rows(names: Sequence[str], matrix: Matrix) -> Rows:
     return [(words(name), *map(number, row)) for name, row in zip(names, matrix, strict=True)]
 
 
+CURVE = {"reward": 3, "kl": 3, "length": 1}  # digits; a method of a user's may not count tokens
+
+
 def curve_rows(run: RunData) -> Rows:
     return [
-        (run.label(arm), str(row["step"]), number(row["reward"], 3), number(row["kl"], 3), number(row["length"], 1))
+        (run.label(arm), str(row["step"]), *(number(row.get(key), digits) for key, digits in CURVE.items()))
         for arm in run.arms
         for row in run.curves[arm]
     ]
@@ -208,7 +211,7 @@ def curve_rows(run: RunData) -> Rows:
 
 def principle_curve_rows(run: RunData) -> Rows:
     rows = []
-    for arm in run.arms:
+    for arm in [arm for arm in run.arms if run.curves[arm]]:
         first, last = run.curves[arm][0], run.curves[arm][-1]
         for key in (key for key in first if key.startswith("score/")):
             ends = (number(first[key], sign=True), number(last[key], sign=True))

@@ -33,7 +33,7 @@ class PPO(Method[PPOReads, MethodNeeds]):
     resumes = True
 
     def settings(self, groups: Mapping[str, Settings], params: Mapping[str, Any]) -> dict[str, Any]:
-        return {"ppo": groups["ppo"]}
+        return {"ppo": groups["ppo"], **params}
 
     def on_ranks(self, reads: PPOReads) -> bool:
         return True
