@@ -45,7 +45,7 @@ def make_run(root: Path, name: str, judge: dict[str, Any] = RULES, store: str = 
         if stage == "evaluate":
             (out / "responses.jsonl").write_text("")
         about = {"stage": stage, "digest": digest, "summary": {}, "seconds": 1.0, "version": version}
-        about["reads"] = {"principles": principles}
+        about["reads"] = {"principles": principles, "arms": [{"name": "morlaif", "method": "ppo"}]}
         write_manifest(out, about)
     return folder
 
@@ -209,3 +209,20 @@ def test_why_each_run_is_left_out(tmp_path):
     record = json.loads((early / "run.json").read_text())
     (early / "run.json").write_text(json.dumps(record | {"units": record["units"][2:]}))
     assert read(early, store).why == "it made no evaluation; run it with stages=[evaluate]"
+
+
+def test_a_run_whose_policy_is_gone_is_left_out_whatever_its_method(tmp_path):
+    folder = make_run(tmp_path, "a")
+    evaluation = tmp_path / "store" / "evaluate" / "ea"
+    arms = [{"name": "untouched", "method": "untouched"}]
+    about = {"stage": "evaluate", "digest": "ea", "summary": {}, "seconds": 1.0, "version": LAYOUT}
+    (evaluation / "manifest.json").unlink()
+    write_manifest(evaluation, about | {"reads": {"principles": [], "arms": arms}})
+    assert not read(folder, Store(tmp_path / "store")).evaluated
+    record = json.loads((folder / "run.json").read_text())
+    record["units"].append({"name": "untouched/untouched", "stage": "untouched", "digest": "u", "state": "built"})
+    (folder / "run.json").write_text(json.dumps(record))
+    out = tmp_path / "store" / "untouched" / "u"
+    out.mkdir(parents=True)
+    write_manifest(out, {"stage": "untouched", "digest": "u", "summary": {}, "seconds": 1.0})
+    assert read(folder, Store(tmp_path / "store")).evaluated
