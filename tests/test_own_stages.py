@@ -62,6 +62,11 @@ def test_a_name_means_the_same_code_and_the_same_reads(plugin):
     assert units["untouched/untouched"].digest == digests()["untouched/untouched"]
 
 
+def test_the_stage_of_policies_is_that_of_every_method(plugin):
+    assert {"ppo/morlaif", "untouched/untouched"} <= digests("stages=[ppo]").keys()
+    assert "lengths" not in digests("stages=[evaluate]") and "lengths" in digests("stages=[report]")
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -41,6 +41,7 @@ from morlaif.stages.known import NAMES
 from morlaif.stages.places import Places
 from morlaif.stages.pm import STAGE as PM
 from morlaif.stages.pm import PMReads
+from morlaif.stages.ppo import STAGE as PPO
 from morlaif.stages.report import STAGE as REPORT
 from morlaif.stages.report import ReportReads
 from morlaif.stages.respond import STAGE as RESPOND
@@ -144,7 +145,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         units.add(stage, reads, needs, "" if name == stage.name else name)
     page = shown(given, OUTSIDE, keep={"served"})
     units.add(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), list(units.made))
-    return Plan(tuple(sorted(units.made, key=_place))).restricted_to(config.stages)
+    methods = {arm.method.name for arm in arms.values()} if PPO.name in config.stages else set()
+    return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods})
 
 
 def _preference_models(
