@@ -17,6 +17,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,38 +104,56 @@ def _by_hand(accelerate: Path, arguments: Sequence[str]) -> str:
 def _follow(
     node: Node, jobs: Mapping[str, AnyJob], logs: Path, announced: rendezvous.Announcement | None
 ) -> dict[str, dict[str, Any] | Exception]:
-    failures: list[dict[str, Any]] = []
-    deaths: list[dict[str, Any]] = []
-    elsewhere: list[dict[str, Any]] = []
-    ends: dict[str, dict[str, Any] | Exception] | None = None
-    over, until = False, math.inf
+    """Hear this node to its end, and the others as far as they complain; how each unit ended."""
+    heard, elsewhere, until = _Heard(jobs, logs), list[dict[str, Any]](), math.inf
     while time.monotonic() < until:
-        event = node.next(timeout=0.5)
-        if event is not None:
-            match event["kind"]:
-                case "progress":
-                    jobs[event["unit"]].on_progress(event["step"], event["total"], event["metrics"])
-                case "built":
-                    ends = {name: _end(told, logs) for name, told in event["ends"].items()}
-                case "failed":
-                    failures.append(event)
-                case "died":
-                    deaths += event["failures"]
-                case "end":
-                    over = True
-        if announced is not None and (event is None or over):  # not for each step told of: the folder is shared
+        if (event := node.next(timeout=0.5)) is not None:
+            heard.take(event)
+        if announced is not None and (event is None or heard.over):  # not for each step: the folder is shared
             elsewhere = announced.told()
-        if over and (ends is not None or announced is None or len(elsewhere) == announced.others):
+        if heard.over and (heard.ends is not None or announced is None or len(elsewhere) == announced.others):
             break
-        if over or elsewhere:  # complaints of a failure may come before word of it: hear every node, but not for ever
+        if heard.over or elsewhere:  # complaints may come before word of the failure: hear all, but not for ever
             until = min(until, time.monotonic() + HEARING)
-    for one in elsewhere:
-        failures += one["failures"]
-        deaths += one["deaths"]
-    if ends is not None and not failures and not deaths:
-        return ends
-    silent = [Path(one["log"]) for one in elsewhere if not one["failures"] and not one["deaths"]]
-    raise failure(failures, deaths, logs, silent[0] if silent else node.log)
+    return heard.outcome(elsewhere, node.log)
+
+
+@dataclass
+class _Heard:
+    """What the ranks of a unit have told so far."""
+
+    jobs: Mapping[str, AnyJob]
+    logs: Path
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    deaths: list[dict[str, Any]] = field(default_factory=list)
+    ends: dict[str, dict[str, Any] | Exception] | None = None
+    over: bool = False
+
+    def take(self, event: dict[str, Any]) -> None:
+        match event["kind"]:
+            case "progress":
+                self.jobs[event["unit"]].on_progress(event["step"], event["total"], event["metrics"])
+            case "built":
+                self.ends = {name: _end(told, self.logs) for name, told in event["ends"].items()}
+            case "failed":
+                self.failures.append(event)
+            case "died":
+                self.deaths += event["failures"]
+            case "end":
+                self.over = True
+
+    def outcome(self, elsewhere: Sequence[dict[str, Any]], log: Path) -> dict[str, dict[str, Any] | Exception]:
+        """How each unit ended.
+
+        Raises:
+            UserError, ProcessFailed: a rank failed, here or on another node.
+        """
+        failures = self.failures + [event for one in elsewhere for event in one["failures"]]
+        deaths = self.deaths + [event for one in elsewhere for event in one["deaths"]]
+        if self.ends is not None and not failures and not deaths:
+            return self.ends
+        silent = [Path(one["log"]) for one in elsewhere if not one["failures"] and not one["deaths"]]
+        raise failure(failures, deaths, self.logs, silent[0] if silent else log)
 
 
 def _end(told: dict[str, Any], logs: Path) -> dict[str, Any] | Exception:
