@@ -69,7 +69,7 @@ def test_the_rules_judge_needs_no_preference_models(folder):
     }  # fmt: skip
     run = max((folder / "runs").glob("*/results.json"), key=lambda path: path.stat().st_mtime_ns).parent
     results = json.loads((run / "results.json").read_text())
-    assert results["pm_accuracy"] == {} and 0 <= results["win_rate"]["multi_vs_sft"]["value"] <= 1
+    assert results["pm_accuracy"] == {} and 0 <= results["win_rate"]["morlaif_vs_sft"]["value"] <= 1
     page = (run / "report.html").read_text()
     assert "a judge’s ratings under 2 principles" in page and "no pairs were labelled" in page
     assert 'href="#models"' not in page

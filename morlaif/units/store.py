@@ -172,6 +172,7 @@ class Store:
         with self._said():
             about = {
                 **unit.identity,
+                "name": unit.name,  # a digest may call it by an older one
                 "digest": unit.digest,
                 "summary": summary,
                 "seconds": round(seconds, 3),

@@ -48,7 +48,10 @@ def test_random_subsets_are_nested_and_seeded():
         ({"count": 13}, "13 asked for, 12 to choose from"),
         ({"select": ["bias"], "count": 2}, "2 asked for, 1 to choose from"),
         ({"verdicts_per_pair": 99}, "length of the constitution"),
-        ({"definitions": {"single": {"question": "q", "description": "d", "covers": ["bias"]}}}, "names the baseline"),
+        (
+            {"definitions": {"single": {"question": "q", "description": "d", "covers": ["bias"]}}},
+            "names another",
+        ),
         ({"definitions": {"a/b": {"question": "q", "description": "d", "covers": ["bias"]}}}, "name"),
         ({"definitions": {"x": {"question": "q", "description": "d", "covers": []}}}, "covers"),
     ],

@@ -84,7 +84,7 @@ def two(tmp_path_factory) -> Path:
 def test_every_loss_is_that_of_one_process(alone, two):
     (run,) = two.glob("runs/*")
     started = {folder.name for folder in (run / "ranks").iterdir()}
-    assert started >= {"sft", "ppo-multi"} and len([name for name in started if name.startswith("pm-")]) == 1
+    assert started >= {"sft", "ppo-morlaif"} and len([name for name in started if name.startswith("pm-")]) == 1
     for folder in (run / "ranks").iterdir():
         assert json.loads((folder / "ds.json").read_text())["zero_optimization"]["stage"] == 3
     assert_same(alone, two)
@@ -94,7 +94,7 @@ def test_every_loss_is_that_of_one_process(alone, two):
 def test_responses_weights_and_results_are_those_of_one_process(alone, two):
     """What ranks sample, and what they make of its scores; the first one's files alone."""
     (run,) = two.glob("runs/*")
-    assert {"respond", "weigh-multi", "evaluate"} <= {folder.name for folder in (run / "ranks").iterdir()}
+    assert {"respond", "weigh-morlaif", "evaluate"} <= {folder.name for folder in (run / "ranks").iterdir()}
     for name in ("respond/*/pairs/train/data-*.arrow", "evaluate/*/responses.jsonl"):
         first, second = (next(folder.glob(f"store/{name}")) for folder in (alone, two))
         assert texts(first) == texts(second), name

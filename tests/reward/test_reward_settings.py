@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from morlaif.errors import UserError
 from morlaif.feedback.settings import FeedbackSettings
 from morlaif.presets import preset
-from morlaif.reward.settings import RewardSettings, check, find_function, layout, of_baseline
+from morlaif.reward.settings import RewardSettings, check, find_function, layout, of_whole
 
 CONF = Path(__file__).parents[2] / "conf"
 PRINCIPLES = ["helpfulness", "toxicity", "detail"]
@@ -62,8 +62,11 @@ def test_a_mixture_gives_each_column_a_name_of_its_own_and_its_weight():
 
 
 def test_the_baseline_has_a_model_or_one_rating():
-    assert of_baseline(reward(PM)).models == of_baseline(reward(function())).models == ["single"]
-    rated = of_baseline(reward(JUDGE))
+    assert (
+        of_whole(reward(PM), "constitution").models == ["single"] == of_whole(reward(function()), "constitution").models
+    )
+    assert of_whole(reward(JUDGE), "human").models == ["human"]
+    rated = of_whole(reward(JUDGE), "constitution")
     assert rated.names == ["single"] and rated.models == []
 
 
@@ -73,7 +76,7 @@ def test_the_baseline_has_a_model_or_one_rating():
         (JUDGE | {"highest": 10}, "at most 9: 10 is two tokens"),
         (JUDGE | {"max_invalid": 1.0}, "less than 1"),
         (function(names=["a", "a"]), "two columns with one name"),
-        (function(names=["single"]), "and not 'single'"),
+        (function(names=["single"]), "none of single, human"),
         (function(names=["Über"]), "small letters"),
         (mixture(models=PM) | {"weights": {"modles": 1.0}}, "none for the part 'models'.* Did you mean 'modles'"),
         (mixture(models=PM) | {"weights": {"models": 1.0, "x": 1.0}}, "no part 'x'"),
