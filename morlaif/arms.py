@@ -14,7 +14,8 @@ from morlaif.stages.known import METHODS
 
 FORMER = {"multi": "morlaif", "single": "rlaif"}  # what the arms of earlier versions are called now
 CHANGEABLE = ("reward", "weights", "scalarizer")  # groups that an arm may change, besides that of its method
-RESERVED = ("sft", "policy", "gold")  # what results call something else
+# What results call something else, and what digests call the units of our arms and their labels.
+RESERVED = ("sft", "policy", "gold", *FORMER, "principles", "constitution")
 
 Labels = Literal["principles", "constitution", "human", "none"]
 
@@ -106,7 +107,7 @@ class ArmsSettings(Settings):
     @model_validator(mode="after")
     def _defined(self) -> ArmsSettings:
         for name in self.select:
-            if name in FORMER and name not in self.definitions:
+            if name in FORMER:
                 raise ValueError(f"select: '{name}' is called {FORMER[name]} now")
             if name not in self.definitions:
                 known = ", ".join(self.definitions)

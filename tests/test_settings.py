@@ -192,6 +192,8 @@ def tree() -> dict[str, Any]:
         ("arms.select", [], "arms.select=[]: names no arm."),
         ("arms", ["multi"], "arms=['multi']: is a group of keys now: write arms.select=[morlaif]"),
         ("arms.select", ["rlaif", "rlaif"], "names 'rlaif' twice"),
+        ("arms.definitions", {"multi": {"labels": "principles"}}, "'multi': small letters, digits and underscores"),
+        ("arms.definitions", {"constitution": {"labels": "human"}}, "and none of sft, policy, gold, multi, single"),
         ("seed", True, "seed=true: should be a number, not true."),
         ("ppo.temperature", math.inf, "ppo.temperature=inf: should be a finite number."),
         ("feedback.position_bias", math.nan, "feedback.position_bias=nan: should be a finite number."),
