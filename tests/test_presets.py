@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from composed import composed
+from composed import composed, in_full
 from omegaconf import OmegaConf
 
 from morlaif.errors import UserError
@@ -42,3 +42,17 @@ def test_a_preset_of_the_whole_tree_is_none_of_a_group(group, name):
 def test_a_name_that_is_none_is_told_the_near_one():
     with pytest.raises(UserError, match=r"no preset 'to' in ppo/.*Known: paper, toy"):
         preset("ppo", "to")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=3"],
+        ["experiment=quickstart", "ppo.steps=3", "name=a", "ppo=toy_rloo"],
+        ["eval=gold", "principles.count=4", "arms.select=[rlaif]", "paths.store=a b"],
+        ["+extra={}", "name=${data.source}", "ppo.kl={coef: .5}"],
+    ],
+)
+def test_values_set_in_a_copy_are_what_hydra_composes(overrides):
+    assert composed(*overrides) == in_full(*overrides)
+    assert composed("ppo=toy_rloo") == in_full("ppo=toy_rloo"), "the copy is another tree"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shlex
 from functools import cache
 
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,11 +18,43 @@ from morlaif.compose import compose_all, register
 from morlaif.config import Config, validate
 from morlaif.errors import UserError
 from morlaif.mistakes import explain
+from morlaif.presets import options
 from morlaif.usage import read_flags
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
-    """`hydra`: with Hydra's own part."""
+    """What Hydra composes; `hydra`: with its own part.
+
+    Reading the presets takes most of the time, so the same presets are read once, and values set in a copy as Hydra
+    sets them, after all presets (`test_values_set_in_a_copy_are_what_hydra_composes`).
+    """
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    values = [] if hydra else [item for item in parsed if _is_value(item)]
+    kept = {item.input_line for item in values}
+    tree = copy.deepcopy(_presets(tuple(line for line in overrides if line not in kept), hydra))
+    for item in values:
+        OmegaConf.update(tree, item.key_or_group, item.value(), merge=True)
+    return tree
+
+
+def _is_value(override: Override) -> bool:
+    """Whether it sets a key that stands in the tree, rather than choosing a preset, adding or deleting."""
+    plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
+    return plain and override.package is None and override.key_or_group not in _groups()
+
+
+@cache
+def _groups() -> frozenset[str]:
+    return frozenset(["hydra", *options()])
+
+
+@cache
+def _presets(overrides: tuple[str, ...], hydra: bool) -> DictConfig:
+    return in_full(*overrides, hydra=hydra)
+
+
+def in_full(*overrides: str, hydra: bool = False) -> DictConfig:
+    """Composed by Hydra alone."""
     register()
     with initialize_config_module("morlaif.conf", version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=hydra)
