@@ -60,26 +60,6 @@ def read_json_lines(
                 yield number, parse_json(text, where, what, of=of, finite=finite, failure=failure)
 
 
-def read_yaml(path: Path, what: str = "YAML", *, of: type | None = None, failure: Failure = UserError) -> Any:
-    """The value of a YAML file; arguments and errors as in `read_json`."""
-    import yaml
-
-    text = read_text(path, what, failure=failure)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise failure(f"{path}{place}: not YAML ({error.problem or error.context}); expected {what}") from None
-    except yaml.YAMLError as error:
-        raise failure(f"{path}: not YAML ({str(error).splitlines()[0]}); expected {what}") from None
-    except RecursionError:
-        raise failure(f"{path}: YAML nested too deeply; expected {what}") from None
-    except ValueError as error:  # a number or a date that no number or date can be
-        raise failure(f"{path}: {_bad_value(error)}; expected {what}") from None
-    return _checked(value, str(path), what, of, failure)
-
-
 def read_text(path: Path, what: str = "text", *, failure: Failure = UserError) -> str:
     """The text of a UTF-8 file, its byte order mark left out.
 

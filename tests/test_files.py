@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from morlaif import files
 from morlaif.errors import UserError
-from morlaif.files import read_json, read_json_lines, read_text, read_yaml
+from morlaif.files import read_json, read_json_lines, read_text
 
 BROKEN = [  # bytes, what follows the path
     (b"", ": is empty"),
@@ -34,15 +34,6 @@ BROKEN = [  # bytes, what follows the path
     (b"\0\0\0\0", ", column 1: not JSON"),
 ]
 UNBOUNDED = [(b"[NaN]", "NaN"), (b"[-Infinity]", "-Infinity"), (b"[1e999]", "past all bounds")]
-YAMLS = [
-    (b"a: [1,\n b: 2", ":2:6: not YAML"),
-    (b"[" * 1_500, ": YAML nested too deeply"),
-    (b"a: 2001-99-99", ": month must be in 1..12"),
-    (b"9" * 5_000, ": an integer of more than 4,300 digits"),
-    (b"a: \0", ": not YAML"),
-    (b"!!python/object:os.x {}", ":1:1: not YAML"),
-    (b"a: \xff", ": byte 0xff is not UTF-8"),
-]
 
 
 def line_of(path: Path, read, *args, **kwargs) -> str:
@@ -68,14 +59,6 @@ def test_numbers_that_are_none_are_refused_where_that_is_asked_for(tmp_path, raw
     path.write_bytes(raw)
     assert told in line_of(path, read_json, finite=True)
     assert isinstance(read_json(path), list)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("raw", "told"), YAMLS, ids=lambda value: str(value)[:20])
-def test_broken_yaml(tmp_path, raw, told):
-    path = tmp_path / "a.yaml"
-    path.write_bytes(raw)
-    assert line_of(path, read_yaml, "presets").startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +92,7 @@ def test_places_that_are_no_file(tmp_path, monkeypatch):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert line_of(tmp_path / "loop", read_json).startswith(": cannot be read")
     (tmp_path / "file").write_text("{}")
-    assert line_of(tmp_path / "file" / "below", read_yaml).startswith(": cannot be read (Not a directory)")
+    assert line_of(tmp_path / "file" / "below", read_json).startswith(": cannot be read (Not a directory)")
     assert line_of(tmp_path / ("x" * 300), read_json).startswith(": cannot be read (File name too long)")
     with pytest.raises(UserError, match="null byte"):
         read_json(Path("a\0b"))
@@ -122,7 +105,7 @@ def test_places_that_are_no_file(tmp_path, monkeypatch):
 def test_a_byte_order_mark_is_no_damage(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
-    assert read_json(path) == read_yaml(path) == {"a": 1} and list(read_json_lines(path)) == [(1, {"a": 1})]
+    assert read_json(path) == {"a": 1} and list(read_json_lines(path)) == [(1, {"a": 1})]
 
 
 JSON = st.recursive(
@@ -145,7 +128,7 @@ def test_whatever_was_written_is_read(tmp_path, value, ascii_only):
 def test_any_bytes_are_read_or_get_one_line(tmp_path, raw):
     path = tmp_path / "a"
     path.write_bytes(raw)
-    for read in (read_json, read_json_lines, read_yaml, read_text):
+    for read in (read_json, read_json_lines, read_text):
         try:
             found = read(path)
             list(found) if read is read_json_lines else None

@@ -62,12 +62,6 @@ def server_problems(key: str, settings: OpenAISettings, *, away_is_one: bool = T
         yield found.line
 
 
-def server_notes(key: str, settings: OpenAISettings) -> Iterator[str]:
-    """What a user may want to know beforehand, though nothing is wrong."""
-    if os.environ.get(settings.api_key_env or "", "x").strip() and (found := look(settings, key)).state == "loading":
-        yield found.line
-
-
 def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
     """The key from the environment, read now; from then on no text of this process shows it.
 

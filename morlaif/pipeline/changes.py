@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from morlaif.config import Config, validate
+from morlaif.config import Config, changed
 from morlaif.presets import preset
 
 SIZES = ("batch_size", "micro_batch_size", "max_length", "gradient_checkpointing")
@@ -19,21 +19,13 @@ def apply(config: Config, changes: Sequence[str]) -> Config:
     Raises:
         UserError: the result does not validate.
     """
-    tree = config.model_dump(mode="json")
-    for change in changes:
-        key, _, text = change.partition("=")
-        *path, last = key.split(".")
-        if not path:
-            _set_group(tree, key, text)
-            continue
-        place = tree
-        for part in path:
-            place = place[part]
-        place[last] = yaml.safe_load(text)
-    return validate(tree)
+    pairs = [change.split("=", 1) for change in changes]
+    return changed(
+        config, {key: yaml.safe_load(text) if "." in key else _group(config, key, text) for key, text in pairs}
+    )
 
 
-def _set_group(tree: dict[str, Any], group: str, option: str) -> None:
+def _group(config: Config, group: str, option: str) -> dict[str, Any]:
     """An option of a group; sizes that an experiment has set stay as they are."""
-    values = preset(group, option)
-    tree[group] = values | {key: tree[group][key] for key in SIZES if key in values and key in tree[group]}
+    values, now = preset(group, option), getattr(config, group).model_dump(mode="json")
+    return values | {key: now[key] for key in SIZES if key in values and key in now}

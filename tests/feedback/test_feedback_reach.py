@@ -12,7 +12,7 @@ from chat_server import ChatServer
 from servers import llama_cpp, ollama, public, vllm
 
 from morlaif.feedback import reach
-from morlaif.feedback.reach import look, server_notes, server_problems
+from morlaif.feedback.reach import look, server_problems
 from morlaif.feedback.served import Served, allows, find, same
 
 
@@ -221,11 +221,11 @@ def test_money_that_is_spent(server, settings_for):
     assert not problems(settings_for(server))
 
 
-def test_a_server_that_loads_is_no_problem_but_a_note(server, settings_for):
+def test_a_server_that_loads_is_no_problem(server, settings_for):
     server.told["/v1/models"] = (503, {"error": {"message": "Loading model", "code": 503}})
     assert not problems(settings_for(server))
-    (line,) = server_notes("feedback", settings_for(server))
-    assert "not ready yet (503 Loading model)" in line
+    found = look(settings_for(server))
+    assert found.state == "loading" and "not ready yet (503 Loading model)" in found.line
 
 
 def test_proxies_carry_no_request_to_this_machine(server, settings_for, monkeypatch):
