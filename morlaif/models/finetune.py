@@ -37,6 +37,7 @@ from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Example
 from morlaif.errors import UserError
 from morlaif.files import read_json
+from morlaif.models.layers import unfit_for_lora
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT
 from morlaif.ranks import barrier, gather, rank
 
@@ -101,7 +102,7 @@ def finetune(
         train_dataset=rows,
         processing_class=tokenizer,
         callbacks=[_Progress(on_log)],
-        peft_config=_lora(settings.lora) if isinstance(settings, LoRASFT) else None,
+        peft_config=_lora(settings.lora, model) if isinstance(settings, LoRASFT) else None,
     )
     trainer.remove_callback(PrinterCallback)
     outcome = trainer.train(resume_from_checkpoint=ranks.on_first(lambda: _last_checkpoint(keep), patiently=True))
@@ -158,9 +159,10 @@ def _arguments(
     )
 
 
-def _lora(settings: LoRASettings) -> LoraConfig:
+def _lora(settings: LoRASettings, model: PreTrainedModel) -> LoraConfig:
     modules = settings.target_modules
     return LoraConfig(
+        exclude_modules=unfit_for_lora(model) or None,
         task_type="CAUSAL_LM",
         r=settings.r,
         lora_alpha=settings.alpha,

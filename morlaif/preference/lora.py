@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from morlaif.errors import UserError
+from morlaif.models.layers import linear_layers
 from morlaif.models.settings import LoRASettings
 from morlaif.preference.scoring import tokens_at_once
 
@@ -106,30 +108,19 @@ def size(layer: nn.Module) -> tuple[int, int]:
     return inputs, outputs
 
 
-def trunk_of(model: nn.Module) -> nn.Module:
-    """The network below the head."""
-    trunk: nn.Module = getattr(model, str(model.base_model_prefix))
-    return trunk
-
-
-def linear_layers(trunk: nn.Module, prefix: str) -> dict[str, nn.Module]:
-    return {f"{prefix}.{name}": m for name, m in trunk.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-
-
 def forward_tokens(model: nn.Module) -> int:
     """How many padded tokens go through `model` at once where it is."""
-    prefix = str(model.base_model_prefix)
-    layers = linear_layers(getattr(model, prefix, model), prefix).values()
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D))
     widest = max((size(layer)[1] for layer in layers), default=1)
     return tokens_at_once(next(model.parameters()).device.type != "cpu", widest)
 
 
-def targets(model: nn.Module, wanted: str | Sequence[str], among: Iterable[str] | None = None) -> list[str]:
+def targets(model: PreTrainedModel, wanted: str | Sequence[str], among: Iterable[str] | None = None) -> list[str]:
     """Names of the layers to adapt: all linear ones of the trunk, or those that `wanted` ends the name of.
 
     `among`: prefixes (layers of the top) outside of which nothing is adapted.
     """
-    names = sorted(linear_layers(trunk_of(model), str(model.base_model_prefix)))
+    names = sorted(linear_layers(model))
     if wanted != "all-linear":
         for target in wanted:
             if not any(name.endswith("." + target) for name in names):

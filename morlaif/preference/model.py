@@ -16,9 +16,9 @@ from morlaif import sharded
 from morlaif.data.chat import prompt_ids, response_ids, shorten
 from morlaif.data.records import Message
 from morlaif.errors import UserError
+from morlaif.models.layers import trunk_name, trunk_of
 from morlaif.models.open import check_causal, check_vocabulary, open_model
 from morlaif.models.place import Source
-from morlaif.preference.lora import trunk_of
 
 Pooling = Literal["last", "mean"]
 
@@ -113,7 +113,7 @@ def pad_batch(rows: Sequence[Dialogue], pad: int, device: torch.device | str = "
     return Batch(ids.to(device), starts.to(device), lengths.to(device))
 
 
-def trunk_states(model: nn.Module, ids: Tensor) -> Tensor:
+def trunk_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Last hidden states (B, T, H) of right-padded ids (B, T).
 
     No attention mask is given: under causal attention no token sees the padding to its right, and without a mask torch
@@ -123,7 +123,9 @@ def trunk_states(model: nn.Module, ids: Tensor) -> Tensor:
     return states
 
 
-def pooled_states(model: nn.Module, batch: Batch, how: Pooling, run: Callable[[], Tensor] | None = None) -> Tensor:
+def pooled_states(
+    model: PreTrainedModel, batch: Batch, how: Pooling, run: Callable[[], Tensor] | None = None
+) -> Tensor:
     """(K·B, H): what the head reads of each dialogue.
 
     `run` gets the trunk's last hidden states (K·B, T, H), K copies of the batch one below another; without it, the
@@ -148,7 +150,7 @@ def pool(states: Tensor, batch: Batch, how: Pooling) -> Tensor:
     return (weights.unsqueeze(1) @ copies).flatten(0, 2)
 
 
-def score_batch(model: nn.Module, batch: Batch, how: Pooling) -> Tensor:
+def score_batch(model: PreTrainedModel, batch: Batch, how: Pooling) -> Tensor:
     """Scores (B,) in float32, with gradient where `model` has it. `model` is the classifier, adapters inside or not."""
     pooled = pooled_states(model, batch, how)
     layer = head(model)
@@ -161,7 +163,7 @@ def fingerprint(model: PreTrainedModel, heads: bool = False) -> str:
     The same for a causal LM and the classifier made of it, adapters in its layers or not. `heads`: of all weights.
     """
     digest = hashlib.sha256()
-    prefix = f"{model.base_model_prefix}."
+    prefix = f"{trunk_name(model)}."
     for name, weight in sorted(model.state_dict(keep_vars=True).items()):
         if "lora_" in name or not (heads or name.startswith(prefix)):
             continue

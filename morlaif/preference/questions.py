@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from morlaif.errors import UserError
-from morlaif.preference.lora import trunk_of
+from morlaif.models.layers import trunk_of
 from morlaif.preference.model import Batch
 
 if TYPE_CHECKING:

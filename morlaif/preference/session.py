@@ -22,6 +22,7 @@ from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict
 from morlaif.models.adapters import Adapter, adapter_hash, read_adapter, write_adapter
+from morlaif.models.layers import trunk_of
 from morlaif.models.load import load_tokenizer
 from morlaif.models.settings import LoRASettings
 from morlaif.preference.card import write_card
@@ -119,7 +120,7 @@ class Session:
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if not learns:
-            self.running = sharded.run_frozen(getattr(model, model.base_model_prefix))
+            self.running = sharded.run_frozen(trunk_of(model))
         weights = fingerprint(model)
         origin = {
             "path": source.path, "revision": source.revision, "own": self.corpus.own_base,

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from morlaif.models.layers import layer_list
-from morlaif.preference.lora import trunk_of
+from morlaif.models.layers import layer_list, trunk_of
 
 
 class SplitTrunk:
@@ -19,7 +19,7 @@ class SplitTrunk:
     rank passes the same layers, whatever its data.
     """
 
-    def __init__(self, model: nn.Module, first: int) -> None:
+    def __init__(self, model: PreTrainedModel, first: int) -> None:
         _, layers = layer_list(model)
         self.trunk = trunk_of(model)
         self.first = first

@@ -17,6 +17,7 @@ from morlaif import sharded
 from morlaif.errors import UserError
 from morlaif.models.adapters import Adapter, read_adapter
 from morlaif.models.check import adapter_problems
+from morlaif.models.layers import unfit_for_lora
 from morlaif.models.open import check_vocabulary, open_config, open_model
 from morlaif.models.place import Source, absolute
 from morlaif.rl.settings import PPOSettings
@@ -29,6 +30,7 @@ def lora_config(model: nn.Module, settings: PPOSettings) -> LoraConfig:
         lora_alpha=settings.policy.alpha,
         lora_dropout=0.0,
         target_modules=settings.policy.target_modules,
+        exclude_modules=unfit_for_lora(model) or None,
         fan_in_fan_out=_transposed(model),
         task_type="CAUSAL_LM",
     )

@@ -11,8 +11,20 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from morlaif.models.head import Head
+
 Entropy: TypeAlias = Literal["none", "value", "gradient"]
 CHUNK = {"cpu": 2**24, "cuda": 2**27}  # logits alive at once: 64 MB in float32, or on a GPU, which wants more work, 512
+
+
+def logprobs_of(
+    head: Head, hidden: Tensor, targets: Tensor, temperature: float, entropy: Entropy = "none"
+) -> tuple[Tensor, Tensor | None]:
+    """`token_logprobs` under a model's own head, whatever it does to its logits."""
+    if not head.plain:
+        return _from_logits(head.logits(hidden), targets, temperature, entropy)
+    softcap = None if head.softcap is None else head.softcap / head.scale  # a scale is a temperature
+    return token_logprobs(hidden, head.layer, targets, temperature / head.scale, softcap, entropy)
 
 
 def token_logprobs(
@@ -44,6 +56,10 @@ def token_logprobs(
     logits = head(hidden).float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
+    return _from_logits(logits, targets, temperature, entropy)
+
+
+def _from_logits(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy) -> tuple[Tensor, Tensor | None]:
     table = (logits / temperature).log_softmax(-1)
     with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
         uncertain = None if entropy == "none" else -(table.exp() * table).sum(-1)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from morlaif.errors import UserError
-from morlaif.models.layers import disable_dropout
+from morlaif.models.head import Head, head_of, last_states
+from morlaif.models.layers import disable_dropout, trunk_of
 from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
-from morlaif.rl.logprobs import Entropy, token_logprobs
+from morlaif.rl.logprobs import Entropy, logprobs_of
 from morlaif.rl.settings import PPOSettings
 
 
@@ -57,7 +58,8 @@ class ActorCritic(nn.Module):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.checkpointing = settings.policy.gradient_checkpointing
         self.temperature = settings.temperature
-        self.softcap: float | None = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.heads: dict[bool, Head] = {False: head_of(model)}  # True: the reference's
+        self.heads[True] = self.heads[False] if self.reference is None else head_of(self.reference)
         self.entropy_grad = settings.entropy_coef > 0
 
         self.critic = None
@@ -67,7 +69,7 @@ class ActorCritic(nn.Module):
             disable_dropout(critic)
             if self.checkpointing:
                 critic.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.critic = _trunk(critic)  # without the head that it was trained under
+            self.critic = trunk_of(critic)  # without the head that it was trained under
         self.value_head = None
         if settings.critic.kind != "none":
             size = (model if self.critic is None or critic is None else critic).config.get_text_config().hidden_size
@@ -99,11 +101,10 @@ class ActorCritic(nn.Module):
         logprobs = entropy = states = None
         if not freeze_trunk or (self.value_head is not None and self.critic is None):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_trunk):
-                states = _states(self.model, batch)
+                states = _states(trunk_of(self.model), batch)
         if states is not None and not freeze_trunk:
-            head = self.model.get_output_embeddings()
             want: Entropy = "value" if not torch.is_grad_enabled() else "gradient" if self.entropy_grad else "none"
-            logprobs, entropy = token_logprobs(states, head, batch.targets, self.temperature, self.softcap, want)
+            logprobs, entropy = logprobs_of(self.heads[False], states, batch.targets, self.temperature, want)
         if self.value_head is None:
             return logprobs, entropy, None
         states = states if self.critic is None else _states(self.critic, batch)
@@ -114,8 +115,7 @@ class ActorCritic(nn.Module):
     def reference_logprobs(self, batch: Batch) -> Tensor:
         """(N,) under the model that the run began with, at the same temperature."""
         with self.as_reference() as model:
-            head = model.get_output_embeddings()
-            return token_logprobs(_states(model, batch), head, batch.targets, self.temperature, self.softcap)[0]
+            return logprobs_of(self.heads[True], _states(trunk_of(model), batch), batch.targets, self.temperature)[0]
 
     @contextmanager
     def as_reference(self) -> Iterator[PreTrainedModel]:
@@ -165,13 +165,6 @@ def _with_lora(model: PreTrainedModel, settings: PPOSettings) -> PeftModel:
         raise UserError(f"ppo.policy.target_modules: {modules!r}: {str(error).splitlines()[0]}") from None
 
 
-def _trunk(model: PreTrainedModel) -> nn.Module:
-    """The layers below the output head, adapters included."""
-    return getattr(model, model.base_model_prefix, model)
-
-
-def _states(model: PreTrainedModel, batch: Batch) -> Tensor:
+def _states(trunk: nn.Module, batch: Batch) -> Tensor:
     """Last hidden states before each response token: (N, H)."""
-    trunk = _trunk(model)
-    states = trunk(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
-    return states.flatten(0, 1).index_select(0, batch.read)
+    return last_states(trunk, batch.ids, batch.positions).flatten(0, 1).index_select(0, batch.read)

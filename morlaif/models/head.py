@@ -1,0 +1,148 @@
+"""From last hidden states to the logits that a model itself would give, whatever its architecture does after its trunk.
+
+Many divide or multiply by a number before or after the output embedding (Cohere, Granite, Falcon-H1, MiniCPM), some
+cap the logits (Gemma 2 and 3), a few have more layers there. No table of names says which: the model's own forward is
+run on states of our choice, in place of its trunk's, and shows it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from morlaif.models.layers import trunk_name
+
+_CLOSE = 1e-5  # relative; some heads compute in float32
+_PROBES = (1e-4, -1e-4, 0.5, -0.5, 3.0, -3.0, 20.0, -20.0, 100.0, -100.0, 1e9, -1e9)  # what a layer might give
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns last hidden states (…, H) into logits (…, V).
+
+    Where `plain`, logits are scale · layer(states), or softcap · tanh(scale · layer(states) / softcap).
+    """
+
+    model: PreTrainedModel
+    layer: nn.Module  # its output embedding
+    plain: bool
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits of `states` (N, H) in float32: (N, V)."""
+        if not self.plain:
+            return _through(self.model, states)[0].float()
+        logits = self.layer(states).float()
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The head of a causal LM, found by its own forward: no weight is read, so they may be anywhere, or nowhere."""
+    layer = model.get_output_embeddings()
+    name = next((name for name, child in model.named_children() if child is layer), None)
+    found = None if name is None else _formula(model, name, layer)
+    return Head(model, layer, False) if found is None else Head(model, layer, True, *found)
+
+
+def last_states(trunk: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
+    """Last hidden states (B, T, H) of ids (B, T) that are padded on the right, if at all: no mask is needed.
+
+    A trunk without such an argument (recurrent, or with ALiBi) counts 0, 1, … by itself.
+    """
+    given = {"position_ids": positions} if "position_ids" in signature(trunk.forward).parameters else {}
+    states: Tensor = trunk(input_ids=ids, use_cache=False, **given)[0]
+    return states
+
+
+def _formula(model: PreTrainedModel, name: str, layer: nn.Module) -> tuple[float, float | None] | None:
+    """Scale and soft cap; None where the logits are no such function of what the layer gives."""
+    states = torch.linspace(-1, 1, 2 * len(_PROBES), dtype=torch.float64).view(len(_PROBES), 2)
+    raw = torch.tensor(_PROBES, dtype=torch.float64)[:, None].repeat(1, int(getattr(layer, "out_features", 0)))
+    stand_in = _Stand(raw[None])
+    try:
+        with torch.no_grad(), torch.device("cpu"):
+            logits = _through(model, states, {name: stand_in})
+    except Exception:  # whatever it does in between needs more than that
+        return None
+    read = stand_in.read
+    if read is None or read.shape != (1, *states.shape) or logits.shape != (1, *raw.shape):
+        return None
+    before = float(read.flatten()[-1])  # of 1.0
+    if not torch.allclose(read[0].double(), states * before, rtol=_CLOSE, atol=0):
+        return None
+    if before != 1 and getattr(layer, "bias", None) is not None:
+        return None
+    got = logits[0, :, 0].double()
+    if not torch.equal(logits[0].double(), got[:, None].expand_as(raw)):  # a vocabulary of which some is masked
+        return None
+    scale, limit = float(got[0] / raw[0, 0]), float(got[-2])
+    softcap = None if math.isclose(limit, scale * _PROBES[-2], rel_tol=_CLOSE) else limit
+    wanted = scale * raw[:, 0] if softcap is None else softcap * torch.tanh(scale * raw[:, 0] / softcap)
+    if not (scale and softcap != 0 and torch.allclose(got, wanted, rtol=_CLOSE, atol=0)):
+        return None
+    return _rounded(scale * before), None if softcap is None else _rounded(softcap)
+
+
+def _rounded(value: float) -> float:
+    """Without the noise of the arithmetic that it was found by."""
+    return float(f"{value:.7g}")
+
+
+class _Stand(nn.Module):
+    """In a layer's place: keeps what it reads, gives what it was given."""
+
+    def __init__(self, result: Tensor) -> None:
+        super().__init__()
+        self.result, self.weight = result, result
+        self.read: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.read = x
+        return self.result
+
+
+class _Trunk(nn.Module):
+    """In the trunk's place: gives its states, and nothing else that a trunk may give; attributes are the trunk's."""
+
+    def __init__(self, trunk: nn.Module, states: Tensor) -> None:
+        super().__init__()
+        self.states, self.instead_of = states, [trunk]  # in a list: it is no part of this one
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return self if name == "decoder" else getattr(self.instead_of[0], name)  # OPT's head calls the decoder
+
+    def forward(self, *args: Any, **kwargs: Any) -> _Output:
+        return _Output(last_hidden_state=self.states)
+
+
+class _Output(BaseModelOutputWithPast):
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+def _through(model: PreTrainedModel, states: Tensor, others: dict[str, nn.Module] | None = None) -> Tensor:
+    """The logits (1, N, V) of the model's own forward behind a trunk that gave `states` (N, H).
+
+    The model stays as it is: what runs is a second object on the same layers, but for the trunk and `others`.
+    """
+    twin, name = copy.copy(model), trunk_name(model)
+    trunk = _Trunk(getattr(model, name), states[None])
+    twin._modules = {**model._modules, name: trunk, **(others or {})}
+    ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+    return twin(input_ids=ids, use_cache=False, return_dict=True).logits
