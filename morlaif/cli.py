@@ -85,9 +85,9 @@ def _fault(error: Exception) -> MachineError:
 
 
 def _main() -> int:
-    from morlaif.usage import read_flags, usage
+    from morlaif.usage import read_flags, usage, with_judge
 
-    words = [HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]]
+    words = with_judge([HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]])
     flags = read_flags(words)
     if flags.help:
         print(usage(flags.config_dir), end="")
@@ -271,6 +271,7 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.pipeline.served import asked, with_served
     from morlaif.planning.contents import Contents
     from morlaif.planning.plan import plan
+    from morlaif.planning.settle import settled
     from morlaif.texts import say
     from morlaif.units.store import Store
 
@@ -279,7 +280,7 @@ def _dry_run(jobs: list[Composed]) -> int:
     for job in jobs:
         problems += (found := preflight.problems(job.config))
         try:
-            config = with_served(job.config, partial(say, console), wait=False)
+            config = with_served(settled(job.config, partial(say, console)), partial(say, console), wait=False)
             contents = Contents(config.paths.store, partial(say, console))
             planned, store = plan(config, contents), Store(config.paths.store)
             store.check_place(planned.units)

@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from morlaif.arms import instead
 from morlaif.errors import UserError
+from morlaif.texts import is_address
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
 # What does not change a run's numbers is no part of its folder's name.
-OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "report", "compare", "human")
+OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "report", "compare", "human", "judge")
 ADDED = ("arms", "extra")  # keys of the config to which presets of packages add: +extra=<option>
 MOST_JOBS = 1000  # of a sweep; more are a slip of the finger
 
@@ -45,6 +46,15 @@ def register() -> None:
 
     Plugins.instance().register(Presets)
     OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("morlaif.judge", _judge, replace=True)
+
+
+def _judge(part: str, otherwise: str | None, *, _root_: DictConfig) -> str | None:
+    """What `judge.path` says of one key of a judge's settings, or `otherwise`: `${morlaif.judge:url,http://…}`."""
+    judge = _root_.get("judge") or {}
+    path, served = judge.get("path"), is_address(judge.get("path"))
+    found = {"folder": None if served else path} | ({"url": path, **judge} if served else {})
+    return found.get(part) or otherwise
 
 
 @contextmanager
@@ -141,6 +151,7 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
 
     from morlaif.config import Config, validate
     from morlaif.presets import options
+    from morlaif.worlds import strangers
 
     with composing(flags.config_dir):
         # With the loader, the parser knows what globs match.
@@ -162,10 +173,14 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
             every = parser.parse_overrides([*parameters, *flags.overrides])
             _check_sweep(every)
             sets = BasicSweeper.split_arguments(every, None)[0]
-            trees = [(list(job), compose(CONFIG_NAME, list(job))) for job in sets]
+            trees = [(list(job), compose(CONFIG_NAME, list(job), return_hydra_config=True)) for job in sets]
         launcher = str(base.hydra.launcher.get("_target_")) if multirun else ""
         plains = [(job, plain(tree)) for job, tree in trees]
         jobs = [Composed(job, validate(values), _run_name(values), launcher) for job, values in plains]
+        choices = [tree.hydra.runtime.choices for _, tree in trees]
+        lines = [line for job, chosen in zip(jobs, choices, strict=True) for line in strangers(job.config, chosen)]
+        if lines:
+            raise UserError("\n".join(dict.fromkeys(lines)))
     _check_distinct(jobs)
     return jobs, multirun, base.hydra.runtime.choices.get("sweep")
 
@@ -197,8 +212,9 @@ def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Map
             raise UserError(f"'{override.input_line}': {instead(value)}")
         elif key == "extra" and whole and not isinstance(value, Mapping):
             raise UserError(f"'{override.input_line}': no package and no --config-dir has options of the group 'extra'")
-        elif key == "experiment" and value is None and not override.is_delete():
-            raise UserError("experiment=null: give one of the group's options, or leave it out: ~experiment.")
+        elif key in ("experiment", "budget") and value is None and not override.is_delete():
+            out = ", or leave it out: ~experiment" if key == "experiment" else ""
+            raise UserError(f"{key}=null: give one of the group's options{out}.")
 
 
 def _check_sweep(overrides: Sequence[Override]) -> None:

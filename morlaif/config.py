@@ -13,9 +13,9 @@ from morlaif.data.settings import DataSettings
 from morlaif.errors import UserError, suggest
 from morlaif.evaluation.human.settings import HumanStudySettings
 from morlaif.evaluation.settings import EvalSettings
-from morlaif.feedback.settings import FeedbackSettings, PrinciplesSettings
+from morlaif.feedback.settings import FeedbackSettings, JudgePlace, PrinciplesSettings
 from morlaif.hardware import HardwareSettings
-from morlaif.models.settings import ModelSettings, RespondSettings, SFTSettings
+from morlaif.models.settings import GivenSFT, ModelSettings, RespondSettings
 from morlaif.preference.settings import PMSettings
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.report.settings import ReportSettings
@@ -28,7 +28,7 @@ from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
 # What no page of a run shows.
-OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human"}
+OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge"}
 
 
 def _stages(value: Any) -> Any:
@@ -70,7 +70,7 @@ class Config(Settings):
     paths: Paths
     model: ModelSettings
     data: DataSettings
-    sft: SFTSettings
+    sft: GivenSFT
     respond: RespondSettings
     principles: PrinciplesSettings
     feedback: FeedbackSettings
@@ -85,6 +85,7 @@ class Config(Settings):
     report: ReportSettings
     compare: CompareSettings
     human: HumanStudySettings
+    judge: JudgePlace
     extra: dict[Line, Extra]
 
 

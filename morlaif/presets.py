@@ -13,6 +13,7 @@ YAML in it, laid out as `conf/` is:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ import morlaif.sweeps
 from morlaif.errors import UserError, suggest
 
 ENTRY_POINTS = "morlaif.conf"
+BUDGET = "${budget}"  # in a defaults list: the option of the group `budget`
 HIDDEN = "_"  # a folder whose name begins so holds what presets inherit from; nothing in it is an option
 
 
@@ -82,8 +84,11 @@ class Inherited:
 
 
 def inherited(tree: Mapping[str, Any], group: str) -> list[Inherited | None]:
-    """The defaults list of a preset of `group`, given as YAML has it; None stands for its own lines."""
-    entries = [_entry(entry, group) for entry in tree.get("defaults", [])]
+    """The defaults list of a preset of `group`, given as YAML has it; None stands for its own lines.
+
+    What a budget changes, `optional _budget@_here_: ${budget}`, is no part of a preset by itself, and left out.
+    """
+    entries = [_entry(entry, group) for entry in tree.get("defaults", []) if BUDGET not in str(entry)]
     return entries if None in entries else [*entries, None]
 
 
@@ -112,7 +117,15 @@ def preset(group: str, name: str, **changes: Any) -> dict[str, Any]:
     Raises:
         UserError: there is no such preset, or it changes other groups too, which the command line alone can.
     """
-    return _merge(_values(group, name, {}), changes)
+    return _merge(_alone(_values(group, name, {})), changes)
+
+
+def _alone(value: Any) -> Any:
+    """`value` as it is without a whole run beside it: `${morlaif.judge:url,<otherwise>}` is <otherwise>."""
+    if isinstance(value, dict):
+        return {key: _alone(inner) for key, inner in value.items()}
+    found = re.fullmatch(r"\$\{morlaif\.judge:\w+,(.*)\}", value) if isinstance(value, str) else None
+    return value if found is None else None if found[1] == "null" else found[1]
 
 
 def _values(group: str, name: str, chosen: Mapping[tuple[str, str], str]) -> dict[str, Any]:

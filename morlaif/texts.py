@@ -193,3 +193,8 @@ def file_name(text: str, limit: int = 100) -> str:
         return name or "unnamed"
     short = name.encode()[: limit - 9].decode("utf-8", "ignore")
     return f"{short}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def is_address(text: object) -> bool:
+    """Whether a place is an address, not a folder or a hub id."""
+    return isinstance(text, str) and text.startswith(("http://", "https://"))

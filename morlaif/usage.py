@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from morlaif.errors import UserError, suggest
 from morlaif.presets import options
+from morlaif.texts import is_address
 
 HELP = """\
 morlaif: experiments in multi-objective reinforcement learning from AI feedback.
@@ -84,6 +86,18 @@ def read_flags(words: Sequence[str]) -> argparse.Namespace:
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise UserError(f"--config-dir {flags.config_dir}: there is no such folder")
     return flags
+
+
+def with_judge(words: Sequence[str]) -> list[str]:
+    """The words of a command line, and the preset of the judge that an address as `judge.path` means.
+
+    >>> with_judge(["judge.path=http://localhost:8000/v1"])
+    ['judge.path=http://localhost:8000/v1', 'judge=server']
+    """
+    given = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("judge.path=")]
+    if not given or not is_address(given[-1]) or any(word.startswith("judge=") for word in words):
+        return list(words)
+    return [*words, f"judge={'openai' if urlsplit(given[-1]).hostname == 'api.openai.com' else 'server'}"]
 
 
 def usage(config_dir: str | None) -> str:

@@ -10,7 +10,10 @@ from typing import Any
 
 from bad.case import FOLDER, Case, Content, Kit, case
 
-MODEL = "model=gpt2 model.path=m sft=lora pm=lora ppo=paper respond=pairs data=jsonl data.path=d.jsonl dry_run=true"
+MODEL = (
+    "model=gpt2 model.path=m sft=lora pm=lora ppo=paper respond=pairs data=jsonl data.path=d.jsonl feedback=human "
+    "principles=human eval=gold dry_run=true"
+)
 FILES = {"d.jsonl": "".join(f'{{"prompt": "p{k}", "chosen": "yes", "rejected": "no"}}\n' for k in range(9))}
 
 

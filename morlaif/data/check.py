@@ -89,7 +89,7 @@ def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
     from morlaif.data.chat import fold_system, refused
     from morlaif.data.template import NO_TOKENS, render, template_fault
 
-    template = _template(folder)
+    template = read_template(folder)
     if template is None or template_fault(template) is not None:
         return lambda messages: None
 
@@ -108,7 +108,8 @@ def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
     return why
 
 
-def _template(folder: Path) -> str | None:
+def read_template(folder: Path) -> str | None:
+    """The chat template in a model's folder; None: there is none."""
     try:
         if (file := folder / "chat_template.jinja").is_file():
             text = read_text(file)

@@ -22,7 +22,7 @@ from morlaif.errors import UserError
 from morlaif.feedback.ledger import Ledger
 from morlaif.feedback.reach import FRESH, LIMIT, Found, look
 from morlaif.feedback.reply import Reply
-from morlaif.feedback.served import Served, allows, same
+from morlaif.feedback.served import AUTO, Served, allows, same
 from morlaif.feedback.settings import OpenAISettings
 
 RECENT = 24 * 3600.0  # seconds for which a server that answered once is believed to come back
@@ -48,7 +48,7 @@ def settle(
         UserError: the server serves another model than the one asked for; or it is silent, and the ledger holds
             verdicts of several under this address and name.
     """
-    if settings.served is not None:
+    if settings.served is not None and settings.model != AUTO:
         return settings
     found, begun = look(settings, key), time.monotonic()
     if found.state == "loading" and patience:
@@ -57,6 +57,15 @@ def settle(
         time.sleep(min(1.0, patience))
         found = look(settings, key, fresh=0.0)
     with _reading(ledger) as opened:
+        if settings.model == AUTO:
+            name = found.served.name if found.served else opened.recall(_last(settings)) if opened else None
+            if name is None:
+                if found.state == "loading":
+                    return settings
+                raise UserError(found.line)
+            settings = settings.model_copy(update={"model": name})
+        if settings.served is not None:
+            return settings
         known = list(_seen(opened, settings)) if opened is not None else []
         # whose answers carry no fingerprint
         unmarked = opened.recall(_adopted(settings)) if opened is not None else None
@@ -125,6 +134,7 @@ def known_fingerprint(ledger: Ledger, settings: OpenAISettings) -> dict[str, Any
 
 def remember(ledger: Ledger, settings: OpenAISettings, served: Served | None) -> None:
     """Write down who is about to answer."""
+    ledger.remember(_last(settings), settings.model)
     known = _seen(ledger, settings)
     if settings.served and settings.served not in known:
         about = {"name": served.name, "marks": dict(served.fingerprint)} if served else {}
@@ -213,6 +223,10 @@ def _seen(ledger: Ledger, settings: OpenAISettings) -> dict[str, Any]:
 
 def _fact(settings: OpenAISettings) -> str:
     return f"models behind {settings.model} at {settings.who_at}"
+
+
+def _last(settings: OpenAISettings) -> str:
+    return f"model that answered last at {settings.who_at}"
 
 
 def _adopted(settings: OpenAISettings) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from morlaif.errors import UserError
-from morlaif.feedback.served import NotServed, Served, find
+from morlaif.feedback.served import AUTO, NotServed, Served, find, only
 from morlaif.feedback.settings import OpenAISettings
 from morlaif.texts import keep_secret, redact
 
@@ -152,14 +152,29 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
     if models is None or not isinstance(models, dict | list) or (isinstance(models, dict) and "data" not in models):
         if better := _better(base, get):
             return Found("wrong", f"{where}: no such path at this server. Did you mean {better}?")
+        if settings.model == AUTO:
+            return Found(
+                "wrong", f"{key}.model=auto: the server at {settings.base_url} lists no models. Name its model."
+            )
         return Found("up")
     try:
-        return Found("up", served=find(models, settings.model, settings.model_alias, ask))
+        return Found("up", served=find(models, _wanted(settings, models), settings.model_alias, ask))
     except NotServed as error:
+        if settings.model == AUTO:
+            return Found("wrong", f"{key}.model=auto: the server at {settings.base_url} {error}")
         allow = f"{key}.model_alias=any takes whatever it serves."
         return Found("other", f"{key}.model='{settings.model}': the server at {settings.base_url} {error} {allow}")
     except Exception as error:  # it falls silent; half of what it tells would be another model's mark
         return Found(*_silence(where, settings.base_url, error, limit))
+
+
+def _wanted(settings: OpenAISettings, models: Any) -> str:
+    """The name of the model that is meant.
+
+    Raises:
+        NotServed: the one that the server lists is meant, and it lists none or several.
+    """
+    return only(models) if settings.model == AUTO else settings.model
 
 
 def _refused(base: str, secret: str | None, deadline: float) -> str | None:

@@ -23,6 +23,7 @@ Ask = Callable[[str], Any]  # a path from the server's root, such as "/props" ->
 
 META = ("n_params", "size", "n_vocab", "vocab_type", "n_embd", "n_ctx_train", "ftype")  # of llama.cpp
 DATED = r"-(\d{4}-\d{2}-\d{2}|\d{3,8})"  # gpt-x-2026-01-01, gpt-x-0613, model-x-001
+AUTO = "auto"  # the name that stands for the one model that a server lists
 SHOWN = 6  # names of a long list that a message gives
 
 
@@ -67,6 +68,20 @@ def find(models: Any, model: str, alias: Alias, ask: Ask) -> Served | None:
     if not any(same(model, name) for name in _names(entry)):
         fingerprint["listed"] = entry["id"]  # an alias allows it, and may allow another one tomorrow
     return Served(entry["id"], fingerprint, tuple(_names(entry)))
+
+
+def only(models: Any) -> str:
+    """The name of the one model in the reply to `GET /models`.
+
+    Raises:
+        NotServed: there is none, or there are several.
+    """
+    entries = _entries(models)
+    if len(entries) == 1:
+        return entries[0]["id"]
+    raise NotServed(
+        f"{_listed(entries, '')} Name the one that is to judge." if entries else "lists no model. Name one."
+    )
 
 
 def same(asked: str, name: str) -> bool:

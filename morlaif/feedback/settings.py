@@ -233,7 +233,7 @@ class OpenAISettings(Settings):
     source: Literal["openai"]
     base_url: Address
     provider: Line | None  # who answers, in the ledger's key; null: base_url
-    model: Line
+    model: Line  # auto: the one that the server lists
     model_alias: Literal["any"] | tuple[Line, ...] | None  # other names under which it may answer; null: none
     # Which model that is; "": nobody knows; null: ask.
     served: Annotated[str, Field(pattern=r"^[\w.-]*$", max_length=200)] | None
@@ -284,6 +284,14 @@ class OpenAISettings(Settings):
             if key in value:
                 raise ValueError(f"'{key}' is set by the judge itself and cannot be given here")
         return value
+
+
+class JudgePlace(Settings):
+    """Where the presets of feedback and evaluation find one judge for both; what they make of it is what counts."""
+
+    path: PathText | None  # a folder, a hub id, or the address of a server
+    model: Line  # of a server
+    api_key_env: Line | None
 
 
 class HumanSettings(Settings):

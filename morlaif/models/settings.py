@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -62,6 +62,13 @@ class ModelSettings(Settings):
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     scratch: ScratchSettings | None  # … or a model made here
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("name") is None and isinstance(values.get("path"), str):
+            return {**values, "name": values["path"].rstrip("/").rpartition("/")[2] or values["path"]}
+        return values
+
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.scratch is None):
@@ -110,7 +117,18 @@ class LoRASFT(_Training):
     lora: LoRASettings
 
 
+class AutoSFT(_Training):
+    """As lora for a base model, none for one that is tuned already: settled before a run is planned."""
+
+    method: Literal["auto"]
+    lora: LoRASettings
+
+    def lora_sft(self) -> LoRASFT:
+        return LoRASFT(**{**dict(self), "method": "lora"})
+
+
 SFTSettings = Annotated[NoSFT | FullSFT | LoRASFT, Field(discriminator="method")]
+GivenSFT = Annotated[NoSFT | FullSFT | LoRASFT | AutoSFT, Field(discriminator="method")]  # as a config has it
 
 
 class SampleResponses(Settings):

@@ -31,6 +31,7 @@ from morlaif.planning.arms import arm_problems
 from morlaif.planning.checks import WHOLE_OF
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
+from morlaif.planning.settle import settled
 from morlaif.preference.kinds import kind_of
 from morlaif.reward.settings import JudgeReward, MixtureReward
 from morlaif.stages.known import STAGES, reached
@@ -53,6 +54,7 @@ class Preflight:
 
     def problems(self, config: Config) -> list[str]:
         """A line for each thing that would stop the run of `config`."""
+        config = settled(config)
         unplanned, stages, units = _planned(config, self.tell)
         found: list[str] = []
         for part in (

@@ -23,6 +23,7 @@ from morlaif.pipeline.record import HUMAN, LOCK, Run, Status, failures, write_co
 from morlaif.pipeline.served import with_served
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan as make_plan
+from morlaif.planning.settle import settled
 from morlaif.texts import file_name, redact, say
 from morlaif.tracking import METRICS, Tracker, open_tracker
 from morlaif.units.folders import full_disk
@@ -64,6 +65,7 @@ def run(config: Config, folder: Path, *, command: str, overrides: list[str], gro
 def _build(config: Config, record: Run, *, group: str, console: Console) -> bool:
     """Build all that can be; whether a unit failed by the user's mistake."""
     folder = record.folder
+    config = settled(config, partial(say, console))
     preflight = Preflight(partial(say, console))
     preflight.check([config])
     config = with_served(config, partial(say, console), wait=True)

@@ -24,6 +24,7 @@ from morlaif.models.settings import SampleResponses
 from morlaif.planning.arms import arms_of, check_arms, check_needs, fitting, labels_of, named, reward_reads, stage_of
 from morlaif.planning.checks import existing_weights, read_outside
 from morlaif.planning.contents import Contents
+from morlaif.planning.settle import settled, settled_sft
 from morlaif.preference.kinds import kind_of
 from morlaif.report.settings import chosen
 from morlaif.reward.settings import WHOLE
@@ -85,6 +86,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     `contents`: what lies outside the run; a run takes it once, for all its processes.
     """
     contents = Contents(config.paths.store) if contents is None else contents
+    config = settled(config)
     given, config = config, contents.pinned(config)
     arms = arms_of(config)
     check_arms(config, arms)
@@ -93,7 +95,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
 
     # 1. what all arms have in common
     data = units.add(DATA, DataReads(data=config.data, seed=seed), files=contents.files(input_files(config.data)))
-    sft = units.add(SFT, SFTReads(model=config.model, sft=config.sft, seed=seed), [data])
+    sft = units.add(SFT, SFTReads(model=config.model, sft=settled_sft(config), seed=seed), [data])
     sampled = isinstance(config.respond, SampleResponses)
     asked = RespondReads(respond=config.respond, places=places if sampled else None, seed=seed)
     respond = units.add(RESPOND, asked, [data, sft] if sampled else [data])

@@ -1,0 +1,37 @@
+"""What of the toy world goes with what: each mixture that would mean nothing is one line that names what to take."""
+
+from __future__ import annotations
+
+import pytest
+from composed import told
+
+LOCAL = "experiment=local model.path=m data.path=d.jsonl judge.path=j"
+
+
+@pytest.mark.parametrize(("command", "given", "instead"), [
+    ("model=gpt2", "sft=toy respond=toy pm=toy ppo=toy data=toy feedback=rules eval=toy", "sft=auto respond=sample"),
+    (f"{LOCAL} sft=toy", "sft=toy", "sft=auto"),
+    (f"{LOCAL} pm=toy_heads ppo=toy_rloo", "pm=toy_heads ppo=toy_rloo", "pm=lora ppo=adapter"),
+    (f"{LOCAL} feedback=rules", "feedback=rules", "feedback=hf"),
+    (f"{LOCAL} eval=toy", "eval=toy", "eval=hf"),
+    ("data=jsonl data.path=d.jsonl", "feedback=rules eval=toy", "feedback=human principles=human eval=gold_small"),
+    ("sft=lora", "sft=lora", "sft=toy"),
+    ("sft=none", "sft=none", "sft=toy"),
+    ("budget=tiny", "budget=tiny", "experiment=smoke"),
+    ("-m seed=0,1 sft=auto", "sft=auto", "sft=toy"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_one_line(command, given, instead):
+    line = told(command)
+    assert line.count("\n") == 0 and line.startswith(f"{given}:") and instead in line.partition(":")[2]
+
+
+@pytest.mark.parametrize("command", [
+    LOCAL,
+    f"{LOCAL} sft=none budget=paper",
+    f"{LOCAL} judge=none feedback=human principles=human arms.select=[morlaif] respond=pairs eval=gold",
+    "experiment=hh_cpu data.path=d.jsonl",
+    "model=gpt2 stages=[data] data=jsonl data.path=d.jsonl",
+    "model=gpt2 stages=[sft] data=jsonl data.path=d.jsonl sft=lora",
+])  # fmt: skip
+def test_what_goes_together_composes(command):
+    assert told(command) == ""
