@@ -7,7 +7,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def _rows(stream: BufferedIOBase, name: str, where: list[str]) -> Iterator[tuple
         if not begun and text.startswith("["):
             yield from _array(_text(raw + stream.read(), name, line), name, line)
             return
-        told = _telling(place, text, first=not begun)
+        told = partial(_told, text, not begun)
         row = parse_json(text, place, "each line to be one JSON object", of=dict, unique=True, failure=told)
         yield place, row
         begun = True
@@ -129,8 +130,8 @@ def _text(raw: bytes, place: str, line: int) -> str:
     return text
 
 
-def _telling(place: str, text: str, first: bool) -> Callable[[str], UserError]:
-    """Makes the error of a line that is no object: with a remedy where one is likely."""
+def _told(text: str, first: bool, line: str) -> UserError:
+    """The error of a line that is no object: with a remedy where one is likely."""
     hint = ""
     if text.endswith("},"):
         hint = "; take out the comma at the line's end"
@@ -140,4 +141,4 @@ def _telling(place: str, text: str, first: bool) -> Callable[[str], UserError]:
         hint = "; an object that spans several lines must be put on one, as `jq -c .` does"
     elif first and not text.startswith("{"):
         hint = "; is it CSV or YAML?"
-    return lambda line: UserError(line + hint)
+    return UserError(line + hint)

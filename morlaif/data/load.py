@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from morlaif.data.files import find_file, read_rows
 from morlaif.data.records import Example
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
 from morlaif.data.settings import DataSettings, HubData, JsonlData, PluginData, ToyData
-from morlaif.data.split import deduplicate, draw, hold_out, openings
+from morlaif.data.split import deduplicate, draw, hold_out, identity, opening
+from morlaif.data.spool import Picked, Spool, as_json, json_spool, of_json
 from morlaif.errors import UserError
 
 RowSource = JsonlData | HubData | PluginData
@@ -21,12 +26,13 @@ RowSource = JsonlData | HubData | PluginData
 class Loaded:
     """What a source gave."""
 
-    splits: dict[str, list[Example]]  # "sft", "train", "eval"
+    splits: Mapping[str, Sequence[Example]]  # "sft", "train", "eval"
     rows: int  # read
     duplicates: int  # of the same content, left out
-    skipped: list[dict[str, str]]  # {"where", "why"} of each row left out because it is of no use
+    skipped: Sequence[dict[str, str]]  # {"where", "why"} of each row left out because it is of no use
     openings: int | None = None  # different first user turns, each on one side alone; None: the source splits itself
     left_out: int = 0  # rows of a held-out opening for which eval has no room
+    pairs: int | None = None  # rows of "train" and "eval" that hold a pair; None: they were not counted
 
 
 def input_files(settings: DataSettings) -> list[Path]:
@@ -51,24 +57,67 @@ def input_files(settings: DataSettings) -> list[Path]:
     return [find_file("data.path", settings.path)]
 
 
-def load(settings: RowSource, seed: int) -> Loaded:
-    """Read, check, deduplicate, draw and split the examples of a source. The order of its rows does not matter."""
-    skipped: list[dict[str, str]] = []
-    examples = list(_examples(rows_of(settings), settings, skipped))
+def load(settings: RowSource, seed: int, folder: Path | None = None) -> Loaded:
+    """Read, check, deduplicate, draw and split the examples of a source. The order of its rows does not matter.
+
+    What it takes of memory are some bytes a row. The examples lie in a file without a name in `folder` (where temporary
+    files lie, by default), from which the splits read them.
+    """
+    skipped = json_spool(folder)
+    examples, facts = _spooled(_examples(rows_of(settings), settings, skipped), folder)
     source = name_of(settings)
-    if not examples:
+    if not len(examples):
         raise UserError(f"{source}: no usable row ({len(skipped)} skipped); it must hold at least two prompts")
 
-    kept = deduplicate(examples) if settings.deduplicate else examples
-    chosen = draw(kept, settings.limit, seed)
+    kept = deduplicate(facts.identity) if settings.deduplicate else np.arange(len(examples))
+    chosen = kept[draw(facts.identity[kept], settings.limit, seed)]
     try:
-        train, held_out = hold_out(chosen, settings.eval_size, settings.eval_fraction, seed)
+        train, held_out = hold_out(facts.opening[chosen], settings.eval_size, settings.eval_fraction, seed)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
-    splits = {"sft": [e for e in train if e.demonstration is not None], "train": train, "eval": held_out}
-    left_out = len(chosen) - len(train) - len(held_out)
-    counts = len(examples) + len(skipped), len(examples) - len(kept)
-    return Loaded(splits, *counts, skipped, openings(chosen), left_out)
+    places = {"train": chosen[train], "eval": chosen[held_out]}
+    places = {"sft": places["train"][facts.demonstrated[places["train"]]]} | places
+    return Loaded(
+        {split: Picked(examples, which.tolist()) for split, which in places.items()},
+        rows=len(examples) + len(skipped),
+        duplicates=len(examples) - len(kept),
+        skipped=skipped,
+        openings=len(np.unique(facts.opening[chosen])),
+        left_out=len(chosen) - len(train) - len(held_out),
+        pairs=int(sum(facts.paired[places[split]].sum() for split in ("train", "eval"))),
+    )
+
+
+class _Facts(NamedTuple):
+    """What is kept in memory of N examples."""
+
+    identity: NDArray[np.uint64]
+    opening: NDArray[np.uint64]
+    demonstrated: NDArray[np.bool_]
+    paired: NDArray[np.bool_]
+
+
+def _spooled(examples: Iterable[Example], folder: Path | None) -> tuple[Sequence[Example], _Facts]:
+    spool = Spool(_packed, _unpacked, folder)
+    identities, openings, kinds = array("Q"), array("Q"), array("B")
+    for example in examples:
+        spool.append(example)
+        identities.append(identity(example))
+        openings.append(opening(example))
+        kinds.append((example.demonstration is not None) + 2 * (example.chosen is not None))
+    of = np.frombuffer(kinds, dtype=np.uint8)
+    hashes = [np.frombuffer(column, dtype=np.uint64) for column in (identities, openings)]
+    return spool, _Facts(hashes[0], hashes[1], (of & 1).astype(bool), (of & 2).astype(bool))
+
+
+def _packed(example: Example) -> bytes:
+    turns = [[turn["role"], turn["content"]] for turn in example.messages]
+    return as_json([example.id, turns, example.demonstration, example.chosen, example.rejected])
+
+
+def _unpacked(raw: bytes) -> Example:
+    name, turns, *rest = of_json(raw)
+    return Example(name, [{"role": role, "content": content} for role, content in turns], *rest)
 
 
 def name_of(settings: RowSource) -> str:
@@ -107,7 +156,7 @@ def _rows_of_others(settings: PluginData, file: Path | None) -> Iterator[tuple[s
 
 
 def _examples(
-    rows: Iterable[tuple[str, dict[str, Any]]], settings: RowSource, skipped: list[dict[str, str]]
+    rows: Iterable[tuple[str, dict[str, Any]]], settings: RowSource, skipped: Spool[dict[str, str]]
 ) -> Iterator[Example]:
     """Examples of the rows; useless ones are an error or go to `skipped`, as the settings say."""
     for where, row in rows:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
-from morlaif.errors import UserError, suggest
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from morlaif.data.arrow import Rows, save_splits
 
 DATASET = "dataset"  # folder of the examples inside the artifact of `data`
 PAIRS = "pairs"  # folder of the pairs inside the artifact of `respond`
 
 _MESSAGES = [{"role": "string", "content": "string"}]
+_AS_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 class Message(TypedDict):
@@ -27,7 +25,7 @@ class Message(TypedDict):
 
 def content_id(*parts: object) -> str:
     """16 hex digits of the SHA-256 of `parts`: what a record is named by, so that order and position never matter."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = _AS_JSON.encode(parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -86,54 +84,14 @@ PAIR_COLUMNS = {
 }  # fmt: skip
 
 
-def to_arrow(rows: Iterable[Any], columns: Mapping[str, Any]) -> Dataset:
-    """A `datasets.Dataset` of dataclass rows; `columns` gives each its Arrow type, so an empty split keeps its form."""
-    from datasets import Dataset, Features, List, Value
-
-    def feature(kind: Any) -> Any:
-        if isinstance(kind, str):
-            return Value(kind)
-        if isinstance(kind, list):
-            return List(feature(kind[0]))
-        return {key: feature(value) for key, value in kind.items()}
-
-    rows = [asdict(row) for row in rows]
-    features = Features({name: feature(kind) for name, kind in columns.items()})
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, features=features)
-
-
-def save_splits(folder: Path, splits: Mapping[str, Iterable[Any]], columns: Mapping[str, Any]) -> None:
-    """Write the splits as one `DatasetDict` in `folder`."""
-    from datasets import DatasetDict, disable_progress_bars
-
-    disable_progress_bars()
-    DatasetDict({name: to_arrow(rows, columns) for name, rows in splits.items()}).save_to_disk(str(folder))
-
-
-def load_rows(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of one split that `save_splits` wrote."""
-    from datasets import load_from_disk
-
-    try:
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no dataset here (no dataset_dict.json)") from None
-    if split not in splits:
-        raise UserError(f"{folder}: no split '{split}', only {', '.join(splits)}.{suggest(split, splits)}")
-    if not json.loads((folder / split / "state.json").read_text())["_data_files"]:
-        return []  # datasets writes a split without rows, but cannot read it back
-    return load_from_disk(str(folder / split), keep_in_memory=True).to_list()
-
-
 def save_examples(folder: Path, splits: Mapping[str, Iterable[Example]]) -> None:
     """Write the examples of a `data` artifact whose folder is `folder`."""
     save_splits(folder / DATASET, splits, EXAMPLE_COLUMNS)
 
 
-def load_split(folder: Path, split: str) -> list[Example]:
+def load_split(folder: Path, split: str) -> Rows[Example]:
     """The examples of `split` ("sft", "train" or "eval") from the artifact of `data`."""
-    names = [f.name for f in fields(Example)]
-    return [Example(**{name: row[name] for name in names}) for row in load_rows(Path(folder) / DATASET, split)]
+    return Rows(Path(folder) / DATASET, split, Example)
 
 
 def save_pairs(folder: Path, splits: Mapping[str, Iterable[Pair]]) -> None:
@@ -141,7 +99,6 @@ def save_pairs(folder: Path, splits: Mapping[str, Iterable[Pair]]) -> None:
     save_splits(folder / PAIRS, splits, PAIR_COLUMNS)
 
 
-def load_pairs(folder: Path, split: str) -> list[Pair]:
+def load_pairs(folder: Path, split: str) -> Rows[Pair]:
     """The pairs of `split` ("train" or "eval") from the artifact of `respond`."""
-    names = [f.name for f in fields(Pair)]
-    return [Pair(**{name: row[name] for name in names}) for row in load_rows(Path(folder) / PAIRS, split)]
+    return Rows(Path(folder) / PAIRS, split, Pair)

@@ -35,7 +35,8 @@ TOOLS = ("tool", "function", "function_call", "function_response", "observation"
 
 # beside a lone prompt: names that responses have elsewhere, and that would be lost without a word
 _RESPONSE = re.compile(r"(?i)(response|answer|reply|output|completion|chosen|rejected|best|better|worse)")
-_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_OPEN = "\n\n"  # before the first turn as well: a pattern that begins with a text is found twenty times as fast
 
 
 class MalformedRow(ValueError):
@@ -204,7 +205,7 @@ def _pair(prompt: list[Message], chosen: str, rejected: str, columns: Columns) -
 
 def read_prompt(value: Any, name: str) -> list[Message]:
     """A prompt given as one plain text, as a text of turns, or as messages; `name` is what its place is called."""
-    if isinstance(value, str) and not _TURN.match(value):
+    if isinstance(value, str) and not _TURN.match(value) and not _TURN.match(_OPEN + value):
         return [{"role": "user", "content": _text(value, name)}]
     messages = _dialogue(value, name, open_ended=True)
     return _ends_with_user(messages, name)
@@ -296,9 +297,9 @@ def _dialogue(value: Any, name: str, open_ended: bool = False) -> list[Message]:
 def _parse_text(text: str, name: str) -> list[Message]:
     if not text.strip():
         raise UnusableRow(f"'{name}' is empty; it must hold a dialogue")
-    text = text.replace("\r\n", "\n")
+    text = _OPEN + text.replace("\r\n", "\n")
     starts = list(_TURN.finditer(text))
-    if not starts or starts[0].start() != 0:
+    if not starts or starts[0].start() not in (0, len(_OPEN)):
         raise MalformedRow(
             f"'{name}' is no dialogue; it must begin with '\\n\\nHuman:' (or have a prompt column beside it)"
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from morlaif.data.records import PAIRS, Pair, save_splits
-from morlaif.errors import UserError
+from morlaif.data.arrow import batch_rows, batches_of, save_batches, schema_of, split_files
+from morlaif.data.records import PAIRS, Pair
 from morlaif.feedback.records import VERDICT_COLUMNS, VERDICTS, Verdict
 
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 ROWS = 10_000  # pairs, or verdicts, held at once
 NUMBERS = ("p_first", "bias", "d_forward", "d_backward", "input_tokens", "output_tokens", "usd")
-ARROW_TYPES = {"string": "string", "float64": "double", "bool": "bool"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Verdicts:
                 return pa.array(getattr(self, name), from_pandas=True)
             return pa.array(getattr(self, name), type=schema.field(name).type)
 
-        schema = pa.schema({name: ARROW_TYPES[kind] for name, kind in VERDICT_COLUMNS.items()})
+        schema = schema_of(VERDICT_COLUMNS)
         return pa.record_batch([column(name) for name in VERDICT_COLUMNS], schema=schema)
 
 
@@ -166,8 +163,6 @@ class PairChunks:
             UserError: there is no such split.
         """
         home = Path(folder) / PAIRS / split
-        if not home.is_dir():
-            raise UserError(f"{folder}: no pairs here for the split '{split}'")
         return cls(arrow_rows(home), lambda: map(Chunk.of_arrow, arrow_batches(home)))
 
     @classmethod
@@ -184,52 +179,15 @@ class PairChunks:
 
 def arrow_rows(split: Path) -> int:
     """How many rows the split of a dataset in the folder `split` has."""
-    import pyarrow as pa
-
-    rows = 0
-    for file in _files(split):
-        with pa.memory_map(str(file)) as source:
-            rows += sum(batch.num_rows for batch in pa.ipc.open_stream(source))
-    return rows
+    return batch_rows(split_files(split.parent, split.name))
 
 
 def arrow_batches(split: Path) -> Iterator[pa.RecordBatch]:
-    """Its rows, at most ROWS at a time."""
-    import pyarrow as pa
-
-    for file in _files(split):
-        with pa.OSFile(
-            str(file)
-        ) as source:  # read, not mapped: pages that were looked at would count as memory of ours
-            for batch in pa.ipc.open_stream(source):
-                for start in range(0, batch.num_rows, ROWS):
-                    yield batch.slice(start, ROWS)
-
-
-def _files(split: Path) -> list[Path]:
-    return [split / item["filename"] for item in json.loads((split / "state.json").read_text())["_data_files"]]
+    """Its rows, ROWS at a time."""
+    return batches_of(split_files(split.parent, split.name), ROWS)
 
 
 def write_verdicts(folder: Path, splits: Mapping[str, Iterable[Verdicts]]) -> None:
-    """Write the verdicts of a `feedback` artifact whose folder is `folder`, a chunk at a time.
-
-    Each chunk goes to disk before the next one is made, and none is mapped into memory: what this takes does not grow
-    with their number. `datasets` writes the frame, of an empty dataset; the rows are then put in its place for them.
-    """
-    import pyarrow as pa
-
-    home = Path(folder) / VERDICTS
-    save_splits(home, {split: [] for split in splits}, VERDICT_COLUMNS)
-    schema = pa.schema({name: ARROW_TYPES[kind] for name, kind in VERDICT_COLUMNS.items()})
-    for split, parts in splits.items():
-        rows, file = 0, home / split / "data-00000-of-00001.arrow"
-        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for part in parts:
-                writer.write_batch(part.batch())
-                rows += len(part)
-        state = home / split / "state.json"
-        with file.open("rb") as written:  # a fingerprint of its own: caches go by it
-            fingerprint = hashlib.file_digest(written, "sha256").hexdigest()[:16]
-        files = [{"filename": file.name}] if rows else []  # as `datasets` has it
-        known = json.loads(state.read_text()) | {"_data_files": files, "_fingerprint": fingerprint}
-        state.write_text(json.dumps(known, indent=2, sort_keys=True))
+    """Write the verdicts of a `feedback` artifact whose folder is `folder`, each chunk before the next one is made."""
+    parts = {split: (part.batch() for part in parts) for split, parts in splits.items()}
+    save_batches(Path(folder) / VERDICTS, parts, VERDICT_COLUMNS)

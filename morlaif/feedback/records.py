@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from morlaif.data.records import Message, Pair, load_rows, save_splits
+from morlaif.data.arrow import Rows, save_splits
+from morlaif.data.records import Message, Pair
 from morlaif.feedback.settings import Principle
 
 VERDICTS = "verdicts"  # folder of the verdicts inside the artifact of `feedback`
@@ -105,8 +106,6 @@ def save_verdicts(folder: Path, splits: Mapping[str, Iterable[Verdict]]) -> None
     save_splits(Path(folder) / VERDICTS, splits, VERDICT_COLUMNS)
 
 
-def load_verdicts(folder: Path, split: str) -> list[Verdict]:
+def load_verdicts(folder: Path, split: str) -> Rows[Verdict]:
     """The verdicts of `split` ("train" or "eval") from the artifact of `feedback`; join them to pairs by `pair_id`."""
-    return [
-        Verdict(**{name: row[name] for name in VERDICT_COLUMNS}) for row in load_rows(Path(folder) / VERDICTS, split)
-    ]
+    return Rows(Path(folder) / VERDICTS, split, Verdict)

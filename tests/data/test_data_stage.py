@@ -22,7 +22,7 @@ def preset(name: str, **changes):
 
 def job(settings, out: Path, seed: int = 0) -> SimpleNamespace:
     out.mkdir()
-    return SimpleNamespace(reads=DataReads(data=settings, seed=seed), out=out)
+    return SimpleNamespace(reads=DataReads(data=settings, seed=seed), out=out, keep=out.parent)
 
 
 def test_toy_artifact(tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from morlaif.data.load import input_files, load
 from morlaif.data.records import Example, prompt_id
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
 from morlaif.data.settings import Columns, DataSettings
-from morlaif.data.split import deduplicate, draw, hold_out
+from morlaif.data.split import deduplicate, draw, hold_out, identity, opening
 from morlaif.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,6 +39,21 @@ def lines(path: Path, rows: list) -> Path:
 
 def pairs(n: int, prompts: int | None = None) -> list[dict]:
     return [{"prompt": f"question {i % (prompts or n)}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(n)]
+
+
+def drawn(examples: list[Example], limit: int | None, seed: int) -> list[Example]:
+    identities = np.array([identity(e) for e in examples], dtype=np.uint64)
+    return [examples[i] for i in draw(identities, limit, seed)]
+
+
+def kept(examples: list[Example]) -> list[Example]:
+    return [examples[i] for i in deduplicate(np.array([identity(e) for e in examples], dtype=np.uint64))]
+
+
+def held_out(examples: list[Example], size, fraction, seed) -> tuple[list[Example], list[Example]]:
+    openings = np.array([opening(e) for e in examples], dtype=np.uint64)
+    train, evaluation = hold_out(openings, size, fraction, seed)
+    return [examples[i] for i in train], [examples[i] for i in evaluation]
 
 
 def hh(*turns: str) -> str:
@@ -292,30 +308,30 @@ def test_prompts_alone_leave_nothing_to_imitate(tmp_path):
 @given(st.integers(2, 60), st.integers(1, 20), st.integers(0, 5), st.none() | st.integers(2, 40), st.floats(0.01, 0.9))
 def test_no_prompt_stands_on_both_sides(n, prompts, seed, limit, fraction):
     examples = [to_example(row, "pairs", COLUMNS) for row in pairs(n, prompts)]
-    kept = draw(deduplicate(examples), limit, seed)
-    assert len(kept) == min(n, limit or n)
-    assert draw(examples[::-1], limit, seed) == kept, "the order of the rows does not matter"
+    some = drawn(kept(examples), limit, seed)
+    assert len(some) == min(n, limit or n)
+    assert drawn(examples[::-1], limit, seed) == some, "the order of the rows does not matter"
     try:
-        train, held_out = hold_out(kept, None, fraction, seed)
+        train, held = held_out(some, None, fraction, seed)
     except ValueError as error:
         assert "leave some to train on" in str(error)
         return
-    assert not {prompt_id(e.messages) for e in train} & {prompt_id(e.messages) for e in held_out}
-    assert len(held_out) == max(1, round(fraction * len(kept))) and train
+    assert not {prompt_id(e.messages) for e in train} & {prompt_id(e.messages) for e in held}
+    assert len(held) == max(1, round(fraction * len(some))) and train
 
 
 def test_the_seed_draws_and_a_larger_limit_only_adds():
     examples = [to_example(row, "pairs", COLUMNS) for row in pairs(100)]
-    assert draw(examples, 20, 0) == draw(examples, 40, 0)[:20] != draw(examples, 20, 1)
-    assert hold_out(examples, 10, None, 0)[1] != hold_out(examples, 10, None, 1)[1]
+    assert drawn(examples, 20, 0) == drawn(examples, 40, 0)[:20] != drawn(examples, 20, 1)
+    assert held_out(examples, 10, None, 0)[1] != held_out(examples, 10, None, 1)[1]
 
 
 def test_case_and_space_make_no_new_prompt():
     twins = [Example.of([{"role": "user", "content": text}]) for text in ("Why  me?", "why me? ", "And you?")]
     for seed in range(10):
-        train, held_out = hold_out(twins, 1, None, seed)
-        assert len(train) + len(held_out) in (2, 3)
-        sides = [{e.messages[0]["content"][:3].lower() for e in side} for side in (train, held_out)]
+        train, held = held_out(twins, 1, None, seed)
+        assert len(train) + len(held) in (2, 3)
+        sides = [{e.messages[0]["content"][:3].lower() for e in side} for side in (train, held)]
         assert not sides[0] & sides[1]
 
 
@@ -328,13 +344,13 @@ def test_no_opening_is_on_both_sides(openings_of, size, seed, chance):
     ]
     first = lambda side: {e.messages[0]["content"] for e in side}  # noqa: E731
     try:
-        train, held_out = hold_out(draw(examples, None, seed), size, None, seed)
+        train, held = held_out(drawn(examples, None, seed), size, None, seed)
     except ValueError as error:
         assert "different first user turns cannot give" in str(error)
         return
-    assert not first(train) & first(held_out) and train and len(held_out) == size
+    assert not first(train) & first(held) and train and len(held) == size
     chance.shuffle(examples)
-    assert hold_out(draw(examples, None, seed), size, None, seed) == (train, held_out)
+    assert held_out(drawn(examples, None, seed), size, None, seed) == (train, held)
     counts = [openings_of.count(opening) for opening in set(openings_of)]
     assert len(examples) - len(train) - size < max(counts), "no more is left out than one opening's rows"
 

@@ -15,15 +15,15 @@ from morlaif.toy.world import make_world
 def build(job: DataJob) -> dict[str, Any]:
     """Leaves out/dataset (splits sft, train, eval) and, where rows were skipped, out/skipped.jsonl: where and why."""
     settings, seed = job.reads.data, job.reads.seed
-    loaded = _made(settings, seed) if isinstance(settings, ToyData) else load(settings, seed)
+    loaded = _made(settings, seed) if isinstance(settings, ToyData) else load(settings, seed, job.keep)
     save_examples(job.out, loaded.splits)
     if loaded.skipped:
-        lines = (json.dumps(row) + "\n" for row in loaded.skipped)
-        (job.out / "skipped.jsonl").write_text("".join(lines), encoding="utf-8")
+        with (job.out / "skipped.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in loaded.skipped)
     counted = {} if loaded.openings is None else {"openings": loaded.openings, "left_out": loaded.left_out}
     return {
         **{split: len(examples) for split, examples in loaded.splits.items()},
-        "pairs": sum(e.chosen is not None for split in ("train", "eval") for e in loaded.splits[split]),
+        "pairs": loaded.pairs,
         "rows": loaded.rows,
         "duplicates": loaded.duplicates,
         "skipped": len(loaded.skipped),
@@ -34,4 +34,5 @@ def build(job: DataJob) -> dict[str, Any]:
 def _made(settings: ToyData, seed: int) -> Loaded:
     """The dialogues of the toy world."""
     splits = make_world(seed, sft=settings.sft, train=settings.train, eval=settings.eval)
-    return Loaded(splits, sum(map(len, splits.values())), 0, [])
+    pairs = sum(e.chosen is not None for split in ("train", "eval") for e in splits[split])
+    return Loaded(splits, sum(map(len, splits.values())), 0, [], pairs=pairs)

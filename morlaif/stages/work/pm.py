@@ -96,7 +96,7 @@ def _view(job: PMJob) -> PMReport:
     return read_report(principle, job.out)
 
 
-def _verdicts(job: Job[Any, Any], name: str) -> tuple[list[Verdict], list[Verdict]]:
+def _verdicts(job: Job[Any, Any], name: str) -> tuple[Sequence[Verdict], Sequence[Verdict]]:
     learnt, held = (load_verdicts(job.needs.feedback[name], split) for split in _splits(job))
     return learnt, held
 

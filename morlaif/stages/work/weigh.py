@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -78,7 +80,8 @@ def _sft_responses(job: WeighJob, settings: WeightsSettings) -> tuple[list[list[
     """Prompts, responses of the SFT model, and where these come from: the `respond` artifact if it sampled them."""
     pairs = load_pairs(job.needs.respond, "train")
     if pairs and all(pair.human is None for pair in pairs):
-        rows = [(pair.messages, text) for pair in pairs for text in (pair.first, pair.second)][: settings.prompts]
+        every = ((pair.messages, text) for pair in pairs for text in (pair.first, pair.second))
+        rows = list(islice(every, settings.prompts))
         if len(rows) >= 2:
             return [messages for messages, _ in rows], [text for _, text in rows], "respond"
     examples = load_split(job.needs.data, "train")[: settings.prompts]
@@ -97,10 +100,10 @@ def _regressed(
     job: WeighJob, settings: WeightsSettings, score: Source, zero: list[str]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Coefficients of raw scores (K,), their intervals (K, 2), and the report; zeros for the principles in `zero`."""
-    train = _labelled(load_split(job.needs.data, "train"))[: settings.regression_pairs]
+    train = list(islice(_labelled(load_split(job.needs.data, "train")), settings.regression_pairs))
     if not train:
         raise UserError("weights=regressed: no row of the data's split 'train' has a human preference to learn from")
-    held = _labelled(load_split(job.needs.data, "eval"))
+    held = list(_labelled(load_split(job.needs.data, "eval")))
     names = list(score.names)
     kept = np.array([name not in zero for name in names])
     difference, label = _differences(score, train)
@@ -118,17 +121,15 @@ def _accuracy(difference: np.ndarray, label: np.ndarray, raw: np.ndarray) -> dic
     return pair_accuracy(difference @ raw, label).as_dict()
 
 
-def _labelled(examples: list[Example]) -> list[Pair]:
+def _labelled(examples: Iterable[Example]) -> Iterator[Pair]:
     """Pairs of the examples that have a human preference; their order comes from their hash, so it leaks no label."""
-    pairs = []
     for example in examples:
         if example.chosen is None or example.rejected is None:
             continue
         if int(example.id, 16) % 2:
-            pairs.append(Pair.of(example.messages, example.chosen, example.rejected, 1.0))
+            yield Pair.of(example.messages, example.chosen, example.rejected, 1.0)
         else:
-            pairs.append(Pair.of(example.messages, example.rejected, example.chosen, 0.0))
-    return pairs
+            yield Pair.of(example.messages, example.rejected, example.chosen, 0.0)
 
 
 def _differences(score: Source, pairs: list[Pair]) -> tuple[np.ndarray, np.ndarray]:
