@@ -271,5 +271,6 @@ def _packages(config: Config, stages: set[str]) -> Iterator[str]:
         yield "hardware.processes: several ranks need DeepSpeed: pip install 'morlaif[deepspeed]', or processes=1"
     if stages:
         yield from tracking_problems(config.tracking)
-    if config.ppo.rollout == "vllm" and "ppo" in stages and missing("vllm"):
-        yield "ppo.rollout: vllm is not installed; pip install 'trl[vllm]', or use ppo.rollout=transformers"
+    here = config.ppo.vllm.mode == "colocate" or config.ppo.vllm.handover == "nccl"  # else it is the server's alone
+    if config.ppo.rollout == "vllm" and here and "ppo" in stages and missing("vllm"):
+        yield "ppo.rollout: vllm is not installed; pip install vllm, or use ppo.rollout=transformers"

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from morlaif.models.generate import draw, generate
@@ -23,6 +24,11 @@ class Rollout(Protocol):
 
         An answer holds its EOS iff it ended by itself; a stop string ends it too, and is cut off.
         """
+        ...
+
+    def compare(self, policy: Tensor, reference: Tensor) -> dict[str, float]:
+        """What the log shows of the sampler's own log-probabilities of its last sample, beside those of the training
+        forward under policy and reference (B, T). Raises where they are another model's."""
         ...
 
 
@@ -49,3 +55,7 @@ class TransformersRollout:
                 model, self.tokenizer, prompts, max_new_tokens=s.max_new_tokens, temperature=s.temperature, stop=s.stop,
                 batch_size=s.generation_batch_size, noise=noise, gather=self.gather,
             )  # fmt: skip
+
+    def compare(self, policy: Tensor, reference: Tensor) -> dict[str, float]:
+        """Nothing: it is the policy itself that sampled."""
+        return {}

@@ -1,82 +1,105 @@
-"""Sampling with vLLM, through TRL's `VLLMGeneration`: colocated in the training processes, or on a server."""
+"""Sampling with vLLM: an engine in the training processes, or a server, which gets the weights before it samples."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from morlaif import ranks, sharded
-from morlaif.errors import UserError
+from morlaif import sharded
+from morlaif.errors import MachineError, UserError
 from morlaif.models.generate import Ends
-from morlaif.models.open import open_config
-from morlaif.models.place import Source
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
+from morlaif.rl.vllm_colocated import Colocated, Sampled
+from morlaif.rl.vllm_server import Server
+
+log = logging.getLogger(__name__)
+# Nats a token, on average over a step, from which on what samples is taken for another model than the one that learns.
+FAR = {torch.float32: 0.01, torch.bfloat16: 0.2}
+
+
+class Sampler(Protocol):
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the policy's weights, under transformers' names; of every rank."""
+        ...
+
+    def sample(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sampled]:
+        """One answer to each prompt, the same list on every rank."""
+        ...
 
 
 class VLLMRollout:
-    """The engine gets the policy's weights before it samples, so it never lags behind an update or a resume.
+    """Temperature as in `generate`, no top-k or top-p, the same ends, a seed for each row from the generator.
 
-    vLLM draws from a generator of its own: a run is not repeatable to the bit, as it is with transformers. All else is
-    as there: temperature, no top-k or top-p, a row cut before its stop string, EOS put there.
+    vLLM adds in another order than the trainer, so a token may now and then fall otherwise. What is learnt from is the
+    training forward's log-probabilities; `compare` holds them against those of the sampler.
     """
 
-    def __init__(self, engine: Engine, tokenizer: PreTrainedTokenizerBase, settings: PPOSettings) -> None:
-        """Start or find the engine.
+    def __init__(
+        self, engine: Engine, tokenizer: PreTrainedTokenizerBase, settings: PPOSettings, dtype: torch.dtype, keep: Path
+    ) -> None:
+        """Start the engine, or find the server. `dtype`: of the policy's computation; `keep`: where files may lie.
 
         Raises:
-            UserError: vllm is not installed, the ranks cannot share the rows evenly, or the model on disk has another
-                vocabulary than the policy.
+            UserError: vllm is not installed where it is needed, or cannot do what the settings want of it.
+            MachineError: no server answers.
         """
-        if importlib.util.find_spec("vllm") is None:
-            raise UserError(
-                "ppo.rollout: vllm is not installed; pip install 'trl[vllm]', or use ppo.rollout=transformers"
-            )
-        s, group = settings.vllm, settings.samples_per_prompt
-        for key, rows in (("rollouts", settings.rollouts // group), ("eval_prompts", settings.eval_prompts)):
-            if rows % ranks.count():
-                raise UserError(
-                    f"ppo.{key}: {rows} prompts do not come out even on {ranks.count()} processes, which vllm needs"
-                )
-        if s.mode == "colocate" and ranks.count() % s.tensor_parallel_size:
-            raise UserError(
-                f"ppo.vllm.tensor_parallel_size: {s.tensor_parallel_size} does not divide {ranks.count()} processes"
-            )
-        _check_vocabulary(engine)
+        self.engine, self.dtype = engine, dtype
         self.ends = Ends(tokenizer, settings.stop)
-        self.source = _source_class(engine)(
-            model=engine.models.policy,
-            accelerator=engine.accelerator(),
-            processing_class=tokenizer,
-            mode=s.mode,
-            server_base_url=s.server_url,
-            server_timeout=s.server_timeout,
-            group_port=s.group_port,
-            tensor_parallel_size=s.tensor_parallel_size,
-            gpu_memory_utilization=s.gpu_memory_utilization,
-            max_model_length=settings.max_prompt_length + settings.max_new_tokens,
-            max_num_seqs=s.max_num_seqs,
-            enable_sleep_mode=s.sleep,
-            temperature=settings.temperature,
-            top_p=1.0,
-            top_k=0,
-            max_completion_length=settings.max_new_tokens,
-            logprobs=None,  # they come from the training forward
-            generation_kwargs={"stop": settings.stop} if settings.stop else None,
-        )
+        ids = [self.ends.eos]
+        if settings.vllm.mode == "server":
+            self.sampler: Sampler = Server(engine, tokenizer, settings, ids, keep / "handed-over")
+        else:
+            if importlib.util.find_spec("vllm") is None:
+                raise UserError("ppo.rollout: vllm is not installed; pip install vllm, or use ppo.rollout=transformers")
+            self.sampler = Colocated(engine.models.model, settings, ids, dtype)
+        self.sampled: list[list[float]] = []
 
     def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
-        """See `Rollout`; `generator` is not used."""
-        self.source.sync_weights()
-        share = len(prompts) // ranks.count()  # neighbours, since a server samples a group at once
-        own = list(prompts[ranks.rank() * share : (ranks.rank() + 1) * share])
-        _, answers, _, _ = self.source.generate(own, None, group)
-        return ranks.concatenate([self._ended(list(ids)) for ids in answers])
+        """See `Rollout`."""
+        self.sampler.load(_weights(self.engine, self.dtype))
+        seeds = torch.randint(2**31 - 1, (len(prompts),), generator=generator, device=generator.device).tolist()
+        found = self.sampler.sample(prompts, seeds)
+        rows = [self._ended(one.ids) for one in found]
+        self.sampled = [
+            one.logprobs[: _alike(one.ids, row)] for one, row in zip(found, rows, strict=True)
+        ]  # an end that was put in place of a stop string was not sampled
+        return rows
+
+    def compare(self, policy: Tensor, reference: Tensor) -> dict[str, float]:
+        """The sampler's log-probabilities of what it sampled last, beside the trainer's (B, T): for the log.
+
+        Raises:
+            MachineError: they are another model's, or still those of the policy that the run began with.
+        """
+        known = torch.zeros_like(policy)
+        mask = torch.zeros_like(policy, dtype=torch.bool)
+        for row, logprobs in enumerate(self.sampled):
+            known[row, : len(logprobs)] = torch.tensor(logprobs)
+            mask[row, : len(logprobs)] = True
+        gaps = (known - policy)[mask].abs()
+        if not len(gaps):
+            return {}
+        gap, most = gaps.mean().item(), gaps.max().item()
+        behind = (known - reference)[mask].abs().mean().item()
+        found = (
+            f"its log-probabilities differ from the policy's by {gap:.2g} nats a token on average, {most:.2g} at most"
+        )
+        if gap > FAR.get(self.dtype, FAR[torch.bfloat16]):
+            raise MachineError(f"ppo.rollout: vllm samples from another model than the one that learns: {found}")
+        if gap > 1e-5 and gap > 2 * behind:  # what rounding leaves is as far from either
+            raise MachineError(
+                f"ppo.rollout: vllm did not take over the policy's weights: {found}, and from those of the policy that "
+                f"the run began with by {behind:.2g}"
+            )
+        return {"sampler/gap": gap, "sampler/gap_max": most}
 
     def _ended(self, ids: list[int]) -> list[int]:
         """vLLM leaves the tokens of a stop string; the first place that ends the row is its end."""
@@ -86,30 +109,16 @@ class VLLMRollout:
         return ids
 
 
-def _source_class(engine: Engine) -> type:
-    """TRL's class, but an adapter's weights go over a module at a time, and are not merged into the frozen base."""
-    from trl.generation.vllm_generation import VLLMGeneration
-
-    class Source(VLLMGeneration):
-        def _iter_named_params(self) -> Iterator[tuple[str, Tensor]]:
-            if not isinstance(self.model, PeftModel):
-                yield from super()._iter_named_params()
-                return
-            told: set[int] = set()
-            for name, parameter, value in sharded.merged(engine.models.model):
-                if id(parameter) not in told:  # vLLM ties what is tied
-                    told.add(id(parameter))
-                    yield name, value.to(parameter.dtype)
-
-    return Source
+def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two rows have in common before the first difference."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _check_vocabulary(engine: Engine) -> None:
-    model = engine.models.model
-    stored = open_config(Source(model.name_or_path)).get_text_config().vocab_size  # vLLM runs no code of a model's
-    own = model.config.get_text_config().vocab_size
-    if stored != own:
-        raise UserError(
-            f"ppo.rollout: vllm loads {model.name_or_path} with a vocabulary of {stored}, and the policy has {own} "
-            "(a pad token was added): train an SFT model first (sft=full), which saves the larger one"
-        )
+def _weights(engine: Engine, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Each weight once, whole, an adapter's part added in; vLLM ties what is tied. The policy stays as it is."""
+    passed: set[int] = set()
+    for name, parameter, value in sharded.merged(engine.models.model):
+        if id(parameter) not in passed:
+            passed.add(id(parameter))
+            # the engine collects a layer's weights before it uses them, and a gathered one is gone by then
+            yield name, value.to(dtype, copy=sharded.is_sharded(parameter))

@@ -123,12 +123,15 @@ class VLLMSettings(Settings):
     """The engine that samples when `rollout` is vllm."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset(
-        {"mode", "server_url", "group_port", "server_timeout", "tensor_parallel_size", "gpu_memory_utilization",
-         "max_num_seqs", "sleep"}
+        {"mode", "server_url", "handover", "folder", "group_port", "server_timeout", "tensor_parallel_size",
+         "gpu_memory_utilization", "max_num_seqs", "sleep"}
     )  # fmt: skip
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"handover": ("nccl",), "folder": (None,)}
 
     mode: Literal["colocate", "server"]
     server_url: Address | None
+    handover: Literal["nccl", "folder", "adapter"]
+    folder: Line | None
     group_port: Port
     server_timeout: Seconds
     tensor_parallel_size: Processes

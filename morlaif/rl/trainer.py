@@ -115,11 +115,11 @@ class PPOTrainer:
         self.estimator = with_params(ESTIMATORS, settings.advantage, settings.advantage_params)
         self.policy_loss = with_params(LOSSES, settings.loss, settings.loss_params)
         self.engine = make_engine(models, settings, accelerator)
-        self.rollout = self._rollout(gather)
         adaptive = settings.kl.controller == "adaptive"
         self.kl = kl.KLController(settings.kl.coef, settings.kl.target if adaptive else None, settings.kl.horizon)
         self.seen = shaping.Moments()
         self.checkpoints = Checkpoints(keep, self._fingerprint())
+        self.rollout = self._rollout(gather)
         self.curve: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
         self.before: Answers | None = None  # the answers to the held-out prompts before the first step
@@ -156,7 +156,7 @@ class PPOTrainer:
         count = s.rollouts // group
         rows = [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
         prompts = [self.prompt_ids[row] for row in rows]
-        responses = self.rollout.sample(prompts, schedule.generator(self.seed, "sample", step), group)
+        responses = self._sample(prompts, group, step)
         texts = [decode_response(self.tokenizer, ids) for ids in responses]
         mask, value_mask = self._masks(responses)
         ended = torch.tensor([ids[-1] == self.tokenizer.eos_token_id for ids in responses], device=self.device)
@@ -174,6 +174,7 @@ class PPOTrainer:
         #    pass, so that the ratio of the first minibatch is exactly 1.
         plan = self._plan(step, prompts, responses)
         logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask)
+        apart = self.rollout.compare(logprobs, ref_logprobs)
         target = reward
         if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
             target = self.objective.combine(group_normalized(scores, group)).float()
@@ -209,11 +210,18 @@ class PPOTrainer:
         clock.lap("optimise")
 
         # 6. Log.
-        row = {"step": step + 1} | row | updates | {"kl_coef": coef, "learning_rate": rates[-1]["policy"]}
+        row = {"step": step + 1} | row | updates | apart | {"kl_coef": coef, "learning_rate": rates[-1]["policy"]}
         check_row(row, step)
         return row | clock.seconds()
 
     # --- the parts of a step, in their order ---
+
+    def _sample(self, prompts: list[list[int]], group: int, step: int) -> list[list[int]]:
+        try:
+            return self.rollout.sample(prompts, schedule.generator(self.seed, "sample", step), group)
+        except MachineError:  # a server that is gone
+            self._give_up("score")
+            raise
 
     def _masks(self, responses: list[list[int]]) -> tuple[Tensor, Tensor]:
         """(B, T) tokens and (B, T) states that the critic values, which with `score_at: after_eos` are more."""
@@ -328,7 +336,8 @@ class PPOTrainer:
         if self.settings.rollout == "vllm":
             from morlaif.rl.rollout_vllm import VLLMRollout
 
-            return VLLMRollout(self.engine, self.tokenizer, self.settings)
+            dtype = torch.float32 if self.dtype is None else self.dtype
+            return VLLMRollout(self.engine, self.tokenizer, self.settings, dtype, self.checkpoints.folder)
         return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast, gather)
 
     def _counted(self) -> dict[str, float]:

@@ -1,21 +1,20 @@
-"""Where responses come from: what a row draws, and the adapter to TRL's vLLM class.
+"""Where responses come from: what a row draws, and how vLLM is asked.
 
-vllm itself is not needed: `LLM`, the boundary behind TRL's class, is played by the model itself.
+vllm itself is not needed: `LLM`, the boundary, is played. test_rl_vllm.py runs it for real.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-import inspect
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from trl.generation import vllm_generation
 
 from morlaif import ranks
-from morlaif.errors import UserError
+from morlaif.errors import MachineError, UserError
 from morlaif.models.generate import generate
 from morlaif.rl.engines import make_engine
 from morlaif.rl.rollout import TransformersRollout
@@ -53,29 +52,28 @@ def test_noise_takes_the_place_of_the_generator(small):
 
 
 class FakeLLM:
-    """vllm.LLM as TRL's class uses it: made from a path, fed weights by name, asked for continuations of ids."""
+    """vllm.LLM as it is used here: made from a path, fed weights by name, asked for continuations of ids."""
 
     def __init__(self, **arguments):
-        self.arguments, self.weights, self.asked = arguments, {}, []
-        load = lambda pairs: self.weights.update((name, value.clone()) for name, value in pairs)  # noqa: E731
-        runner = SimpleNamespace(model=SimpleNamespace(load_weights=load))
-        worker = SimpleNamespace(model_runner=runner)
-        self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
+        self.arguments, self.weights, self.asked, self.resets = arguments, {}, [], 0
         self.answers = iter(())
-        self.resets = 0
+
+    def collective_rpc(self, method, kwargs):
+        assert method == "reload_weights"
+        self.weights = {name: value.clone() for name, value in kwargs["weights_iterator"]}
+
+    def apply_model(self, function):
+        function(torch.nn.Module())
 
     def reset_prefix_cache(self):
         self.resets += 1
 
     def generate(self, prompts, sampling_params, use_tqdm):
         self.asked.append((prompts, sampling_params))
-        return [
-            SimpleNamespace(
-                prompt_token_ids=prompt["prompt_token_ids"],
-                outputs=[SimpleNamespace(token_ids=next(self.answers), logprobs=None)],
-            )
-            for prompt in prompts
-        ]
+        rows = [next(self.answers) for _ in prompts]
+        told = [[{token: SimpleNamespace(logprob=-float(token))} for token in ids] for ids in rows]
+        outputs = [SimpleNamespace(token_ids=ids, logprobs=own) for ids, own in zip(rows, told, strict=True)]
+        return [SimpleNamespace(outputs=[output]) for output in outputs]
 
 
 @pytest.fixture
@@ -85,12 +83,10 @@ def vllm(small, monkeypatch, tmp_path):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: object() if name == "vllm" else find(name, *more)
     )
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):  # TRL's class sets them
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
-    monkeypatch.setattr(vllm_generation, "LLM", FakeLLM, raising=False)
-    monkeypatch.setattr(vllm_generation, "SamplingParams", lambda **how: how, raising=False)
+    for name in ("ENABLE_V1_MULTIPROCESSING", "LOGGING_LEVEL", "NO_USAGE_STATS", "CPU_OMP_THREADS_BIND"):
+        monkeypatch.setenv(f"VLLM_{name}", "0")  # what is set stays
+    fake = SimpleNamespace(LLM=FakeLLM, SamplingParams=lambda **how: how)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
     small.llama().save_pretrained(tmp_path / "model")
 
     def make(**changes):
@@ -98,51 +94,33 @@ def vllm(small, monkeypatch, tmp_path):
         model = small.llama()
         model.name_or_path = str(tmp_path / "model")
         engine = make_engine(small.models(config, model), config)
-        return VLLMRollout(engine, small.tokenizer, config), engine
+        return VLLMRollout(engine, small.tokenizer, config, torch.float32, tmp_path), engine
 
     return make
 
 
-def test_every_argument_is_one_that_trl_knows(small, monkeypatch, vllm):
-    seen = {}
-    known = inspect.signature(vllm_generation.VLLMGeneration.__init__)
-    original = vllm_generation.VLLMGeneration.__init__
-
-    def spy(self, *args, **named):
-        known.bind(self, *args, **named)  # a TypeError for a name that is gone
-        seen.update(named)
-        original(self, *args, **named)
-
-    monkeypatch.setattr(vllm_generation.VLLMGeneration, "__init__", spy)
-    vllm(temperature=0.7, stop=["w9"], max_prompt_length=20, **{"vllm.gpu_memory_utilization": 0.4})
-    assert (seen["temperature"], seen["top_p"], seen["top_k"], seen["max_completion_length"]) == (0.7, 1.0, 0, 6)
-    assert seen["generation_kwargs"] == {"stop": ["w9"]} and seen["max_model_length"] == 26
-    signature = inspect.signature(vllm_generation.VLLMGeneration.generate)
-    assert list(signature.parameters)[:4] == ["self", "prompts", "images", "num_generations"]
-
-
 def test_the_engine_samples_as_the_settings_say(vllm):
-    rollout, _ = vllm(temperature=0.7)
-    llm = rollout.source.llm
-    assert llm.arguments["gpu_memory_utilization"] == 0.3 and llm.arguments["max_model_len"] == 256 + 6
+    rollout, _ = vllm(temperature=0.7, stop=["w9"])
+    llm = rollout.sampler.llm
+    known = {"max_model_len": 256 + 6, "dtype": "float32", "enforce_eager": True, "load_format": "dummy"}
+    assert known.items() <= llm.arguments.items() and llm.arguments["logprobs_mode"] == "processed_logprobs"
     llm.answers = iter([[5, 1], [6, 7, 8], [1], [9, 1], [10, 1], [11, 1]])
     found = rollout.sample(PROMPTS, torch.Generator(), 2)
     assert found == [[5, 1], [6, 7, 8], [1], [9, 1], [10, 1], [11, 1]]
     ((prompts, how),) = llm.asked
-    assert [row["prompt_token_ids"] for row in prompts] == PROMPTS
-    assert (how["temperature"], how["top_p"], how["top_k"], how["min_p"], how["max_tokens"], how["n"]) == (
-        0.7, 1.0, 0, 0.0, 6, 1,
-    )  # fmt: skip
-    assert how["logprobs"] is None and "stop" not in how
+    assert [row["prompt_token_ids"] for row in prompts] == PROMPTS and len({one["seed"] for one in how}) == len(PROMPTS)
+    for one in how:
+        same = {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_tokens": 6, "stop": ["w9"], "stop_token_ids": [1]}
+        assert same.items() <= one.items()
 
 
 def test_a_stop_string_is_cut_off_and_counts_as_an_end(vllm):
-    """vLLM's ids go on to the end of the stop string; ours end before it, with EOS."""
+    """vLLM's ids go on to the end of the stop string; ours end before it, with EOS, which was not sampled."""
     rollout, _ = vllm(stop=["w9"])
-    rollout.source.llm.answers = iter([[5, 6, 12], [5, 6, 7], [12], [5, 1], [5, 12], [13, 14, 15]])  # 12 is w9
+    rollout.sampler.llm.answers = iter([[5, 6, 12], [5, 6, 7], [12], [5, 1], [5, 12], [13, 14, 15]])  # 12 is w9
     found = rollout.sample(PROMPTS, torch.Generator(), 2)
     assert found == [[5, 6, 1], [5, 6, 7], [1], [5, 1], [5, 1], [13, 14, 15]]
-    assert rollout.source.llm.asked[0][1]["stop"] == ["w9"]
+    assert rollout.sampled == [[-5, -6], [-5, -6, -7], [], [-5, -1], [-5], [-13, -14, -15]]
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
@@ -152,7 +130,7 @@ def test_the_engine_has_the_policys_weights_before_it_samples(vllm, kind):
         for weight in engine.models.groups()["policy"]:
             weight += 0.1
     before = {name: value.clone() for name, value in engine.models.named_parameters()}
-    llm = rollout.source.llm
+    llm = rollout.sampler.llm
     llm.answers = iter([[5, 1]] * 6)
     rollout.sample(PROMPTS, torch.Generator(), 2)
     assert all(torch.equal(value, before[name]) for name, value in engine.models.named_parameters())  # to the bit
@@ -166,13 +144,31 @@ def test_the_engine_has_the_policys_weights_before_it_samples(vllm, kind):
     assert missing <= {"lm_head.weight"}  # tied to the embeddings
 
 
+def test_the_samplers_log_probabilities_are_held_against_the_trainers(vllm):
+    """Rounding passes; another model's, or those of the policy that the run began with, do not."""
+    rollout, _ = vllm()
+    rollout.sampled = [[-1.0, -2.0], [-3.0]]
+    policy = torch.tensor([[-1.0, -2.0001], [-3.0, -99.0]])  # the last place is padding
+    found = rollout.compare(policy, policy)
+    assert found == pytest.approx({"sampler/gap": 1e-4 / 3, "sampler/gap_max": 1e-4}, rel=1e-2)
+    with pytest.raises(MachineError, match=r"another model .* by 0\.5 nats a token .* 1\.5 at most"):
+        rollout.compare(torch.tensor([[-1.0, -2.0], [-4.5, 0.0]]), policy)
+    began = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])
+    with pytest.raises(MachineError, match="did not take over the policy's weights"):
+        rollout.compare(began + 0.002, began)
+    assert rollout.compare(began + 1e-6, began)["sampler/gap"] < 1e-5
+    rollout.sampled = [[], []]
+    assert rollout.compare(policy, policy) == {}
+
+
 def test_training_with_it(small, vllm, tmp_path):
     """The whole loop: log-probabilities come from the training forward, so the first ratio is 1 all the same."""
     config = small.settings(steps=2, rollout="vllm", eval_prompts=2, samples=2, **{"policy.kind": "lora"})
     model = small.llama()
     model.name_or_path = str(tmp_path / "model")
     run = small.trainer(config, small.models(config, model), held_out=small.prompts[:2])
-    llm = run.rollout.source.llm
+    llm = run.rollout.sampler.llm
+    run.rollout.compare = lambda policy, reference: {}  # this engine's numbers are no log-probabilities
     chance = torch.Generator().manual_seed(1)
 
     def words():
@@ -186,23 +182,24 @@ def test_training_with_it(small, vllm, tmp_path):
 
 
 def test_what_cannot_work_is_said(small, vllm, monkeypatch, tmp_path):
-    monkeypatch.setattr(ranks, "count", lambda: 5)
-    with pytest.raises(UserError, match=r"ppo\.rollouts: 12 prompts do not come out even on 5 processes"):
-        vllm()
     monkeypatch.setattr(ranks, "count", lambda: 4)
     with pytest.raises(UserError, match="tensor_parallel_size: 3 does not divide 4"):
         vllm(**{"vllm.tensor_parallel_size": 3})
-    monkeypatch.setattr(ranks, "count", lambda: 1)
+
+
+def test_a_vocabulary_that_grew_by_a_pad_token_is_the_engines_too(small, vllm, tmp_path):
+    vllm()
     larger = small.llama()
     larger.name_or_path = str(tmp_path / "model")
     larger.resize_token_embeddings(40, mean_resizing=False)
     config = small.settings(rollout="vllm")
-    with pytest.raises(UserError, match="vocabulary of 32, and the policy has 40"):
-        VLLMRollout(make_engine(small.models(config, larger), config), small.tokenizer, config)
+    engine = make_engine(small.models(config, larger), config)
+    made = VLLMRollout(engine, small.tokenizer, config, torch.float32, tmp_path)
+    assert made.sampler.llm.arguments["hf_overrides"] == {"vocab_size": 40}
 
 
 def test_without_vllm_one_line_says_what_to_install(small):
     if importlib.util.find_spec("vllm"):
         pytest.skip("vllm is installed")
-    with pytest.raises(UserError, match=r"vllm is not installed; pip install 'trl\[vllm\]'"):
+    with pytest.raises(UserError, match=r"vllm is not installed; pip install vllm"):
         small.trainer(small.settings(rollout="vllm"))
