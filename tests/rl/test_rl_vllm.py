@@ -19,7 +19,7 @@ from morlaif.models.generate import generate
 from morlaif.rl.engines import make_engine
 from morlaif.rl.rollout_vllm import VLLMRollout
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MOVING = {"optimizer.learning_rate": 3e-3, "optimizer.warmup_steps": 0, "epochs": 2}
 GAP = 1e-4  # nats a token: rounding in float32
 
