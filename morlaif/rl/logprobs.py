@@ -1,7 +1,7 @@
 """Log-probabilities of given tokens straight from hidden states, without a full-vocabulary copy of everything.
 
-Logits are made for response positions alone. When there are many, they are made chunk by chunk, in the backward pass
-once more, so that no more than `CHUNK` of them exist at once; a small batch keeps them and spares the second product.
+Logits are made for response positions alone. A small batch keeps them for the backward pass; where they would be more
+than `CHUNK`, no more than a block of them exists at once (`morlaif.rl.blocks`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from morlaif.models.head import Head
+from morlaif.rl.blocks import BlockLogprobs
 
 Entropy: TypeAlias = Literal["none", "value", "gradient"]
-CHUNK = {"cpu": 2**24, "cuda": 2**27}  # logits alive at once: 64 MB in float32, or on a GPU, which wants more work, 512
+CHUNK = {"cpu": 2**24, "cuda": 2**27}  # logits that are kept: 64 MB in float32, or on a GPU, which wants more work, 512
 
 
 def logprobs_of(
@@ -48,10 +49,13 @@ def token_logprobs(
         Log-probabilities (N,) and entropies (N,) or None, float32.
     """
     sharded = hasattr(next(head.parameters()), "ds_id")  # ZeRO-3: the weights are there inside of `head` alone
-    if type(head) is nn.Linear and not sharded and softcap is None and entropy != "gradient":
+    many = hidden.shape[0] * getattr(head, "out_features", 0) > CHUNK["cpu" if hidden.device.type == "cpu" else "cuda"]
+    if type(head) is nn.Linear and not sharded and (softcap is None or many) and entropy != "gradient":
         if torch.is_autocast_enabled(hidden.device.type):  # norms leave float32; a plain head would be given this
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         flags = torch.is_grad_enabled(), entropy == "value"
+        if many:
+            return BlockLogprobs.apply(hidden, head.weight, head.bias, targets, temperature, softcap, *flags)
         return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, temperature, *flags)
     logits = head(hidden).float()
     if softcap is not None:
@@ -80,51 +84,30 @@ class _TokenLogprobs(torch.autograd.Function):
         grad: bool,
         entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        rows = rows_at_once(hidden.device.type, len(weight))
-        logprobs, entropies = [], []
-        own = weight.to(hidden.dtype)  # once, and not for each chunk
-        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
-            table = _log_softmax(h, own, bias, temperature)
-            logprobs.append(table.gather(1, t[:, None])[:, 0])
-            if entropy:
-                entropies.append(-table.exp().mul_(table).sum(-1))
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.table = table if grad and len(hidden) <= rows else None
+        table = _log_softmax(hidden, weight.to(hidden.dtype), bias, temperature)
+        uncertain = -table.exp().mul_(table).sum(-1) if entropy else None
+        logprobs = table.gather(1, targets[:, None])[:, 0]
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.table = table if grad else None
         ctx.temperature = temperature
-        uncertain = torch.cat(entropies) if entropy else None
-        if entropy:
+        if uncertain is not None:
             ctx.mark_non_differentiable(uncertain)
-        return torch.cat(logprobs), uncertain
+        return logprobs, uncertain
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
-        kept, ctx.table = ctx.table, None
+        hidden, weight, targets = ctx.saved_tensors
+        table, ctx.table = ctx.table, None
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        grad_bias = torch.zeros_like(bias) if need_bias else None
-        rows = rows_at_once(hidden.device.type, len(weight))
-        own = weight.to(hidden.dtype)
-        for start in range(0, len(hidden), rows):
-            part = slice(start, start + rows)
-            table = _log_softmax(hidden[part], own, bias, ctx.temperature) if kept is None else kept
-            g = grad[part, None] / ctx.temperature
-            logits = table.exp_().mul_(-g)
-            logits.scatter_add_(1, targets[part, None], g)
-            logits = logits.to(hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden[part] = logits @ own
-            if grad_weight is not None:
-                grad_weight += (logits.T @ hidden[part]).to(weight.dtype)
-            if grad_bias is not None:
-                grad_bias += logits.sum(0)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
-
-
-def rows_at_once(device: str, vocabulary: int) -> int:
-    """How many tokens have logits at the same time."""
-    return max(1, CHUNK["cpu" if device == "cpu" else "cuda"] // vocabulary)
+        g = grad[:, None] / ctx.temperature
+        logits = table.exp_().mul_(-g)
+        logits = logits.scatter_add_(1, targets[:, None], g).to(hidden.dtype)
+        return (
+            logits @ weight.to(hidden.dtype) if need_hidden else None,
+            (logits.T @ hidden).to(weight.dtype) if need_weight else None,
+            logits.sum(0) if need_bias else None,
+            *[None] * 4,
+        )
 
 
 def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from morlaif.models.generate import generate
-from morlaif.rl import logprobs
+from morlaif.rl import blocks, logprobs
 from morlaif.rl.experience import collate, partition, response_mask
 from morlaif.rl.logprobs import token_logprobs
 
@@ -90,27 +90,32 @@ def test_gradient_checkpointing_leaves_the_gradient(small):
     assert torch.allclose(*gradients, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [2**24, 32 * 2])
+@pytest.mark.parametrize("kept", [2**24, 0])
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
-def test_fused_logprobs_against_autograd(monkeypatch, chunk, bias, temperature):
-    """Kept in one piece, or made again chunk by chunk in the backward pass."""
-    monkeypatch.setattr(logprobs, "CHUNK", {"cpu": chunk})
+def test_fused_logprobs_against_autograd(monkeypatch, kept, bias, softcap, temperature):
+    """Kept in one piece, or the vocabulary read in blocks of 5 for 3 tokens at a time."""
+    monkeypatch.setattr(logprobs, "CHUNK", {"cpu": kept})
+    monkeypatch.setattr(blocks, "BLOCK", {"cpu": 15})
+    monkeypatch.setattr(blocks, "ROWS", {"cpu": 3})
     torch.manual_seed(0)
     hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     head = torch.nn.Linear(5, 32, bias=bias, dtype=torch.float64)
     targets, weights = torch.randint(0, 32, (7,)), torch.randn(7)
     inputs = [hidden, *head.parameters()]
 
-    found, _ = token_logprobs(hidden, head, targets, temperature)
+    found, _ = token_logprobs(hidden, head, targets, temperature, softcap)
     fast = torch.autograd.grad((found * weights).sum(), inputs)
-    table = (head(hidden) / temperature).log_softmax(-1)
+    logits = head(hidden)
+    table = ((logits if softcap is None else softcap * (logits / softcap).tanh()) / temperature).log_softmax(-1)
     slow = torch.autograd.grad((table[range(7), targets] * weights).sum(), inputs)
     assert torch.allclose(found.double(), table[range(7), targets], atol=1e-6)
     for a, b in zip(fast, slow, strict=True):
         assert torch.allclose(a.double(), b, atol=1e-5)
     with torch.no_grad():
-        entropy = token_logprobs(hidden, head, targets, temperature, entropy="value")[1]
+        again, entropy = token_logprobs(hidden, head, targets, temperature, softcap, entropy="value")
+    assert torch.equal(again, found)  # with gradients or without: the first ratio is exactly 1
     assert torch.allclose(entropy.double(), -(table.exp() * table).sum(-1), atol=1e-6)
 
 
@@ -130,7 +135,26 @@ def test_under_autocast_the_head_computes_as_a_plain_one_would(monkeypatch):
     assert hidden.grad.dtype == head.weight.grad.dtype == torch.float32
 
 
-def test_frozen_head_gets_no_gradient():
+def test_blocks_hold_for_logits_of_any_size_and_tokens_that_are_certain(monkeypatch):
+    """Larger and larger logits scale the sums anew; 1 - p of a sure token keeps its digits, in bfloat16 too."""
+    monkeypatch.setattr(logprobs, "CHUNK", {"cpu": 0})
+    monkeypatch.setattr(blocks, "BLOCK", {"cpu": 6})
+    head = torch.nn.Linear(1, 12, bias=False)
+    head.weight.data = torch.linspace(-264, 264, 12)[:, None]
+    for hidden in (torch.tensor([[1.0], [-1.0], [0.02]]), torch.tensor([[0.125], [-0.125]], dtype=torch.bfloat16)):
+        targets = torch.tensor([11, 0, 7])[: len(hidden)]
+        hidden.requires_grad_()
+        found, _ = token_logprobs(hidden, head, targets, 1.0)
+        exact = hidden.detach().double().requires_grad_()
+        table = (exact @ head.weight.double().T).log_softmax(-1)[range(len(hidden)), targets]
+        (fast,), (slow,) = (torch.autograd.grad(x.sum(), y) for x, y in ((found, hidden), (table, exact)))
+        assert torch.allclose(found.double(), table, atol=1e-5)
+        assert torch.allclose(fast.double(), slow, rtol=2e-2 if hidden.dtype == torch.bfloat16 else 1e-4)
+
+
+@pytest.mark.parametrize("kept", [2**24, 0])
+def test_frozen_head_gets_no_gradient(monkeypatch, kept):
+    monkeypatch.setattr(logprobs, "CHUNK", {"cpu": kept})
     hidden, head = torch.randn(4, 5, requires_grad=True), torch.nn.Linear(5, 8, bias=False).requires_grad_(False)
     token_logprobs(hidden, head, torch.tensor([0, 1, 2, 3]), 1.0)[0].sum().backward()
     assert hidden.grad is not None and head.weight.grad is None
