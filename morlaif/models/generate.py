@@ -8,17 +8,16 @@ one row draws does not depend on when the others end, so two policies under one 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
 from morlaif.errors import UserError
-from morlaif.models.cache import ReservedLayer, reserved_cache
+from morlaif.models.decode import decoder
 
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
@@ -195,23 +194,14 @@ def _generate_batch(
     room = width + max_new_tokens
     mask = torch.tensor([[0] * (width - len(p)) + [1] * (room - width + len(p)) for p in prompts], device=device)
     positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
-    cache = reserved_cache(model.config, room)
-    ready = _takes_ready_masks(model, cache)
+    steps = decoder(model, room)
     noise = noise.to(device)
 
     results: list[list[int]] = [[] for _ in prompts]
     seats = list(range(len(prompts)))  # which row sits at each place of the batch
     open_rows = set(seats)
     for step in range(max_new_tokens):
-        seen = mask[:, : width + step]
-        logits = model(
-            input_ids=ids,
-            attention_mask=seen[:, None, None].bool() if ready and step else seen,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits = steps.step(ids, mask[:, : width + step], positions)
         picked = sample(logits, temperature, top_p, noise[:, step])
         for row, token in zip(seats, picked.tolist(), strict=True):
             if row not in open_rows:
@@ -227,20 +217,10 @@ def _generate_batch(
         if open_rows and len(seats) - len(open_rows) >= max(1, COMPACT_AT * len(seats)):
             places = [place for place, row in enumerate(seats) if row in open_rows]
             kept = torch.tensor(places, device=device)
-            cache.batch_select_indices(kept)
+            steps.keep(kept)
             ids, positions, mask, noise = ids[kept], positions[kept], mask[kept], noise[kept]
             seats = [seats[place] for place in places]
     return results
-
-
-def _takes_ready_masks(model: PreTrainedModel, cache: DynamicCache) -> bool:
-    """Whether a token's mask (B, 1, 1, T) may be given as attention uses it, which spares its making at each step.
-
-    Not where layers see through windows, or positions are not rotations and may come of the mask itself (ALiBi).
-    """
-    rotary = hasattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb")  # as model files call it
-    plain = all(isinstance(layer, ReservedLayer) for layer in cache.layers)
-    return rotary and plain and model.config._attn_implementation == "sdpa"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from morlaif.models.layers import trunk_name
+from morlaif.models.layers import trunk_name, trunk_of
 
 _CLOSE = 1e-5  # relative; some heads compute in float32
 _PROBES = (1e-4, -1e-4, 0.5, -0.5, 3.0, -3.0, 20.0, -20.0, 100.0, -100.0, 1e9, -1e9)  # what a layer might give
@@ -41,6 +41,8 @@ class Head:
         """Logits of `states` (N, H) in float32: (N, V)."""
         if not self.plain:
             return _through(self.model, states)[0].float()
+        if not torch.is_autocast_enabled(states.device.type):  # Mamba keeps its states in float32
+            states = states.to(next(self.layer.parameters()).dtype)
         logits = self.layer(states).float()
         if self.scale != 1:
             logits = logits * self.scale
@@ -63,6 +65,30 @@ def last_states(trunk: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
     given = {"position_ids": positions} if "position_ids" in signature(trunk.forward).parameters else {}
     states: Tensor = trunk(input_ids=ids, use_cache=False, **given)[0]
     return states
+
+
+@torch.no_grad()
+def logits_fault(model: PreTrainedModel) -> str | None:
+    """How the logits that are learnt from here differ from those of a model's own forward; None: they do not.
+
+    Two short rows, the shorter one padded on the right, without a mask and with positions counted from 0, against
+    each alone. In half precision only the longer one, as it is: routers of experts round the other way under padding.
+    """
+    count = model.get_input_embeddings().weight.shape[0]
+    long, short = ([(7 * i + 3 + j) % count for i in range(6 - 2 * j)] for j in range(2))
+    exact = model.dtype in (torch.float32, torch.float64)
+    rows = [long, short] if exact else [long]
+    ids = torch.tensor([row + long[len(row) :] for row in rows], device=model.device)
+    positions = torch.arange(len(long), device=model.device)[None]
+    head, states = head_of(model), last_states(trunk_of(model), ids, positions)
+    for row, own in zip(rows, states, strict=True):
+        wanted = model(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits[0].float()
+        found = head.logits(own[: len(row)])
+        allowed = wanted > torch.finfo(torch.float16).min  # of a masked id there is nothing to compare
+        most = (wanted - found)[allowed].abs().max() if found.shape == wanted.shape else torch.tensor(torch.inf)
+        if not most <= (1e-3 if exact else 5e-2) * wanted[allowed].abs().max().clamp(min=1):
+            return f"by up to {most:.3g}, where they are up to {wanted[allowed].abs().max():.3g}"
+    return None
 
 
 def _formula(model: PreTrainedModel, name: str, layer: nn.Module) -> tuple[float, float | None] | None:

@@ -43,13 +43,12 @@ def unfit_for_lora(model: nn.Module) -> list[str]:
     """Names of linear layers whose weight is read past their forward, or that give no single tensor.
 
     A state-space layer (it has A_log and D) hands its kernels the weights of `out_proj` and `dt_proj`; routers of
-    experts that are a linear layer themselves give scores and choices.
+    experts that are a linear layer themselves give scores and choices (Llama 4, PhiMoE).
     """
     found = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            own = type(module).forward is not nn.Linear.forward
-            if own and type(module).__module__.startswith("transformers.models."):
+            if type(module).__name__.endswith(("Router", "GroupedLinear")):
                 found.append(name)
         elif hasattr(module, "A_log") and hasattr(module, "D"):
             found += [f"{name}.{part}" for part in ("out_proj", "dt_proj") if hasattr(module, part)]

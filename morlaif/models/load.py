@@ -14,6 +14,7 @@ from morlaif import sharded
 from morlaif.data.chat import prepare_tokenizer
 from morlaif.errors import UserError
 from morlaif.models.check import adapter_problems
+from morlaif.models.head import logits_fault
 from morlaif.models.open import (
     check_causal,
     check_files,
@@ -23,11 +24,12 @@ from morlaif.models.open import (
     open_model,
     open_tokenizer,
 )
-from morlaif.models.place import POINTER, Source, absolute, read_pointer
+from morlaif.models.place import POINTER, Source, absolute, folder_of, read_pointer
 from morlaif.models.settings import ModelSettings
 
 MODEL = "model"  # folder of the model inside the artifact of `sft`, or a file POINTER names the untouched base …
 ADAPTER = "adapter"  # … on which, if it is there, the peft adapter in this folder sits
+_HELD: set[tuple[str, str | None, torch.dtype, int]] = set()  # models whose logits were compared in this process
 
 
 def load_tokenizer(
@@ -66,7 +68,37 @@ def load_causal_lm(
     if not any(map(sharded.is_sharded, model.parameters())):  # else DeepSpeed has put each part where it belongs
         model.to(device)
     check_causal(source, model)
+    _check_logits(source, model)
     return model
+
+
+def _check_logits(source: Source, model: PreTrainedModel) -> None:
+    """Hold our log-probabilities against the model's own, once in this process.
+
+    Not for models that this project wrote: what they were made from has been asked. Nor where weights lie in parts,
+    where a forward is an exchange between ranks, or nowhere: their head was found by the same code.
+
+    Raises:
+        UserError: they differ.
+    """
+    folder = folder_of(source.path, source.revision)
+    facts = folder / "config.json" if folder is not None else None
+    asked = (source.path, source.revision, model.dtype, facts.stat().st_mtime_ns if facts and facts.exists() else 0)
+    absent = any(weight.is_meta or sharded.is_sharded(weight) for weight in model.parameters())
+    if source.own or absent or asked in _HELD:
+        return
+    try:
+        fault = logits_fault(model)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:  # its own way
+        fault = f"or cannot be had ({' '.join(str(error).split())[:200] or type(error).__name__})"
+    if fault is not None:
+        raise UserError(
+            f"{source.where}: log-probabilities of {type(model).__name__} as PPO would learn from them differ from its "
+            f"own logits {fault}; take a model of another architecture"
+        )
+    _HELD.add(asked)
 
 
 def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str = "model") -> None:

@@ -216,6 +216,9 @@ class LetterModel:
         import torch
 
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        from morlaif.models.decode import attends_alone
+
+        self._shares = attends_alone(model)  # recurrent layers hold no prefix that several endings can follow
         self.computed = self.reused = 0  # tokens that were run, and that would have been run again without sharing
         said = [answer_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
         self._answers = [torch.tensor([i for i, x in enumerate(said) if x == wanted]) for wanted in answers]
@@ -297,6 +300,8 @@ class LetterModel:
         from transformers import DynamicCache
 
         device = self.model.device
+        if not self._shares:
+            stems = [Stem([], [stem.prefix + ending for ending in stem.endings]) for stem in stems]
         prefixes, endings = [stem.prefix for stem in stems], [ending for stem in stems for ending in stem.endings]
         owner = torch.tensor([i for i, stem in enumerate(stems) for _ in stem.endings], device=device)
         begins = torch.tensor([len(prefix) for prefix in prefixes], device=device)
@@ -322,10 +327,11 @@ class LetterModel:
     def _forward(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, keep: int
     ) -> torch.Tensor:
-        return self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=cache is not None, logits_to_keep=keep,
-        ).logits  # fmt: skip
+        from morlaif.models.decode import known
+
+        given = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": keep}
+        given |= {"attention_mask": mask, "position_ids": positions}
+        return self.model(input_ids=ids, **known(self.model, given)).logits
 
     def _padded(self, rows: Sequence[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (N, longest)."""

@@ -1,0 +1,170 @@
+"""One step of sampling: the logits of the next token of each row, by a cache where the architecture's can be trusted.
+
+A cache must stand rows that are padded on the left, and rows that leave. Attention's does; that of recurrent layers
+does in part, and some models have none. So each model is asked once, on two short rows, whether its cached steps are
+those of its plain forward; where they are not, each step reads the rows anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from inspect import signature
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import (
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
+
+from morlaif.models.cache import ReservedLayer, reserved_cache
+from morlaif.models.head import head_of, last_states
+from morlaif.models.layers import trunk_of
+
+log = logging.getLogger(__name__)
+_asked: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+class Decoder(Protocol):
+    """Rows that grow by a token a step."""
+
+    def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Logits (B, V) after `ids`: first the prompts (B, T), padded on the left, then (B, 1) what was picked.
+
+        mask: (B, all so far), 1 where there is a token; positions: those of `ids`.
+        """
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch, in this order."""
+        ...
+
+
+def decoder(model: PreTrainedModel, room: int) -> Decoder:
+    """What samples from `model` rows of at most `room` tokens."""
+    if isinstance(model, PreTrainedModel) and not cache_holds(model):
+        return Rereading(model)
+    return Cached(model, room)
+
+
+class Cached:
+    """Keys, values and states of what was read are kept."""
+
+    def __init__(self, model: PreTrainedModel, room: int) -> None:
+        self.model, self.cache = model, reserved_cache(model.config, room)
+        self.ready = _takes_ready_masks(model, self.cache)
+        self.name = "past_key_values" if _takes(model, "past_key_values") else "cache_params"  # Mamba's word for it
+
+    def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        first = ids.shape[1] == mask.shape[1]
+        given: dict[str, Any] = {
+            "attention_mask": mask[:, None, None].bool() if self.ready and not first else mask,
+            "position_ids": positions, self.name: self.cache, "logits_to_keep": 1,
+        }  # fmt: skip
+        if not first and self.name == "cache_params":  # states are past all padding
+            del given["attention_mask"]
+        logits: Tensor = self.model(input_ids=ids, use_cache=True, **known(self.model, given)).logits[:, -1]
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        keep_rows(self.cache, rows)
+
+
+class Rereading:
+    """Nothing is kept: each step reads the rows from their beginning, padded on the right."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.trunk, self.head = trunk_of(model), head_of(model)
+        self.rows: list[list[int]] = []
+
+    def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        if self.rows:
+            self.rows = [[*row, token] for row, token in zip(self.rows, ids[:, 0].tolist(), strict=True)]
+        else:
+            self.rows = [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True)]
+        longest = max(map(len, self.rows))
+        padded = torch.tensor([row + [row[-1]] * (longest - len(row)) for row in self.rows], device=ids.device)
+        states = last_states(self.trunk, padded, torch.arange(longest, device=ids.device)[None])
+        ends = torch.tensor([len(row) - 1 for row in self.rows], device=ids.device)
+        return self.head.logits(states[torch.arange(len(ends), device=ids.device), ends])
+
+    def keep(self, rows: Tensor) -> None:
+        self.rows = [self.rows[row] for row in rows.tolist()]
+
+
+def keep_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """`batch_select_indices` for layers with recurrent states too."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(rows)
+        else:
+            layer.batch_select_indices(rows)
+
+
+def attends_alone(model: PreTrainedModel) -> bool:
+    """Whether all that a model keeps of what it has read are keys and values: a prefix may be shared by many rows."""
+    layers = DynamicCache(config=model.config).layers
+    known_kind = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return known_kind and _takes(model, "past_key_values") and not model._is_stateful
+
+
+@torch.no_grad()
+def cache_holds(model: PreTrainedModel) -> bool:
+    """Whether steps by `Cached` are right, on two short rows of which one leaves. Asked once of each model."""
+    if model not in _asked:
+        has_cache = any(_takes(model, name) for name in ("past_key_values", "cache_params"))
+        _asked[model] = has_cache and _right_steps(model)
+        if not _asked[model]:
+            name = type(model).__name__
+            log.warning("%s keeps no cache that rows of a batch can share; sampling reads them anew at each step", name)
+    return _asked[model]
+
+
+def _right_steps(model: PreTrainedModel) -> bool:
+    exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
+    if not exact and attends_alone(model):
+        return True  # rounding, above all of a router of experts, hides what there is to see
+    training, device = model.training, model.device
+    ids = torch.tensor([[5, 5, 3, 4, 6], [4, 6, 3, 5, 3]], device=device)  # the first row begins with padding
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], device=device)
+    positions = torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]], device=device)
+    alone = model.eval()(input_ids=torch.tensor([[3, 4, 6, 7]], device=device), use_cache=False).logits[0, -2:].float()
+    try:
+        cached = Cached(model, 6)
+        before = cached.step(ids, mask[:, :5], positions)[0]
+        cached.keep(torch.tensor([0], device=device))
+        after = cached.step(torch.tensor([[7]], device=device), mask[:1], positions[:1, -1:] + 1)[0]
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):  # each has its own
+        return False
+    finally:
+        model.train(training)
+    found = torch.stack([before, after]).float()
+    there = alone.isfinite()
+    most = (found - alone)[there].abs().max()
+    return bool(most <= (1e-3 if exact else 0.1) * alone[there].abs().max())
+
+
+def known(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a model's forward knows by name: ALiBi has no positions, Bloom refuses others."""
+    return {name: value for name, value in given.items() if _takes(model, name)}
+
+
+def _takes(model: PreTrainedModel, name: str) -> bool:
+    accepted = signature(model.forward).parameters
+    return name in accepted or "input_ids" not in accepted  # one that only hands on says nothing
+
+
+def _takes_ready_masks(model: PreTrainedModel, cache: DynamicCache) -> bool:
+    """Whether a token's mask (B, 1, 1, T) may be given as attention uses it, which spares its making at each step.
+
+    Not where layers see through windows, or positions are not rotations and may come of the mask itself (ALiBi).
+    """
+    rotary = hasattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb")  # as model files call it
+    plain = all(isinstance(layer, ReservedLayer) for layer in cache.layers)
+    return rotary and plain and model.config._attn_implementation == "sdpa"
