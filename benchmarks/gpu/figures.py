@@ -3,8 +3,10 @@
     python benchmarks/gpu/figures.py <out folder> --shape 0.5b --policy lora rloo full
 
 Real stages of a run on a model with random weights (`made.py`), dialogues that fill every limit, twelve LoRA preference
-models, and a judge in the process. Each line of <out folder>/figures.jsonl is written when it is known. Operations
-are those of the model's products and its causal attention; what is computed twice (checkpointing, chunks) counts once.
+models, and a judge in the process. With `--seconds` what would end too late is left out, and a row says so: comparisons
+with other libraries and the whole-model policy come last. Each line of <out folder>/figures.jsonl is written when it is
+known. Operations are those of the model's products and its causal attention; what is computed twice (checkpointing,
+chunks) counts once.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import gc
 import importlib
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -48,7 +51,7 @@ from morlaif.preference.report import MODEL  # noqa: E402
 from morlaif.rl import logprobs  # noqa: E402
 from morlaif.units.store import Store  # noqa: E402
 
-POLICIES = {
+POLICIES = {  # in the order of their weight
     "lora": ["ppo.policy.kind=lora"],
     "rloo": ["ppo.policy.kind=lora", "ppo.advantage=rloo", "ppo.critic.kind=none", "ppo.samples_per_prompt=4"],
     "full": ["ppo.policy.kind=full"],
@@ -137,16 +140,21 @@ def main() -> None:
     asked.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     asked.add_argument("--smoke", action="store_true", help="one short step of each, no comparisons")
     asked.add_argument("--steps", type=int, help="of PPO; the first is left out of the means")
+    asked.add_argument("--seconds", type=float, default=math.inf, help="to be done in")
     told = asked.parse_args()
     told.out.mkdir(parents=True, exist_ok=True)
     size = SMALL if told.shape == "tiny" else FEW if told.smoke else Size()
     size = replace(size, steps=told.steps or size.steps)
     figures = Figures(told.out / "figures.jsonl", told.shape, told.device)
     with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), size, told.policy, figures, compare=not told.smoke or told.shape == "tiny")
+        compare = not told.smoke or told.shape == "tiny"
+        measure(Path(folder), size, told.policy, figures, compare, time.monotonic() + told.seconds)
 
 
-def measure(folder: Path, size: Size, policies: list[str], figures: Figures, compare: bool) -> None:
+def measure(
+    folder: Path, size: Size, policies: list[str], figures: Figures, compare: bool, until: float = math.inf
+) -> None:
+    """`until`: of `time.monotonic()`; a part that takes as long as the one before would is not begun too late."""
     cuda = figures.device == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
     name = torch.cuda.get_device_name() if cuda else "cpu"
@@ -162,14 +170,32 @@ def measure(folder: Path, size: Size, policies: list[str], figures: Figures, com
     assert shape is not None
     words = overrides(size, model, data, figures.device)
     words += [f"paths.store={folder / 'store'}", f"paths.runs={folder / 'runs'}"]
-    for policy in policies:
-        with figures.part(f"run, {policy}"):
-            config = composed(*words, *POLICIES[policy])
-            run_stages(config, folder / "runs" / policy, policy, size, shape, figures)
-        if compare and policy == policies[0]:
-            for name, both_sides in COMPARED.items():
-                with figures.part(name):
-                    both_sides(config, size, shape, figures, dtype)
+    configs = {policy: composed(*words, *POLICIES[policy]) for policy in policies}
+    parts: dict[str, Callable[[], None]] = {
+        f"run, {policy}": functools.partial(
+            run_stages, config, folder / "runs" / policy, policy, size, shape, figures
+        )
+        for policy, config in configs.items() if policy != "full"
+    }  # fmt: skip
+    if compare:
+        first = configs[policies[0]]
+        parts |= {
+            name: functools.partial(both_sides, first, size, shape, figures, dtype)
+            for name, both_sides in COMPARED.items()
+        }
+    if "full" in configs:
+        parts["run, full"] = functools.partial(
+            run_stages, configs["full"], folder / "runs" / "full", "full", size, shape, figures
+        )
+    last = 0.0  # seconds of the part before; the first run builds what all share
+    for name, part in parts.items():
+        began = time.monotonic()
+        if began + last / 2 > until:
+            figures.row(name, left_out="out of time")
+            continue
+        with figures.part(name):
+            part()
+        last = time.monotonic() - began
 
 
 # --- what is measured with ---

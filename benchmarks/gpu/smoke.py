@@ -1,6 +1,6 @@
 """Does all of it run here, and right? Whole runs, kills, ranks and models of real shape, side by side, each with a log.
 
-    python benchmarks/gpu/smoke.py <out folder> [--device cuda] [--only agree stages …]
+    python benchmarks/gpu/smoke.py <out folder> [--device cuda] [--only killed-ppo stages-float32 …] [--seconds 200]
 
 `--device cpu` (the default where there is no GPU) does the same with a tiny model, to see that it starts. Each check is
 a process or some one after another; its output goes to <out folder>/<check>.log, its end to <out folder>/smoke.jsonl.
@@ -9,7 +9,9 @@ a process or some one after another; its output goes to <out folder>/<check>.log
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -21,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,13 +33,19 @@ LIMIT = float(os.environ.get("LIMIT", 400))  # seconds of one command
 
 TOY = ["experiment=smoke", "hardware.workers=1"]
 KINDS = ("toy_trunk", "toy_heads", "toy_conditioned", "toy_ensemble", "toy_full")
-KILLED = [
-    "arms.select=[morlaif]",
-    "ppo.steps=8",
-    "ppo.checkpoint_every=1",
-    "ppo.policy.kind=lora",
-    "ppo.critic.kind=adapter",
-]
+ONE_ARM = ["arms.select=[morlaif]", "principles.count=2"]
+# By stage: what is trained, and what shows that it is in the middle of it. Dropout draws from the noise states.
+KILLED = {
+    "pm": (
+        ["pm=toy", "pm.lora.dropout=0.1", "pm.checkpoint_every=2", "pm.joint=2"],
+        "**/pm/**/*step*4*",
+    ),
+    "ppo": (
+        ["ppo.steps=8", "ppo.checkpoint_every=1", "ppo.policy.kind=lora", "ppo.critic.kind=adapter"],
+        "**/ppo/**/step-00000003.json",
+    ),
+}  # fmt: skip
+BEFORE = {"sft": "data", "pm": "feedback", "ppo": "weigh"}  # up to where both runs share what is built
 
 
 class Failed(Exception):
@@ -46,8 +55,9 @@ class Failed(Exception):
 class Check:
     """One check: runs commands, whose output goes to its log."""
 
-    def __init__(self, name: str, out: Path, scratch: Path, device: str) -> None:
-        self.name, self.device, self.folder = name, device, scratch / name
+    def __init__(self, name: str, out: Path, scratch: Path, device: str, until: float = math.inf) -> None:
+        """`until`: of `time.monotonic()`; whatever still runs then is killed."""
+        self.name, self.device, self.folder, self.until = name, device, scratch / name, until
         self.folder.mkdir(parents=True)
         self.log: IO[str] = (out / f"{name}.log").open("w")
         self.cuda = device == "cuda"
@@ -61,10 +71,14 @@ class Check:
             command, cwd=self.folder, env=environment | more, stdout=self.log, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-        end = time.monotonic() + LIMIT
+        end = min(time.monotonic() + LIMIT, self.until)
         while process.poll() is None:
-            if time.monotonic() > end or (kill_when is not None and kill_when()):
+            late = time.monotonic() > end
+            if late or (kill_when is not None and kill_when()):
                 os.killpg(process.pid, signal.SIGKILL)
+            if late:
+                process.wait()
+                raise Failed("out of time")
             time.sleep(0.02)
         return process.wait()
 
@@ -72,13 +86,17 @@ class Check:
         if code := self.run(command, **more):
             raise Failed(f"exit code {code}")
 
+    def own(self, *overrides: str, store: str) -> list[str]:
+        """A run whose overrides say all but where its folders are."""
+        return [
+            sys.executable, "-m", "morlaif", *overrides, f"paths.store={self.folder / store}",
+            f"paths.runs={self.folder / 'runs'}", "tracking=local",
+        ]  # fmt: skip
+
     def morlaif(self, *overrides: str, store: str = "store", dtype: str = "float32") -> list[str]:
         own = [f"hardware={'gpu' if self.cuda else 'cpu'}", f"hardware.dtype={dtype}"]
         where = [] if any(word.startswith("hardware=") for word in overrides) else own
-        return [
-            sys.executable, "-m", "morlaif", *TOY, *where, *overrides, f"paths.store={self.folder / store}",
-            f"paths.runs={self.folder / 'runs'}", "tracking=local",
-        ]  # fmt: skip
+        return self.own(*TOY, *where, *overrides, store=store)
 
     def script(self, name: str, *words: str) -> list[str]:
         return [sys.executable, str(HERE / name), *words]
@@ -86,12 +104,19 @@ class Check:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("out", type=Path)
+    asked.add_argument("out", type=Path, nargs="?", default=Path("gpu-results"))
     asked.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if has_gpu() else "cpu")
-    asked.add_argument("--only", nargs="*", default=None)
+    asked.add_argument("--only", nargs="*", choices=list(CHECKS), default=None)
+    asked.add_argument("--seconds", type=float, default=math.inf, help="after which what still runs is killed")
+    asked.add_argument("--list-without-shapes", action="store_true", help="names of the checks, for figures to follow")
     told = asked.parse_args()
+    if told.list_without_shapes:
+        print(*(name for name in CHECKS if name not in SHAPES))
+        return
     told.out.mkdir(parents=True, exist_ok=True)
-    checks = CHECKS if told.only is None else {name: CHECKS[name] for name in told.only}
+    usual = CHECKS if told.device == "cuda" else ON_A_CPU
+    checks = {name: CHECKS[name] for name in (usual if told.only is None else told.only)}
+    until = time.monotonic() + told.seconds
     lock = threading.Lock()
     bad = []
     with tempfile.TemporaryDirectory() as scratch, (told.out / "smoke.jsonl").open("a") as lines:
@@ -99,7 +124,7 @@ def main() -> None:
         def run(name: str) -> None:
             began = time.monotonic()
             try:
-                found = {"ok": True} | (checks[name](Check(name, told.out, Path(scratch), told.device)) or {})
+                found = {"ok": True} | (checks[name](Check(name, told.out, Path(scratch), told.device, until)) or {})
             except Exception as error:
                 reason = str(error) if isinstance(error, Failed) else traceback.format_exc()[-500:]
                 found = {"ok": False, "error": reason}
@@ -111,7 +136,7 @@ def main() -> None:
                 if not found["ok"]:
                     bad.append(name)
 
-        with ThreadPoolExecutor(SIDE_BY_SIDE if told.device == "cuda" else 1) as pool:
+        with ThreadPoolExecutor(SIDE_BY_SIDE if told.device == "cuda" else 2) as pool:
             list(pool.map(run, checks))
     print(f"{len(checks) - len(bad)} of {len(checks)} checks passed" + (f"; failed: {', '.join(bad)}" if bad else ""))
     sys.exit(bool(bad))
@@ -157,30 +182,55 @@ def kind(preset: str) -> Callable[[Check], None]:
     return run
 
 
-def killed(check: Check) -> dict[str, Any]:
-    """A PPO run is killed between two of its steps, with kill -9, and goes on to the same numbers."""
-    dtype = "bfloat16" if check.cuda else "float32"
-    check.must(check.morlaif(*KILLED, "stages=[weigh]", store="whole", dtype=dtype))
-    shutil.copytree(check.folder / "whole", check.folder / "broken")  # only PPO differs
-    check.must(check.morlaif(*KILLED, "stages=[ppo]", store="whole", dtype=dtype))
+def killed(stage: str) -> Callable[[Check], dict[str, Any]]:
+    """A stage is killed in the middle of its training, with kill -9; the same command ends with the same weights."""
 
-    def at_work() -> bool:
-        return any(check.folder.glob("broken/**/ppo/**/step-00000003.json"))
+    def run(check: Check) -> dict[str, Any]:
+        dtype = "bfloat16" if check.cuda else "float32"
+        words, marker = _adapter_sft(check) if stage == "sft" else KILLED[stage]
 
-    again = check.morlaif(*KILLED, "stages=[ppo]", store="broken", dtype=dtype)
-    code = check.run(again, kill_when=at_work)
-    check.must(again)
-    curves = [_curve(check.folder / store) for store in ("whole", "broken")]
-    pairs = [pair for rows in zip(*curves, strict=True) for pair in zip(*(row.values() for row in rows), strict=True)]
-    worst = max(abs(a - b) for a, b in pairs)
-    ok = worst == 0 and code == -signal.SIGKILL
-    return {"ok": ok, "killed": code, "steps": len(curves[0]), "largest difference": worst}
+        def command(last: str, store: str) -> list[str]:
+            if stage == "sft":
+                return check.own(*words, f"stages=[{last}]", store=store)
+            return check.morlaif(*ONE_ARM, *words, f"stages=[{last}]", store=store, dtype=dtype)
+
+        check.must(command(BEFORE[stage], "whole"))
+        shutil.copytree(check.folder / "whole", check.folder / "broken")  # only this stage differs
+        check.must(command(stage, "whole"))
+
+        def at_work() -> bool:
+            return any((check.folder / "broken").glob(marker))
+
+        code = check.run(command(stage, "broken"), kill_when=at_work)
+        check.must(command(stage, "broken"))
+        one, other = (_weights(check.folder / store, stage) for store in ("whole", "broken"))
+        unlike = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+        ok = bool(one) and not unlike and code == -signal.SIGKILL
+        return {"ok": ok, "killed": code, "files": len(one), "unlike": unlike}
+
+    return run
 
 
-def _curve(store: Path) -> list[dict[str, float]]:
-    (file, *_) = sorted(store.glob("**/curve.jsonl"))
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows]
+def _adapter_sft(check: Check) -> tuple[list[str], str]:
+    """Words of an SFT with dropout: of an adapter, which the toy model has none of, on a tiny model of Qwen's kind."""
+    import figures
+    import made
+
+    model, data, size = check.folder / "model", check.folder / "pairs.jsonl", figures.SMALL
+    made.write_model("tiny", model, "cpu")
+    made.write_dialogues(data, size.pairs + 16, size.length // 2, size.length // 2)
+    words = figures.overrides(replace(size, steps=7), model, data, check.device)
+    other = ("sft=", "sft.checkpoint_every=", "stages=", "tracking=")
+    own = ["sft=lora", "sft.lora.dropout=0.1", "sft.checkpoint_every=2"]
+    return [*own, *(word for word in words if not word.startswith(other))], "**/sft/**/checkpoint-4/*"
+
+
+def _weights(store: Path, stage: str) -> dict[str, str]:
+    """Name and hash of each file of weights that the stage's finished units hold."""
+    units = [manifest.parent for manifest in store.glob(f"{stage}/*/*/manifest.json")]
+    units += [manifest.parent for manifest in store.glob(f"{stage}/*/manifest.json")]
+    files = [file for unit in units for file in sorted(unit.rglob("*.safetensors"))]
+    return {str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def shape(policy: str) -> Callable[[Check], dict[str, Any]]:
@@ -225,15 +275,20 @@ def two_ranks(check: Check) -> None:
 CHECKS: dict[str, Callable[[Check], dict[str, Any] | None]] = {
     "agree-ppo": agree(["ppo"]),
     "agree-pm": agree(["pm"]),
-    "agree-rest": agree(["generate", "sft", "judge"]),
+    "agree-rest": agree(["sft", "judge"]),
+    "agree-sample": agree(["generate"]),
     "ranks": two_ranks,
-    "killed": killed,
+    "killed-ppo": killed("ppo"),
+    "killed-pm": killed("pm"),
+    "killed-sft": killed("sft"),
     "shape-lora": shape("lora,rloo"),
     "shape-full": shape("full"),
     "stages-float32": stages("float32"),
     "stages-bfloat16": stages("bfloat16"),
     **{f"kind-{preset}": kind(preset) for preset in KINDS},
 }
+ON_A_CPU = ("stages-float32", "killed-pm", "killed-ppo")  # enough to see that the script starts, in three minutes
+SHAPES = ("shape-lora", "shape-full")  # which figures.py does too
 
 
 if __name__ == "__main__":

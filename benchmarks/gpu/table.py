@@ -1,17 +1,39 @@
 """Markdown tables of the JSON lines that smoke.py and figures.py left in a folder.
 
-python benchmarks/gpu/table.py <out folder>
+    python benchmarks/gpu/table.py <out folder> [--page benchmarks/gpu.md]
+
+With `--page` the tables of a GPU take the place of those between the page's two marks; a CPU's never do.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
-def main(folder: Path) -> None:
+
+def main(folder: Path, page: Path | None = None) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as tables:
+        show(folder)
+    print(tables.getvalue(), end="")
+    run = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    if page is None:
+        return
+    if run.get("device", "a CPU") == "a CPU":
+        print(f"\n{page} stays as it is: what a CPU does is not for that page")
+        return
+    before, rest = page.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    told = f"{run['device']}, commit {run['commit']}, {run['date']}.\n\n{tables.getvalue().strip()}"
+    page.write_text(f"{before}{BEGIN}\n{told}\n{END}{after}")
+
+
+def show(folder: Path) -> None:
     checks, figures = _rows(folder / "smoke.jsonl"), _rows(folder / "figures.jsonl")
     if checks:
         print("| check | | seconds | |\n|---|---|--:|---|")
@@ -21,6 +43,9 @@ def main(folder: Path) -> None:
             print(f"| {row['check']} | {'passed' if row['ok'] else 'failed'} | {row['seconds']} | {_cell(told)} |")
     for shape in dict.fromkeys(row["shape"] for row in figures):
         own = [row for row in figures if row["shape"] == shape]
+        if out := [row["what"] for row in own if "left_out" in row]:
+            print(f"\n{shape}, left out for want of time: {', '.join(out)}")
+        own = [row for row in own if "left_out" not in row]
         print(f"\n{shape}: " + "; ".join(_facts(row) for row in own if "tokens" not in row and "wall" not in row))
         print("\n| what | tokens | seconds | tokens/s | TFLOP/s | of the matrix rate | |")
         print("|---|--:|--:|--:|--:|--:|---|")
@@ -51,4 +76,8 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("out", type=Path)
+    asked.add_argument("--page", type=Path)
+    told = asked.parse_args()
+    main(told.out, told.page)
