@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
 from morlaif import sharded
+from morlaif.preference.model import head
 
 
 def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
@@ -31,7 +32,7 @@ def classifier_on(model: PreTrainedModel) -> PreTrainedModel:
                 whole = f"{name}.{leaf}" if name else leaf
                 if whole in given:
                     kind[leaf] = given[whole]
-    made.score = nn.Linear(made.score.in_features, 1, bias=False, device=model.device, dtype=model.dtype)
+    made.score = nn.Linear(head(made).in_features, 1, bias=False, device=model.device, dtype=model.dtype)
     missing = [name for name, tensor in (*made.named_parameters(), *made.named_buffers()) if tensor.is_meta]
     if missing:
         raise ValueError(f"{type(model).__name__} has no {missing[0]}, which {type(made).__name__} needs")

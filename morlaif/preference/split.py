@@ -66,7 +66,7 @@ class SplitTrunk:
                     ((self._below, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": self._below})
                 )
             result = forward(*args, **kwargs)
-            self._tuples = isinstance(result, tuple)
+            self._tuples = isinstance(result, tuple | list)
             return result
 
         return run
