@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint types docs wheel lock clean
+.PHONY: help demo real given check test lint types docs wheel lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed  ## Run the whole pipeline on the toy world and open-ready its report (2 to 3 minutes)
 	$(BIN)/morlaif experiment=quickstart $(ARGS)
+
+real: given $(VENV)/installed  ## Run the whole pipeline on MODEL= and JUDGE= of yours and thirty example dialogues (some 20 minutes with 0.3B on two cores)
+	$(BIN)/morlaif experiment=local budget=tiny model.path=$(MODEL) judge.path=$(JUDGE) data.path=morlaif/examples/dialogues.jsonl $(ARGS)
+
+given:
+	@test -n "$(MODEL)" -a -n "$(JUDGE)" || { echo "make real MODEL=<folder or hub id> JUDGE=<folder, hub id or URL>: give both; it fetches none by itself"; exit 2; }
 
 check: lint types  ## Style, types and the fast tests, in a minute and a half
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)

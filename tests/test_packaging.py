@@ -40,7 +40,7 @@ def test_carries_every_data_file(installed):
     ):
         for file in tree.rglob("*"):
             if (
-                file.suffix in (".py", ".yaml", ".html", ".css", ".js", ".j2", ".jinja")
+                file.suffix in (".py", ".yaml", ".html", ".css", ".js", ".j2", ".jinja", ".jsonl")
                 and "__pycache__" not in file.parts
             ):
                 assert (installed / place / file.relative_to(tree)).is_file(), file

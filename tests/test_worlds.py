@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from composed import told
 
+from morlaif.presets import options
+
 LOCAL = "experiment=local model.path=m data.path=d.jsonl judge.path=j"
 
 
@@ -35,3 +37,45 @@ def test_what_does_not_go_together_is_one_line(command, given, instead):
 ])  # fmt: skip
 def test_what_goes_together_composes(command):
     assert told(command) == ""
+
+
+EXPERIMENTS = {
+    "quickstart": "",
+    "quickstart_single": "",
+    "direct_rlaif": "",
+    "smoke": "",
+    "hh_cpu": "data.path=d.jsonl",
+    "local": "model.path=m data.path=d.jsonl judge.path=j",
+    "llama2_70b": "",
+}
+GIVEN = {  # what a preset leaves to its user
+    "feedback=plugin": "feedback.source=morlaif_plugin.judge.Shorter",
+    "data=plugin": "data.source=morlaif_plugin.tabs.rows",
+    "pm=plugin": "pm.kind=morlaif_plugin.words.Words",
+    "reward=plugin": "reward.kind=morlaif_plugin.reward.Plain",
+    "reward=function": "reward.function=morlaif.reward.functions.length_near",
+}
+GROUPS = {group: sorted(names) for group, names in options().items() if "/" not in group}
+CROSSED = [
+    (experiment, group)
+    for experiment in EXPERIMENTS
+    for group in GROUPS
+    if group not in ("experiment", "sweep")
+]  # fmt: skip
+
+
+def test_every_experiment_is_crossed():
+    assert set(GROUPS["experiment"]) == set(EXPERIMENTS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("experiment", "group"), CROSSED)
+def test_an_experiment_takes_each_option_or_names_another(plugin, experiment, group):
+    """No option fails for keys that the experiment sets: those are the business of the option they belong to."""
+    for name in GROUPS[group]:
+        option = f"{group}={name}"
+        command = " ".join(["experiment=" + experiment, EXPERIMENTS[experiment], option, GIVEN.get(option, "")])
+        line = told(command)
+        assert "unknown key" not in line and " has no " not in line, f"{command}: {line}"
+        assert line == "" or ("\n" not in line and ("Take " in line or "use " in line)), f"{command}: {line}"

@@ -39,6 +39,7 @@ from morlaif.errors import UserError
 from morlaif.files import read_json
 from morlaif.models.layers import unfit_for_lora
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT
+from morlaif.pace import Pace
 from morlaif.ranks import barrier, gather, rank
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def finetune(
         args=_arguments(settings, seed=seed, keep=keep, device=model.device, dtype=dtype),
         train_dataset=rows,
         processing_class=tokenizer,
-        callbacks=[_Progress(on_log)],
+        callbacks=[_Progress(on_log, Pace(settings.checkpoint_every))],
         peft_config=_lora(settings.lora, model) if isinstance(settings, LoRASFT) else None,
     )
     trainer.remove_callback(PrinterCallback)
@@ -304,10 +305,18 @@ class _QuietSFTTrainer(SFTTrainer):
 
 
 class _Progress(TrainerCallback):
-    """Hands on what the trainer logs."""
+    """Hands on each step and what the trainer logs, and asks for checkpoints."""
 
-    def __init__(self, report: OnLog) -> None:
-        self.report = report
+    def __init__(self, report: OnLog, pace: Pace) -> None:
+        self.report, self.pace = report, pace
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if not control.should_log:  # on_log is next
+            self.report(state.global_step, state.max_steps, {})
+        control.should_save |= self.pace.due(state.global_step)
+        return control
 
     def on_log(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from morlaif.pipeline.beat import Beat, shown_metric
 from morlaif.pipeline.record import Run, UnitRecord
 from morlaif.texts import add_row, say, visible
 from morlaif.units.store import Store
 from morlaif.units.unit import Plan, Unit
 
-SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric that a progress line shows
+EVERY = 30.0  # seconds between two lines about a unit at work, where there is no terminal
 STYLES = {"built": "green", "cached": "cyan", "failed": "bold red", "not_run": "yellow", "to do": "yellow"}
 STYLES["damaged"] = STYLES["failed"]
 
 
 class Display:
-    """Lines of progress on a terminal; on anything else, one line for each finished unit."""
+    """Lines of progress on a terminal; on anything else, one line for each finished unit, and while one is at work a
+    line every half minute at least."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self.console = console or Console(stderr=False, highlight=False)
+        self.clock = clock
         self.live = self.console.is_terminal
         self.bars = Progress(
             SpinnerColumn(finished_text=" "),
@@ -37,14 +42,37 @@ class Display:
             console=self.console, transient=True,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
+        self.beats: dict[str, tuple[list[str], Beat]] = {}  # units at work that are built in one go, by what joins them
+        self.lock = threading.Lock()
+        self.over = threading.Event()
 
     def __enter__(self) -> Display:
         if self.live:
             self.bars.start()
+        else:
+            threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
         self.bars.stop()
+
+    def _watch(self) -> None:
+        """A unit may be silent for long within a step, and this process may be the one that builds it."""
+        while not self.over.wait(1.0):
+            self.beat()
+
+    def beat(self) -> None:
+        """A line about each unit at work that none was written about lately."""
+        now, lines = self.clock(), []
+        with self.lock:
+            for names, beat in self.beats.values():
+                if now - beat.told >= EVERY:
+                    beat.told = now
+                    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                    lines.append(f"{names[0] + others:<24} {beat.line(now)}")
+        for line in lines:
+            self.say(line)
 
     def say(self, line: str) -> None:
         say(self.console, line)
@@ -52,18 +80,30 @@ class Display:
     def begin(self, unit: Unit) -> None:
         if self.live:
             self.tasks[unit.name] = self.bars.add_task(visible(unit.name), total=None, steps="", metric="")
+            return
+        now = self.clock()
+        with self.lock:
+            fresh = ([], Beat(unit.stage.counts, now, now))
+            self.beats.setdefault(unit.together or unit.name, fresh)[0].append(unit.name)
 
     def progress(self, unit: Unit, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
         if unit.name in self.tasks:
             steps = f"{step:,}/{total:,}" if total else f"{step:,}"
-            name = next((name for name in SHOWN_FIRST if name in metrics), next(iter(metrics), None))
             self.bars.update(self.tasks[unit.name], completed=step, total=total, steps=steps)
-            if name:
-                self.bars.update(self.tasks[unit.name], metric=f"{visible(name)} {metrics[name]:.3g}")
+            if metric := shown_metric(metrics):
+                self.bars.update(self.tasks[unit.name], metric=visible(metric))
+        elif found := self.beats.get(unit.together or unit.name):
+            with self.lock:
+                found[1].on(self.clock(), step, total, metrics)
 
     def end(self, unit: Unit, state: str, seconds: float) -> None:
         if unit.name in self.tasks:
             self.bars.remove_task(self.tasks.pop(unit.name))
+        with self.lock:
+            if (found := self.beats.get(key := unit.together or unit.name)) and unit.name in found[0]:
+                found[0].remove(unit.name)
+                if not found[0]:
+                    del self.beats[key]
         if state != "cached" and not self.live:
             self.say(f"{unit.name:<24} {state:<7} {seconds:7.1f} s")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from morlaif import ranks
 from morlaif.errors import UserError
+from morlaif.pace import Pace
 from morlaif.preference.checkpoint import FitCheckpoint, State, generator_state, set_generator_state
 from morlaif.preference.kind import OnStep
 from morlaif.preference.learners import Learner, Texts
@@ -102,13 +103,13 @@ class PMTrainer:
     def run(self) -> Fitted:
         """Train from the last checkpoint, or from the start, to the end."""
         every = self.settings.checkpoint_every
-        done = self._resume()
+        pace, done = Pace(every), self._resume()
         self.learner.model.train()
         for batch in () if done else islice(self._batches(), len(self.losses), None):
             self.step(batch)
             if self.stopper.after(len(self.losses)):
                 break
-            if every and len(self.losses) % every == 0 and len(self.losses) < self.steps:
+            if len(self.losses) < self.steps and pace.due(len(self.losses)):
                 self._save()
         if not done:
             self.stopper.restore(len(self.losses))

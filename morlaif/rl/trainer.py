@@ -27,6 +27,7 @@ from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
 from morlaif.models.checkpoint import Checkpoints
+from morlaif.pace import Pace
 from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
 from morlaif.rl.engines import make_engine
@@ -127,7 +128,7 @@ class PPOTrainer:
 
     def run(self, on_step: Callable[[dict[str, float]], None] | None = None) -> TrainResult:
         """Train from the last checkpoint, or from the start, to the end."""
-        s = self.settings
+        s, pace = self.settings, Pace(self.settings.checkpoint_every)
         self._resume()
         if self.before is None and self.held_out:
             self.before = self.answer(0)
@@ -140,7 +141,7 @@ class PPOTrainer:
             if self.held_out and (last or (s.eval_every and done % s.eval_every == 0)):
                 row |= self._evaluate_held_out(done)
             row |= self._counted()
-            if s.checkpoint_every and (last or done % s.checkpoint_every == 0):
+            if pace.due(done) or (last and s.checkpoint_every):
                 self._save()
             if on_step is not None and ranks.is_first():
                 on_step(row)

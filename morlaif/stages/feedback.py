@@ -34,6 +34,7 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
     reads = FeedbackReads
     needs = FeedbackNeeds
     work = "morlaif.stages.work.feedback"
+    counts = "verdict"
 
 
 STAGE = Feedback()

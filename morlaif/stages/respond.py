@@ -36,6 +36,7 @@ class Respond(Stage[RespondReads, RespondNeeds]):
     reads = RespondReads
     needs = RespondNeeds
     work = "morlaif.stages.work.respond"
+    counts = "prompt"
     loads_model = True
 
     def on_ranks(self, reads: RespondReads) -> bool:

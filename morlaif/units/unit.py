@@ -33,6 +33,7 @@ class Stage(Generic[R, N]):
     reads: ClassVar[type[Reads]]
     needs: ClassVar[type] = dict  # a dataclass for `gather`
     work: ClassVar[str] = ""  # dotted
+    counts: ClassVar[str] = "step"  # what its progress counts
     artifact: ClassVar[str | None] = None  # what a tracker calls what it leaves; None: a tracker is not told
     loads_model: ClassVar[bool] = False  # of the run: it must be there, and its device
     paired: ClassVar[bool] = False  # units share their random numbers, so that arms differ in treatment alone

@@ -1,0 +1,68 @@
+"""What a unit at work has come to, in a line: for whoever reads a file and not a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric that a line of progress shows
+
+
+def shown_metric(metrics: Mapping[str, float]) -> str:
+    name = next((name for name in SHOWN_FIRST if name in metrics), next(iter(metrics), None))
+    return f"{name} {metrics[name]:.3g}" if name is not None else ""
+
+
+@dataclass
+class Beat:
+    """The progress of a unit, or of several that are built in one go. Times in seconds, of one clock."""
+
+    counts: str  # what a step is
+    began: float
+    told: float  # when a line was written last
+    step: int = 0
+    total: int | None = None
+    metric: str = ""
+    came: float | None = None  # when the last step came
+    since: tuple[float, int] = field(default=(0.0, 0))  # from where the rate is taken
+
+    def on(self, now: float, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        if self.came is None:  # earlier steps may be another run's
+            self.since = (self.began, 0) if step <= 1 else (now, step)
+        elif total != self.total or step < self.step:  # it counts something else from here on
+            self.since = (self.came, 0) if step <= 1 else (now, step)
+        self.step, self.total, self.came = step, total, now
+        self.metric = shown_metric(metrics) or self.metric
+
+    def line(self, now: float) -> str:
+        """Such as: step 12 of 40, 3.1 a minute, 9 min to go, reward 0.52, 4 min so far."""
+        spent = f"{span(now - self.began)} so far"
+        if self.came is None:
+            return f"at work, {spent}"
+        of = f" of {self.total:,}" if self.total else ""
+        parts = [f"{self.counts} {self.step:,}{of}"]
+        start, first = self.since
+        if self.step > first and self.came > start:
+            rate = (self.step - first) / (self.came - start)
+            parts.append(_rate(rate))
+            if self.total and self.step < self.total:
+                parts.append(f"{span(max(0.0, (self.total - self.step) / rate - (now - self.came)))} to go")
+        return ", ".join([*parts, *([self.metric] if self.metric else []), spent])
+
+
+def span(seconds: float) -> str:
+    """
+    >>> span(42), span(100), span(5400)
+    ('42 s', '2 min', '1.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _rate(rate: float) -> str:
+    """Of steps a second, in the unit in which it is a number to read."""
+    for factor, unit in ((1, "second"), (60, "minute")):
+        if rate * factor >= 1:
+            return f"{rate * factor:.3g} a {unit}"
+    return f"{rate * 3600:.3g} an hour"
