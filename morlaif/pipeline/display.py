@@ -83,7 +83,7 @@ class Display:
             return
         now = self.clock()
         with self.lock:
-            fresh = ([], Beat(unit.stage.counts, now, now))
+            fresh: tuple[list[str], Beat] = ([], Beat(unit.stage.counts, now, now))
             self.beats.setdefault(unit.together or unit.name, fresh)[0].append(unit.name)
 
     def progress(self, unit: Unit, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
