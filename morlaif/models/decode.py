@@ -24,7 +24,7 @@ from transformers.cache_utils import (
 )
 
 from morlaif.models.cache import ReservedLayer, reserved_cache
-from morlaif.models.head import head_of, last_states
+from morlaif.models.head import Head, head_of, last_states, wins_by_blocks
 from morlaif.models.layers import trunk_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Cached:
         self.model, self.cache = model, reserved_cache(model.config, room)
         self.ready = _takes_ready_masks(model, self.cache)
         self.name = "past_key_values" if _takes(model, "past_key_values") else "cache_params"  # Mamba's word for it
+        self.head = _large_head(model) if self.name == "past_key_values" else None
 
     def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         first = ids.shape[1] == mask.shape[1]
@@ -69,11 +70,26 @@ class Cached:
         }  # fmt: skip
         if not first and self.name == "cache_params":  # states are past all padding
             del given["attention_mask"]
+        if self.head is not None:
+            del given["logits_to_keep"]
+            states = trunk_of(self.model)(input_ids=ids, use_cache=True, **given)[0]
+            return self.head.logits(states[:, -1])
         logits: Tensor = self.model(input_ids=ids, use_cache=True, **known(self.model, given)).logits[:, -1]
         return logits
 
     def keep(self, rows: Tensor) -> None:
         keep_rows(self.cache, rows)
+
+
+def _large_head(model: PreTrainedModel) -> Head | None:
+    """The head, where it is worth while to compute it by itself, and the trunk takes what the model does."""
+    if not isinstance(model, PreTrainedModel) or not wins_by_blocks(model.get_output_embeddings()):
+        return None
+    accepted = signature(trunk_of(model).forward).parameters
+    if not {"attention_mask", "position_ids", "past_key_values"} <= accepted.keys():
+        return None
+    head = head_of(model)
+    return head if head.plain else None
 
 
 class Rereading:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
@@ -21,6 +21,7 @@ from morlaif.models.decode import decoder
 
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
+MANY = 2**14  # ids from which a draw looks for its block first
 
 
 def generate(
@@ -114,13 +115,32 @@ def sample(logits: Tensor, temperature: float, top_p: float, noise: Tensor) -> T
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probs = torch.softmax(logits.float() / temperature, dim=-1)
+    logits = logits.float()
+    probs = torch.softmax(logits if temperature == 1 else logits / temperature, dim=-1)
     if top_p < 1:
         probs = nucleus(probs, top_p)
-    cumulative = probs.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    below = torch.minimum(noise.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, below, right=True).squeeze(-1)
+    noise = noise.double()[:, None]
+    if probs.shape[1] < MANY:
+        return _invert(probs.cumsum(-1, dtype=torch.float64), noise, None)
+    # which block first, then which id in it: no cumulative sum over all is made
+    width = math.isqrt(probs.shape[1])
+    whole = probs.shape[1] // width * width
+    sums = probs[:, :whole].unflatten(1, (-1, width)).sum(-1)
+    sums = torch.cat([sums, probs[:, whole:].sum(-1, keepdim=True)], 1).cumsum(-1, dtype=torch.float64)
+    block = _invert(sums, noise, None)[:, None]
+    below = nn.functional.pad(sums, (1, 0)).gather(1, block)
+    places = block * width + torch.arange(width, device=probs.device)
+    there = places < probs.shape[1]
+    within = probs.gather(1, places.clamp(max=probs.shape[1] - 1)) * there
+    found = _invert(within.cumsum(-1, dtype=torch.float64), noise, sums[:, -1:], below)
+    return block[:, 0] * width + found
+
+
+def _invert(cumulative: Tensor, noise: Tensor, total: Tensor | None, below: Tensor | float = 0.0) -> Tensor:
+    """(B, n) cumulative sums that begin at `below`, noise (B, 1) -> (B,) the first place that exceeds noise · total."""
+    own = cumulative[:, -1:]
+    wanted = noise * (own if total is None else total) - below
+    return torch.searchsorted(cumulative, wanted.minimum(own.nextafter(torch.zeros_like(own))), right=True).squeeze(-1)
 
 
 def nucleus(probs: Tensor, top_p: float) -> Tensor:

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from morlaif.models.layers import trunk_name, trunk_of
 
+LARGE, FEW, BLOCK = 2**24, 64, 1024  # weights of a head that is read by blocks; rows up to which; its rows at once
 _CLOSE = 1e-5  # relative; some heads compute in float32
 _PROBES = (1e-4, -1e-4, 0.5, -0.5, 3.0, -3.0, 20.0, -20.0, 100.0, -100.0, 1e9, -1e9)  # what a layer might give
 
@@ -43,7 +44,7 @@ class Head:
             return _through(self.model, states)[0].float()
         if not torch.is_autocast_enabled(states.device.type):  # Mamba keeps its states in float32
             states = states.to(next(self.layer.parameters()).dtype)
-        logits = self.layer(states).float()
+        logits = _product(self.layer, states).float()
         if self.scale != 1:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -55,6 +56,31 @@ def head_of(model: PreTrainedModel) -> Head:
     name = next((name for name, child in model.named_children() if child is layer), None)
     found = None if name is None else _formula(model, name, layer)
     return Head(model, layer, False) if found is None else Head(model, layer, True, *found)
+
+
+def _product(layer: nn.Module, states: Tensor) -> Tensor:
+    """`layer(states)`. For few rows on a processor by blocks that stay in its cache: to pack the whole of a large
+    matrix, as libraries do first, takes longer than the product.
+    """
+    if not wins_by_blocks(layer) or len(states) > FEW or torch.is_grad_enabled() or states.dtype != layer.weight.dtype:
+        return layer(states)
+    assert isinstance(layer, nn.Linear)
+    result = states.new_empty(len(states), layer.out_features)
+    for start in range(0, layer.out_features, BLOCK):
+        block = slice(start, start + BLOCK)
+        torch.mm(states, layer.weight[block].T, out=result[:, block])
+    return result if layer.bias is None else result.add_(layer.bias)
+
+
+def wins_by_blocks(layer: nn.Module) -> bool:
+    """Whether this head is a large plain matrix on a processor."""
+    return (
+        type(layer) is nn.Linear
+        and layer.weight.device.type == "cpu"
+        and layer.weight.numel() >= LARGE
+        and not torch.is_autocast_enabled("cpu")
+        and not hasattr(layer.weight, "ds_id")  # under ZeRO-3 a weight is whole in its own layer's forward alone
+    )
 
 
 def last_states(trunk: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:

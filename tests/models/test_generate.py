@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from morlaif.errors import UserError
 from morlaif.models.generate import generate, nucleus, sample
@@ -162,8 +162,10 @@ def test_sampling_is_deterministic_given_the_generator(tokenizer):
     assert draw(0) != draw(1)
 
 
+@pytest.mark.parametrize("many", [2**14, 1])  # at once, or a block first
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.7)])
-def test_sampled_frequencies_match_the_softmax(temperature, top_p):
+def test_sampled_frequencies_match_the_softmax(monkeypatch, temperature, top_p, many):
+    monkeypatch.setattr("morlaif.models.generate.MANY", many)
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, -3.0])
     expected = torch.softmax(logits.double() / temperature, -1)
     if top_p < 1:
@@ -176,10 +178,43 @@ def test_sampled_frequencies_match_the_softmax(temperature, top_p):
     assert stats.chisquare(counts[possible], expected[possible] * 20_000).pvalue > 0.01
 
 
-def test_the_edges_of_the_noise_draw_no_impossible_id():
+@pytest.mark.parametrize("many", [2**14, 1])
+def test_the_edges_of_the_noise_draw_no_impossible_id(monkeypatch, many):
+    monkeypatch.setattr("morlaif.models.generate.MANY", many)
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(4, -1)
     noise = torch.tensor([0.0, 0.4999, 0.5, 1 - 2**-53], dtype=torch.float64)
     assert sample(logits, 1.0, 1.0, noise).tolist() == [1, 1, 3, 3]
+
+
+def test_drawing_by_blocks_finds_the_same_ids(monkeypatch):
+    """Whatever number of ids there is, in whole blocks or not."""
+    generator = torch.Generator().manual_seed(0)
+    for count in (9, 10, 12, 1000):
+        logits = torch.randn(500, count, generator=generator) * 3
+        noise = torch.rand(500, dtype=torch.float64, generator=generator)
+        at_once = sample(logits, 0.7, 1.0, noise)
+        monkeypatch.setattr("morlaif.models.generate.MANY", 1)
+        assert torch.equal(sample(logits, 0.7, 1.0, noise), at_once)
+        monkeypatch.undo()
+
+
+def test_a_large_head_is_read_by_blocks(monkeypatch, tokenizer):
+    """The same greedy answers, by the model's own head or by its rows block by block."""
+    torch.manual_seed(1)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=2, intermediate_size=48, initializer_range=0.3, final_logit_softcapping=3.0,
+    )  # fmt: skip
+    model, prompts = Gemma2ForCausalLM(config), prompts_of(tokenizer, 5)
+    args = {"max_new_tokens": NEW, "temperature": 0.0, "batch_size": 5}
+    whole = generate(model, tokenizer, prompts, **args)
+    blocks = []
+    product = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda x, w, out: blocks.append(w.shape[1]) or product(x, w, out=out))
+    monkeypatch.setattr("morlaif.models.head.LARGE", 0)
+    monkeypatch.setattr("morlaif.models.head.BLOCK", 100)
+    assert generate(model, tokenizer, prompts, **args) == whole
+    assert set(blocks) == {100, len(model.get_output_embeddings().weight) % 100}
 
 
 def test_a_row_draws_the_same_whenever_the_others_end(tokenizer):
