@@ -174,19 +174,18 @@ class Layout:
 
     def cache(self, shape: Dimensions, batch: Rows) -> list[Item]:
         """Keys and values while sampling, the distribution over the next token, and weights gathered for it."""
-        tokens = batch.rows * batch.tokens
-        kv = shape.kv_bytes(self.element)
+        kept = shape.cached(batch.tokens) * self.element
         size, text = shape.parameters * self.element, f"{_count(shape.parameters)} × {self.element} B, gathered whole"
         return [
             *([Item("gather", size, text)] if self.gathers_to_sample(shape) else []),
-            Item("cache", tokens * kv, f"{batch.rows} × {batch.tokens} tokens × {_bytes(kv)}"),
+            Item("cache", batch.rows * kept, f"{batch.rows} × {_bytes(kept)} of {batch.tokens} tokens"),
             Item("cache", batch.rows * shape.vocabulary * 24, f"{batch.rows} × {shape.vocabulary:,} chances × 24 B"),
         ]
 
     def scoring(self, shape: Dimensions, longest: int) -> list[Item]:
         """A forward without gradient: the widest layer's numbers of a bucket."""
-        tokens = max(longest, tokens_at_once(self.cuda, max(outputs for _, outputs in shape.linears)))
-        width = 6 * shape.width + 3 * shape.inner
+        tokens = max(longest, tokens_at_once(self.cuda, shape.widest))
+        width = 6 * shape.width + 3 * shape.widest
         size = tokens * width * self.element
         return [Item("activ", size, f"{tokens:,} tokens scored at once × {width:,} × {self.element} B")]
 
@@ -235,21 +234,16 @@ def host_bytes(memory: StageMemory, hardware: HardwareSettings) -> float:
 
 def _kept(shape: Dimensions, lora: tuple[int, float] | None, stacked: int) -> tuple[float, float]:
     """Numbers that autograd keeps of one token in one block, and how many of them belong to norms."""
-    h, m = shape.width, shape.inner
-    numbers: float
-    if shape.kind == "gpt2":
-        numbers, norms = 12 * h + 4 * m, 4 * h
-    else:
-        numbers, norms = 6 * h + 2 * shape.queries + 2 * shape.keys + 4 * m, 4 * h
-    if lora is not None:
-        rank, dropout = lora
-        numbers += 2 * rank * len(shape.linears)
-        inputs = sum(a for a, _ in shape.linears)
-        if dropout and stacked:  # each input after dropout in place of the base's own, and one mask for all adapters
-            numbers += inputs * (1 + 1 / stacked) - 2 * h - m
-        elif dropout:
-            numbers += 2 * inputs  # each input once more, and its mask
-    return numbers, norms
+    if lora is None:
+        return shape.kept, shape.kept_single
+    rank, dropout = lora
+    numbers = shape.frozen + 2 * rank * shape.linears / shape.layers
+    inputs = shape.inputs / shape.layers
+    if dropout and stacked:  # each input after dropout in place of the base's own, and one mask for all adapters
+        numbers += inputs * (1 + 1 / stacked)
+    else:  # each input once; and for peft's dropout once more, with its mask
+        numbers += shape.read + (2 * inputs if dropout else 0)
+    return numbers, shape.frozen_single
 
 
 def _sum(items: Iterable[Item]) -> float:

@@ -48,7 +48,7 @@ def test_the_70b_figures(large):
     adapters = 2 * 207_093_760 * 16 / 8 + 12 * 103_546_880 * 2 / 8
     assert ppo.column("lora") == adapters
     assert (ppo.column("model") + ppo.column("lora")) / 1e9 == pytest.approx(18.4, abs=0.05)
-    assert LLAMA_70B.kv_bytes(2) == 327_680
+    assert LLAMA_70B.cached(1) * 2 == 327_680
     carried = LLAMA_70B.layers * 640 * LLAMA_70B.width * 2
     assert carried / 1e9 == pytest.approx(0.84, abs=0.005)
     (kept,) = (i for i, turn in ppo.items() if turn == "learning" and "layers" in i.formula)
@@ -253,6 +253,6 @@ def test_the_plan_is_printed_without_torch_in_80_columns(overrides, said, tmp_pa
 
 def test_an_unknown_architecture_has_a_plan_without_memory(tmp_path):
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "of-nobody"}))
     made = config("model=gpt2", f"model.path={tmp_path / 'm'}", "sft=none")
     assert stage_memories(made, plan(made)) == []
