@@ -65,9 +65,10 @@ def count(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _linears(model: nn.Module) -> Iterator[tuple[int, int]]:
     """Inputs and outputs of each linear layer that LoRA's all-linear adapts: not the output head."""
-    from morlaif.preference.lora import size
     from torch import nn
     from transformers.pytorch_utils import Conv1D
+
+    from morlaif.preference.lora import size
 
     head = model.get_output_embeddings()  # type: ignore[operator]
     for module in model.modules():
@@ -211,7 +212,7 @@ def _saved(trunk: nn.Module, learn: bool) -> _Saved:
     if not learn:
 
         def remember(module: nn.Module, args: tuple[Any, ...]) -> None:
-            module.morlaif_read = args[0]  # type: ignore[assignment]
+            module.morlaif_read = args[0]
 
         hooks = [m.register_forward_pre_hook(remember) for m in trunk.modules() if isinstance(m, nn.Linear | Conv1D)]
     with torch.device("meta"):

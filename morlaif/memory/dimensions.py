@@ -137,8 +137,8 @@ def _llama(kind: str, config: Mapping[str, Any]) -> Dimensions:
             parameters=embeddings + layers * block + width, body=layers * block, read=2 * width + inner,
         )  # fmt: skip
     return _decoder(
-        config, kind, linears, kept=6 * width + 2 * queries + 2 * keys + 4 * inner, norms=4 * width, learnt=2 * width, inner=inner,
-        queries=queries, keys=keys, vocabulary=vocabulary, width=width, layers=layers,
+        config, kind, linears, kept=6 * width + 2 * queries + 2 * keys + 4 * inner, norms=4 * width, learnt=2 * width,
+        inner=inner, queries=queries, keys=keys, vocabulary=vocabulary, width=width, layers=layers,
         parameters=embeddings + layers * block + width, body=layers * block, read=2 * width + inner,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from morlaif.preference.learners import StackedLearner
 from morlaif.preference.lora import forward_tokens
 from morlaif.preference.report import MODEL
 from morlaif.preference.scorers import aggregate
+from morlaif.preference.scoring import JOINT_TOKENS
 from morlaif.preference.session import Base, Session
 from morlaif.preference.settings import AdapterEach, EnsemblePM, TopLayers
 from morlaif.preference.split import SplitTrunk
@@ -120,7 +121,7 @@ def _at_once(session: Session, settings: AdapterEach) -> int:
     """How many principles go through one training forward."""
     share = -(-settings.batch_size // ranks.count())
     micro = min(settings.micro_batch_size or share, share)
-    most = settings.joint_tokens // (2 * micro * max(session.texts.lengths))
+    most = (settings.joint_tokens or JOINT_TOKENS) // (2 * micro * max(session.texts.lengths))
     return max(1, min(settings.joint, most))
 
 

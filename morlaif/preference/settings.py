@@ -107,7 +107,7 @@ class AdapterEach(TrainedPM):
 
     lora: LoRASettings
     joint: Batch  # so many principles are trained in one pass over the pairs; 1: each by itself
-    joint_tokens: Count  # padded tokens of one training forward over all its principles
+    joint_tokens: Count | None  # padded tokens of one training forward over all its principles; null: by the memory
 
 
 class LoraPM(AdapterEach):

@@ -13,14 +13,17 @@ from typing import Any
 from morlaif.batches import Cut, cut
 from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
-from morlaif.memory.estimate import Item, Rows, StageMemory
+from morlaif.memory.estimate import Item, Rows, StageMemory, usable
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.preference.kind import Footprint
 from morlaif.preference.kinds import kind_of
+from morlaif.preference.scoring import JOINT_TOKENS
 from morlaif.preference.settings import PMSettings
 from morlaif.stages.places import Places
 from morlaif.units.job import Job, Reads
 from morlaif.units.unit import Stage, Unit
+
+SPARE = 0.8  # of a device's memory, where the number of models at once is ours to choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,29 +96,67 @@ def training(unit: Unit, machine: Machine) -> StageMemory | None:
     held, batch, layout = machine.kind, kind_of(unit.reads.pm).batch, machine.layout
     if held is None or batch is None:
         return None
-    lora, checkpointing = held.lora, held.gradient_checkpointing
-    rows = Rows(2 * batch_of(unit.reads.pm, layout.ranks).micro, held.max_length)
-    members, together = _members(held, rows, machine.models)
-    if lora is None:
-        learning, always = members * machine.base.parameters, layout.trained(machine.base)
-    else:
-        learning = members * machine.adapter(lora)
-        adapters = layout.adapters(machine.adapter(lora), learn=members, whole=True)
-        always = layout.frozen(machine.base) + adapters
-    top = replace(machine.base, layers=max(1, round(held.top * machine.base.layers)))  # what keeps numbers to go back
-    work = layout.activations(
-        top, rows._replace(rows=rows.rows * together), checkpointing, logits=False,
-        lora=(lora.r, lora.dropout) if lora else None, stacked=together,
-    )  # fmt: skip
+    rows = _rows(unit.reads.pm, held, layout.ranks)
+    members = _members(held, machine.models)
+    together = joint_at_once(unit.reads.pm, machine, members)
+    always = _always(held, machine, members)
     if held.cache_gb:
         always.append(Item("cache", _kept_states(unit, held, machine), "states below the top, at most cache_gb"))
-    always += layout.gathers(machine.base, learns=lora is None)
+    lora, checkpointing = held.lora, held.gradient_checkpointing
+    learning = 0 if lora else members * machine.base.parameters  # DeepSpeed knows nothing of adapters
     tokens = 2 * batch.size * held.max_length
     factor = (1 - held.top) * FORWARD + held.top * together * operations(lora is not None, checkpointing)
-    turns = {"learning": work, "testing": layout.scoring(machine.base, held.max_length)}
+    turns = {
+        "learning": _work(held, machine, rows, together),
+        "testing": layout.scoring(machine.base, held.max_length),
+    }
     seconds = machine.compute(machine.base, tokens, factor)
-    stepped = 0 if lora else learning  # DeepSpeed knows nothing of adapters
-    return machine.stage(unit.stage.name, always, turns, stepped, seconds, f"of {batch.size} pairs")
+    return machine.stage(unit.stage.name, always, turns, learning, seconds, f"of {batch.size} pairs")
+
+
+def joint_at_once(settings: PMSettings, machine: Machine, members: int) -> int:
+    """How many of `members` models go through one training forward: by `joint_tokens`, or as many as fit."""
+    held = machine.kind
+    if held is None or held.joint == 1:
+        return members
+    rows = _rows(settings, held, machine.layout.ranks)
+    most = (held.joint_tokens or JOINT_TOKENS) // (rows.rows * rows.tokens)
+    most = max(1, min(members, most))
+    if held.joint_tokens is not None:
+        return most
+    rest = sum(item.bytes for item in _always(held, machine, members)) + 1e9 * held.cache_gb
+    room = SPARE * usable(machine.hardware) - rest
+    while most > 1 and sum(item.bytes for item in _work(held, machine, rows, most)) > room:
+        most -= 1
+    return most
+
+
+def _always(held: Footprint, machine: Machine, members: int) -> list[Item]:
+    """Weights, gradients and optimizer of `members` models in training."""
+    layout, lora = machine.layout, held.lora
+    if lora is None:
+        always = layout.trained(machine.base)
+    else:
+        adapters = layout.adapters(machine.adapter(lora), learn=members, whole=True)
+        always = layout.frozen(machine.base) + adapters
+    return [*always, *layout.gathers(machine.base, learns=lora is None)]
+
+
+def _work(held: Footprint, machine: Machine, rows: Rows, together: int) -> list[Item]:
+    """What a forward of `together` models keeps for its backward."""
+    top = replace(machine.base, layers=max(1, round(held.top * machine.base.layers)))  # what keeps numbers to go back
+    share = top.layers / machine.base.layers
+    top = replace(top, linears=round(share * top.linears), inputs=round(share * top.inputs))
+    lora = (held.lora.r, held.lora.dropout) if held.lora else None
+    return machine.layout.activations(
+        top, rows._replace(rows=rows.rows * together), held.gradient_checkpointing, logits=False, lora=lora,
+        stacked=together,
+    )  # fmt: skip
+
+
+def _rows(settings: PMSettings, held: Footprint, ranks: int) -> Rows:
+    """A forward of one model: both responses of each pair."""
+    return Rows(2 * batch_of(settings, ranks).micro, held.max_length)
 
 
 def smaller_training(settings: PMSettings) -> Iterator[str]:
@@ -126,6 +167,8 @@ def smaller_training(settings: PMSettings) -> Iterator[str]:
         yield "pm.gradient_checkpointing=true"
     yield from halves("pm.micro_batch_size", kind.batch.micro or kind.batch.size)
     if kind.joint > 1:
+        if kind.footprint is not None and kind.footprint.joint_tokens is not None:
+            yield "pm.joint_tokens=null"
         yield "pm.joint=1"
 
 
@@ -135,13 +178,9 @@ def simpler_training(settings: PMSettings) -> Iterator[str]:
         yield "pm=lora"
 
 
-def _members(held: Footprint, rows: Rows, models: int) -> tuple[int, int]:
-    """Members that learn in one unit: an ensemble's, a worker's part of the principles; and of them at once."""
-    if held.joint == 1:
-        return held.members, held.members
-    members = held.members * min(max(1, models), held.joint)
-    at_once = members if held.joint_tokens is None else max(1, held.joint_tokens // (rows.rows * rows.tokens))
-    return members, min(members, at_once)
+def _members(held: Footprint, models: int) -> int:
+    """Members that learn in one unit: an ensemble's, a worker's part of the principles."""
+    return held.members if held.joint == 1 else held.members * min(max(1, models), held.joint)
 
 
 def _kept_states(unit: Unit, held: Footprint, machine: Machine) -> float:

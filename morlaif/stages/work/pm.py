@@ -10,14 +10,18 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+from morlaif import ranks
 from morlaif.data.records import load_pairs
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict, load_verdicts
+from morlaif.memory.dimensions import of_path
+from morlaif.memory.machine import Machine
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.report import PMReport, read_report
+from morlaif.preference.settings import AdapterEach, PMSettings
 from morlaif.preference.tasks import Corpus, Task
 from morlaif.preference.train import train_pms
-from morlaif.stages.pm import PMJob
+from morlaif.stages.pm import PMJob, batch_of, joint_at_once
 from morlaif.stages.work.places import base_of
 from morlaif.units.job import Job
 
@@ -35,7 +39,7 @@ def build(job: PMJob) -> dict[str, Any]:
 
 def build_together(jobs: Sequence[PMJob]) -> dict[str, dict[str, Any] | Exception]:
     """Jobs that differ in their principle alone: the headline numbers of each, or why it could not be trained."""
-    settings = jobs[0].reads.pm
+    settings = fitted(jobs[0], len(jobs))
     if kind_of(settings).shared:
         return {job.name: headline(_view(job)) for job in jobs}
     by_name = {_principle(job): job for job in jobs}
@@ -50,6 +54,22 @@ def build_together(jobs: Sequence[PMJob]) -> dict[str, dict[str, Any] | Exceptio
         on_step=tell, keep=jobs[0].keep / CHECKPOINTS,
     )  # fmt: skip
     return {by_name[name].name: headline(end) for name, end in ends.items()}
+
+
+def fitted(job: Job[Any, Any], models: int) -> PMSettings:
+    """The settings, with as many models in one forward as the machine's memory takes, where that is left to us."""
+    settings: PMSettings = job.reads.pm
+    kind = kind_of(settings)
+    if not isinstance(settings, AdapterEach) or settings.joint_tokens is not None or kind.footprint is None:
+        return settings
+    source = base_of(job) if kind.on_policy else kind.base
+    base = None if source is None else of_path(source.path, source.revision)
+    tokens = 2 * batch_of(settings, ranks.count()).micro * settings.max_length
+    if base is None:
+        return settings.model_copy(update={"joint_tokens": tokens})  # one at a time
+    machine = Machine(job.hardware, base, base, kind.footprint, models, kind.on_policy)
+    together = joint_at_once(settings, machine, models * kind.footprint.members)
+    return settings.model_copy(update={"joint_tokens": together * tokens})
 
 
 def corpus(job: Job[Any, Any]) -> Corpus:
