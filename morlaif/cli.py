@@ -268,7 +268,7 @@ def _dry_run(jobs: list[Composed]) -> int:
     from morlaif.pipeline.display import plan_table
     from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.resources import resources
-    from morlaif.pipeline.served import asked, with_served
+    from morlaif.pipeline.served import asked, judged, with_served
     from morlaif.planning.contents import Contents
     from morlaif.planning.plan import plan
     from morlaif.planning.settle import settled
@@ -291,7 +291,7 @@ def _dry_run(jobs: list[Composed]) -> int:
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
         planned.check_batches(config.hardware.ranks)
         console.print(plan_table(planned, store))
-        if any(asked(config)):  # else no need to load what counts tokens
+        if any(asked(config)) or judged(config):  # else no need to load what counts tokens
             from morlaif.pipeline.cost import cost_table, feedback_costs
 
             if costs := feedback_costs(planned, store, config):

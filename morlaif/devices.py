@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -107,3 +108,17 @@ def _take(names: list[str], folder: Path, held: ExitStack) -> str:
                 except Timeout:
                     continue
                 return name
+
+
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # of /proc/cpuinfo: Intel and AMD, Intel, ARM
+SLOWER = 6  # times as long as float32 without them; benchmarks/bfloat16.py measures it
+
+
+def processor_lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether bfloat16 is emulated on this machine's processor; False where that cannot be told."""
+    try:
+        text = cpuinfo.read_text("utf-8", "replace")
+    except OSError:
+        return False
+    flags = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return flags is not None and not set(flags[2].split()) & set(BFLOAT16_FLAGS)

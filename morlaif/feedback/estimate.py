@@ -18,9 +18,10 @@ from morlaif.feedback.label import Assign, recall
 from morlaif.feedback.ledger import Ledger
 from morlaif.feedback.limiter import MARGIN
 from morlaif.feedback.modes import Mode, Question, mode_of
+from morlaif.feedback.prompt import comparison_messages
 from morlaif.feedback.rating import Rated, Single
 from morlaif.feedback.records import Comparison
-from morlaif.feedback.settings import Criterion, FeedbackSettings, OpenAISettings, Principle
+from morlaif.feedback.settings import Criterion, FeedbackSettings, HfSettings, OpenAISettings, Principle
 from morlaif.feedback.verdict_cache import VerdictCache
 
 SAMPLE = 200  # pairs whose questions are written out and counted
@@ -33,7 +34,7 @@ class Estimate:
     """For one unit of feedback. Numbers are for what is still to be asked."""
 
     name: str
-    verdicts: int  # wanted
+    verdicts: int | None  # wanted; None: what it takes is not known
     known: int  # of these, in the ledger already: they cost nothing
     requests: float
     input_tokens: float
@@ -68,6 +69,8 @@ def estimate(
     else:
         sample, notes = list(islice(pairs, SAMPLE)), ()
     verdicts = count * (len(assign(sample[0].id)) if sample else 0)
+    if isinstance(settings, HfSettings) and sample:
+        return _local(name, settings, assign, sample, verdicts, len(together) or 1, notes)
     if not isinstance(settings, OpenAISettings) or not sample:
         return Estimate(name, verdicts, 0, 0, 0, 0, 0.0, 0.0, notes)
 
@@ -130,6 +133,24 @@ def estimate_ratings(
     seconds, said = _seconds(settings, made)
     notes += (f"tokens counted by {tokens.method(settings.model)}",)
     return replace(made, seconds=seconds, notes=notes + said)
+
+
+def _local(
+    name: str, settings: HfSettings, assign: Assign, sample: Sequence[Pair], verdicts: int, together: int,
+    notes: tuple[str, ...],
+) -> Estimate:  # fmt: skip
+    """Of a model that runs here: two questions a verdict, with what principles share read once for all of them."""
+    asked = [Comparison.of(pair, principle) for pair in sample for principle in assign(pair.id)]
+    shared = 1 / together if settings.order == "pair" else 1.0
+    read = 0.0
+    for one in asked:
+        whole = sum(tokens.count(m["content"], "") + tokens.FRAMING for m in comparison_messages(
+            one.messages, one.first, one.second, one.wording))  # fmt: skip
+        own = tokens.count(f"{one.wording.question} {one.wording.description}", "")
+        read += 2 * (own + shared * (whole - own))
+    made = read * verdicts / len(asked)
+    notes += (f"hf: read here by {settings.path}; what the ledger knows already is not left out",)
+    return Estimate(name, verdicts, 0, 2 * verdicts, made, 0, 0.0, None, notes)
 
 
 def _unknown_logprobs(settings: OpenAISettings) -> str:

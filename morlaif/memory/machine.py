@@ -16,6 +16,18 @@ FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; 
 
 
 @dataclass(frozen=True)
+class Judging:
+    """A language model that judges in this process."""
+
+    shape: Dimensions
+    element: int  # bytes of a number
+    rows: int  # questions at once
+    questions: int  # that share their beginning: principles
+    prompt: int  # tokens of that beginning, at most
+    ending: int  # tokens of what a question adds
+
+
+@dataclass(frozen=True)
 class Machine:
     """One machine, and the models that the stages of one run put onto it."""
 
@@ -65,12 +77,31 @@ class Machine:
         size = min(tokens * self.policy.vocabulary, LOGITS["cuda" if self.layout.cuda else "cpu"])
         return Item("activ", size * 12.0, f"{size / 1e6:.3g} M logits at once × 12 B")
 
+    def judging(self, judge: Judging) -> tuple[list[Item], list[Item]]:
+        """A language model that judges here: what is held all the time, and while it reads."""
+        shape, b = judge.shape, judge.element
+        weights = [Item("model", shape.parameters * b, f"judge: {shape.parameters / 1e6:,.1f} M × {b} B")]
+        beginnings = -(-judge.rows // judge.questions)
+        cached = judge.rows * shape.cached(judge.prompt + judge.ending) * b
+        once = beginnings * shape.cached(judge.prompt) * b
+        ending = judge.rows * judge.ending
+        wide = max(beginnings * judge.prompt, ending) * (6 * shape.width + 3 * shape.widest) * b
+        logits = max(ending * b, judge.rows * (b + 8)) * shape.vocabulary
+        return weights, [
+            Item("cache", cached + once, f"judge: {judge.rows} questions × {judge.prompt + judge.ending} tokens"),
+            Item("activ", max(wide, logits), f"judge: {ending:,} tokens × {shape.vocabulary:,} logits × {b} B"),
+        ]  # fmt: skip
+
     # --- seconds -------------------------------------------------------------------------------------------------
 
-    def compute(self, model: Dimensions, tokens: int, operations: float) -> float:
-        """Seconds of `operations` for each parameter and token, over all ranks at the stated share of their peak."""
+    def compute(self, model: Dimensions, tokens: float, operations: float, logits: float = 0) -> float:
+        """Seconds of `operations` for each parameter and token, over all ranks at the stated share of their peak.
+
+        `logits`: tokens that go through the output head too.
+        """
         machine = self.hardware.machine
-        return operations * model.parameters * tokens / (self.layout.ranks * machine.tflops * 1e12 * machine.mfu)
+        through = model.body * tokens + model.vocabulary * model.width * logits
+        return operations * through / (self.layout.ranks * machine.tflops * 1e12 * machine.mfu)
 
     def generation(self, rows: int, at_once: int, new: int, vllm_parts: int = 0) -> float:
         """Seconds to sample: each token step reads (or gathers anew) every weight once for all rows of a batch.
@@ -86,7 +117,7 @@ class Machine:
         else:
             step = size / (machine.bandwidth * 1e9)
         batches = -(-rows // (at_once * layout.ranks))
-        return max(batches * new * step, self.compute(self.policy, rows * new, FORWARD))
+        return max(batches * new * step, self.compute(self.policy, rows * new, FORWARD, logits=rows * new))
 
     # --- a stage -------------------------------------------------------------------------------------------------
 

@@ -11,14 +11,15 @@ from rich.table import Table
 from morlaif.config import Config
 from morlaif.data.records import DATASET
 from morlaif.data.settings import ToyData
-from morlaif.evaluation.settings import OpenAIJudge
+from morlaif.evaluation.settings import HfJudge, OpenAIJudge
 from morlaif.feedback.chunks import PairChunks, arrow_rows
 from morlaif.feedback.estimate import ASSUMED_TOKENS, Estimate, estimate, estimate_ratings
 from morlaif.feedback.label import Assign, draw
-from morlaif.feedback.settings import OpenAISettings, Principle
+from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback, Principle
 from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
 from morlaif.stages.feedback import FeedbackReads
+from morlaif.stages.ppo import PPOReads
 from morlaif.stages.scoring import ScoringReads
 from morlaif.stages.weigh import WeighReads
 from morlaif.texts import add_row, line
@@ -36,20 +37,29 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
     respond = plan.by_name.get("respond")
     for unit in plan.units:
         reads = unit.reads
-        if isinstance(reads, FeedbackReads) and isinstance(reads.feedback, OpenAISettings) and not store.has(unit):
-            made.append(_unit(unit.name, reads, _pairs(plan, store, config), store, config))
+        if isinstance(reads, FeedbackReads) and not store.has(unit):
+            if isinstance(reads.feedback, OpenAISettings | HfSettings):
+                made.append(_unit(unit.name, reads, _pairs(plan, store, config), store, config))
+            elif isinstance(reads.feedback, PluginFeedback):
+                made.append(_unknown(unit.name, f"what {reads.feedback.source} costs is not known here"))
         elif isinstance(reads, ScoringReads) and reads.criteria is not None and not store.has(unit):
             made += _ratings(unit.name, reads, store, config)
     judge, evaluate = config.eval.judge, plan.by_name.get("evaluate")
-    if isinstance(judge, OpenAIJudge) and respond is not None and evaluate is not None and not store.has(evaluate):
+    if (
+        isinstance(judge, OpenAIJudge | HfJudge)
+        and respond is not None
+        and evaluate is not None
+        and not store.has(evaluate)
+    ):
         made.append(_evaluation(config, judge, store))
     return made
 
 
 def _unit(name: str, reads: FeedbackReads, pairs: PairChunks | int | None, store: Store, config: Config) -> Estimate:
     if pairs is None:
-        note = "the number of pairs is not known before the data is read: build stages=[respond], or set data.limit"
-        return Estimate(name, 0, 0, 0, 0, 0, 0.0, None, (note,))
+        return _unknown(
+            name, "the number of pairs is not known before the data is read: build stages=[respond], or set data.limit"
+        )
     if reads.constitution is not None:
         together: Sequence[Principle] = ()
         assign: Assign = draw(reads.constitution, reads.verdicts_per_pair or 1, reads.seed)
@@ -60,28 +70,43 @@ def _unit(name: str, reads: FeedbackReads, pairs: PairChunks | int | None, store
     )
 
 
+def _unknown(name: str, why: str) -> Estimate:
+    return Estimate(name, None, 0, 0, 0, 0, 0.0, None, (why,))
+
+
 def _ratings(name: str, reads: ScoringReads, store: Store, config: Config) -> list[Estimate]:
     """For each judge of the unit's reward that costs something."""
     made = []
     wordings = {criterion.name: criterion for criterion in reads.criteria or ()}
-    responses, longest = _rated(reads, config)
+    rated = _rated(reads, config)
     for part, judge in reads.layout.judges.items():
+        engine = judge.engine or config.feedback
+        if rated is None:
+            what = f"how many responses {name} has rated is not known here: its method is no one's of ours"
+            made.append(_unknown(f"{name} {part}".strip(), what))
+            continue
+        if isinstance(engine, PluginFeedback):
+            made.append(_unknown(f"{name} {part}".strip(), f"what {engine.source} costs is not known here"))
+            continue
+        responses, longest = rated
         criteria = [wordings[column.own] for column in reads.layout.of(part)]
         one = estimate_ratings(
-            f"{name} {part}".strip(), judge.engine or config.feedback, criteria, responses,
+            f"{name} {part}".strip(), engine, criteria, responses,
             highest=judge.highest, ledger=store.ledger, lengths=(ASSUMED_TOKENS[0], longest),
         )  # fmt: skip
         made += [one] if one else []
     return made
 
 
-def _rated(reads: ScoringReads, config: Config) -> tuple[int, int]:
-    """How many responses a unit has rated in all, and the most tokens of one."""
+def _rated(reads: ScoringReads, config: Config) -> tuple[int, int] | None:
+    """How many responses a unit has rated in all, and the most tokens of one; None for a method from outside."""
     if isinstance(reads, WeighReads):
         weights = reads.weights
         pairs = (weights.regression_pairs or _examples(config) or 0) if weights.method == "regressed" else 0
         return weights.prompts + 2 * pairs, weights.max_new_tokens
-    ppo = config.ppo
+    if not isinstance(reads, PPOReads):
+        return None
+    ppo = reads.ppo
     looks = 1 + -(-ppo.steps // ppo.eval_every) if ppo.eval_every else 2
     return ppo.steps * ppo.rollouts + looks * ppo.eval_prompts, ppo.max_new_tokens
 
@@ -107,7 +132,7 @@ def _lengths(config: Config) -> tuple[int, int, int]:
     return prompt, longest, longest
 
 
-def _evaluation(config: Config, judge: OpenAIJudge, store: Store) -> Estimate:
+def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> Estimate:
     from morlaif.evaluation.wins import contests
 
     prompts = min(config.eval.prompts, config.data.eval) if isinstance(config.data, ToyData) else config.eval.prompts
@@ -134,9 +159,10 @@ def cost_table(estimates: Sequence[Estimate]) -> Table:
 
 def _sum(estimates: Sequence[Estimate]) -> Estimate:
     times = [one.seconds for one in estimates if one.seconds is not None]
+    asked = [one.verdicts for one in estimates if one.verdicts is not None]
     return Estimate(
         "",
-        verdicts=sum(one.verdicts for one in estimates),
+        verdicts=sum(asked) if asked else None,
         known=sum(one.known for one in estimates),
         requests=sum(one.requests for one in estimates),
         input_tokens=sum(one.input_tokens for one in estimates),
@@ -147,6 +173,8 @@ def _sum(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _cells(one: Estimate) -> tuple[str, ...]:
+    if one.verdicts is None:
+        return ("?",) * 6
     tokens = (one.input_tokens + one.output_tokens) / 1e6
     return (
         f"{one.verdicts:,}",

@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from morlaif.config import Config
+from morlaif.devices import SLOWER, processor_lacks_bfloat16
 from morlaif.errors import UserError
+from morlaif.feedback.settings import HfSettings
 from morlaif.memory.advice import advise
-from morlaif.memory.dimensions import of_model, of_path
+from morlaif.memory.dimensions import of_model, of_path, why_unknown
 from morlaif.memory.estimate import StageMemory, fits, host_bytes, usable
 from morlaif.memory.machine import Machine
 from morlaif.pipeline.changes import apply
@@ -53,10 +55,12 @@ def machine_of(config: Config, plan: Plan) -> Machine | None:
 
 
 def resources(plan: Plan, config: Config) -> RenderableType | None:
-    """A row for each stage that holds a model on this machine; None where there is none, or its shape is not known."""
+    """A row for each stage that holds a model on this machine, and a line for each thing that is not known or not
+    advised; None where no stage holds one."""
     memories = stage_memories(config, plan)
+    warnings = [line((one, "yellow")) for one in (*_unknown(config, plan), *_unadvised(config))]
     if not memories:
-        return None
+        return Group(*warnings) if warnings else None
     hardware = config.hardware
     divisor, unit = (1e9, "GB") if max(memory.device for memory in memories) >= 1e9 else (1e6, "MB")
     shown = [name for name in COLUMNS if any(memory.column(name) for memory in memories)]
@@ -70,7 +74,42 @@ def resources(plan: Plan, config: Config) -> RenderableType | None:
     advice = [
         part for memory in memories if not fits(memory, hardware) for part in (Text(), _advice(memory, config, plan))
     ]
-    return Group(table, *_notes(memories, config), Text(), _formulas(tightest), *advice)
+    return Group(table, *_notes(memories, config), Text(), _formulas(tightest), *advice, *warnings)
+
+
+def _unknown(config: Config, plan: Plan) -> Iterator[str]:
+    """A line for each model whose shape cannot be told."""
+    stages = {unit.stage.name for unit in plan.units if unit.stage.loads_model}
+    path = config.model.path
+    if stages and path is not None and of_model(config.model) is None:
+        yield f"memory and time are not known: {why_unknown(path, config.model.revision)}"
+    for key, settings in (
+        ("feedback", config.feedback),
+        ("eval.judge.engine", getattr(config.eval.judge, "engine", None)),
+    ):
+        if isinstance(settings, HfSettings) and settings.path and of_path(settings.path, settings.revision) is None:
+            yield f"what {key} takes is not known: {why_unknown(settings.path, settings.revision)}"
+
+
+def _engines(config: Config) -> list[tuple[str, object]]:
+    """The judges of labels and of policies, by where their settings stand."""
+    return [("feedback", config.feedback), ("eval.judge.engine", getattr(config.eval.judge, "engine", None))]
+
+
+def _unadvised(config: Config) -> Iterator[str]:
+    """bfloat16 where the processor has none."""
+    if not processor_lacks_bfloat16():
+        return
+    asked = [] if config.hardware.device != "cpu" else [("hardware.dtype", config.hardware.dtype)]
+    for key, settings in (
+        ("feedback", config.feedback),
+        ("eval.judge.engine", getattr(config.eval.judge, "engine", None)),
+    ):
+        if isinstance(settings, HfSettings) and settings.path and settings.device == "cpu":
+            asked.append((f"{key}.dtype", settings.dtype))
+    for key, dtype in asked:
+        if dtype == "bfloat16":
+            yield f"{key}=bfloat16: about {SLOWER} times as slow as float32 on this processor, which has none; take float32"
 
 
 def _notes(memories: list[StageMemory], config: Config) -> Iterator[Text]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from morlaif.config import Config
 from morlaif.feedback.answering import settle
-from morlaif.feedback.settings import OpenAISettings
+from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback
 from morlaif.planning.plan import plan
 from morlaif.reward.settings import MixtureReward
 from morlaif.settings import Settings
@@ -53,6 +53,12 @@ def asked(config: Config) -> Iterator[tuple[tuple[str, ...], OpenAISettings]]:
     engine = getattr(config.eval.judge, "engine", None)
     if isinstance(engine, OpenAISettings) and "evaluate" in stages:
         yield ("eval", "judge", "engine"), engine
+
+
+def judged(config: Config) -> bool:
+    """Whether a judge of the run takes something that is no server: a model that runs here, or one from outside."""
+    engines = [config.feedback, getattr(config.eval.judge, "engine", None)]
+    return any(isinstance(engine, HfSettings | PluginFeedback) for engine in engines)
 
 
 def _put(tree: Any, path: tuple[str, ...], value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from morlaif.evaluation.settings import EvalSettings
@@ -12,6 +12,7 @@ from morlaif.memory.advice import halves
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages.feedback import judging
 from morlaif.stages.places import Places
 from morlaif.units.job import REST, Job, Reads
 from morlaif.units.unit import Stage, Unit
@@ -67,7 +68,17 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s = unit.reads.eval
-        return machine.sampling("evaluate", s.batch_size, s.max_prompt_tokens, s.max_new_tokens, machine.bank())
+        made = machine.sampling("evaluate", s.batch_size, s.max_prompt_tokens, s.max_new_tokens, machine.bank())
+        judge = judging(getattr(s.judge, "engine", None), 1, s.max_new_tokens)
+        if judge is None:
+            return made
+        weights, turn = machine.judging(judge)  # when policies have answered and gone; the preference models stay
+        policy = machine.layout.frozen(machine.policy)
+        always = tuple(item for item in made.always if item not in policy)
+        return replace(
+            made, always=always,
+            turns=(*((name, (*policy, *items)) for name, items in made.turns), ("judging", (*weights, *turn))),
+        )  # fmt: skip
 
     def smaller(self, reads: EvaluateReads) -> Iterator[str]:
         return halves("eval.batch_size", reads.eval.batch_size)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from morlaif.feedback.settings import Company, FeedbackSettings, Principle
+from morlaif.devices import processor_lacks_bfloat16
+from morlaif.feedback.estimate import ASSUMED_TOKENS
+from morlaif.feedback.settings import Company, FeedbackSettings, HfSettings, Principle
+from morlaif.memory.advice import halves
+from morlaif.memory.dimensions import of_path
+from morlaif.memory.estimate import StageMemory
+from morlaif.memory.machine import FORWARD, Judging, Machine
+from morlaif.models.settings import SampleResponses
 from morlaif.units.job import Job, Reads
-from morlaif.units.unit import Stage
+from morlaif.units.unit import Stage, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,50 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
     needs = FeedbackNeeds
     work = "morlaif.stages.work.feedback"
     counts = "verdict"
+
+    def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
+        settings = unit.reads.feedback
+        company = unit.reads.company.principles if unit.reads.company else ()
+        respond = unit.of("respond")[0].reads.respond
+        new = respond.max_new_tokens if isinstance(respond, SampleResponses) else ASSUMED_TOKENS[1]
+        judge = judging(settings, len(company) or 1, new)
+        return None if judge is None else judged_here(self.name, judge, machine)
+
+    def smaller(self, reads: FeedbackReads) -> Iterator[str]:
+        if isinstance(reads.feedback, HfSettings):
+            yield from halves("feedback.batch_size", reads.feedback.batch_size)
+
+    def simpler(self, reads: FeedbackReads) -> Iterator[str]:
+        if (
+            isinstance(reads.feedback, HfSettings)
+            and reads.feedback.dtype == "float32"
+            and not processor_lacks_bfloat16()
+        ):
+            yield "feedback.dtype=bfloat16"  # other numbers, to rounding: other verdicts
+
+
+INSTRUCTION, ENDING = 60, 90  # tokens of what a judge is told before the dialogue, and of a principle behind it
+
+
+def judging(settings: object, principles: int, new: int) -> Judging | None:
+    """The language model that judges here, if one does and its shape is known. `new`: tokens of a response at most."""
+    if not isinstance(settings, HfSettings) or settings.path is None:
+        return None
+    if (shape := of_path(settings.path, settings.revision)) is None:
+        return None
+    element = 4 if settings.dtype == "float32" else 2
+    together = principles if settings.order == "pair" else 1
+    return Judging(shape, element, settings.batch_size, together, INSTRUCTION + ASSUMED_TOKENS[0] + 2 * new, ENDING)
+
+
+def judged_here(stage: str, judge: Judging, machine: Machine) -> StageMemory:
+    """A judge alone in a process; a step is a batch of questions."""
+    always, turn = machine.judging(judge)
+    read = judge.rows * (judge.prompt / judge.questions + judge.ending)
+    seconds = machine.compute(judge.shape, read, FORWARD, logits=judge.rows * judge.ending)
+    return StageMemory(
+        stage, 1, tuple(always), (("judging", tuple(turn)),), None, seconds, f"of {judge.rows} questions"
+    )
 
 
 STAGE = Feedback()

@@ -70,7 +70,7 @@ class PPO(Method[PPOReads, MethodNeeds]):
         if machine.kind is not None:
             seconds += machine.compute(machine.base, s.rollouts * machine.kind.max_length, FORWARD * machine.models)
         factor = 2 * FORWARD + s.epochs * operations(lora, checkpointing)
-        seconds += machine.compute(policy, s.rollouts * length, factor)
+        seconds += machine.compute(policy, s.rollouts * length, factor, logits=s.rollouts * s.max_new_tokens)
         return machine.stage("ppo", always, turns, learning, seconds, f"of {s.rollouts} rollouts")
 
     def smaller(self, reads: PPOReads) -> Iterator[str]:

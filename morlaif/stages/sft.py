@@ -60,7 +60,8 @@ class SFT(Stage[SFTReads, SFTNeeds]):
         work = layout.activations(policy, rows, s.gradient_checkpointing, logits=True, lora=adapter)
         always += layout.gathers(policy, learns=True)
         tokens = s.batch_size * s.max_length
-        seconds = machine.compute(policy, tokens, operations(lora is not None, s.gradient_checkpointing))
+        factor = operations(lora is not None, s.gradient_checkpointing)
+        seconds = machine.compute(policy, tokens, factor, logits=tokens)
         return machine.stage("sft", always, {"learning": work}, learning, seconds, f"of {s.batch_size} rows")
 
     def smaller(self, reads: SFTReads) -> Iterator[str]:
