@@ -17,8 +17,13 @@ from morlaif.signals import Ended, end_in_order
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
 
     from morlaif.compose import Composed
+    from morlaif.config import Config
+    from morlaif.pipeline.timing import Times
+    from morlaif.units.store import Store
+    from morlaif.units.unit import Plan
 
 HUMAN_SPELLINGS = re.compile(r"^(eval|evaluate)\.human=")  # people's ratings are part of no unit, so of no group `eval`
 SWEEP_VARIABLE = "MORLAIF_SWEEP"  # tells the jobs of a sweep, in whatever process they run, which sweep it is
@@ -260,6 +265,24 @@ def _human(jobs: list[Composed]) -> int:
     return SUCCESS
 
 
+def _times(planned: Plan, store: Store, config: Config, console: Console) -> Times:
+    """How long the plan's units take: by the preset's speed, or by this machine's, measured now."""
+    from morlaif.pipeline.resources import machine_of
+    from morlaif.pipeline.times import assumed, unit_efforts, unit_times
+
+    machine = machine_of(config, planned)
+    if config.dry_run != "probe" or machine is None:
+        return unit_times(planned, store, config)
+    from morlaif.pipeline.probe import measured
+    from morlaif.texts import say
+
+    say(console, "measuring how fast this machine is, some 20 seconds …")
+    found = unit_efforts(planned, store, config, machine)
+    rate, seconds = measured([one for _, efforts in found for one in efforts or ()], config, assumed(machine))
+    source = f"from tokens at this machine's speed, measured in {seconds:.0f} s on random weights"
+    return unit_times(planned, store, config, rate, source)
+
+
 def _dry_run(jobs: list[Composed]) -> int:
     from functools import partial
 
@@ -290,7 +313,10 @@ def _dry_run(jobs: list[Composed]) -> int:
             raise
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
         planned.check_batches(config.hardware.ranks)
-        console.print(plan_table(planned, store))
+        times = None
+        with suppress(Exception) if found else nullcontext():  # a model that is wrong, as is told below, has no speed
+            times = _times(planned, store, config, console)
+        console.print(plan_table(planned, store, times))
         if any(asked(config)) or judged(config):  # else no need to load what counts tokens
             from morlaif.pipeline.cost import cost_table, feedback_costs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 
@@ -66,7 +66,7 @@ class Config(Settings):
     seed: Seed
     stages: Annotated[tuple[str, ...], BeforeValidator(_stages), DISTINCT]  # "all" in YAML: every stage
     arms: ArmsSettings
-    dry_run: bool
+    dry_run: bool | Literal["probe"]  # probe: and measure how fast this machine is
     paths: Paths
     model: ModelSettings
     data: DataSettings

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from morlaif.pipeline.beat import Beat, shown_metric
 from morlaif.pipeline.record import Run, UnitRecord
-from morlaif.texts import add_row, say, visible
+from morlaif.pipeline.timing import Times
+from morlaif.texts import add_row, line, say, visible
 from morlaif.units.store import Store
 from morlaif.units.unit import Plan, Unit
 
@@ -116,13 +117,26 @@ def plain_table(*columns: str, right: slice = slice(0, 0)) -> Table:
     return table
 
 
-def plan_table(plan: Plan, store: Store) -> Table:
-    """Stage, unit, digest, cached or to do or damaged, which is to do again."""
-    table = plain_table("stage", "unit", "digest", "state")
+def plan_table(plan: Plan, store: Store, times: Times | None = None) -> Table:
+    """Stage, unit, digest, cached or to do or damaged, which is to do again; how long it takes, where that is known."""
+    table = plain_table("stage", "unit", "digest", "state", *(["time"] if times else []), right=slice(4, None))
     for unit in plan.units:
         state = store.state(unit)
-        add_row(table, unit.stage.name, unit.name, unit.digest, (state, STYLES[state]))
+        cells = [] if times is None else [duration(times.seconds[unit.name]) if unit.name in times.seconds else "·"]
+        add_row(table, unit.stage.name, unit.name, unit.digest, (state, STYLES[state]), *cells)
+    if times is not None and times.seconds:
+        add_row(table, ("in all", "bold"), "", "", "", duration(times.total))
+        table.caption, table.caption_justify = line(f"(time one after another; {times.source})"), "left"
     return table
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
 
 def units_table(units: Sequence[UnitRecord]) -> Table:

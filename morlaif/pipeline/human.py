@@ -48,9 +48,9 @@ def rate(config: Config, run_name: str, console: Console) -> None:
     run = _find(config, run_name)
     folder = settings.folder or run.folder / "human"
     if settings.action == "export":
-        _export(run, folder, settings, console, config.dry_run)
+        _export(run, folder, settings, console, bool(config.dry_run))
     else:
-        _import(run, folder, settings, console, config.dry_run)
+        _import(run, folder, settings, console, bool(config.dry_run))
 
 
 def _find(config: Config, run_name: str) -> compare.Found:

@@ -109,7 +109,7 @@ def _unadvised(config: Config) -> Iterator[str]:
             asked.append((f"{key}.dtype", settings.dtype))
     for key, dtype in asked:
         if dtype == "bfloat16":
-            yield f"{key}=bfloat16: about {SLOWER} times as slow as float32 on this processor, which has none; take float32"
+            yield f"{key}=bfloat16: this processor emulates it at 1/{SLOWER} of the speed of float32, which is advised"
 
 
 def _notes(memories: list[StageMemory], config: Config) -> Iterator[Text]:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from morlaif.batches import Cut
 from morlaif.feedback.settings import Principle
+from morlaif.memory.effort import Amounts, Effort
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.preference.settings import PMSettings
 from morlaif.stages.places import Places
-from morlaif.stages.pm import batch_of, simpler_training, smaller_training, training
+from morlaif.stages.pm import batch_of, simpler_training, smaller_training, training, training_efforts
 from morlaif.units.job import Job, Reads
 from morlaif.units.unit import Stage, Unit
 
@@ -57,6 +58,9 @@ class Backbone(Stage[BackboneReads, BackboneNeeds]):
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         return training(unit, machine)
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
+        return training_efforts(unit, machine, data)
 
     def smaller(self, reads: BackboneReads) -> Iterator[str]:
         return smaller_training(reads.pm)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
+from morlaif.memory.effort import Amounts, Effort, sampled, scored
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.stages.feedback import judging
+from morlaif.stages.feedback import judge_effort, judging
 from morlaif.stages.places import Places
 from morlaif.units.job import REST, Job, Reads
 from morlaif.units.unit import Stage, Unit
@@ -79,6 +80,16 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
             made, always=always,
             turns=(*((name, (*policy, *items)) for name, items in made.turns), ("judging", (*weights, *turn))),
         )  # fmt: skip
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort]:
+        s = unit.reads.eval
+        policies, models = 1 + len(unit.reads.arms) + len(s.policies), len(unit.of("pm"))
+        prompts = s.prompts if data.held_out is None else min(s.prompts, data.held_out)
+        yield from sampled(machine.policy, policies * prompts, s.batch_size, data, s.max_new_tokens)
+        pairs = 2 * min(s.pairs or data.held_out or 0, data.held_out or 0)
+        yield from scored(machine.base, policies * min(s.scored, prompts) + pairs, models, data)
+        if (judge := judging(getattr(s.judge, "engine", None), 1, min(s.max_new_tokens, data.response))) is not None:
+            yield judge_effort(judge, prompts * (2 * len(unit.reads.arms) - 1))
 
     def smaller(self, reads: EvaluateReads) -> Iterator[str]:
         return halves("eval.batch_size", reads.eval.batch_size)

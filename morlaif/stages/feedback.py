@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from morlaif.feedback.estimate import ASSUMED_TOKENS
 from morlaif.feedback.settings import Company, FeedbackSettings, HfSettings, Principle
 from morlaif.memory.advice import halves
 from morlaif.memory.dimensions import of_path
+from morlaif.memory.effort import Amounts, Effort
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import FORWARD, Judging, Machine
 from morlaif.models.settings import SampleResponses
@@ -52,6 +54,17 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
         judge = judging(settings, len(company) or 1, new)
         return None if judge is None else judged_here(self.name, judge, machine)
 
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
+        settings = unit.reads.feedback
+        if not isinstance(settings, HfSettings):
+            return []  # a server takes its own time, which the table of costs has
+        company = unit.reads.company.principles if unit.reads.company else ()
+        judge = judging(settings, len(company) or 1, data.response)
+        if judge is None or data.examples is None:
+            return None
+        verdicts = data.examples * (unit.reads.verdicts_per_pair or 1)
+        return [judge_effort(judge, verdicts)]
+
     def smaller(self, reads: FeedbackReads) -> Iterator[str]:
         if isinstance(reads.feedback, HfSettings):
             yield from halves("feedback.batch_size", reads.feedback.batch_size)
@@ -77,6 +90,13 @@ def judging(settings: object, principles: int, new: int) -> Judging | None:
     element = 4 if settings.dtype == "float32" else 2
     together = principles if settings.order == "pair" else 1
     return Judging(shape, element, settings.batch_size, together, INSTRUCTION + ASSUMED_TOKENS[0] + 2 * new, ENDING)
+
+
+def judge_effort(judge: Judging, verdicts: int) -> Effort:
+    """Two questions a verdict; what they share is read once for all of them."""
+    length = math.ceil(judge.prompt / judge.questions) + judge.ending
+    rows = max(1, min(8, judge.rows))
+    return Effort("read", "judge", judge.shape, rows, length, 2 * verdicts / rows, logits=rows)
 
 
 def judged_here(stage: str, judge: Judging, machine: Machine) -> StageMemory:

@@ -13,6 +13,7 @@ from typing import Any
 from morlaif.batches import Cut, cut
 from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
+from morlaif.memory.effort import Amounts, Effort, scored
 from morlaif.memory.estimate import Item, Rows, StageMemory, usable
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.preference.kind import Footprint
@@ -70,6 +71,10 @@ class PM(Stage[PMReads, PMNeeds]):
         return (
             None if kind.shared or not kind.trains else training(unit, machine)
         )  # nothing, or a view of what is there
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
+        kind = kind_of(unit.reads.pm)
+        return [] if kind.shared or not kind.trains else training_efforts(unit, machine, data)
 
     def smaller(self, reads: PMReads) -> Iterator[str]:
         return smaller_training(reads.pm)
@@ -157,6 +162,22 @@ def _work(held: Footprint, machine: Machine, rows: Rows, together: int) -> list[
 def _rows(settings: PMSettings, held: Footprint, ranks: int) -> Rows:
     """A forward of one model: both responses of each pair."""
     return Rows(2 * batch_of(settings, ranks).micro, held.max_length)
+
+
+def training_efforts(unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
+    """Of one preference model, whether it learns by itself or beside others."""
+    held, settings = machine.kind, unit.reads.pm
+    batch = kind_of(settings).batch
+    if held is None or batch is None or data.examples is None or data.held_out is None:
+        return None
+    micro = batch_of(settings, machine.layout.ranks).micro
+    length = min(held.max_length, data.prompt + data.response)
+    pairs = (data.examples - data.held_out) * getattr(settings, "epochs", 1) * held.members
+    rows = max(1, min(2 * micro, 2 * pairs))
+    return [
+        Effort("learn" if held.lora is None else "adapt", "base", machine.base, rows, length, 2 * pairs / rows),
+        *scored(machine.base, 2 * data.held_out, held.members, data),
+    ]
 
 
 def smaller_training(settings: PMSettings) -> Iterator[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from morlaif.batches import Cut
 from morlaif.memory.advice import halves
+from morlaif.memory.effort import Amounts, Effort, Op, sampled, scored
 from morlaif.memory.estimate import Item, Rows, StageMemory
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.rl.settings import PPOSettings
@@ -72,6 +73,26 @@ class PPO(Method[PPOReads, MethodNeeds]):
         factor = 2 * FORWARD + s.epochs * operations(lora, checkpointing)
         seconds += machine.compute(policy, s.rollouts * length, factor, logits=s.rollouts * s.max_new_tokens)
         return machine.stage("ppo", always, turns, learning, seconds, f"of {s.rollouts} rollouts")
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort]:
+        s, policy, models = unit.reads.ppo, machine.policy, len(unit.of("pm"))
+        new = min(s.max_new_tokens, data.response)
+        looks = 1 + -(-s.steps // s.eval_every) if s.eval_every else 2
+        for rows, times in ((s.rollouts, s.steps), (s.eval_prompts, looks)):
+            for part in (
+                *sampled(policy, rows, s.generation_batch_size, data, s.max_new_tokens),
+                *scored(machine.base, rows, models, data),
+            ):
+                yield replace(part, times=times * part.times)
+        micro, length = max(1, min(s.micro_batch_size, s.rollouts)), data.prompt + new
+        forwards = s.steps * s.rollouts / micro
+        op: Op = "learn" if s.policy.kind == "full" else "adapt"
+        yield Effort("read", "policy", policy, micro, length, 2 * forwards, logits=micro * new)
+        yield Effort(op, "policy", policy, micro, length, s.epochs * forwards, logits=micro * new)
+        if s.critic.kind in ("separate", "adapter"):
+            yield Effort("read", "policy", policy, micro, length, forwards)
+            learn: Op = "learn" if s.critic.kind == "separate" else "adapt"
+            yield Effort(learn, "policy", policy, micro, length, s.epochs * forwards)
 
     def smaller(self, reads: PPOReads) -> Iterator[str]:
         s = reads.ppo

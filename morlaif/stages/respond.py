@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from morlaif.memory.advice import halves
+from morlaif.memory.effort import Amounts, Effort, sampled
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.models.settings import RespondSettings, SampleResponses
@@ -47,6 +48,14 @@ class Respond(Stage[RespondReads, RespondNeeds]):
         if not isinstance(s, SampleResponses):
             return None
         return machine.sampling("respond", s.batch_size, s.max_prompt_tokens, s.max_new_tokens)
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort] | None:
+        s = unit.reads.respond
+        if not isinstance(s, SampleResponses):
+            return ()
+        if data.examples is None:
+            return None
+        return sampled(machine.policy, 2 * data.examples, s.batch_size, data, s.max_new_tokens)
 
     def smaller(self, reads: RespondReads) -> Iterator[str]:
         if isinstance(reads.respond, SampleResponses):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from morlaif.batches import Cut, cut
 from morlaif.memory.advice import halves
+from morlaif.memory.effort import Amounts, Effort, Op
 from morlaif.memory.estimate import Rows, StageMemory
 from morlaif.memory.machine import Machine, operations
 from morlaif.models.settings import FullSFT, LoRASFT, ModelSettings, NoSFT, SFTSettings
@@ -63,6 +65,19 @@ class SFT(Stage[SFTReads, SFTNeeds]):
         factor = operations(lora is not None, s.gradient_checkpointing)
         seconds = machine.compute(policy, tokens, factor, logits=tokens)
         return machine.stage("sft", always, {"learning": work}, learning, seconds, f"of {s.batch_size} rows")
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
+        s = unit.reads.sft
+        if isinstance(s, NoSFT):
+            return []
+        if s.max_steps is None and data.demonstrations is None:
+            return None
+        steps = s.max_steps or math.ceil(s.epochs * (data.demonstrations or 0) / s.batch_size)
+        micro = min(s.micro_batch_size or s.batch_size, s.batch_size)
+        length = min(s.max_length, data.prompt + data.response)
+        op: Op = "adapt" if isinstance(s, LoRASFT) else "learn"
+        times = steps * s.batch_size / micro
+        return [Effort(op, "policy", machine.policy, micro, length, times, logits=micro * length)]
 
     def smaller(self, reads: SFTReads) -> Iterator[str]:
         s = reads.sft

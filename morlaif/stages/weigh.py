@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from morlaif.memory.advice import halves
+from morlaif.memory.effort import Amounts, Effort, sampled, scored
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.models.settings import SampleResponses
@@ -54,6 +55,12 @@ class Weigh(Stage[WeighReads, WeighNeeds]):
             always = [*models, *machine.layout.gathers(machine.base, learns=False)]
             return machine.stage("weigh", always, {"scoring": machine.scoring()}, 0, None, "")
         return machine.sampling("weigh", s.batch_size, s.max_prompt_tokens, s.max_new_tokens, models)
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort]:
+        s = unit.reads.weights
+        yield from scored(machine.base, s.prompts, len(unit.of("pm")), data)
+        if not isinstance(unit.of("respond")[0].reads.respond, SampleResponses):
+            yield from sampled(machine.policy, s.prompts, s.batch_size, data, s.max_new_tokens)
 
     def smaller(self, reads: WeighReads) -> Iterator[str]:
         return halves("weights.batch_size", reads.weights.batch_size)

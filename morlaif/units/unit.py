@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic
 
 from morlaif.batches import Cut
+from morlaif.memory.effort import Amounts, Effort
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.settings import identity
@@ -68,6 +69,10 @@ class Stage(Generic[R, N]):
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         """What one rank takes; None: no model."""
         return None
+
+    def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort] | None:
+        """The work of models in a unit; none: next to nothing; None: not known."""
+        return () if not self.loads_model else None
 
     def smaller(self, reads: R) -> Iterator[str]:
         """Overrides under which it takes less and builds the same, cheapest first."""
