@@ -45,7 +45,7 @@ KILLED = {
         "**/ppo/**/step-00000003.json",
     ),
 }  # fmt: skip
-BEFORE = {"sft": "data", "pm": "feedback", "ppo": "weigh"}  # up to where both runs share what is built
+BEFORE = {"sft": "data", "pm": "sft,feedback", "ppo": "weigh"}  # up to where both runs share what is built
 
 
 class Failed(Exception):

@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import math
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ ROW_CODES = (
     "context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation",
     "invalid_prompt",
 )  # fmt: skip
+# local servers have no code for it: vLLM, SGLang (length), llama.cpp (size)
+_NO_ROOM = re.compile(r"(context|maximum input|maximum model) (length|size|window)", re.IGNORECASE)
 
 
 class Rejected(Exception):
@@ -278,7 +281,8 @@ class ChatClient:
             return UserError(f"{self._where}: no such model or address ({said}). {check}")
         if "logprobs" in said.lower():
             return NoLogprobs(said)
-        if status == 413 or error.code in ROW_CODES or (self._answered and status in (400, 422)):
+        told = status in (400, 422) and (self._answered or _NO_ROOM.search(said) is not None)
+        if status == 413 or error.code in ROW_CODES or told:
             return Rejected(said)
         names = "feedback.extra_body, feedback.max_tokens_key and feedback.logprobs decide what is sent."
         return UserError(f"{self._where}: the request was refused with status {status} ({said}). {names}")

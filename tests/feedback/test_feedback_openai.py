@@ -266,14 +266,24 @@ def test_a_refusal_at_the_start_tells_nothing_about_log_probabilities(pairs, hel
         assert usage.method == "logprob" and server.received == 58
 
 
-def test_one_question_that_the_server_will_not_take(pairs, helpfulness, settings_for, tmp_path):
+@pytest.mark.parametrize(
+    ("question", "error"),
+    [
+        (5, {"code": "context_length_exceeded", "message": "too long"}),
+        (0, {"code": 400, "message": "This model's maximum context length is 2048 tokens. However"}),  # vLLM
+        (0, {"code": 400, "message": "the request exceeds the available context size"}),  # llama.cpp
+    ],
+)
+def test_one_question_that_the_server_will_not_take(pairs, helpfulness, settings_for, tmp_path, question, error):
+    """It is left out, even if it is the first that is asked."""
+
     def fault(n, body):
-        long = "Question 5?" in body["messages"][-1]["content"]
-        return (400, {"code": "context_length_exceeded", "message": "too long"}) if long else None
+        return (400, error) if f"Question {question}?" in body["messages"][-1]["content"] else None
 
     with ChatServer(fault) as server:
         verdicts, _ = run(pairs, helpfulness, settings_for(server), tmp_path)
-        assert [(i, v.reason) for i, v in enumerate(verdicts) if not v.valid] == [(5, "rejected: too long")]
+        found = [(i, v.reason) for i, v in enumerate(verdicts) if not v.valid]
+        assert found == [(question, f"rejected: {error['message']}")]
 
 
 @pytest.mark.slow
