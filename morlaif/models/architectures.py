@@ -47,6 +47,24 @@ def knows_tokenizer(name: str) -> bool:
     return any(made.search(file.read_text(encoding="utf-8")) for file in _folder().glob("models/*/tokenization_*.py"))
 
 
+@cache
+def recurrent(model_type: str) -> bool:
+    """Whether layers of this type carry a state from token to token, which no mask undoes."""
+    return "_is_stateful = True" in _modeling(model_type)
+
+
+@cache
+def slopes(model_type: str) -> bool:
+    """Whether its attention may weigh by distance in places (ALiBi) rather than by positions that can be given."""
+    return "alibi_tensor(" in _modeling(model_type)
+
+
+def _modeling(model_type: str) -> str:
+    name = model_type.replace("-", "_")
+    names = dict.fromkeys((name, name.removesuffix("_text")))
+    return next(filter(None, (_text(f"models/{one}/modeling_{one}.py") for one in names)), "")
+
+
 def _literals(file: str, table: str) -> list[tuple[str, str | tuple[str, ...]]]:
     """The pairs that are written out in assignments to, and updates of, names that begin with `table`."""
     found: list[tuple[str, str | tuple[str, ...]]] = []

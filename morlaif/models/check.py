@@ -243,7 +243,10 @@ def _purpose(where: str, config: dict[str, Any], model_type: str, names: list[st
     elif config.get("use_bidirectional_attention") or config.get("is_causal") is False:
         yield f"{where}: {told} with attention to both sides, not a causal language model"
     elif kind == "trunk" and model_type not in scored:
-        yield f"{where}: {told} has no sequence classifier in transformers; take another base"
+        yield (
+            f"{where}: {told} has no sequence classifier in transformers, which preference models are; take another "
+            "base"
+        )
 
 
 def _weights(key: str, where: str, folder: Path, config: dict[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from morlaif.config import Config
 from morlaif.data.check import data_problems, template_refuses
@@ -21,9 +22,10 @@ from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.outside import parts_of
 from morlaif.feedback.reach import look, server_problems
 from morlaif.feedback.settings import FeedbackSettings, HfSettings, JsonlSettings, OpenAISettings
+from morlaif.files import read_json
 from morlaif.models.check import Kind, folder_problems
 from morlaif.models.fingerprint import hub_commit
-from morlaif.models.place import Source, cached_commit, cached_folder, looks_local, offline
+from morlaif.models.place import Source, cached_commit, cached_folder, folder_of, looks_local, offline
 from morlaif.models.states import state_problems
 from morlaif.pipeline.fits import fit_problems
 from morlaif.pipeline.served import with_served
@@ -32,7 +34,9 @@ from morlaif.planning.checks import WHOLE_OF
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
 from morlaif.planning.settle import settled
+from morlaif.preference.kind import Kind as PMKind
 from morlaif.preference.kinds import kind_of
+from morlaif.preference.settings import TrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward
 from morlaif.stages.known import STAGES, reached
 from morlaif.tracking.check import tracking_problems
@@ -131,9 +135,15 @@ class Preflight:
             outside: list[tuple[Source, Kind]] = [
                 (source, "classifier") for name, source in kind.existing.items() if name in used
             ]
-            outside += [(kind.base, "trunk")] if kind.base else []
+            policy = Source(model.path or "", model.revision, model.trust_remote_code, key="model.path")
+            on_policy = isinstance(config.pm, TrainedPM) and kind.on_policy and model.path is not None
+            bases = [kind.base] if kind.base else [policy] if on_policy else []
+            outside += [(base, "trunk") for base in bases]
             for source, form in outside:
                 yield from self._model(source.key, source.path, source.trust_remote_code, form, source.revision)
+            for base in bases:
+                name = f"kind {config.pm.kind} {base}"
+                yield from self._once(name, partial(_unfit, kind, str(config.pm.kind), base))
         if "evaluate" in stages:
             for name, where in config.eval.policies.items():
                 path, revision = parts_of(where)
@@ -207,6 +217,13 @@ def _paths(config: Config, stages: set[str]) -> Iterator[str]:
     if stages:
         yield from place_problems("paths.store", config.paths.store)
     yield from place_problems("paths.runs", config.paths.runs)
+
+
+def _unfit(kind: PMKind[Any], name: str, base: Source) -> Iterator[str]:
+    """A base on which preference models of this kind cannot be trained."""
+    file = (folder_of(base.path, base.revision) or Path("/nowhere")) / "config.json"
+    if file.is_file() and (why := kind.refuses(read_json(file, of=dict))) is not None:
+        yield f"{base.where} {why}: pm={name} cannot be trained on it; use pm=heads or pm=lora"
 
 
 def _hub(where: str, id: str, revision: str | None, kind: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from morlaif.settings import Settings
 
@@ -86,6 +86,10 @@ class Kind(Generic[S]):
     def on_policy(self) -> bool:
         """Whether models start from the run's SFT model."""
         return self.trains and self.base is None
+
+    def refuses(self, config: Mapping[str, Any]) -> str | None:
+        """Why a base with this config.json cannot carry models of this kind, to go on after its name; None: it may."""
+        return None
 
     @property
     def existing(self) -> Mapping[str, Source]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from morlaif.models.architectures import recurrent, slopes
 from morlaif.preference.kind import Footprint, Kind, OnStep, PairBatch
 from morlaif.preference.plugin import Plugin
 from morlaif.preference.settings import (
@@ -168,6 +169,17 @@ class Conditioned(Shared[ConditionedPM]):
         "One adapter and one head, trained on the verdicts of {together} together; it reads the principle's text "
         "behind the dialogue."
     )
+
+    def refuses(self, config: Mapping[str, Any]) -> str | None:
+        """What `check_questions` would find, as far as the architecture's name says."""
+        text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+        name = str(text.get("model_type", config.get("model_type")))
+        local = any("local" in str(part) for part in text.get("attention_types") or ())  # GPT-Neo counts in places
+        if recurrent(name):
+            return f"has recurrent layers ({name}), which read several questions in one pass as one text"
+        if local or (slopes(name) and text.get("alibi", name != "falcon") is True):
+            return f"takes no positions ({name}), so that several questions cannot stand behind one dialogue"
+        return None
 
     def learn(self, session: Session, taught: Sequence[int]) -> None:
         from morlaif.preference.shared import train_conditioned

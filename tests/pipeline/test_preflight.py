@@ -298,3 +298,16 @@ def test_a_run_stops_before_its_first_unit(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 2, done.stderr
     assert not list(Path(tmp_path).glob("store/*/*"))
+
+
+@pytest.mark.slow
+def test_a_policy_that_its_preference_models_cannot_sit_on_is_told(tmp_path):
+    def written(name: str, **facts: object) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": name, **facts}))
+        return str(tmp_path / name)
+
+    jamba = problems("model=gpt2", f"model.path={written('jamba')}", "pm=conditioned")
+    assert any("has recurrent layers (jamba)" in line and "pm=heads" in line for line in jamba)
+    granite = problems("model=gpt2", f"model.path={written('granite')}", "pm=lora")
+    assert any("no sequence classifier" in line and line.startswith("model.path") for line in granite)

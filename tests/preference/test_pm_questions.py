@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BloomConfig
 
 from morlaif.errors import UserError
+from morlaif.preference.kinds import Conditioned, Lora
 from morlaif.preference.model import Dialogue, pad_batch
 from morlaif.preference.questions import check_questions, question_states
 from morlaif.preference.split import SplitTrunk
@@ -90,3 +91,25 @@ def test_what_no_mask_parts_is_refused() -> None:
     )
     with pytest.raises(UserError, match=r"pm=conditioned: Bloom.*use pm=heads"):
         check_questions(alibi)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "jamba"}, "recurrent layers"),
+        ({"model_type": "qwen3_5_text"}, "recurrent layers"),
+        ({"model_type": "x", "text_config": {"model_type": "qwen3_next"}}, "recurrent layers"),
+        ({"model_type": "bloom"}, "no positions"),
+        ({"model_type": "mpt"}, "no positions"),
+        ({"model_type": "falcon", "alibi": True}, "no positions"),
+        ({"model_type": "falcon", "alibi": False}, None),
+        ({"model_type": "gpt_neo", "attention_types": [[["global", "local"], 1]]}, "no positions"),
+        ({"model_type": "gemma3_text"}, None),
+        ({"model_type": "llama"}, None),
+    ],
+)
+def test_a_base_is_refused_by_its_config(config, why) -> None:
+    """What `check_questions` would find, before anything is built."""
+    found = Conditioned(None).refuses(config)
+    assert found is None if why is None else why in found
+    assert Lora(None).refuses(config) is None
