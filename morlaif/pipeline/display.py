@@ -16,7 +16,8 @@ from rich.table import Table
 from morlaif.pipeline.beat import Beat, shown_metric
 from morlaif.pipeline.record import Run, UnitRecord
 from morlaif.pipeline.timing import Times
-from morlaif.texts import add_row, line, say, visible
+from morlaif.texts import add_row, say, visible
+from morlaif.texts import line as styled
 from morlaif.units.store import Store
 from morlaif.units.unit import Plan, Unit
 
@@ -126,7 +127,7 @@ def plan_table(plan: Plan, store: Store, times: Times | None = None) -> Table:
         add_row(table, unit.stage.name, unit.name, unit.digest, (state, STYLES[state]), *cells)
     if times is not None and times.seconds:
         add_row(table, ("in all", "bold"), "", "", "", duration(times.total))
-        table.caption, table.caption_justify = line(f"(time one after another; {times.source})"), "left"
+        table.caption, table.caption_justify = styled(f"(time one after another; {times.source})"), "left"
     return table
 
 

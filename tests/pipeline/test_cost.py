@@ -7,7 +7,8 @@ from io import StringIO
 from composed import config
 from rich.console import Console
 
-from morlaif.pipeline.cost import cost_table, feedback_costs
+from morlaif.feedback.estimate import Estimate
+from morlaif.pipeline.cost import _rated, cost_table, feedback_costs
 from morlaif.planning.plan import plan
 from morlaif.units.store import Store
 
@@ -35,3 +36,30 @@ def test_several_units_are_summed(tmp_path, monkeypatch):
     table = rows("eval=default", "feedback=openai", "principles.count=2", "arms.select=[morlaif]")
     asked = [int(cells[0].replace(",", "")) for name, cells in table.items() if "/" in name or name == "evaluate"]
     assert len(asked) == 3 and table["in"][:2] == ["all", f"{sum(asked):,}"]
+
+
+def test_a_judge_that_runs_here_costs_tokens_and_no_dollars(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    table = rows("feedback=hf", "feedback.path=judge", "principles.count=2", "arms.select=[morlaif]")
+    verdicts, known, requests, tokens, usd, time = table["feedback/helpfulness"]
+    assert int(requests.replace(",", "")) == 2 * int(verdicts.replace(",", "")) and float(tokens) > 0
+    assert (known, usd, time) == ("0", "0.00", "–")
+
+
+def test_what_is_not_known_is_not_priced():
+    unknown = Estimate("feedback/a", None, 0, 0, 0, 0, 0.0, None, ("who knows",))
+    known = Estimate("feedback/b", 10, 0, 20, 1e6, 0, 0.5, 3.0)
+    text = StringIO()
+    Console(width=120, file=text).print(cost_table([unknown, known]))
+    lines = {line.split()[0]: line.split()[1:] for line in text.getvalue().splitlines() if line.strip()}
+    assert lines["feedback/a"] == ["?"] * 6
+    assert lines["in"][1] == "10" and lines["in"][-1] == "–"
+
+
+def test_another_methods_ratings_are_not_counted_as_ppos():
+    class Other:
+        criteria = ()
+
+    assert _rated(Other(), None) is None

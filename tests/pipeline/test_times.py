@@ -1,0 +1,94 @@
+"""How long a plan says that its units take."""
+
+from __future__ import annotations
+
+import pytest
+from composed import config
+
+from morlaif.devices import processor_lacks_bfloat16
+from morlaif.memory.advice import halves
+from morlaif.memory.estimate import fits
+from morlaif.pipeline.changes import apply
+from morlaif.pipeline.resources import machine_of, memory_of, stage_memories, ways_to_fit
+from morlaif.pipeline.times import amounts, unit_times
+from morlaif.planning.plan import plan
+from morlaif.units.store import Store
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return config("experiment=smoke", f"paths.store={tmp_path_factory.mktemp('store')}")
+
+
+def seconds(made):
+    return unit_times(plan(made), Store(made.paths.store), made, rate=lambda one: one.operations / 1e9)
+
+
+def test_each_unit_that_is_to_do_has_a_time_and_all_of_them_a_sum(made):
+    times = seconds(made)
+    assert times.seconds.keys() == {unit.name for unit in plan(made).units}
+    assert times.total == pytest.approx(sum(times.seconds.values())) and times.total > 0
+    assert times.seconds["data"] == times.seconds["report"] == 0
+
+
+def test_twice_the_steps_take_twice_the_time_and_twice_the_pairs_too(made):
+    before = seconds(made).seconds
+    after = seconds(apply(made, [f"sft.max_steps={2 * made.sft.max_steps}"])).seconds
+    assert after["sft"] == pytest.approx(2 * before["sft"])
+    more = apply(made, [f"data.train={2 * made.data.train}", f"data.eval={2 * made.data.eval}"])
+    name = next(name for name in before if name.startswith("pm/"))
+    assert seconds(more).seconds[name] == pytest.approx(2 * before[name], rel=0.15)
+
+
+def test_times_are_not_guessed_where_the_data_is_not_known(made, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    other = config(
+        "experiment=hh_cpu", f"data.path={tmp_path / 'a.jsonl'}", "data.limit=null", f"paths.store={tmp_path}"
+    )
+    data = amounts(plan(other), Store(tmp_path), other)
+    assert data.examples is None
+    times = seconds(other)
+    assert times.total is None and None in {s for name, s in times.seconds.items() if name.startswith("pm/")}
+
+
+def test_a_processor_is_asked_for_bfloat16(tmp_path):
+    file = tmp_path / "cpuinfo"
+    for flags, lacks in (("fpu avx2", True), ("avx512f avx512_bf16", False), ("amx_bf16", False)):
+        file.write_text(f"processor: 0\nflags\t\t: {flags}\nbugs:\n")
+        assert processor_lacks_bfloat16(file) is lacks
+    assert not processor_lacks_bfloat16(tmp_path / "none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["cpu", "rtx3090"])
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "meta-llama/Llama-3.2-3B", "HuggingFaceTB/SmolLM2-360M"])
+def test_what_would_fit_fits(model, hardware, tmp_path):
+    """Whatever a plan advises, followed, fits."""
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    made = config(
+        "model=gpt2", f"model.path={model}", "data=jsonl", f"data.path={tmp_path / 'a.jsonl'}", "respond=sample",
+        "sft=lora", "pm=lora", "ppo=paper", f"hardware={hardware}", "feedback=human", "arms.select=[morlaif]",
+        f"paths.store={tmp_path}",
+    )  # fmt: skip
+    planned = plan(made)
+    for memory in stage_memories(made, planned):
+        if fits(memory, made.hardware):
+            continue
+        for way in ways_to_fit(made, planned, memory.stage):
+            changed = apply(made, way)
+            assert fits(memory_of(changed, memory.stage), changed.hardware), (memory.stage, way)
+
+
+@pytest.mark.slow
+def test_as_many_preference_models_learn_at_once_as_fit(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    made = config(
+        "model=gpt2", "model.path=Qwen/Qwen2.5-0.5B", "data=jsonl", f"data.path={tmp_path / 'a.jsonl'}", "pm=lora",
+        "respond=pairs", "sft=none", "hardware=gpu", "feedback=human", f"paths.store={tmp_path}",
+    )  # fmt: skip
+    large = next(m for m in stage_memories(made, plan(made)) if m.stage == "pm")
+    assert fits(large, made.hardware)
+    assert machine_of(made, plan(made)).kind.joint_tokens is None
+    for size in halves("hardware.machine.device_memory", 64):
+        smaller = memory_of(apply(made, [size]), "pm")
+        assert smaller.device <= large.device
