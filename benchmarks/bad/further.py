@@ -186,7 +186,7 @@ def resumed(change: Callable[[Path], Any]) -> Callable[[Path, Kit], None]:
         words = [f"paths.store={folder / 'store'}", "experiment=smoke"]
         made = look_ahead(Namespace(config_dir=None, overrides=words, multirun=False))[0][0].config
         store = Store(made.paths.store)
-        keep = next(store.checkpoints(unit) for unit in plan(made).units if unit.stage == "ppo")
+        keep = next(store.checkpoints(unit) for unit in plan(made).units if unit.stage.name == "ppo")
         keep.mkdir(parents=True)
         facts = {"step": 2, "best": None, "fingerprint": "x", "size": 5, "sha256": hashlib.sha256(b"state").hexdigest()}
         (keep / "step-00000002.pt").write_bytes(b"state")

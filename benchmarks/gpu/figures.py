@@ -321,7 +321,7 @@ def timed(marks: dict[str, Any]) -> Iterator[None]:
 
 def ppo_figures(config: Config, policy: str, size: Size, shape: Dimensions, figures: Figures) -> None:
     """From the run's own curve: means of the steps after the first."""
-    (unit,) = (unit for unit in plan(config).units if unit.stage == "ppo")
+    (unit,) = (unit for unit in plan(config).units if unit.stage.name == "ppo")
     lines = (Store(config.paths.store).folder(unit) / "curve.jsonl").read_text().splitlines()
     curve = [json.loads(line) for line in lines]
     rows = curve[1:] or curve
@@ -349,7 +349,7 @@ def ppo_figures(config: Config, policy: str, size: Size, shape: Dimensions, figu
 
 def _folder(config: Config, stage: str) -> dict[str, Path]:
     store = Store(config.paths.store)
-    return {unit.name: store.folder(unit) for unit in plan(config).units if unit.stage == stage}
+    return {unit.name: store.folder(unit) for unit in plan(config).units if unit.stage.name == stage}
 
 
 def compare_sampling(config: Config, size: Size, shape: Dimensions, figures: Figures, dtype: torch.dtype) -> None:

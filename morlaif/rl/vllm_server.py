@@ -21,10 +21,12 @@ import httpx2
 import openai
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
 from morlaif.errors import MachineError, UserError
+from morlaif.models.open import open_config
+from morlaif.models.place import Source
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
 from morlaif.rl.vllm_colocated import Sampled
@@ -107,7 +109,7 @@ class Server:
         self.handed += 1
         name, folder = f"morlaif-{self.handed}", self.folder / f"adapter-{self.handed}"
         with sharded.gathered(models.groups()["policy"]):
-            ranks.on_first(lambda: models.policy.save_pretrained(folder))
+            ranks.on_first(lambda: models.policy.save_pretrained(folder, save_embedding_layers=False))
 
         def swap() -> None:
             known = {entry["id"] for entry in self._get("/v1/models")["data"]}
@@ -124,7 +126,8 @@ class Server:
         state = sharded.state_dict(models.model, models.model.dtype)
 
         def swap() -> None:
-            models.model.save_pretrained(whole, state_dict=state)
+            assert state is not None  # of the first rank
+            models.model.save_pretrained(whole, state_dict=_as_stored(models.model, state))
             self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(whole)}})
             self._post("/reset_prefix_cache", {})
 
@@ -206,6 +209,15 @@ class Server:
 
     def _asking(self) -> _Asking:
         return _Asking(self.where)
+
+
+def _as_stored(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for a server of the model on disk, whose vocabulary lacks the pad token that the policy may have got."""
+    rows = open_config(Source(model.name_or_path)).get_text_config().vocab_size
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    own = {id(parameter) for layer in layers if layer is not None for parameter in layer.parameters(recurse=False)}
+    grown = {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in own}
+    return {name: value[:rows].contiguous() if name in grown else value for name, value in state.items()}
 
 
 class _Asking:
