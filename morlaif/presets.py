@@ -14,7 +14,7 @@ YAML in it, laid out as `conf/` is:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -28,6 +28,7 @@ from morlaif.errors import UserError, suggest
 
 ENTRY_POINTS = "morlaif.conf"
 BUDGET = "${budget}"  # in a defaults list: the option of the group `budget`
+_FOLLOWS = re.compile(r"\$\{(\w+)\.(\w+)\}")
 HIDDEN = "_"  # a folder whose name begins so holds what presets inherit from; nothing in it is an option
 
 
@@ -109,6 +110,9 @@ def _entry(entry: str | dict[str, str], group: str) -> Inherited | None:
 def preset(group: str, name: str, **changes: Any) -> dict[str, Any]:
     """The values of a preset, with all that it inherits: what `group=name` means on the command line.
 
+    What follows a key of another group (`stop: ${eval.stop}`) has the value of that group's option of the same name, or
+    of the name of a preset that this one inherits from, or of its default.
+
         PPOSettings(**preset("ppo", "toy", steps=5, kl={"coef": 0.1}))
 
     Args:
@@ -117,7 +121,13 @@ def preset(group: str, name: str, **changes: Any) -> dict[str, Any]:
     Raises:
         UserError: there is no such preset, or it changes other groups too, which the command line alone can.
     """
-    return _merge(_alone(_values(group, name, {})), changes)
+    values = _alone(_values(group, name, {}))
+    for key, value in values.items():
+        if isinstance(value, str) and (found := _FOLLOWS.fullmatch(value)):
+            known = options().get(other := found[1], set())
+            same = (option for option in _line(group, name) if option in known)
+            values[key] = preset(other, next(same, "default"))[found[2]]
+    return _merge(values, changes)
 
 
 def _alone(value: Any) -> Any:
@@ -128,11 +138,23 @@ def _alone(value: Any) -> Any:
     return value if found is None else None if found[1] == "null" else found[1]
 
 
-def _values(group: str, name: str, chosen: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    """`chosen`: options by group and place, which an heir gives instead of those here."""
+def _line(group: str, name: str) -> Iterator[str]:
+    """The names of a preset and of the options that it inherits from, the nearest first."""
+    yield name
+    for entry in inherited(_tree(group, name), group):
+        if entry is not None and not entry.place and entry.group.partition("/")[0] == group.partition("/")[0]:
+            yield from _line(entry.group, entry.option)
+
+
+def _tree(group: str, name: str) -> dict[str, Any]:
     from omegaconf import OmegaConf  # reads YAML as Hydra does
 
-    tree = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(_file(group, name))))
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(_file(group, name))))
+
+
+def _values(group: str, name: str, chosen: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """`chosen`: options by group and place, which an heir gives instead of those here."""
+    tree = _tree(group, name)
     entries = inherited(tree, group)
     tree.pop("defaults", None)
     chosen = {(entry.group, entry.place): entry.option for entry in entries if entry and entry.override} | dict(chosen)

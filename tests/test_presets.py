@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from composed import composed, in_full
+from composed import composed, config, in_full
 from omegaconf import OmegaConf
 
 from morlaif.errors import UserError
@@ -24,7 +24,9 @@ PRESETS = sorted(
 def test_a_preset_is_what_hydra_makes_of_it(group, name):
     tree = composed(f"{group}={name}")
     hydra = OmegaConf.to_container(tree[group], resolve=False)
-    assert preset(group, name) == hydra
+    made = preset(group, name)
+    follow = {key: made[key] for key, value in hydra.items() if str(value).startswith("${eval.")}
+    assert made == hydra | follow
 
 
 def test_values_can_be_changed_and_others_stay():
@@ -56,3 +58,13 @@ def test_a_name_that_is_none_is_told_the_near_one():
 def test_values_set_in_a_copy_are_what_hydra_composes(overrides):
     assert composed(*overrides) == in_full(*overrides)
     assert composed("ppo=toy_rloo") == in_full("ppo=toy_rloo"), "the copy is another tree"
+
+
+def test_stop_strings_follow_the_evaluation():
+    """One setting: a policy learns on, and is judged by, responses that end alike."""
+    assert preset("ppo", "toy")["stop"] == preset("ppo", "toy_rloo")["stop"] == preset("eval", "toy")["stop"] == []
+    assert preset("ppo", "paper")["stop"] == preset("eval", "default")["stop"] == ["\n\nHuman:", "\n\nAssistant:"]
+    for given in ([], ["eval=default"], ["ppo=paper"], ['eval.stop=["<|end|>"]'], ["experiment=hh_cpu"]):
+        made = config("respond=sample", *given)
+        assert list(made.respond.stop) == list(made.ppo.stop) == list(made.eval.stop)
+    assert config('ppo.stop=["x"]').ppo.stop == ["x"]

@@ -7,27 +7,22 @@ response loses its end only where it and the least that a prompt keeps are too l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Container, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from morlaif.data.control import control_of, plain_ids, template_ids
 from morlaif.data.cut import cut_messages
+from morlaif.data.form import HH_TEMPLATE, form_of, hh_template, is_hh
 from morlaif.data.records import Message
-from morlaif.data.template import rendered
+from morlaif.data.template import render
 from morlaif.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The dialogue form of HH-RLHF (Bai et al. 2022, arXiv 2204.05862), for tokenizers that bring no template of their own.
-HH_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] }}"
-    "{% elif message['role'] == 'user' %}{{ '\n\nHuman: ' + message['content'] }}"
-    "{% else %}{{ '\n\nAssistant: ' + message['content'] }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
-)
+log = logging.getLogger("morlaif.data")
 
 PAD_TOKEN = "<|pad|>"
 _KNOWN_PADS = (PAD_TOKEN, "<pad>", "[PAD]", "<|finetune_right_pad_id|>")
@@ -40,8 +35,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     """
     if tokenizer.eos_token is None:
         raise UserError(f"tokenizer {tokenizer.name_or_path!r}: it has no EOS token; set `eos_token` in its config")
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = HH_TEMPLATE
+    if tokenizer.chat_template is None or is_hh(tokenizer):
+        tokenizer.chat_template = hh_template(tokenizer)
     if tokenizer.pad_token is not None and tokenizer.pad_token not in (
         tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token,
     ):  # fmt: skip
@@ -75,11 +70,11 @@ def fit_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 
 
 def _whole(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    if _is_hh(tokenizer):  # it writes no special token: none in all of the text is one
+    form = form_of(tokenizer)
+    if form.hh:  # it writes no special token: none in all of the text is one
         control = control_of(tokenizer)
         turns = [control.turn(turn, control.added) for turn in messages] if control.added else list(messages)
-        text = rendered(tokenizer, turns, add_generation_prompt=True)
-        return _opening(tokenizer) + plain_ids(tokenizer, text)
+        return [*form.opening, *plain_ids(tokenizer, render(HH_TEMPLATE, turns, add_generation_prompt=True))]
     # a template of the model's own writes its special tokens itself, and nobody else does
     return spoken_ids(tokenizer, messages, add_generation_prompt=True)
 
@@ -101,14 +96,25 @@ def spoken_ids(
     folded = fold_system(messages)
     try:
         found = ids(messages)
-        return found if folded is None or found != ids(messages[1:]) else ids(folded)
+        if folded is None or found != ids(messages[1:]):
+            return found
     except TemplateError as error:
         if folded is None:
             raise UserError(refused(tokenizer.name_or_path, messages, error)) from None
     try:
-        return ids(folded)
+        found = ids(folded)
     except TemplateError as error:
         raise UserError(refused(tokenizer.name_or_path, messages, error)) from None
+    _say_folded(tokenizer.name_or_path)
+    return found
+
+
+@cache
+def _say_folded(model: str) -> None:
+    """Once a process."""
+    log.warning(
+        "the chat template of %r takes no system turn; its text is said at the head of the first user turn", model
+    )
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message] | None:
@@ -131,9 +137,9 @@ def refused(model: str, messages: Sequence[Message], error: Exception) -> str:
 
 
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
-    """Ids of the assistant's turn, ending in EOS."""
-    space = " " if _is_hh(tokenizer) and not _adds_space(tokenizer) else ""
-    return [*plain_ids(tokenizer, space + response), tokenizer.eos_token_id]
+    """Ids of the assistant's turn, closed as the template closes one; by EOS where it writes no end."""
+    form = form_of(tokenizer)
+    return [*plain_ids(tokenizer, form.before + response), form.end]
 
 
 def dialogue_parts(
@@ -169,25 +175,24 @@ def dialogue_ids(
     return prompt + answer
 
 
-def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an assistant's turn: without special tokens, without the space that opened it."""
-    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text.removeprefix(" ")
+def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Container[int] | None = None) -> str:
+    """The text of an assistant's turn, without the token that ended it and the blanks that opened it.
+
+    Any other special token that was sampled is text like any other ("<unused7>"): what a policy says in them, and that
+    it says them, is seen by whoever judges it.
+
+    Args:
+        ends: ids that end a turn of the model (`morlaif.models.ends`); None: those that the tokenizer knows.
+    """
+    form = form_of(tokenizer)
+    ended = ids and ids[-1] in ((form.end, tokenizer.eos_token_id) if ends is None else ends)
+    return spell(tokenizer, ids[:-1] if ended else ids).removeprefix(form.decoded)
 
 
-def _is_hh(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return tokenizer.chat_template == HH_TEMPLATE
-
-
-def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """[BOS] for tokenizers that begin every text with it (Llama, Gemma), else nothing (GPT-2)."""
-    bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
-
-
-def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts a space before every text by itself, as SentencePiece ones do."""
-    return tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, "a"))[0].startswith("▁")
+def spell(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of `ids`, special tokens and all."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
 
 
 def keep_end(ids: list[int], max_length: int | None, bos: int | None) -> list[int]:

@@ -17,6 +17,7 @@ from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message, prompt_id
 from morlaif.evaluation.results import ResponseFacts
 from morlaif.evaluation.settings import EvalSettings
+from morlaif.models.ends import ends_of
 from morlaif.models.generate import generate
 from morlaif.statistics import Array
 
@@ -110,9 +111,10 @@ def respond(
         generator=torch.Generator().manual_seed(seed),
         gather=gather,
     )
+    ends = ends_of(model, tokenizer)
     if ranks.count() > 1:
         del model
         gc.collect()  # weights that lie in parts hold on to themselves
-    ended = [bool(row) and row[-1] == tokenizer.eos_token_id for row in rows]
+    ended = [ends.ended(row) for row in rows]
     lengths = [len(row) - end for row, end in zip(rows, ended, strict=True)]
-    return Responses([decode_response(tokenizer, row) for row in rows], lengths, ended)
+    return Responses([decode_response(tokenizer, row, ends.ids) for row in rows], lengths, ended)

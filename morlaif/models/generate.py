@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
+from morlaif.data.chat import spell
 from morlaif.errors import UserError
 from morlaif.models.decode import decoder
+from morlaif.models.ends import TurnEnds, ends_of
 
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
@@ -40,10 +42,11 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens` ids.
 
-    A continuation holds the EOS iff the row ended by itself; a stop string counts as an end: the row is cut before it
-    and EOS put there. Temperature 0 is greedy. Prompts of like length share a batch; results are in the order given.
-    The same generator state and arguments give the same ids. `noise` (rows, max_new_tokens), uniform on [0, 1), takes
-    the generator's place: each row's own noise, whichever rows are generated with it.
+    A continuation ends with one of the model's ends of turn (`morlaif.models.ends`) iff the row ended by itself; a stop
+    string counts as an end: the row is cut before it and the end of turn put there. Temperature 0 is greedy. Prompts of
+    like length share a batch; results are in the order given. The same generator state and arguments give the same
+    ids. `noise` (rows, max_new_tokens), uniform on [0, 1), takes the generator's place: each row's own noise, whichever
+    rows are generated with it.
 
     Several ranks make the same call; each samples its share, `batch_size` rows at once, and all get all rows. Weights
     that lie in parts are gathered whole for it if they take at most `gather` bytes (`sharded.ready_to_sample`).
@@ -57,7 +60,7 @@ def generate(
         noise = draw_noise(prompts, max_new_tokens, generator, model.device)
     own = ranks.share(order)
     batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-    ends, pad = Ends(tokenizer, stop), tokenizer.pad_token_id or 0
+    ends, pad = Ends(ends_of(model, tokenizer), tokenizer, stop), tokenizer.pad_token_id or 0
     found: dict[int, list[int]] = {}
     with _inference(model), sharded.ready_to_sample(model, gather) as in_step:
         turns = -(-len(order) // (ranks.count() * batch_size)) if in_step else len(batches)
@@ -156,23 +159,22 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
 
 
 class Ends:
-    """Where a row of generated ids ends: EOS, or a stop string in its text."""
+    """Where a row of generated ids ends: at an end of turn, or at a stop string in its text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
-        self.tokenizer = tokenizer
-        self.eos: int = tokenizer.eos_token_id
+    def __init__(self, turn: TurnEnds, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+        self.turn, self.tokenizer = turn, tokenizer
         self.stop = tuple(text for text in stop if text)
         self._completes: dict[int, bool] = {}
 
     def cut(self, ids: list[int]) -> list[int] | None:
         """The finished row if the last of `ids` ends it, else None."""
-        if ids[-1] == self.eos:
+        if self.turn.ended(ids):
             return ids
         if not self.stop or not self._may_complete(ids[-1]):
             return None
         text = self._decode(ids)
         found = [place for place in map(text.find, self.stop) if place >= 0]
-        return [*self._before(ids, text[: min(found)]), self.eos] if found else None
+        return [*self._before(ids, text[: min(found)]), self.turn.own] if found else None
 
     def _may_complete(self, token: int) -> bool:
         """Whether the token's own text holds the last character of a stop string; spares decoding rows at each step."""
@@ -193,7 +195,7 @@ class Ends:
         return whole if self._decode(whole) == text else kept  # SentencePiece may add a space: then the part is dropped
 
     def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return spell(self.tokenizer, ids)
 
 
 def _generate_batch(

@@ -14,6 +14,7 @@ from morlaif import sharded
 from morlaif.data.chat import prepare_tokenizer
 from morlaif.errors import UserError
 from morlaif.models.check import adapter_problems
+from morlaif.models.ends import ends_of
 from morlaif.models.head import logits_fault
 from morlaif.models.open import (
     check_causal,
@@ -190,10 +191,28 @@ def save_policy(
 
     `state`: weights to write in place of the model's own.
     """
-    # The base's own sampling defaults (temperature, top_p …) would hide in `generate` calls of whoever loads it.
-    model.generation_config = GenerationConfig.from_model_config(model.config)
+    model.generation_config = chat_config(model, tokenizer)
     model.save_pretrained(folder / MODEL, state_dict=state)
     tokenizer.save_pretrained(folder / MODEL)
+
+
+def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a policy's adapter into the artifact folder `folder`, with the template in which it answers beside it."""
+    policy.save_pretrained(folder / ADAPTER)
+    tokenizer.save_pretrained(folder / ADAPTER)
+    chat_config(policy.get_base_model(), tokenizer).save_pretrained(folder / ADAPTER)
+
+
+def chat_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """How plain transformers, or a server, is to generate from `model`: it stops where responses end.
+
+    The base's own sampling defaults (temperature, top_p …) are left out: they would hide in others' `generate` calls.
+    """
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends_of(model, tokenizer).listed,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def point_to(folder: Path, source: Source) -> dict[str, Any]:

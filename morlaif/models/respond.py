@@ -14,6 +14,7 @@ from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Example, Pair, content_id, prompt_id
 from morlaif.errors import UserError
+from morlaif.models.ends import ends_of
 from morlaif.models.generate import draw_noise, generate, longest_first
 from morlaif.models.settings import SampleResponses
 
@@ -75,6 +76,7 @@ def sample_pairs(
     Several ranks share the prompts and all get all pairs; `gather`: see `generate`.
     """
     generator = torch.Generator().manual_seed(seed)
+    ends = ends_of(model, tokenizer)
     limit = _prompt_limit(model, settings)
     prompts = [prompt_ids(tokenizer, example.messages, limit) for example in examples]
     drawn: list[list[int]] = []
@@ -98,7 +100,7 @@ def sample_pairs(
             gather=gather,
         )
         drawn.extend(ids)
-        return [decode_response(tokenizer, row) for row in ids]
+        return [decode_response(tokenizer, row, ends.ids) for row in ids]
 
     order = longest_first(prompts)
     size = max(1, settings.batch_size // 2)
@@ -123,11 +125,10 @@ def sample_pairs(
         if first != second:
             pair = Pair.of(example.messages, first, second)
             pairs[pair.id] = pair
-    eos = tokenizer.eos_token_id
     return Responses(
         list(pairs.values()),
         dropped=len(examples) - len(pairs),
-        ended=fmean(ids[-1] == eos for ids in drawn) if drawn else None,
+        ended=fmean(map(ends.ended, drawn)) if drawn else None,
         tokens=fmean(len(ids) for ids in drawn) if drawn else None,
     )
 

@@ -21,6 +21,7 @@ from morlaif.settings import (
     Outside,
     PathText,
     Positive,
+    Probability,
     Settings,
     Share,
     Size,
@@ -52,7 +53,8 @@ class ScratchSettings(Settings):
 
 
 class ModelSettings(Settings):
-    outside_digest: ClassVar[frozenset[str]] = frozenset({"name", "path", "revision", "trust_remote_code"})
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"name", "path", "revision", "trust_remote_code", "min_ended"})
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"min_ended": (0.5,)}  # of pages
     reads_outside: ClassVar[Mapping[str, Outside]] = {"path": "model"}
 
     name: Label
@@ -61,6 +63,7 @@ class ModelSettings(Settings):
     trust_remote_code: bool
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     scratch: ScratchSettings | None  # … or a model made here
+    min_ended: Probability  # share of its responses below which a run says how few of them end by themselves
 
     @model_validator(mode="before")
     @classmethod

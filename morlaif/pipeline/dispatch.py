@@ -28,6 +28,7 @@ class Dispatcher:
         self.started: dict[str, tuple[float, int]] = {}  # units at work: when they began, how many in one go
         self.there: set[str] = set()
         self.failed: set[str] = set()
+        self.doubted: set[str] = set()
         self.mistaken = False  # whether a failure was the user's mistake
         self.backend: Backend = (
             InProcess(store, hardware, self._on_event)
@@ -85,6 +86,7 @@ class Dispatcher:
             case "progress":
                 if event["metrics"]:
                     self.tracker.log(unit.stage.name, unit.name, event["step"], event["metrics"])
+                    self._doubt(unit, event["metrics"])
                 self.display.progress(unit, event["step"], event["total"], event["metrics"])
             case "waiting":
                 self.display.say(f"{unit.name}: {event['line']} builds it; waiting")
@@ -108,6 +110,14 @@ class Dispatcher:
         self.there.add(unit.name)
         self.run.set(unit, state, seconds)
         self.display.end(unit, state, seconds)
+        self._doubt(unit, self.store.manifest(unit)["summary"])
+
+    def _doubt(self, unit: Unit, numbers: dict[str, Any]) -> None:
+        """Say once what is to be doubted of a unit."""
+        if unit.name not in self.doubted:
+            for line in unit.stage.doubts(unit, numbers):
+                self.doubted.add(unit.name)
+                self.display.say(f"WARNING: {unit.name}: {line}")
 
     def _spent(self, unit: Unit) -> float:
         """Seconds since a unit began; of those built in one go, each has its share."""

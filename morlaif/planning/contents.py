@@ -16,6 +16,7 @@ from morlaif.contents import Hashes
 from morlaif.dotted import find
 from morlaif.evaluation.outside import parts_of
 from morlaif.evaluation.settings import EvalSettings
+from morlaif.feedback.settings import HfSettings
 from morlaif.files import read_json
 from morlaif.models.fingerprint import hub_commit, identity, policy_identity
 from morlaif.registry import of_others
@@ -25,6 +26,9 @@ from morlaif.units.job import Reads
 
 FILE = "outside.json"  # in the run's folder
 Some = TypeVar("Some", bound=Settings)
+# How dialogues with a pretrained model are opened, ended and read: another word here where that changes. A model made
+# here has one end and one form, and a judge is only asked; neither has it in a digest.
+SPOKEN = "turns2"
 
 
 class Contents:
@@ -64,11 +68,12 @@ class Contents:
         made = {}
         for name, where in settings.policies.items():
             trusted, key = name in settings.trust_remote_code, f"eval.policies.{name}"
-            made[name] = self._once(
+            content = self._once(
                 f"policy {where}{' +python' if trusted else ''}",
                 lambda where=where, **given: policy_identity(*parts_of(where), self._hashes, **given),
                 trusted=trusted, key=key,
             )  # fmt: skip
+            made[name] = f"{content}+{SPOKEN}"
         return made
 
     def pinned(self, settings: Some) -> Some:
@@ -109,7 +114,8 @@ class Contents:
                 if inner is None:
                     continue
                 if kind == "model":
-                    yield at, self.model(at, inner, held["revision"], held["trust_remote_code"])
+                    content = self.model(at, inner, held["revision"], held["trust_remote_code"])
+                    yield at, content if isinstance(value, HfSettings) else f"{content}+{SPOKEN}"
                 elif kind == "function" and isinstance(inner, list | tuple):
                     named = {f"{at}.{place}": self._function(at, path) for place, path in enumerate(inner)}
                     yield from ((where, made) for where, made in named.items() if made is not None)

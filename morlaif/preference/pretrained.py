@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import sharded
-from morlaif.data.chat import HH_TEMPLATE, fit_messages, prepare_tokenizer, spoken_ids
+from morlaif.data.chat import fit_messages, prepare_tokenizer, spoken_ids
 from morlaif.data.control import control_of, plain_ids
+from morlaif.data.form import is_hh
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.models.open import check_vocabulary, open_model, open_tokenizer
@@ -79,7 +80,7 @@ class PretrainedModel:
         return fingerprint(self.model, heads=True)
 
     def encode(self, messages: Sequence[Message], response: str) -> Text:
-        if self.decoder and self.tokenizer.chat_template == HH_TEMPLATE:
+        if self.decoder and is_hh(self.tokenizer):
             row = tokenize(self.tokenizer, messages, response, self.max_length, self.max_prompt)
             return Text(row.ids, None, row.prompt_cut, row.response_cut)
         if self.tokenizer.chat_template is not None:

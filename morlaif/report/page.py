@@ -12,7 +12,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from morlaif import pages
-from morlaif.report import labels, tables
+from morlaif.report import endings, labels, tables
 from morlaif.report.data import RunData, words
 from morlaif.report.section import Section
 
@@ -38,7 +38,10 @@ def render(run: RunData, sections: Sequence[Section], svgs: Mapping[str, str]) -
         css=resources.files("morlaif.report").joinpath("page.css").read_text(encoding="utf-8"),
         title=tables.title(run),
         subtitle=tables.subtitle(run),
-        warnings=labels.warnings(run.details),
+        warnings=[
+            *labels.warnings(run.details),
+            *endings.warnings(run.details, run.curves, run.config.get("model", {}).get("min_ended", endings.MIN_ENDED)),
+        ],
         sections=sections,
         body=body,
     )

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from morlaif import sharded
 from morlaif.errors import MachineError, UserError
+from morlaif.models.ends import ends_of
 from morlaif.models.generate import Ends
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
@@ -52,8 +53,8 @@ class VLLMRollout:
             MachineError: no server answers.
         """
         self.engine, self.dtype = engine, dtype
-        self.ends = Ends(tokenizer, settings.stop)
-        ids = [self.ends.eos]
+        self.ends = Ends(ends_of(engine.models.model, tokenizer), tokenizer, settings.stop)
+        ids = sorted(self.ends.turn.ids)
         if settings.vllm.mode == "server":
             self.sampler: Sampler = Server(engine, tokenizer, settings, ids, keep / "handed-over")
         else:

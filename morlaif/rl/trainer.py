@@ -27,6 +27,7 @@ from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
 from morlaif.models.checkpoint import Checkpoints
+from morlaif.models.ends import ends_of
 from morlaif.pace import Pace
 from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
@@ -102,6 +103,7 @@ class PPOTrainer:
             )
         self.models, self.tokenizer, self.settings = models, tokenizer, settings
         self.pad: int = tokenizer.pad_token_id
+        self.ends = ends_of(models.model, tokenizer)
         self.prompts, self.reward, self.names = prompts, reward, tuple(names)
         self.objective = objective if isinstance(objective, Objective) else Objective.of(objective, names)
         self.grouped = settings.traits.apart or self.objective.normalizer == "group"
@@ -158,9 +160,9 @@ class PPOTrainer:
         rows = [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
         prompts = [self.prompt_ids[row] for row in rows]
         responses = self._sample(prompts, group, step)
-        texts = [decode_response(self.tokenizer, ids) for ids in responses]
+        texts = [decode_response(self.tokenizer, ids, self.ends.ids) for ids in responses]
         mask, value_mask = self._masks(responses)
-        ended = torch.tensor([ids[-1] == self.tokenizer.eos_token_id for ids in responses], device=self.device)
+        ended = torch.tensor([self.ends.ended(ids) for ids in responses], device=self.device)
         clock.lap("sample")
 
         # 2. Score: each principle apart, (B, K), then one number for each response, (B,).
@@ -291,7 +293,7 @@ class PPOTrainer:
         """The answers of the policy as it now is. The noise is the same each time, so that only the policy differs."""
         s, prompts, ids = self.settings, self.held_out, self.held_out_ids
         responses = self.rollout.sample(ids, schedule.generator(self.seed, "held out", 0))
-        texts = [decode_response(self.tokenizer, row) for row in responses]
+        texts = [decode_response(self.tokenizer, row, self.ends.ids) for row in responses]
         scores = self.score(prompts, texts, "held out", step)
         mask = response_mask(responses).to(self.device)
         lengths = [len(p) + len(r) for p, r in zip(ids, responses, strict=True)]
@@ -304,7 +306,7 @@ class PPOTrainer:
             reward=self.objective(scores).float().tolist(),
             kl=((logprobs - reference) * mask).sum(1).mean().item(),
             length=mask.sum(1).float().mean().item(),
-            ended=sum(row[-1] == self.tokenizer.eos_token_id for row in responses) / len(responses),
+            ended=sum(map(self.ends.ended, responses)) / len(responses),
         )
 
     def _evaluate_held_out(self, step: int) -> dict[str, float]:

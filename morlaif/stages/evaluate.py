@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import Principle
@@ -13,6 +14,7 @@ from morlaif.memory.effort import Amounts, Effort, sampled, scored
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.scalarize.settings import ScalarizerSettings
+from morlaif.stages.endings import few_ended
 from morlaif.stages.feedback import judge_effort, judging
 from morlaif.stages.places import Places
 from morlaif.units.job import REST, Job, Reads
@@ -66,6 +68,13 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
 
     def on_ranks(self, reads: EvaluateReads) -> bool:
         return True
+
+    def doubts(self, unit: Unit, numbers: Mapping[str, Any]) -> Iterator[str]:
+        limit = f"eval.max_new_tokens={unit.reads.eval.max_new_tokens}"
+        for key, share in numbers.items():
+            if key.startswith("ended/"):
+                whose = f"the answers of {key.removeprefix('ended/')}"
+                yield from few_ended(share, unit.reads.places, whose, limit)
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s = unit.reads.eval

@@ -13,6 +13,7 @@ from morlaif.memory.estimate import Item, Rows, StageMemory
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.rl.settings import PPOSettings
 from morlaif.settings import Settings
+from morlaif.stages.endings import few_ended
 from morlaif.stages.scoring import Method, MethodNeeds, MethodReads
 from morlaif.units.job import Job
 from morlaif.units.unit import Unit
@@ -41,6 +42,10 @@ class PPO(Method[PPOReads, MethodNeeds]):
 
     def cut(self, reads: PPOReads, ranks: int) -> Cut:
         return Cut(reads.ppo.micro_batch_size, 1)  # the loop cuts its minibatches by length and steps by itself
+
+    def doubts(self, unit: Unit, numbers: Mapping[str, Any]) -> Iterator[str]:
+        limit = f"ppo.max_new_tokens={unit.reads.ppo.max_new_tokens}"
+        return few_ended(numbers.get("ended"), unit.reads.places, "the rollouts", limit)
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s, layout, policy = unit.reads.ppo, machine.layout, machine.policy

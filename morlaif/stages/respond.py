@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from morlaif.memory.advice import halves
 from morlaif.memory.effort import Amounts, Effort, sampled
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.models.settings import RespondSettings, SampleResponses
+from morlaif.stages.endings import few_ended
 from morlaif.stages.places import Places
 from morlaif.units.job import Job, Reads
 from morlaif.units.unit import Stage, Unit
@@ -42,6 +44,12 @@ class Respond(Stage[RespondReads, RespondNeeds]):
 
     def on_ranks(self, reads: RespondReads) -> bool:
         return isinstance(reads.respond, SampleResponses)
+
+    def doubts(self, unit: Unit, numbers: Mapping[str, Any]) -> Iterator[str]:
+        s = unit.reads.respond
+        if isinstance(s, SampleResponses):
+            limit = f"respond.max_new_tokens={s.max_new_tokens}"
+            yield from few_ended(numbers.get("train_ended"), unit.reads.places, "the sampled responses", limit)
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s = unit.reads.respond

@@ -66,6 +66,10 @@ class Stage(Generic[R, N]):
         """The largest norm of a gradient, for DeepSpeed; 0: the stage clips by itself."""
         return 0.0
 
+    def doubts(self, unit: Unit, numbers: Mapping[str, Any]) -> Iterator[str]:
+        """What there is to doubt by a unit's headline numbers, or by those of a step: lines for the console."""
+        return iter(())
+
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         """What one rank takes; None: no model."""
         return None

@@ -200,7 +200,7 @@ def test_a_pointer_follows_the_run_s_config(llama, tmp_path):
     point_to(unit, Source(str(llama), attention="eager"))
     moved = shutil.move(llama, tmp_path / "moved")
     base = ModelSettings(
-        name="m", path=str(moved), revision=None, trust_remote_code=True, attention="sdpa", scratch=None
+        name="m", path=str(moved), revision=None, trust_remote_code=True, attention="sdpa", scratch=None, min_ended=0.5
     )
     source = source_of(unit, base)
     assert (source.path, source.trust_remote_code, source.attention) == (str(moved), True, "eager")

@@ -198,3 +198,11 @@ def test_failures_that_are_alike_are_told_once(tmp_path, built):
     wrong = [made_up("second", f"second/{name}", 1, {"mistake": True, "n": name}, (first,)) for name in "abc"]
     _, dispatcher, _ = dispatch(tmp_path, first, *wrong)
     assert failures(dispatcher.run) == ["second/a and 2 more: data.path: no such file"]
+
+
+def test_what_is_to_be_doubted_is_said_once_when_built_and_when_cached(tmp_path, built, monkeypatch):
+    unit = made_up("first", "first", 1, {})
+    monkeypatch.setattr(type(unit.stage), "doubts", lambda self, unit, numbers: [f"few: {n}" for n in numbers])
+    for first in ("loss", "value"):  # of its first step when it is built, of its summary when it was there
+        lines = dispatch(tmp_path, unit)[1].display.console.file.getvalue().splitlines()
+        assert [line for line in lines if "WARNING" in line] == [f"WARNING: first: few: {first}"]

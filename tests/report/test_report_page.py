@@ -139,6 +139,21 @@ def test_labels_without_information_stand_above_all_figures(artifacts, config, t
     assert "openai:m" in warning and "The judge of the policies" in warning and "prefers the same place." in warning
 
 
+def test_responses_that_are_cut_are_told_above_all_figures(artifacts, config, tmp_path):
+    folders = dict(artifacts())
+    evaluated = tmp_path / "evaluate"
+    shutil.copytree(folders["evaluate"], evaluated)
+    details = json.loads((evaluated / "details.json").read_text())
+    details["responses"]["sft"]["ended"] = 0.31
+    (evaluated / "details.json").write_text(json.dumps(details))
+    folders |= {"evaluate": evaluated}
+    html, _ = build(folders, config, tmp_path / "out")
+    (warning,) = re.findall(r'<aside class="warning".*?</aside>', html, re.DOTALL)
+    assert warning.count("<li>") == 1 and "The answers of SFT end by themselves in 31 %" in warning
+    asked = {**config, "model": {**config["model"], "min_ended": 0.3}}
+    assert "<aside" not in build(folders, asked, tmp_path / "asked")[0]
+
+
 def test_sound_labels_have_no_such_banner(built):
     assert "<aside" not in built[0]
 

@@ -34,7 +34,9 @@ SCRATCH = ScratchSettings(
     vocab_size=300, hidden_size=32, layers=2, heads=2, intermediate_size=64, max_positions=64, tie_embeddings=True,
     init_std=0.15,
 )  # fmt: skip
-TINY = ModelSettings(name="tiny", path=None, revision=None, trust_remote_code=False, attention="sdpa", scratch=SCRATCH)
+TINY = ModelSettings(
+    name="tiny", path=None, revision=None, trust_remote_code=False, attention="sdpa", scratch=SCRATCH, min_ended=0.5
+)
 TRAINING = {
     "learning_rate": 1e-2, "scheduler": "cosine", "warmup": 0.1, "epochs": 1, "max_steps": 120, "batch_size": 8,
     "micro_batch_size": None, "max_length": 48, "weight_decay": 0.0, "adam_beta2": 0.99, "max_grad_norm": 1.0,

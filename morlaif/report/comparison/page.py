@@ -9,9 +9,10 @@ from importlib import resources
 from typing import Any
 
 from morlaif.evaluation.results import as_json
+from morlaif.report import endings
 from morlaif.report.comparison import figures, more_figures, paper, tables
 from morlaif.report.comparison.charts import Chart
-from morlaif.report.comparison.data import ComparedRuns
+from morlaif.report.comparison.data import ComparedRuns, Run
 from morlaif.report.comparison.labels import heading, shown
 from morlaif.report.labels import warnings as label_warnings
 from morlaif.report.page import environment
@@ -67,10 +68,16 @@ def render(data: ComparedRuns, made: Sequence[tuple[str, str, list[Chart]]], sec
             seed_heads=seed_heads, seed_rows=seed_rows,
             tradeoff_heads=tradeoff_heads, tradeoff_rows=tradeoff_rows,
             human="human_win_rates" in names, source=paper.SOURCE,
-            warnings=list(dict.fromkeys(line for run in data.runs for line in label_warnings(run.details))),
+            warnings=list(dict.fromkeys(line for run in data.runs for line in _warnings(run))),
             no_matrix="" if "win_matrix" in names else data.judged.note,
         )
     )  # fmt: skip
+
+
+def _warnings(run: Run) -> list[str]:
+    least = float(run.config.get("model.min_ended", endings.MIN_ENDED))
+    few = endings.warnings(run.details, run.curves, least)
+    return [*label_warnings(run.details), *(f"{run.name}: {line}" for line in few)]
 
 
 def add_jobs(html: str, jobs: Sequence[Mapping[str, Any]], command: str) -> str:

@@ -83,7 +83,8 @@ def build(job: EvaluateJob) -> dict[str, Any]:
         _write_lines(job.out / "responses.jsonl", rows)
         shown = relative_rows(rows[: run.settings.samples], answers[SFT].scores, run.models.names)
         _write_lines(job.out / "samples.jsonl", shown)
-    return {key: rate.value for key, rate in headlines.win_rate.items()}
+    ended = {f"ended/{policy}": facts.ended for policy, facts in details.responses.items()}
+    return {key: rate.value for key, rate in headlines.win_rate.items()} | ended
 
 
 # --- what is evaluated ----------------------------------------------------------------------------------------------

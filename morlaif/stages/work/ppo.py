@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
 from morlaif.data.records import load_split, prompt_id
 from morlaif.errors import UserError, suggest
-from morlaif.models.load import ADAPTER, point_to_adapter, save_policy
+from morlaif.models.load import point_to_adapter, save_adapter, save_policy
 from morlaif.preference.kinds import leaves_network
 from morlaif.preference.report import read_report
 from morlaif.rl.critic import load_adapter_critic, load_critic
@@ -77,6 +78,7 @@ def build(job: PPOJob) -> dict[str, Any]:
         "reward": {"first": first["reward"], "last": last["reward"]},
         "kl": last["kl"],
         "length": last["length"],
+        "ended": last["ended"],
         "steps": len(result.curve),
         "episodes": len(result.curve) * settings.rollouts,
         "stopped": result.stopped,
@@ -95,7 +97,7 @@ def _leave(trainer: PPOTrainer, sft: Path, folder: Path, weights: dict[str, torc
         folder.mkdir(exist_ok=True)
     if export in ("adapter", "both"):
         with sharded.gathered(models.groups()["policy"]):
-            ranks.on_first(lambda: models.policy.save_pretrained(folder / ADAPTER))
+            ranks.on_first(lambda: save_adapter(cast(PeftModel, models.policy), trainer.tokenizer, folder))
     if export == "adapter":
         ranks.on_first(lambda: point_to_adapter(folder, sft))
     else:

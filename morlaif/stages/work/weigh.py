@@ -14,6 +14,7 @@ from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Example, Message, Pair, load_pairs, load_split
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import pair_accuracy
+from morlaif.models.ends import ends_of
 from morlaif.models.generate import generate
 from morlaif.reward.settings import WHOLE
 from morlaif.reward.sources import Source
@@ -93,7 +94,9 @@ def _sft_responses(job: WeighJob, settings: WeightsSettings) -> tuple[list[list[
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, batch_size=settings.batch_size,
         generator=torch.Generator().manual_seed(job.seed), gather=job.hardware.zero.most_gathered,
     )  # fmt: skip
-    return [example.messages for example in examples], [decode_response(tokenizer, row) for row in ids], "generated"
+    ends = ends_of(model, tokenizer).ids
+    texts = [decode_response(tokenizer, row, ends) for row in ids]
+    return [example.messages for example in examples], texts, "generated"
 
 
 def _regressed(
