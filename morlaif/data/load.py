@@ -5,13 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from morlaif.data.files import find_file, read_rows
+from morlaif.data.files import find_file, find_files, read_rows
 from morlaif.data.records import Example
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
 from morlaif.data.settings import DataSettings, HubData, JsonlData, PluginData, ToyData
@@ -54,7 +55,7 @@ def input_files(settings: DataSettings) -> list[Path]:
         if settings.id is None:
             raise UserError("data.id: null; name a dataset of the hub, as in data.id=Anthropic/hh-rlhf, or a data.path")
         return []
-    return [find_file("data.path", settings.path)]
+    return find_files("data.path", settings.path)
 
 
 def load(settings: RowSource, seed: int, folder: Path | None = None) -> Loaded:
@@ -134,8 +135,10 @@ def rows_of(settings: RowSource) -> Iterator[tuple[str, dict[str, Any]]]:
     files = input_files(settings)
     if isinstance(settings, PluginData):
         return _rows_of_others(settings, files[0] if files else None)
+    if len(files) == 1:
+        return read_rows(files[0], settings.path if files[0].name == Path(settings.path or "").name else str(files[0]))
     if files:
-        return read_rows(files[0], settings.path)
+        return chain.from_iterable(read_rows(file) for file in files)
     assert isinstance(settings, HubData)  # a file is its own only source
     return hub_rows(settings)
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
+import numpy as np
+
 from morlaif.data.arrow import Rows, save_splits
+from morlaif.data.spool import Mapped, Picked
 
 DATASET = "dataset"  # folder of the examples inside the artifact of `data`
 PAIRS = "pairs"  # folder of the pairs inside the artifact of `respond`
@@ -73,6 +76,13 @@ class Pair:
     def of(cls, messages: Sequence[Message], first: str, second: str, human: float | None = None) -> Pair:
         prompt = prompt_id(messages)
         return cls(content_id(prompt, first, second), prompt, list(messages), first, second, human)
+
+
+def different_prompts(examples: Sequence[Example]) -> Sequence[list[Message]]:
+    """The prompts of `examples`, each once, in the order in which they first come."""
+    names = np.fromiter((int(prompt_id(example.messages), 16) for example in examples), np.uint64, len(examples))
+    first = np.sort(np.unique(names, return_index=True)[1])
+    return Mapped(lambda example: example.messages, Picked(examples, first.tolist()))
 
 
 EXAMPLE_COLUMNS = {

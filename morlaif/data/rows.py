@@ -11,11 +11,12 @@
 A dialogue is a text of `\\n\\nHuman:` and `\\n\\nAssistant:` turns or a list of messages, {role, content} or
 {from, value}; content is a text or a list of text parts. A prompt is the column prompt, which may also be one plain
 text; or instruction, with input below it and the turns of history before it; or a dialogue that ends with the user. A
-column `system` is a system turn. Where `label` beside a completion is false (KTO), the completion is not imitated.
+column `system` is a system turn. Where `label` beside a completion is false or 0 (KTO), the completion is not imitated.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,13 @@ ROLE_OF: dict[str, Role] = {"system": "system", "developer": "system", "user": "
 _ANSWERS: tuple[str, ...] = ("gpt", "chatgpt", "bot", "model")
 FROM: dict[str, Role] = {**ROLE_OF, "human": "user", **dict.fromkeys(_ANSWERS, ROLE_OF["assistant"])}
 TOOLS = ("tool", "function", "function_call", "function_response", "observation", "ipython", "tool_call")
+
+_CONVERT = "write calls and results into the text of assistant and user turns, what tools there are into the system's"
+_LABEL = "kto_tag"  # LLaMA-Factory's name of the label
+_ANNOTATIONS = "annotations"  # UltraFeedback: {aspect: {"Rating": "5", …}} of a completion
+_TOOLS = "tools"  # ShareGPT and OpenAI: what may be called, a list or its JSON
+_NO_TOOLS: tuple[str | list[Any], ...] = ("", "[]", "null", [])
+_LABELS: dict[Any, bool] = {1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
 
 # beside a lone prompt: names that responses have elsewhere, and that would be lost without a word
 _RESPONSE = re.compile(r"(?i)(response|answer|reply|output|completion|chosen|rejected|best|better|worse)")
@@ -141,10 +149,11 @@ def _scored(row: Row, columns: Columns) -> Example:
 
 def _score(one: Row, where: str, columns: Columns) -> float:
     value = one.get(columns.score)
-    try:
-        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # an integer past all floats
-        number = math.nan
+    number = _number(value)
+    if value is None and isinstance(rated := one.get(_ANNOTATIONS), Mapping):
+        ratings = [_number(aspect.get("Rating")) for aspect in rated.values() if isinstance(aspect, Mapping)]
+        ratings = [rating for rating in ratings if math.isfinite(rating)]  # some aspects are "N/A"
+        number = sum(ratings) / len(ratings) if ratings else math.nan
     if not math.isfinite(number):
         raise MalformedRow(
             f"{where}: '{columns.score}' is {_kind(value)}; it must be a finite number; data.columns can rename it"
@@ -152,11 +161,23 @@ def _score(one: Row, where: str, columns: Columns) -> float:
     return number
 
 
+def _number(value: Any) -> float:
+    """A number, or the number that a text writes; NaN for all else."""
+    try:
+        return float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (OverflowError, ValueError):  # an integer past all floats; another text
+        return math.nan
+
+
 def _messages(row: Row, columns: Columns) -> Example:
     name = columns.messages
     if row.get(name) is None and row.get(columns.conversations) is not None:
         name = columns.conversations
     given = _get(row, name)
+    if isinstance(tools := row.get(_TOOLS), str | list) and tools not in _NO_TOOLS:
+        raise UnusableRow(f"'{_TOOLS}': tools that the answer may call; dialogues here know none: {_CONVERT}")
+    if isinstance(given, str) and given.lstrip().startswith("[{"):  # as some tables keep it
+        given = _parsed(given, name)
     messages = _dialogue(given, name)
     if messages[-1]["role"] == "assistant":
         prompt, answer = _split_answer(messages, name)
@@ -177,19 +198,32 @@ def _prompts(row: Row, columns: Columns) -> Example:
     return _demonstrated(_fuller(prompt, asked), answer if _wanted(row, columns) else None, row, columns)
 
 
+def _parsed(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise MalformedRow(f"'{name}' begins like a list in JSON and is none; it must be a list of messages") from None
+
+
 def _demonstrated(prompt: list[Message], answer: str | None, row: Row, columns: Columns) -> Example:
     return Example.of(_with_system(prompt, row, columns), demonstration=answer)
 
 
 def _wanted(row: Row, columns: Columns) -> bool:
-    """Whether the row's completion is a good one: all are but those that KTO labels false."""
-    label = row.get(columns.label, True)
-    if isinstance(label, bool):
-        return label
+    """Whether the row's completion is a good one: all are but those that KTO labels false, or 0."""
+    name = columns.label if columns.label in row else _LABEL
+    label = row.get(name, True)
+    known = _LABELS.get(label.strip().lower() if isinstance(label, str) else label) if _plain_value(label) else None
+    if known is not None:
+        return known
     raise MalformedRow(
-        f"'{columns.label}' is {_kind(label)}; beside a completion it must be true or false (KTO: whether it is a good "
-        "one); data.columns.label=none if it means something else"
+        f"'{name}' is {_shown(label) if _plain_value(label) else _kind(label)}; beside a completion it must be true or "
+        "false, or 1 or 0 (KTO: whether it is a good one); data.columns.label=none if it means something else"
     )
+
+
+def _plain_value(value: Any) -> bool:
+    return isinstance(value, str | int | float)
 
 
 _READERS: dict[str, Callable[[Row, Columns], Example]] = {
@@ -333,8 +367,7 @@ def _parse_message(message: Any, where: str) -> Message:
     calls = [message.get(name) for name in ("tool_calls", "function_call")]
     if role in TOOLS or any(calls) or (message[content] is None and calls != [None, None]):
         raise UnusableRow(
-            f"{where}: a tool's turn or a call of one; dialogues here know system, user and assistant alone: write "
-            "calls and results into the text of assistant and user turns"
+            f"{where}: a tool's turn or a call of one; dialogues here know system, user and assistant alone: {_CONVERT}"
         )
     if not isinstance(role, str) or role not in roles:
         meant = {**FROM, "ai": "assistant"}.get(role.lower()) if isinstance(role, str) else None

@@ -54,7 +54,10 @@ class Spool(Lazy[T]):
         self, pack: Callable[[T], bytes], unpack: Callable[[bytes], T], folder: Path | None = None,
         items: Iterable[T] = (),
     ) -> None:  # fmt: skip
-        """`folder`: where the file lies; None: where temporary files do, which on some machines is memory."""
+        """`folder`: where the file lies, made where it is missing; None: where temporary files lie, which on some
+        machines is memory."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         self._pack, self._unpack = pack, unpack
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed with the last reference
         self._ends = array("q", [0])  # of each item, in bytes
@@ -149,11 +152,16 @@ def of_json(raw: bytes) -> Any:
 
 def token_spool(folder: Path | None = None, items: Iterable[list[int]] = ()) -> Spool[list[int]]:
     """Of token ids: four bytes each."""
-    return Spool(lambda ids: array("i", ids).tobytes(), unpacked, folder, items)
+    return Spool(packed, unpacked, folder, items)
+
+
+def packed(ids: Iterable[int]) -> bytes:
+    """Integers from 0 to 2^32 - 1, four bytes each."""
+    return array("I", ids).tobytes()
 
 
 def unpacked(raw: bytes) -> list[int]:
-    """Integers that `array("i")` has packed."""
-    found = array("i")
+    """What `packed` was given."""
+    found = array("I")
     found.frombytes(raw)
     return found.tolist()

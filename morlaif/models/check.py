@@ -220,12 +220,9 @@ def _purpose(where: str, config: dict[str, Any], model_type: str, names: list[st
     told = f"{model_type!r} ({', '.join(names)})" if names else repr(model_type)
     if kind == "classifier":
         if model_type not in scored or (names and not any(n.endswith("ForSequenceClassification") for n in names)):
-            yield f"{where}: is {told}; expected a trained reward model, a sequence classifier with one score"
-            return
-        labels = config.get("id2label") if isinstance(config.get("id2label"), dict) else None
-        count = config.get("num_labels", len(labels) if labels else 2)
-        if count != 1:
-            yield f"{where}: gives {count} scores; a reward model gives one (num_labels 1)"
+            writes = any(n.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for n in names)
+            hint = "; one that writes its verdict is a judge: feedback=hf or reward=judge" if writes else ""
+            yield f"{where}: is {told}; expected a trained reward model, a sequence classifier{hint}"
         return
     # what a masked language model's class builds too is a decoder only where its config says so
     masked = model_type in classes(MASKED) and not {"BartForCausalLM", "MBartForCausalLM", "MvpForCausalLM"} & set(

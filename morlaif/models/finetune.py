@@ -7,11 +7,13 @@ import logging
 import math
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
@@ -35,6 +37,7 @@ from morlaif import ranks, sharded
 from morlaif.batches import cut
 from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Example
+from morlaif.data.spool import token_spool
 from morlaif.errors import UserError
 from morlaif.files import read_json
 from morlaif.models.layers import unfit_for_lora
@@ -56,17 +59,41 @@ class SFTReport:
     loss: float  # mean negative log-likelihood of a response token, over the last logged steps
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int) -> Dataset:
-    """Columns input_ids, labels (prompt ignored) and length, of the examples that have a demonstration."""
-    rows: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_length: int, folder: Path | None = None
+) -> Dataset:
+    """Columns input_ids, labels (prompt ignored) and length, of the examples that have a demonstration.
+
+    The ids lie in a file in `folder` (see `Spool`); a row of the dataset reads its own when it is asked for.
+    """
+    spool = token_spool(folder)
+    lengths, prompts = array("I"), array("I")
     for example in examples:
         if example.demonstration is None:
             continue
         prompt, answer = dialogue_parts(tokenizer, example.messages, example.demonstration, max_length)
-        rows["input_ids"].append(prompt + answer)
-        rows["labels"].append([IGNORED] * len(prompt) + answer)
-        rows["length"].append(len(prompt) + len(answer))
-    return Dataset.from_dict(rows)
+        spool.append(prompt + answer)
+        lengths.append(len(prompt) + len(answer))
+        prompts.append(len(prompt))
+    columns = {"row": np.arange(len(lengths)), "length": np.array(lengths), "prompt": np.array(prompts)}
+    return Dataset.from_dict(columns).with_transform(_Tokens(spool))
+
+
+class _Tokens:
+    """Puts the ids and labels of rows in the place of their numbers."""
+
+    def __init__(self, ids: Sequence[list[int]]) -> None:
+        self.ids = ids
+
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        if "row" not in batch:  # lengths alone
+            return dict(batch)
+        ids = [self.ids[row] for row in batch["row"]]
+        labels = [[IGNORED] * n + own[n:] for own, n in zip(ids, batch["prompt"], strict=True)]
+        return {"input_ids": ids, "labels": labels, "length": batch["length"]}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # `datasets` takes its hash, and nothing loads it again
+        return (_Tokens, ((),))
 
 
 def finetune(
@@ -93,7 +120,7 @@ def finetune(
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and settings.max_length > limit:
         raise UserError(f"sft.max_length={settings.max_length} exceeds the model's {limit} positions")
-    rows = tokenize(tokenizer, examples, settings.max_length)
+    rows = tokenize(tokenizer, examples, settings.max_length, keep)
     if not len(rows):
         raise UserError("sft: no row of the data's split 'sft' has a demonstration to imitate; use sft=none")
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Example, Pair, content_id, prompt_id
+from morlaif.data.spool import Mapped, json_spool, token_spool
 from morlaif.errors import UserError
 from morlaif.models.ends import ends_of
 from morlaif.models.generate import draw_noise, generate, longest_first
@@ -21,7 +24,7 @@ from morlaif.models.settings import SampleResponses
 
 @dataclass(frozen=True)
 class Responses:
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     dropped: int  # prompts without two different responses, and repetitions of a pair
     ended: float | None  # share of the sampled responses that ended by themselves
     tokens: float | None  # mean length of the sampled responses
@@ -35,7 +38,7 @@ def source_pairs(examples: Sequence[Example]) -> Responses:
     Raises:
         UserError: an example has no pair.
     """
-    seen: dict[str, list[Pair]] = {}
+    names, rows, votes = array("Q"), array("q"), array("B")  # of each judgement: the pair, where, whether for its first
     for row, example in enumerate(examples):
         if example.chosen is None or example.rejected is None:
             lacks = "chosen" if example.chosen is None else "rejected"
@@ -45,12 +48,19 @@ def source_pairs(examples: Sequence[Example]) -> Responses:
             )
         if example.chosen != example.rejected:
             pair = _ordered(example, example.chosen, example.rejected)
-            seen.setdefault(pair.id, []).append(pair)
-    pairs = [
-        Pair.of(same[0].messages, same[0].first, same[0].second, fmean(pair.human or 0.0 for pair in same))
-        for same in seen.values()
-    ]
+            names.append(int(pair.id, 16))
+            rows.append(row)
+            votes.append(pair.human == 1.0)
+    _, begins, which, count = np.unique(np.array(names), return_index=True, return_inverse=True, return_counts=True)
+    human = np.bincount(which, np.array(votes), len(begins)) / np.maximum(count, 1)
+    order = np.argsort(begins)
+    pairs = Mapped(lambda place: _voted(examples[rows[begins[place]]], float(human[place])), array("q", order.tolist()))
     return Responses(pairs, dropped=len(examples) - len(pairs), ended=None, tokens=None)
+
+
+def _voted(example: Example, human: float) -> Pair:
+    assert example.chosen is not None and example.rejected is not None  # else it is not among the pairs
+    return replace(_ordered(example, example.chosen, example.rejected), human=human)
 
 
 def _ordered(example: Example, chosen: str, rejected: str) -> Pair:
@@ -69,17 +79,19 @@ def sample_pairs(
     seed: int,
     gather: float = math.inf,
     on_progress: Callable[[int], None] = lambda done: None,
+    folder: Path | None = None,
 ) -> Responses:
     """Two different samples of `model` for each prompt. A second one that equals the first is drawn again, up to
     `attempts` times in all; then the prompt is dropped. `on_progress` gets the number of prompts done.
 
-    Several ranks share the prompts and all get all pairs; `gather`: see `generate`.
+    Several ranks share the prompts and all get all pairs; `gather`: see `generate`. Tokenized prompts and responses lie
+    in files in `folder` (see `Spool`).
     """
     generator = torch.Generator().manual_seed(seed)
     ends = ends_of(model, tokenizer)
     limit = _prompt_limit(model, settings)
-    prompts = [prompt_ids(tokenizer, example.messages, limit) for example in examples]
-    drawn: list[list[int]] = []
+    prompts = token_spool(folder, (prompt_ids(tokenizer, example.messages, limit) for example in examples))
+    drawn = Drawn()
 
     def draw(*groups: Sequence[int]) -> list[str]:
         rows = [row for group in groups for row in group]
@@ -99,38 +111,62 @@ def sample_pairs(
             noise=torch.cat(noise),
             gather=gather,
         )
-        drawn.extend(ids)
+        drawn.add(ids, ends.ended)
         return [decode_response(tokenizer, row, ends.ids) for row in ids]
 
     order = longest_first(prompts)
     size = max(1, settings.batch_size // 2)
     groups = [order[start : start + size] for start in range(0, len(order), size)]
-    texts: dict[int, tuple[str, str]] = {}
+    texts = json_spool(folder)  # of two responses each, the later ones of a row in the place of the earlier
+    place = np.zeros(len(examples), dtype=np.int64)
+    alike = np.zeros(len(examples), dtype=bool)
+
+    def keep(row: int, first: str, second: str) -> None:
+        place[row], alike[row] = len(texts), first == second
+        texts.append([first, second])
+
     for start in range(0, len(groups), ranks.count()):  # each group's noise is its own, however many ranks there are
         some = groups[start : start + ranks.count()]
         both = iter(draw(*([*rows, *rows] for rows in some)))
         for rows in some:
             firsts, seconds = ([next(both) for _ in rows] for _ in range(2))
-            texts |= dict(zip(rows, zip(firsts, seconds, strict=True), strict=True))
+            for row, first, second in zip(rows, firsts, seconds, strict=True):
+                keep(row, first, second)
         on_progress(len(texts))
     for _ in range(settings.attempts - 1):
-        same = [row for row in order if texts[row][0] == texts[row][1]]
+        same = [row for row in order if alike[row]]
         if not same:
             break
-        texts |= {row: (texts[row][0], again) for row, again in zip(same, draw(same), strict=True)}
+        for row, again in zip(same, draw(same), strict=True):
+            keep(row, texts[place[row]][0], again)
 
-    pairs = {}
-    for row, example in enumerate(examples):
-        first, second = texts[row]
-        if first != second:
-            pair = Pair.of(example.messages, first, second)
-            pairs[pair.id] = pair
+    def pair(row: int) -> Pair:
+        first, second = texts[place[row]]
+        return Pair.of(examples[row].messages, first, second)
+
+    different = np.flatnonzero(~alike)
+    names = np.fromiter((int(pair(row).id, 16) for row in different.tolist()), np.uint64, len(different))
+    once = different[np.sort(np.unique(names, return_index=True)[1])].tolist()  # each pair
     return Responses(
-        list(pairs.values()),
-        dropped=len(examples) - len(pairs),
-        ended=fmean(map(ends.ended, drawn)) if drawn else None,
-        tokens=fmean(len(ids) for ids in drawn) if drawn else None,
+        Mapped(pair, array("q", once)),
+        dropped=len(examples) - len(once),
+        ended=drawn.ended / drawn.count if drawn.count else None,
+        tokens=drawn.tokens / drawn.count if drawn.count else None,
     )
+
+
+@dataclass
+class Drawn:
+    """Counts of the responses that were sampled."""
+
+    count: int = 0
+    ended: int = 0  # by themselves
+    tokens: int = 0
+
+    def add(self, responses: Sequence[list[int]], ended: Callable[[list[int]], bool]) -> None:
+        self.count += len(responses)
+        self.ended += sum(map(ended, responses))
+        self.tokens += sum(map(len, responses))
 
 
 def _prompt_limit(model: PreTrainedModel, settings: SampleResponses) -> int | None:

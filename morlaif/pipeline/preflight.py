@@ -36,7 +36,8 @@ from morlaif.planning.plan import plan
 from morlaif.planning.settle import settled
 from morlaif.preference.kind import Kind as PMKind
 from morlaif.preference.kinds import kind_of
-from morlaif.preference.settings import TrainedPM
+from morlaif.preference.outputs import output_problem
+from morlaif.preference.settings import PretrainedPM, TrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward
 from morlaif.stages.known import STAGES, reached
 from morlaif.tracking.check import tracking_problems
@@ -139,6 +140,10 @@ class Preflight:
             on_policy = isinstance(config.pm, TrainedPM) and kind.on_policy and model.path is not None
             bases = [kind.base] if kind.base else [policy] if on_policy else []
             outside += [(base, "trunk") for base in bases]
+            if isinstance(config.pm, PretrainedPM):
+                for name, source in kind.existing.items():
+                    if name in used and (wrong := output_problem(source.where, source.path, config.pm.output_of(name))):
+                        yield wrong
             for source, form in outside:
                 yield from self._model(source.key, source.path, source.trust_remote_code, form, source.revision)
             for base in bases:

@@ -10,7 +10,7 @@ from morlaif.errors import UserError, suggest
 from morlaif.evaluation.settings import EvalSettings, HfJudge
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
-from morlaif.preference.settings import PMSettings
+from morlaif.preference.settings import PMSettings, PretrainedPM
 from morlaif.reward.settings import WHOLE, RewardLayout
 from morlaif.scalarize.registry import resolve
 
@@ -30,7 +30,9 @@ def existing_weights(pm: PMSettings, name: str, contents: Contents) -> str | Non
     if source is None:
         only = f" or leave out the arms of a {WHOLE_OF[name]}, as in arms.select=[morlaif]" if name in WHOLE_OF else ""
         raise UserError(f"pm.paths: no reward model for '{name}'; give 'pm.paths={{{name}: <folder or hub id>}}'{only}")
-    return contents.model(source.key, source.path, source.revision, source.trust_remote_code)
+    known = contents.model(source.key, source.path, source.revision, source.trust_remote_code)
+    output = pm.output_of(name) if isinstance(pm, PretrainedPM) else None
+    return known if output is None else f"{known}, output {output}"
 
 
 def read_outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, Any], tuple[str, ...]]:

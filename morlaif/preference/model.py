@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from morlaif import sharded
 from morlaif.data.chat import prompt_ids, response_ids, shorten
 from morlaif.data.records import Message
+from morlaif.data.spool import Spool, packed, unpacked
 from morlaif.errors import UserError
 from morlaif.models.layers import trunk_name, trunk_of
 from morlaif.models.open import check_causal, check_vocabulary, open_model
@@ -74,6 +75,16 @@ class Dialogue(NamedTuple):
     start: int  # where the response begins
     prompt_cut: int = 0  # tokens that the prompt lost
     response_cut: int = 0  # tokens that the response lost
+
+
+def dialogue_spool(folder: Path | None = None) -> Spool[Dialogue]:
+    """Of tokenized dialogues; `folder` as in `Spool`."""
+
+    def of(raw: bytes) -> Dialogue:
+        start, prompt_cut, response_cut, *ids = unpacked(raw)
+        return Dialogue(ids, start, prompt_cut, response_cut)
+
+    return Spool(lambda row: packed([row.start, row.prompt_cut, row.response_cut, *row.ids]), of, folder)
 
 
 class Batch(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from morlaif.data.records import Message, Pair
+from morlaif.data.spool import Chained
 from morlaif.errors import UserError
 from morlaif.preference.metrics import TIE
-from morlaif.preference.model import Dialogue
+from morlaif.preference.model import Dialogue, dialogue_spool
 
 if TYPE_CHECKING:
     from morlaif.feedback.records import Verdict
@@ -27,23 +29,18 @@ COVERED = 0.5  # of the pairs: above it, a principle's batches are made of all p
 class LabelledPairs:
     """N pairs and what K principles' judges say of them."""
 
-    first: list[Dialogue]
-    second: list[Dialogue]
+    first: Sequence[Dialogue]
+    second: Sequence[Dialogue]
     probability: Tensor  # (N, K) that the first is better; NaN without a valid verdict
     invalid: list[int]  # for each principle: verdicts left out, since the judge gave no usable answer
     prompt_ids: list[str]
-    cut: dict[str, int]  # of what was too long: see `_cut`
+    cut: dict[str, int]  # what was too long: pairs, and the tokens that prompts (once a pair) and responses lost
+    response_lengths: NDArray[np.float64]  # (N, 2) tokens of the first and the second response
 
     @property
-    def response_lengths(self) -> NDArray[np.float64]:
-        """(N, 2) tokens of the first and the second response."""
-        sides = [[len(row.ids) - row.start for row in side] for side in (self.first, self.second)]
-        return np.array(sides, dtype=float).T
-
-    @property
-    def rows(self) -> list[Dialogue]:
+    def rows(self) -> Sequence[Dialogue]:
         """All 2N dialogues: pair i is rows i and N + i."""
-        return self.first + self.second
+        return Chained(self.first, self.second)
 
     def judged(self, k: int) -> NDArray[np.int64]:
         """Pairs that principle `k` has a valid verdict on."""
@@ -67,44 +64,46 @@ def label_pairs(
     encode: Callable[[Sequence[Message], str], Dialogue],
     pairs: Sequence[Pair],
     verdicts: Mapping[str, Sequence[Verdict]],
+    folder: Path | None = None,
 ) -> LabelledPairs:
     """Join by pair id, never by position, and `encode` each response once, as the bank does when it scores.
 
     A pair without a verdict was not judged and has no label; a verdict without its pair is an error. A pair whose
     sides are equal after what was too long is cut teaches and tests nothing: it has no label either, and is counted.
+    Verdicts and pairs are read one after another, and the dialogues lie in files in `folder` (see `Spool`).
     """
-    place = {pair.id: i for i, pair in enumerate(pairs)}
+    first, second = dialogue_spool(folder), dialogue_spool(folder)
+    place: dict[str, int] = {}
+    prompt_ids: list[str] = []
+    equal = torch.zeros(len(pairs), dtype=torch.bool)
+    lengths = np.zeros((len(pairs), 2))
+    cut = {"pairs": 0, "prompt_tokens": 0, "response_tokens": 0}
+    for i, pair in enumerate(pairs):
+        a, b = (encode(pair.messages, text) for text in (pair.first, pair.second))
+        place[pair.id] = i
+        prompt_ids.append(pair.prompt_id)
+        first.append(a)
+        second.append(b)
+        equal[i] = a.ids == b.ids
+        lengths[i] = [len(row.ids) - row.start for row in (a, b)]
+        lost = a.response_cut + b.response_cut
+        cut["pairs"] += bool(a.prompt_cut or lost)
+        cut["prompt_tokens"] += a.prompt_cut
+        cut["response_tokens"] += lost
     probability = torch.full((len(pairs), len(verdicts)), torch.nan, dtype=torch.float64)
+    invalid = []
     for k, given in enumerate(verdicts.values()):
+        invalid.append(0)
         for verdict in given:
+            invalid[k] += not verdict.valid
             if verdict.pair_id not in place:
                 raise UserError(
                     f"verdict on pair '{verdict.pair_id}': no such pair; verdicts and pairs do not belong together"
                 )
             if verdict.valid and verdict.p_first is not None:
                 probability[place[verdict.pair_id], k] = verdict.p_first
-    first = [encode(pair.messages, pair.first) for pair in pairs]
-    second = [encode(pair.messages, pair.second) for pair in pairs]
-    equal = [a.ids == b.ids for a, b in zip(first, second, strict=True)]
-    probability[torch.tensor(equal, dtype=torch.bool)] = torch.nan
-    return LabelledPairs(
-        first,
-        second,
-        probability,
-        [sum(not verdict.valid for verdict in given) for given in verdicts.values()],
-        [pair.prompt_id for pair in pairs],
-        _cut(first, second) | {"equal": sum(equal)},
-    )
-
-
-def _cut(first: Sequence[Dialogue], second: Sequence[Dialogue]) -> dict[str, int]:
-    """Pairs that were too long, and the tokens that their prompts (counted once a pair) and responses lost."""
-    lost = [(a.prompt_cut, a.response_cut + b.response_cut) for a, b in zip(first, second, strict=True)]
-    return {
-        "pairs": sum(any(each) for each in lost),
-        "prompt_tokens": sum(prompt for prompt, _ in lost),
-        "response_tokens": sum(response for _, response in lost),
-    }
+    probability[equal] = torch.nan
+    return LabelledPairs(first, second, probability, invalid, prompt_ids, cut | {"equal": int(equal.sum())}, lengths)
 
 
 def without_ties(probability: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reward models that somebody else trained: any sequence classifier with one score, in its own words."""
+"""Reward models that somebody else trained: any sequence classifier, in its own words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from morlaif.data.chat import fit_messages, prepare_tokenizer, spoken_ids
 from morlaif.data.control import control_of, plain_ids
 from morlaif.data.form import is_hh
 from morlaif.data.records import Message
+from morlaif.data.spool import Chained, Mapped
 from morlaif.errors import UserError
 from morlaif.models.open import check_vocabulary, open_model, open_tokenizer
 from morlaif.models.place import Source, absolute
 from morlaif.preference.card import write_pretrained_card
 from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import Dialogue, fingerprint, tokenize
+from morlaif.preference.outputs import Output, choose
 from morlaif.preference.pairs import label_pairs, prompt_room
 from morlaif.preference.report import MODEL, PMReport, measures
 from morlaif.preference.scoring import length_buckets
@@ -44,8 +46,11 @@ class PretrainedModel:
     tokens loses its beginning, whatever the response is; a response has the rest.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self.name, self.model, self.tokenizer = name, model, tokenizer
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, output: int = 0
+    ) -> None:
+        """`output`: which of its scores is the reward."""
+        self.name, self.model, self.tokenizer, self.output = name, model, tokenizer, output
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, positions, tokenizer.model_max_length)
         self.max_prompt = self.max_length // 2  # most tokens of a prompt
@@ -62,18 +67,18 @@ class PretrainedModel:
         source: Source,
         max_length: int,
         *,
+        output: Output | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> PretrainedModel:
         with torch.random.fork_rng(devices=[]), sharded.unsharded():
             model = open_model(AutoModelForSequenceClassification, source, "classifier", dtype=dtype)
             tokenizer = open_tokenizer(source)
-        if model.config.num_labels != 1:
-            raise UserError(
-                f"{source.where}: gives {model.config.num_labels} scores; a reward model gives one (num_labels 1)"
-            )
         check_vocabulary(source.where, tokenizer, model.get_input_embeddings().weight.shape[0])
-        return cls(name, model.to(device).eval().requires_grad_(False), tokenizer, max_length)
+        model.to(device).eval().requires_grad_(False)
+        count = _scores(model)
+        told = model.config.id2label if count == model.config.num_labels else None  # a class may sum up what it names
+        return cls(name, model, tokenizer, max_length, choose(source.where, output, count, told))
 
     @property
     def fingerprint(self) -> str:
@@ -143,7 +148,7 @@ class PretrainedModel:
         if rows[0].types is not None and "token_type_ids" in self.tokenizer.model_input_names:
             given["token_type_ids"] = padded([row.types or [] for row in rows], 0)
         self.model.config.get_text_config().pad_token_id = pad
-        scores = self.model(**given).logits[:, 0].float()
+        scores = self.model(**given).logits.view(len(rows), -1)[:, self.output].float()
         if not torch.isfinite(scores).all():
             raise UserError(
                 f"pm.paths.{self.name}={self.model.name_or_path!r}: its scores are not finite in "
@@ -161,6 +166,15 @@ class PretrainedModel:
         return next(i for i in (own, *range(vocabulary)) if i is not None and i < vocabulary and i not in ends)
 
 
+@torch.no_grad()
+def _scores(model: PreTrainedModel) -> int:
+    """How many scores the model gives: what its config says, or what a class that came with it really returns."""
+    if type(model).__module__.startswith("transformers."):
+        return int(model.config.num_labels)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    return int(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.numel())
+
+
 def _plain(messages: Sequence[Message]) -> str:
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
     return "\n\n".join(f"{names.get(turn['role'], turn['role'])}: {turn['content']}" for turn in messages)
@@ -172,14 +186,19 @@ def measure_pretrained(task: Task, corpus: Corpus, settings: PretrainedPM) -> PM
     source = settings.source(principle)
     if source is None:
         raise UserError(f"pm.paths: no reward model for '{principle}'")
-    model = PretrainedModel.load(principle, source, settings.max_length, dtype=corpus.dtype, device=corpus.device)
-    responses = [model.tokenizer(text)["input_ids"] for pair in corpus.pairs for text in (pair.first, pair.second)]
-    model.max_prompt = prompt_room([len(ids) for ids in responses], model.max_length)
+    output = settings.output_of(principle)
+    model = PretrainedModel.load(
+        principle, source, settings.max_length, output=output, dtype=corpus.dtype, device=corpus.device
+    )
+    texts = (text for pair in corpus.pairs for text in (pair.first, pair.second))
+    model.max_prompt = prompt_room([len(model.tokenizer(text)["input_ids"]) for text in texts], model.max_length)
     data = label_pairs(model.answer, corpus.pairs, {principle: task.verdicts})
     held = label_pairs(model.answer, corpus.held_pairs, {principle: task.held_verdicts})
     scores = torch.zeros(2 * len(held))
-    rows = [model.encode(p.messages, p.first) for p in corpus.held_pairs]
-    rows += [model.encode(p.messages, p.second) for p in corpus.held_pairs]
+    rows = Chained(  # read anew where they are scored
+        Mapped(lambda pair: model.encode(pair.messages, pair.first), corpus.held_pairs),
+        Mapped(lambda pair: model.encode(pair.messages, pair.second), corpus.held_pairs),
+    )
     for bucket in length_buckets([len(row.ids) for row in rows], forward_tokens(model.model)):
         scores[bucket] = model.score([rows[i] for i in bucket]).cpu()
     report = PMReport(
@@ -187,6 +206,7 @@ def measure_pretrained(task: Task, corpus: Corpus, settings: PretrainedPM) -> PM
         max_prompt=model.max_prompt,
         base={
             "path": absolute(source.path), "revision": source.revision, "own": False, "fingerprint": model.fingerprint,
+            **({} if output is None else {"output": model.output}),
         },
         adapter=None, train_loss=None, steps=0, together=[principle],
         **measures(0, data, data.judged(0), held, scores.view(2, -1).T.double().numpy()),

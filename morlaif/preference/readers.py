@@ -240,7 +240,9 @@ def pretrained_reader(opener: Opener, name: str) -> Reader:
     origin = report.base
     now = settings.source(name) if isinstance(settings, PretrainedPM) else None
     source = now or Source(origin["path"], origin["revision"], key=f"pm.paths.{name}")
-    model = PretrainedModel.load(name, source, report.max_length, dtype=opener.dtype, device=opener.device)
+    model = PretrainedModel.load(
+        name, source, report.max_length, output=origin.get("output"), dtype=opener.dtype, device=opener.device
+    )
     model.max_prompt = report.max_prompt
     if model.fingerprint != origin["fingerprint"]:
         raise UserError(

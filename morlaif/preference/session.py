@@ -65,8 +65,8 @@ class Session:
         self.checkpoints: TrainingCheckpoints | None = None  # known once the base is
         self.names = [task.principle for task in tasks]
         self.tokenizer = load_tokenizer(corpus.source)
-        responses = [response_ids(self.tokenizer, text) for pair in corpus.pairs for text in (pair.first, pair.second)]
-        self.max_prompt = prompt_room([len(ids) for ids in responses], settings.max_length)
+        texts = (text for pair in corpus.pairs for text in (pair.first, pair.second))
+        self.max_prompt = prompt_room([len(response_ids(self.tokenizer, text)) for text in texts], settings.max_length)
         self.data = self._label(corpus.pairs, {task.principle: task.verdicts for task in tasks})
         self.held = self._label(corpus.held_pairs, {task.principle: task.held_verdicts for task in tasks})
         self.labels = self.data.probability if settings.ties == "keep" else without_ties(self.data.probability)
@@ -84,7 +84,7 @@ class Session:
 
     def _label(self, pairs: Sequence[Pair], verdicts: Mapping[str, Sequence[Verdict]]) -> LabelledPairs:
         encode = partial(tokenize, self.tokenizer, max_length=self.settings.max_length, max_prompt=self.max_prompt)
-        return label_pairs(encode, pairs, verdicts)
+        return label_pairs(encode, pairs, verdicts, self.keep)
 
     def run(self, learn: Callable[[Session, Sequence[int]], None]) -> Ends:
         """`learn` trains, tests and leaves the models of the tasks that have anything to learn from."""

@@ -46,6 +46,7 @@ KINDS: Registry[Any] = Registry(  # of `kind.Kind`, each made of its settings
     },
 )
 
+OutputName = Annotated[int, Field(ge=0, le=10**6), NUMBER] | Line  # a score's place, or its name
 Length = Annotated[Tokens, Field(ge=8)]
 
 
@@ -164,13 +165,16 @@ class EnsemblePM(TopLayers):
 
 
 class PretrainedPM(Settings):
-    """Reward models that exist already: any sequence classifier with one score, by principle."""
+    """Reward models that exist already: any sequence classifier, by principle."""
 
-    outside_digest: ClassVar[frozenset[str]] = frozenset({"paths", "revisions", "trust_remote_code"})  # see `source`
+    outside_digest: ClassVar[frozenset[str]] = frozenset(  # see `source`, and `output_of`
+        {"paths", "revisions", "output", "trust_remote_code"}
+    )
 
     kind: Literal["pretrained"]
     paths: dict[Line, PathText] | None  # folder or hub id, for each principle
     revisions: dict[Line, Line] | None  # of hub ids, where not the main branch
+    output: OutputName | dict[Line, OutputName] | None  # of models that give several scores: which is the reward
     max_length: Length
     trust_remote_code: bool
 
@@ -186,6 +190,10 @@ class PretrainedPM(Settings):
         if (path := (self.paths or {}).get(name)) is None:
             return None
         return Source(path, (self.revisions or {}).get(name), self.trust_remote_code, key=f"pm.paths.{name}")
+
+    def output_of(self, name: str) -> int | str | None:
+        """Which of its model's scores is a principle's reward; None: the only one."""
+        return self.output.get(name) if isinstance(self.output, dict) else self.output
 
 
 class PluginPM(Settings):

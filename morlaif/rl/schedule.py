@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from morlaif.data.spool import Picked
 from morlaif.errors import UserError
 from morlaif.rl.settings import OptimizerSettings
 
@@ -35,7 +36,7 @@ def stream(size: int, start: int, count: int, seed: int) -> list[int]:
     return rows
 
 
-def hold_out(items: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T]]:
+def hold_out(items: Sequence[T], count: int, seed: int) -> tuple[Sequence[T], list[T]]:
     """`items` in their order, less `count` that are drawn at random, and those.
 
     Raises:
@@ -44,7 +45,7 @@ def hold_out(items: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T
     if count and count >= len(items):
         raise UserError(f"ppo.eval_prompts: {count} leaves none of the {len(items)} training prompts to train on")
     drawn = set(torch.randperm(len(items), generator=generator(seed, "hold out", 0))[:count].tolist())
-    return [x for i, x in enumerate(items) if i not in drawn], [items[i] for i in sorted(drawn)]
+    return Picked(items, [i for i in range(len(items)) if i not in drawn]), [items[i] for i in sorted(drawn)]
 
 
 def seed_globals(seed: int, purpose: str, step: int) -> None:

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
 from morlaif.data.records import Message
+from morlaif.data.spool import token_spool
 from morlaif.errors import MachineError, UserError
 from morlaif.models.checkpoint import Checkpoints
 from morlaif.models.ends import ends_of
@@ -109,7 +110,9 @@ class PPOTrainer:
         self.grouped = settings.traits.apart or self.objective.normalizer == "group"
         if self.grouped and settings.samples_per_prompt < 2:
             raise UserError("normalizer group compares answers to one prompt; set samples_per_prompt above 1")
-        self.prompt_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in prompts]
+        self.prompt_ids = token_spool(
+            keep, (prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in prompts)
+        )
         self.held_out = held_out
         self.held_out_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in held_out]
         self.seed, self.dtype = seed, autocast
@@ -362,8 +365,12 @@ class PPOTrainer:
 
     def _fingerprint(self) -> str:
         """What a checkpoint must agree with."""
-        parts = [identity(self.settings), self.seed, self.names, self.prompt_ids, self.held_out_ids]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        before, after = json.dumps([identity(self.settings), self.seed, self.names]), json.dumps([self.held_out_ids])
+        digest = hashlib.sha256(f"{before[:-1]}, [".encode())
+        for row, ids in enumerate(self.prompt_ids):
+            digest.update(f"{', ' * bool(row)}{json.dumps(ids)}".encode())
+        digest.update(f"], {after[1:]}".encode())
+        return digest.hexdigest()
 
     def _save(self) -> None:
         state = self.engine.state() | {

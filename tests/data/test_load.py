@@ -120,9 +120,22 @@ def hh(*turns: str) -> str:
         ({"prompt": [USER], "completion": [A], "label": True}, "prompts", Example.of([USER], "a")),
         ({"prompt": [USER], "completion": [A], "label": False}, "prompts", Example.of([USER])),
         ({"messages": [USER, A], "label": False}, "messages", Example.of([USER])),
+        ({"prompt": "Hi", "completion": "a", "label": 0}, "prompts", Example.of([USER])),
+        ({"prompt": "Hi", "completion": "a", "label": 1.0}, "prompts", Example.of([USER], "a")),
+        ({"prompt": "Hi", "completion": "a", "label": "False"}, "prompts", Example.of([USER])),
+        ({"conversations": [USER, A], "kto_tag": False, "tools": "[]"}, "messages", Example.of([USER])),
+        # tables: messages as text in JSON, nulls for what a row lacks
+        ({"messages": json.dumps([USER, A]), "prompt": None, "label": True}, "messages", Example.of([USER], "a")),
+        ({"messages": [{**USER, "tool_calls": None}, {**A, "tool_calls": None}]}, "messages", Example.of([USER], "a")),
+        # TRL's implicit prompt, and UltraFeedback binarized
+        ({"prompt": "Hi", "chosen": [USER, A], "rejected": [USER, B], "score_chosen": 8.5, "score_rejected": 2.0,
+          "messages": [USER, A]}, "pairs", PAIR),
         # UltraFeedback: best against worst
         ({"instruction": "Hi", "completions": [{"response": text, "overall_score": score} for text, score in
                                                (("c", 2), ("b", 1), ("a", 4.5), ("d", 4.5))]}, "scored", PAIR),
+        ({"instruction": "Hi", "completions": [
+            {"response": text, "annotations": {"honesty": {"Rating": one}, "helpfulness": {"Rating": two}}}
+            for text, one, two in (("c", "3", "3"), ("a", "5", "N/A"), ("b", "1", "4"))]}, "scored", PAIR),
     ],
 )  # fmt: skip
 def test_every_format(row, format, example):
@@ -165,7 +178,16 @@ def test_every_format(row, format, example):
         ({"prompt": "Hi", "chosen": None, "rejected": "b"}, MalformedRow, "'rejected' is there and 'chosen' is null"),
         ({"prompt": "Hi", "response": "a"}, MalformedRow, "'response' stands beside.*columns.completion=response"),
         ({"prompt": "Hi", "completion": "a", "label": None}, MalformedRow, "'label' is null; .*true or false"),
-        ({"prompt": "Hi", "completion": "a", "label": 1}, MalformedRow, "'label' is a number; .*true or false"),
+        ({"prompt": "Hi", "completion": "a", "label": 2}, MalformedRow, "'label' is 2; .*true or false"),
+        ({"prompt": "Hi", "completion": "a", "label": "good"}, MalformedRow, "'label' is 'good'; .*true or false"),
+        ({"prompt": "Hi", "completion": "a", "label": [1]}, MalformedRow, "'label' is a list; .*true or false"),
+        ({"messages": "[{", "n": 1}, MalformedRow, "'messages' begins like a list in JSON"),
+        ({"conversations": [USER, A], "tools": '[{"name": "sum"}]'}, UnusableRow, "'tools': tools that the answer may"),
+        (
+            {"prompt": "Hi", "completions": [{"response": "a", "annotations": {"x": {"Rating": "N/A"}}}]},
+            MalformedRow,
+            "'overall_score' is null",
+        ),
         ({"prompt": "Hi", "chosen": [SYSTEM, USER, A], "rejected": [USER, B]}, UnusableRow, "different prompts"),
         ({"prompt": "No", "chosen": [USER, A], "rejected": [USER, B]}, UnusableRow, "answers another prompt"),
         ({"instruction": "Hi", "output": ""}, UnusableRow, "'output' is empty"),
@@ -282,7 +304,12 @@ def test_an_array_reads_as_its_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("begin", "message"),
-    [(b"PAR1", "Parquet file"), (b"PK\x03\x04", "zip archive"), (b"\xff\xfe{", "UTF-16"), (b"\x1f\x8b", "broken gzip")],
+    [
+        (b"PAR1", "a damaged Parquet file"),
+        (b"PK\x03\x04", "zip archive"),
+        (b"\xff\xfe{", "UTF-16"),
+        (b"\x1f\x8b", "broken gzip"),
+    ],
 )
 def test_other_files_are_known(tmp_path, begin, message):
     path = tmp_path / "my.jsonl"
@@ -370,7 +397,8 @@ def test_input_files(tmp_path, monkeypatch):
     path = lines(tmp_path / "my.jsonl", pairs(2))
     assert input_files(preset("toy")) == input_files(preset("hh_rlhf")) == []
     assert input_files(preset("hh_rlhf", path="my.jsonl")) == input_files(preset("jsonl", path=str(path))) == [path]
-    for wrong, message in (("no.jsonl", "no such file"), (".", "is a folder")):
+    assert input_files(preset("jsonl", path=".")) == input_files(preset("jsonl", path="m*.jsonl")) == [path]
+    for wrong, message in (("no.jsonl", "no such file"), ("n*.jsonl", "no file matches")):
         with pytest.raises(UserError, match=rf"data.path: .*{message}.*relative to {tmp_path}"):
             input_files(preset("jsonl", path=wrong))
     with pytest.raises(UserError, match=r"data\.path: null"):

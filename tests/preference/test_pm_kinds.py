@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from morlaif.data.chat import dialogue_ids
 from morlaif.errors import UserError
 from morlaif.models.place import Source
 from morlaif.preference.bank import PreferenceBank
-from morlaif.preference.pretrained import measure_pretrained
+from morlaif.preference.outputs import output_problem
+from morlaif.preference.pretrained import PretrainedModel, measure_pretrained
 from morlaif.preference.report import PMReport
 from morlaif.preference.settings import PretrainedPM
 from morlaif.preference.tasks import Corpus, Task
@@ -189,6 +191,7 @@ def encoder(tokenizer, gpt2, tmp_path_factory) -> Path:
 
 def other(paths: dict[str, str], **change) -> PretrainedPM:
     plain = {"kind": "pretrained", "paths": paths, "revisions": {}, "max_length": 128, "trust_remote_code": False}
+    plain["output"] = None
     return PretrainedPM(**plain | change)
 
 
@@ -228,8 +231,6 @@ def test_models_from_elsewhere_read_their_own_words(decoder, encoder, data, text
 
 
 def test_long_dialogues_lose_their_beginning_whatever_the_model(decoder, encoder, chat, tmp_path) -> None:
-    from morlaif.preference.pretrained import PretrainedModel
-
     for path in (decoder, encoder):
         model = PretrainedModel.load("x", Source(str(path)), 40)
         long, short = (model.encode(chat("river stone " * n), "kindly bread window") for n in (60, 2))
@@ -259,6 +260,54 @@ def test_wrong_models_from_elsewhere_are_told_in_one_line(llama, gpt2, decoder, 
         GPT2ForSequenceClassification.from_pretrained(gpt2, num_labels=2).save_pretrained(two)
         AutoTokenizer.from_pretrained(gpt2).save_pretrained(two)
         measure(str(two))
+
+
+@pytest.fixture(scope="module")
+def several(decoder, tmp_path_factory) -> Path:
+    """A reward model with a score for each of three attributes."""
+    folder = tmp_path_factory.mktemp("several")
+    torch.manual_seed(5)
+    names = ["helpfulness", "correctness", "Verbosity"]
+    AutoTokenizer.from_pretrained(decoder).save_pretrained(folder)
+    GPT2ForSequenceClassification.from_pretrained(
+        decoder, num_labels=3, id2label=dict(enumerate(names)), ignore_mismatched_sizes=True
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("output", "column"), [("correctness", 1), ("verbosity", 2), (0, 0), ({"x": 2}, 2)])
+def test_one_of_several_scores_is_the_reward(several, data, texts_of, tmp_path, output, column) -> None:
+    corpus = Corpus(data[0], data[2], None)
+    report = measure_pretrained(
+        Task("x", data[1], data[3], tmp_path, "Kind?"), corpus, other({"x": str(several)}, output=output)
+    )
+    assert report.base["output"] == column
+    prompts, responses = texts_of(data[2][:2])
+    scores = PreferenceBank.load({"x": tmp_path}).score(prompts, responses)
+    tokenizer = AutoTokenizer.from_pretrained(several)
+    model = AutoModelForSequenceClassification.from_pretrained(several).eval()
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        text = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": response}], tokenize=False)
+        with torch.no_grad():
+            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+            wanted = model.score(model.transformer(ids).last_hidden_state[0, -1])[column]
+        assert abs(wanted - scores[row, 0]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        (None, r"gives 3 scores \(0 helpfulness, 1 correctness, 2 Verbosity\); say which .*pm.output="),
+        (3, r"pm.output=3: there is no such score; its scores: 0 helpfulness"),
+        ("corectness", r"no such score.*Did you mean 'correctness'"),
+        ({"y": 1}, "gives 3 scores"),
+    ],
+)
+def test_the_scores_of_a_model_are_listed_where_none_is_meant(several, output, line) -> None:
+    settings = other({"x": str(several)}, output=output)
+    assert re.search(line, output_problem("pm.paths.x", str(several), settings.output_of("x")))
+    with pytest.raises(UserError, match=line):
+        PretrainedModel.load("x", settings.source("x"), 40, output=settings.output_of("x"))
 
 
 def test_weights_that_changed_since_are_told(decoder, data, tmp_path) -> None:

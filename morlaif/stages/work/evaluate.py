@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from morlaif import ranks
-from morlaif.data.records import Message, Pair, load_pairs, load_split, prompt_id
+from morlaif.data.records import Message, Pair, different_prompts, load_pairs, load_split
+from morlaif.data.spool import Picked
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import budget, overview, regression, results, wins
 from morlaif.evaluation import pairs as held_out
@@ -184,10 +185,10 @@ def _curve(job: EvaluateJob, arm: str) -> list[dict[str, Any]]:
 
 def _prompts(job: EvaluateJob, count: int) -> list[list[Message]]:
     """The first `count` different held-out prompts."""
-    different = {prompt_id(example.messages): example.messages for example in load_split(job.needs.data, "eval")}
+    different = different_prompts(load_split(job.needs.data, "eval"))
     if not different:
         raise UserError("evaluate: the data's split 'eval' is empty; policies are compared on its prompts")
-    return list(different.values())[:count]
+    return list(different[:count])
 
 
 def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], score: Score) -> dict[str, Answered]:
@@ -252,14 +253,17 @@ def _held_out(job: EvaluateJob, run: _Run, score: Score) -> tuple[held_out.Score
 
 def _labels(folder: Path, pairs: Sequence[Pair]) -> list[float | None]:
     """The judge's probability that the first response is better, for each of `pairs`; NaN without a valid verdict."""
-    known = {verdict.pair_id: verdict.p_first for verdict in load_verdicts(folder, "eval") if verdict.valid}
+    wanted = {pair.id for pair in pairs}
+    verdicts = (verdict for verdict in load_verdicts(folder, "eval") if verdict.valid and verdict.pair_id in wanted)
+    known = {verdict.pair_id: verdict.p_first for verdict in verdicts}
     return [known.get(pair.id, np.nan) for pair in pairs]
 
 
-def _human_pairs(job: EvaluateJob) -> list[Pair]:
+def _human_pairs(job: EvaluateJob) -> Sequence[Pair]:
     """The data's own held-out pairs, where it has any."""
     examples = load_split(job.needs.data, "eval")
-    return source_pairs([e for e in examples if e.chosen is not None and e.rejected is not None]).pairs
+    paired = [row for row, e in enumerate(examples) if e.chosen is not None and e.rejected is not None]
+    return source_pairs(Picked(examples, paired)).pairs
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
-from morlaif.data.records import load_split, prompt_id
+from morlaif.data.records import different_prompts, load_split
 from morlaif.errors import UserError, suggest
 from morlaif.models.load import point_to_adapter, save_adapter, save_policy
 from morlaif.preference.kinds import leaves_network
@@ -54,8 +54,8 @@ def build(job: PPOJob) -> dict[str, Any]:
     objective = Objective.load(job.needs.weigh / "weights.json", resolve(job.reads.scalarizer, names), names)
 
     # 3. train
-    different = {prompt_id(example.messages): example.messages for example in load_split(job.needs.data, "train")}
-    prompts, held_out = hold_out(list(different.values()), settings.eval_prompts, job.seed)
+    different = different_prompts(load_split(job.needs.data, "train"))
+    prompts, held_out = hold_out(different, settings.eval_prompts, job.seed)
     trainer = PPOTrainer(
         models, tokenizer, prompts, scores, names, objective, settings,
         seed=job.seed, keep=job.keep, held_out=held_out, autocast=None if job.dtype == torch.float32 else job.dtype,

@@ -35,7 +35,7 @@ def build(job: RespondJob) -> dict[str, Any]:
 
             responses[split] = sample_pairs(
                 model, tokenizer, examples[split], settings, seed=seed, gather=job.hardware.zero.most_gathered,
-                on_progress=report,
+                on_progress=report, folder=job.keep,
             )  # fmt: skip
             done += len(examples[split])
     for split in SPLITS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import torch
@@ -74,9 +75,9 @@ def _source(base: ModelSettings) -> Source:
 def _from_nothing(
     settings: ScratchSettings, examples: Sequence[Example], seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    texts = [message["content"] for example in examples for message in example.messages]
-    texts += [" " + example.demonstration for example in examples if example.demonstration]
-    if not texts:
+    if not examples:
         raise UserError("sft: the data's split 'sft' is empty, so there is no text to learn a tokenizer from")
-    tokenizer = train_tokenizer(texts, settings.vocab_size)
+    texts = (message["content"] for example in examples for message in example.messages)
+    answers = (" " + example.demonstration for example in examples if example.demonstration)
+    tokenizer = train_tokenizer(chain(texts, answers), settings.vocab_size)
     return build_causal_lm(settings, tokenizer, seed), tokenizer
