@@ -66,7 +66,7 @@ class RowsData(Settings):
 
 
 class JsonlData(RowsData):
-    """A file of one JSON object a line, plain or gzipped."""
+    """A file of rows, or several; see `morlaif.data.files`."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"path"})  # the file's content counts
 
@@ -87,7 +87,7 @@ class HubData(RowsData):
     data_dir: PathText | None  # folder inside the dataset
     revision: Line | None
     split: Line
-    path: PathText | None  # a local JSONL(.gz) file to read instead of the hub
+    path: PathText | None  # a local file, folder or pattern to read instead of the hub
 
 
 class PluginData(RowsData):
