@@ -21,11 +21,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pm_common import SHAPES, in_parts, interleaved, random_adapter, ratio, save_base
 
 from morlaif.models.adapters import Adapter
+from morlaif.models.layers import layer_list, top_layers
 from morlaif.models.load import load_tokenizer
 from morlaif.preference.lora import forward_tokens
 from morlaif.preference.model import Batch, load_classifier
 from morlaif.preference.scorers import AdapterScorer
-from morlaif.preference.split import layer_list, top_layers
 
 PRINCIPLES, TOKENS, RANK = 12, 128, 8
 

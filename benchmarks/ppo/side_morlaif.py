@@ -1,6 +1,6 @@
 """Our trainer, one step each time the driver says so.
 
-    python side_morlaif.py FOLDER separate|shared [REPLAY DUMP]
+    python side_morlaif.py FOLDER separate|adapter|shared|none [REPLAY DUMP]      none: GRPO, four responses to a prompt
 
 REPLAY: the tensors that the TRL side wrote. The first step then takes TRL's responses and minibatches in place of its
 own; what it computes from them goes to DUMP.
@@ -49,6 +49,12 @@ def settings(case: Case, critic: str) -> PPOSettings:
     tree["kl"] |= {"coef": case.kl_coef, "controller": "fixed"}
     tree["optimizer"] |= {"learning_rate": case.learning_rate, "eps": 1e-8, "max_grad_norm": 1e9}  # TRL never clips
     tree["critic"] |= {"kind": critic, "init": "pm" if critic == "separate" else "sft"}
+    if (
+        critic == "none"
+    ):  # as TRL's GRPOTrainer: groups of four, the KL in the loss, a reward for each response as it is
+        tree |= {"advantage": "grpo", "samples_per_prompt": 4, "whiten_advantages": False}
+        tree["kl"] |= {"placement": "loss", "estimator": "k3"}
+        tree["shaping"] |= {"missing_eos": "none", "score_at": "last_token"}
     if case.lora:
         tree["policy"] |= {"kind": "lora", "r": LORA["r"], "alpha": LORA["lora_alpha"]}
     return PPOSettings(**tree)
@@ -93,7 +99,10 @@ def main() -> None:
     def classifier():
         return AutoModelForSequenceClassification.from_pretrained(folder / "scorer", num_labels=1)
 
-    reward = ClassifierReward(classifier(), tokenizer, rows)
+    def numbers(_, responses) -> torch.Tensor:
+        return torch.tensor([[float(sum(map(ord, text)) % 97)] for text in responses])
+
+    reward = numbers if critic == "none" else ClassifierReward(classifier(), tokenizer, rows)
     torch.manual_seed(0)
     policy = load_causal_lm(folder / "policy", tokenizer=tokenizer)
     models = ActorCritic(policy, config, classifier() if critic == "separate" else None)
