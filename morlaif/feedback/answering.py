@@ -58,7 +58,8 @@ def settle(
         found = look(settings, key, fresh=0.0)
     with _reading(ledger) as opened:
         if settings.model == AUTO:
-            name = found.served.name if found.served else opened.recall(_last(settings)) if opened else None
+            name = opened.recall(_last(settings)) if opened is not None else None
+            name = found.served.name if found.served else name
             if name is None:
                 if found.state == "loading":
                     return settings

@@ -68,9 +68,12 @@ class ModelSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("name") is None and isinstance(values.get("path"), str):
-            return {**values, "name": values["path"].rstrip("/").rpartition("/")[2] or values["path"]}
-        return values
+        if not isinstance(values, Mapping) or values.get("name") is not None:
+            return values
+        if values.get("path") is None and values.get("scratch") is None:
+            raise ValueError("which one? Give model.path=<folder or hub id>, or a preset such as model=qwen3_0_6b")
+        path = values.get("path")
+        return {**values, "name": path.rstrip("/").rpartition("/")[2] or path} if isinstance(path, str) else values
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

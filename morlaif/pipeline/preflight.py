@@ -79,7 +79,7 @@ class Preflight:
         found += [
             line for line in unplanned if _key(line) not in keys and not any(told.endswith(line) for told in found)
         ]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(_of_one_judge(config, found)))
 
     def check(self, configs: Iterable[Config]) -> None:
         """
@@ -160,10 +160,10 @@ class Preflight:
             return []
         return self._once(f"device {config.hardware.device}", lambda: device_problems(config.hardware))
 
-    def _server(self, key: str, settings: OpenAISettings, known: bool) -> Iterator[str]:
+    def _server(self, config: Config, key: str, settings: OpenAISettings, known: bool) -> Iterator[str]:
         for line in server_problems(key, settings, away_is_one=not known):
             if (found := look(settings, key)).state == "away" and found.line == line:
-                self.away.add(line)
+                self.away |= {line, *_of_one_judge(config, [line])}
             yield line
 
     def _model(self, key: str, path: str, trusted: bool, kind: Kind, revision: str | None) -> list[str]:
@@ -184,7 +184,7 @@ class Preflight:
                 case OpenAISettings():
                     # With nobody there a run goes on as far as the ledger knows the answers.
                     known = ledger.is_file()
-                    yield from self._once(f"{name} {known}", partial(self._server, key, settings, known))
+                    yield from self._once(f"{name} {known}", partial(self._server, config, key, settings, known))
                 case HfSettings(path=None):
                     yield f"{key}.path: give the judge's folder in Hugging Face format, or a hub id"
                 case HfSettings(path=str(path)):
@@ -202,6 +202,19 @@ def _planned(config: Config, tell: Callable[[str], None]) -> tuple[list[str], se
         return [], {unit.stage.name for unit in units}, units
     except UserError as error:
         return str(error).splitlines(), {*reached(config.stages)}, []
+
+
+def _of_one_judge(config: Config, lines: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the one judge of a run, once: under the key that gives it to feedback and evaluation."""
+    keys = r"(feedback|eval\.judge\.engine)\.(path|base_url)"
+    given = config.judge.path
+    both = {line for line in lines if re.match(rf"{keys}: give the judge's folder", line)}
+    for line in lines:
+        if len(both) == 2 and line in both:
+            yield "judge.path: give the judge: a folder in Hugging Face format, a hub id, or the URL of a server"
+        else:
+            named = given is not None and re.match(rf"{keys}='?{re.escape(given)}'?(?![^\s:,'])", line)
+            yield re.sub(f"^{keys}", "judge.path", line) if named else line
 
 
 def _key(line: str) -> str:

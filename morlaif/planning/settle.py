@@ -20,9 +20,9 @@ TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")  # files of a model
 def settled(config: Config, tell: Callable[[str], None] = lambda line: None) -> Config:
     """`config` with all settled. `tell` hears what was decided, a line each."""
     sft = settled_sft(config)
-    if isinstance(config.sft, AutoSFT):
-        why = "has a chat template of its own" if isinstance(sft, NoSFT) else "is a base model"
-        other = "sft=lora trains it first" if isinstance(sft, NoSFT) else "sft=none leaves it as it is"
+    if isinstance(config.sft, AutoSFT) and (tuned := _tuned(config.model)) is not None:
+        why = "has a chat template of its own" if tuned else "is a base model"
+        other = "sft=lora trains it first" if tuned else "sft=none leaves it as it is"
         tell(f"sft=auto is {sft.method}: {config.model.name} {why}; {other}")
     return config if sft is config.sft else config.model_copy(update={"sft": sft})
 
@@ -34,26 +34,29 @@ def settled_sft(config: Config) -> SFTSettings:
     return NoSFT(method="none") if _tuned(config.model) else given.lora_sft()
 
 
-def _tuned(model: ModelSettings) -> bool:
-    """Whether a model is tuned to a dialogue: it has a chat template, and is not called a base model."""
-    if model.path is None or re.search(BASE, model.path.rstrip("/").lower()):
+def _tuned(model: ModelSettings) -> bool | None:
+    """Whether a model is tuned to a dialogue: it has a chat template, and is not called a base model. None: nobody
+    knows, since the model is not to be found, which is told elsewhere."""
+    if model.path is None:
+        return None
+    if re.search(BASE, model.path.rstrip("/").lower()):
         return False
     folder = folder_of(model.path, model.revision) or _fetched(model.path, model.revision)
-    return folder is not None and read_template(folder) is not None
+    return None if folder is None else read_template(folder) is not None
 
 
 @cache
 def _fetched(path: str, revision: str | None) -> Path | None:
-    """The hub's cache with the small files that may hold a template; None: the hub has none of them, or is silent."""
+    """The hub's cache with the small files that may hold a template; None: the hub has none of them, or is silent.
+    A tokenizer's settings are there in any case, so a base model is known too."""
     if looks_local(path) or offline() or (commit := hub_commit(path, revision).id) is None:
         return None
     from huggingface_hub import hf_hub_download
 
+    folder = None
     for name in TEMPLATES:
         try:
             folder = Path(hf_hub_download(path, name, revision=commit)).parent
         except Exception:  # it has no such file, or falls silent: whatever keeps the model from loading is told there
             continue
-        if read_template(folder) is not None:
-            return folder
-    return None
+    return folder
