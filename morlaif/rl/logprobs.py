@@ -87,7 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
         table = _log_softmax(hidden, weight.to(hidden.dtype), bias, temperature)
         uncertain = -table.exp().mul_(table).sum(-1) if entropy else None
         logprobs = table.gather(1, targets[:, None])[:, 0]
-        ctx.save_for_backward(hidden, weight, targets)
+        ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.table = table if grad else None
         ctx.temperature = temperature
         if uncertain is not None:
@@ -96,8 +96,10 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets = ctx.saved_tensors
+        hidden, weight, bias, targets = ctx.saved_tensors
         table, ctx.table = ctx.table, None
+        if table is None:  # a second time, by retain_graph
+            table = _log_softmax(hidden, weight.to(hidden.dtype), bias, ctx.temperature)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         g = grad[:, None] / ctx.temperature
         logits = table.exp_().mul_(-g)

@@ -10,7 +10,7 @@ import pytest
 from morlaif.errors import UserError
 from morlaif.evaluation.outside import parts_of
 from morlaif.evaluation.settings import EvalSettings
-from morlaif.planning.contents import Contents
+from morlaif.planning.contents import SPOKEN, Contents
 
 
 def identities(policies):
@@ -27,8 +27,8 @@ def test_a_folder_is_told_by_its_files_and_a_hub_id_by_its_revision(tmp_path):
         {"a": a, "b": b, "artifact": artifact, "hub": "owner/model", "old": "owner/model@v1", "plain": "gpt2"}
     )
     assert made["a"] == made["b"] == made["artifact"], "where it lies does not count"
-    assert made["hub"] == "owner/model@main" and made["old"] == "owner/model@v1"
-    assert made["plain"] == "gpt2@main"
+    assert made["hub"] == f"owner/model@main+{SPOKEN}" and made["old"] == f"owner/model@v1+{SPOKEN}"
+    assert made["plain"] == f"gpt2@main+{SPOKEN}"
     (tmp_path / "b" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     assert identities({"b": b})["b"] != made["a"]
 

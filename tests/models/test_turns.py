@@ -13,6 +13,7 @@ from morlaif.data import chat
 from morlaif.data.chat import decode_response, prepare_tokenizer, prompt_ids, response_ids
 from morlaif.data.form import form_of
 from morlaif.errors import UserError
+from morlaif.models import decode
 from morlaif.models.ends import ends_of
 from morlaif.models.generate import generate
 from morlaif.models.load import load_policy, save_policy
@@ -47,6 +48,7 @@ def says(made, script: list[int]):
         return out
 
     made.forward = forward
+    decode._asked[made] = True  # the question whether its cache is right would take words of the script
     return made
 
 

@@ -14,7 +14,7 @@ from composed import config
 
 from morlaif.models import fingerprint
 from morlaif.models.fingerprint import Commit
-from morlaif.planning.contents import FILE, Contents
+from morlaif.planning.contents import FILE, SPOKEN, Contents
 from morlaif.planning.plan import plan
 
 FILES = {
@@ -161,11 +161,11 @@ def test_without_a_hub_the_cache_is_asked_and_else_nobody(monkeypatch, tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     overrides = ["model=gpt2", "model.path=org/model", "sft=none"]
     (made,) = (unit for unit in plan(config(*overrides), Contents(None)).units if unit.name == "sft")
-    assert made.reads.contents == {"model.path": "org/model@main"}
+    assert made.reads.contents == {"model.path": f"org/model@main+{SPOKEN}"}
     (tmp_path / "models--org--model" / "refs").mkdir(parents=True)
     (tmp_path / "models--org--model" / "refs" / "main").write_text("f" * 40)
     (made,) = (unit for unit in plan(config(*overrides), Contents(None)).units if unit.name == "sft")
-    assert made.reads.contents == {"model.path": f"org/model@{'f' * 40}"}
+    assert made.reads.contents == {"model.path": f"org/model@{'f' * 40}+{SPOKEN}"}
 
 
 def test_workers_have_the_digests_that_the_run_has(folder, tmp_path):
