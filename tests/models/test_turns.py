@@ -7,6 +7,7 @@ import logging
 
 import pytest
 from chat_styles import STYLES, model, tokenizer
+from real_models import folder_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from morlaif.data import chat
@@ -16,7 +17,7 @@ from morlaif.errors import UserError
 from morlaif.models import decode
 from morlaif.models.ends import ends_of
 from morlaif.models.generate import generate
-from morlaif.models.load import load_policy, save_policy
+from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer, save_policy
 
 USER = [{"role": "user", "content": "how are you?"}]
 DIALOGUE = [*USER, {"role": "assistant", "content": "I am well."}, {"role": "user", "content": "today?"}]
@@ -182,3 +183,20 @@ def test_a_template_that_an_earlier_export_saved_without_bos_gets_it():
     prepare_tokenizer(older)
     assert older.chat_template == own.chat_template and prompt_ids(older, USER) == new
     assert new == own.apply_chat_template(USER, add_generation_prompt=True, return_dict=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3-270m", "qwen25-coder-05b-instruct"])
+def test_a_real_model_is_exported_as_it_answers_here(name, tmp_path):
+    source = str(folder_of(name))
+    read = load_tokenizer(source)
+    save_policy(load_causal_lm(source, tokenizer=read), read, tmp_path)
+    policy, own = load_policy(tmp_path)
+    folder = str(tmp_path / "model")
+    theirs, plain = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    for turns in (USER, DIALOGUE):
+        given = plain.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        prompt = given["input_ids"][0].tolist()
+        assert prompt == prompt_ids(own, turns)
+        (ours,) = generate(policy, own, [prompt], max_new_tokens=16, **GREEDY)
+        assert theirs.generate(**given, max_new_tokens=16, do_sample=False)[0, len(prompt) :].tolist() == ours
