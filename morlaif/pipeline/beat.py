@@ -9,7 +9,8 @@ SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric t
 
 
 def shown_metric(metrics: Mapping[str, float]) -> str:
-    name = next((name for name in SHOWN_FIRST if name in metrics), next(iter(metrics), None))
+    others = (name for name in metrics if name not in ("per_second", "learning_rate"))
+    name = next((name for name in SHOWN_FIRST if name in metrics), next(others, None))
     return f"{name} {metrics[name]:.3g}" if name is not None else ""
 
 
