@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from morlaif.hardware import HardwareSettings
@@ -117,7 +118,7 @@ class Dispatcher:
         if unit.name not in self.doubted:
             for line in unit.stage.doubts(unit, numbers):
                 self.doubted.add(unit.name)
-                self.display.say(f"WARNING: {unit.name}: {line}")
+                self.display.say(fill(f"WARNING: {unit.name}: {line}", 80, break_long_words=False))
 
     def _spent(self, unit: Unit) -> float:
         """Seconds since a unit began; of those built in one go, each has its share."""

@@ -170,6 +170,7 @@ class PretrainedPM(Settings):
     outside_digest: ClassVar[frozenset[str]] = frozenset(  # see `source`, and `output_of`
         {"paths", "revisions", "output", "trust_remote_code"}
     )
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"output": (None,)}
 
     kind: Literal["pretrained"]
     paths: dict[Line, PathText] | None  # folder or hub id, for each principle
