@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from textwrap import fill
+from textwrap import wrap
 from typing import Any
 
 from morlaif.hardware import HardwareSettings
@@ -118,7 +118,8 @@ class Dispatcher:
         if unit.name not in self.doubted:
             for line in unit.stage.doubts(unit, numbers):
                 self.doubted.add(unit.name)
-                self.display.say(fill(f"WARNING: {unit.name}: {line}", 80, break_long_words=False))
+                for part in wrap(f"WARNING: {unit.name}: {line}", 80, break_long_words=False):
+                    self.display.say(part)
 
     def _spent(self, unit: Unit) -> float:
         """Seconds since a unit began; of those built in one go, each has its share."""

@@ -205,4 +205,4 @@ def test_what_is_to_be_doubted_is_said_once_when_built_and_when_cached(tmp_path,
     monkeypatch.setattr(type(unit.stage), "doubts", lambda self, unit, numbers: [f"few: {n}" for n in numbers])
     for first in ("loss", "value"):  # of its first step when it is built, of its summary when it was there
         lines = dispatch(tmp_path, unit)[1].display.console.file.getvalue().splitlines()
-        assert [" ".join(line.split()) for line in lines if "WARNING" in line] == [f"WARNING: first: few: {first}"]
+        assert [line for line in lines if "WARNING" in line] == [f"WARNING: first: few: {first}"]
