@@ -16,6 +16,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,16 @@ class Wire:
         self.out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
 
-    def wait(self) -> str:
-        return sys.stdin.readline().strip() or "end"
+    def begin(self) -> bool:
+        """Wait for the driver; whether it wants a step, whose time runs from now on."""
+        wanted = sys.stdin.readline().strip() == "step"
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        return wanted
+
+    def end(self, **facts: Any) -> None:
+        """The seconds of the step, the memory, and what else is to be known of it."""
+        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        self.tell(wall=wall, cpu=cpu, resident=resident(), peak=peak(), **facts)
 
     def tell(self, **facts: Any) -> None:
         self.out.write(json.dumps(facts) + "\n")

@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
-from case import LORA, Case, Wire, peak, resident
+from case import LORA, Case, Wire, resident
 
 wire = Wire()
 os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
@@ -116,14 +115,11 @@ def main() -> None:
         reference = load_causal_lm(folder / "reference", tokenizer=tokenizer)
         replay(trainer, reward, reference, torch.load(sys.argv[3]), Path(sys.argv[4]))
     wire.tell(imported=imported, loaded=resident())
-    while wire.wait() == "step":
-        wall, cpu = time.perf_counter(), time.process_time()
+    while wire.begin():
         row = trainer.step(len(trainer.curve))
         trainer.curve.append(row)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         parts = {name: seconds for name, seconds in row.items() if name.startswith("seconds/")}
-        tokens = round(row["length"] * config.rollouts)
-        wire.tell(wall=wall, cpu=cpu, tokens=tokens, resident=resident(), peak=peak(), parts=parts)
+        wire.end(tokens=round(row["length"] * config.rollouts), parts=parts)
 
 
 main()

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 
-from case import LORA, Case, Wire, peak, resident
+from case import LORA, Case, Wire, resident
 
 wire = Wire()
 os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -56,7 +55,6 @@ class Stepper(TrainerCallback):
         self._await()
 
     def on_step_end(self, args, state, control, **_):
-        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
         frame = sys._getframe()
         while frame.f_code.co_name != "train":
             frame = frame.f_back
@@ -64,14 +62,12 @@ class Stepper(TrainerCallback):
         if self.dump is not None and state.global_step == 1:
             tensors = {name: local[name].detach().clone() for name in KEPT}
             torch.save(tensors | {"permutations": [p.tolist() for p in self.permutations]}, self.dump)
-        tokens = int((~local["padding_mask"]).sum())
-        wire.tell(wall=wall, cpu=cpu, tokens=tokens, resident=resident(), peak=peak())
+        wire.end(tokens=int((~local["padding_mask"]).sum()))
         self._await()
 
     def _await(self) -> None:
-        if wire.wait() != "step":
+        if not wire.begin():
             os._exit(0)
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
 
 
 def main() -> None:

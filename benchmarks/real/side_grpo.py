@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ppo"))
 
-from case import LORA, Case, Wire, peak, resident
+from case import LORA, Case, Wire, resident
 
 wire = Wire()
 os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -41,15 +40,13 @@ class Stepper(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step % self.minibatches:
             return
-        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
-        wire.tell(wall=wall, cpu=cpu, tokens=self.tokens, resident=resident(), peak=peak())
+        wire.end(tokens=self.tokens)
         self.tokens = 0
         self._await()
 
     def _await(self) -> None:
-        if wire.wait() != "step":
+        if not wire.begin():
             os._exit(0)
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
 
 
 def main() -> None:

@@ -6,14 +6,13 @@ python sides.py sample|judge|pm ours|theirs FOLDER THREADS
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ppo"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from case import Wire, peak, resident
+from case import Wire, resident
 
 wire = Wire()
 
@@ -146,11 +145,8 @@ def main() -> None:
     imported = resident()
     work = {"sample": sample, "judge": judge, "pm": pm}[what](side, folder)
     wire.tell(imported=imported, loaded=resident())
-    while wire.wait() == "step":
-        wall, cpu = time.perf_counter(), time.process_time()
-        count = work()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        wire.tell(wall=wall, cpu=cpu, tokens=count, peak=peak())
+    while wire.begin():
+        wire.end(tokens=work())
 
 
 main()
