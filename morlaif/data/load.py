@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morlaif.data.files import find_file, find_files, read_rows
-from morlaif.data.records import Example
+from morlaif.data.records import Example, first_of_each
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
 from morlaif.data.settings import DataSettings, HubData, JsonlData, PluginData, ToyData
-from morlaif.data.split import deduplicate, draw, hold_out, identity, opening
+from morlaif.data.split import draw, hold_out, identity, opening
 from morlaif.data.spool import Picked, Spool, as_json, json_spool, of_json
 from morlaif.errors import UserError
 
@@ -70,7 +70,7 @@ def load(settings: RowSource, seed: int, folder: Path | None = None) -> Loaded:
     if not len(examples):
         raise UserError(f"{source}: no usable row ({len(skipped)} skipped); it must hold at least two prompts")
 
-    kept = deduplicate(facts.identity) if settings.deduplicate else np.arange(len(examples))
+    kept = first_of_each(facts.identity) if settings.deduplicate else np.arange(len(examples))
     chosen = kept[draw(facts.identity[kept], settings.limit, seed)]
     try:
         train, held_out = hold_out(facts.opening[chosen], settings.eval_size, settings.eval_fraction, seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from morlaif.data.arrow import Rows, save_splits
 from morlaif.data.spool import Mapped, Picked
@@ -81,8 +82,12 @@ class Pair:
 def different_prompts(examples: Sequence[Example]) -> Sequence[list[Message]]:
     """The prompts of `examples`, each once, in the order in which they first come."""
     names = np.fromiter((int(prompt_id(example.messages), 16) for example in examples), np.uint64, len(examples))
-    first = np.sort(np.unique(names, return_index=True)[1])
-    return Mapped(lambda example: example.messages, Picked(examples, first.tolist()))
+    return Mapped(lambda example: example.messages, Picked(examples, first_of_each(names).tolist()))
+
+
+def first_of_each(names: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where in `names` (N,) each comes first, in their order."""
+    return np.sort(np.unique(names, return_index=True)[1])
 
 
 EXAMPLE_COLUMNS = {

@@ -29,11 +29,6 @@ def opening(example: Example) -> int:
     return int(content_id(" ".join(unicodedata.normalize("NFC", first["content"]).casefold().split())), 16)
 
 
-def deduplicate(identities: Hashes) -> Places:
-    """The first example of each content, in their order."""
-    return np.sort(np.unique(identities, return_index=True)[1])
-
-
 def draw(identities: Hashes, limit: int | None, seed: int) -> Places:
     """At most `limit` examples in a random order that `seed` fixes; a larger limit only appends."""
     return np.argsort(_shuffled("draw", identities, seed), kind="stable")[:limit]

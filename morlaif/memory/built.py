@@ -30,6 +30,8 @@ def count(config: Mapping[str, Any]) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from morlaif.models.layers import trunk_of
+
     values = {key: value for key, value in config.items() if key not in ("model_type", "auto_map", "architectures")}
     made = AutoConfig.for_model(config["model_type"], **values)
     with torch.device("meta"):
@@ -58,8 +60,7 @@ def count(config: Mapping[str, Any]) -> dict[str, Any]:
         "linears": len(linears),
         "widest": max((sizes[1] for sizes in linears), default=int(text.hidden_size)),
     }
-    trunk = getattr(model, model.base_model_prefix, model)
-    found |= _cache(model, text) | _kept(trunk, layers, inputs, outputs)
+    found |= _cache(model, text) | _kept(trunk_of(model), layers, inputs, outputs)
     return found
 
 

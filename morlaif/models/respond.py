@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks
 from morlaif.data.chat import decode_response, prompt_ids
-from morlaif.data.records import Example, Pair, content_id, prompt_id
+from morlaif.data.records import Example, Pair, content_id, first_of_each, prompt_id
 from morlaif.data.spool import Mapped, json_spool, token_spool
 from morlaif.errors import UserError
 from morlaif.models.ends import ends_of
@@ -146,7 +146,7 @@ def sample_pairs(
 
     different = np.flatnonzero(~alike)
     names = np.fromiter((int(pair(row).id, 16) for row in different.tolist()), np.uint64, len(different))
-    once = different[np.sort(np.unique(names, return_index=True)[1])].tolist()  # each pair
+    once = different[first_of_each(names)].tolist()  # each pair
     return Responses(
         Mapped(pair, array("q", once)),
         dropped=len(examples) - len(once),

@@ -143,9 +143,10 @@ def _work(model: Any, one: Effort) -> Callable[[], float]:
     import torch
 
     from morlaif.models.generate import sample
+    from morlaif.models.layers import trunk_of
 
     device = next(model.parameters()).device
-    trunk, head = getattr(model, model.base_model_prefix), model.get_output_embeddings()
+    trunk, head = trunk_of(model), model.get_output_embeddings()
     ids = torch.randint(3, min(250, one.shape.vocabulary), (one.rows, one.length), device=device)
 
     def forward() -> torch.Tensor:

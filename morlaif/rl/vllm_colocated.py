@@ -20,9 +20,7 @@ from morlaif.models.open import open_config
 from morlaif.models.place import Source
 from morlaif.rl.settings import PPOSettings
 
-CPU_CACHE = (
-    2**30
-)  # bytes of keys and values on a CPU, where nothing else says how many (VLLM_CPU_KVCACHE_SPACE, in GiB)
+CPU_CACHE = 2**30  # bytes of keys and values on a CPU, where VLLM_CPU_KVCACHE_SPACE says no other number
 
 
 class Sampled(NamedTuple):

@@ -12,10 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from morlaif import presets
 from morlaif.data.load import input_files, load
-from morlaif.data.records import Example, prompt_id
+from morlaif.data.records import Example, first_of_each, prompt_id
 from morlaif.data.rows import MalformedRow, UnusableRow, sniff, to_example
 from morlaif.data.settings import Columns, DataSettings
-from morlaif.data.split import deduplicate, draw, hold_out, identity, opening
+from morlaif.data.split import draw, hold_out, identity, opening
 from morlaif.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def drawn(examples: list[Example], limit: int | None, seed: int) -> list[Example
 
 
 def kept(examples: list[Example]) -> list[Example]:
-    return [examples[i] for i in deduplicate(np.array([identity(e) for e in examples], dtype=np.uint64))]
+    return [examples[i] for i in first_of_each(np.array([identity(e) for e in examples], dtype=np.uint64))]
 
 
 def held_out(examples: list[Example], size, fraction, seed) -> tuple[list[Example], list[Example]]:
