@@ -239,8 +239,9 @@ def _paths(config: Config, stages: set[str]) -> Iterator[str]:
 
 def _unfit(kind: PMKind[Any], name: str, base: Source) -> Iterator[str]:
     """A base on which preference models of this kind cannot be trained."""
-    file = (folder_of(base.path, base.revision) or Path("/nowhere")) / "config.json"
-    if file.is_file() and (why := kind.refuses(read_json(file, of=dict))) is not None:
+    folder = folder_of(base.path, base.revision)
+    file = None if folder is None else folder / "config.json"
+    if file is not None and file.is_file() and (why := kind.refuses(read_json(file, of=dict))) is not None:
         yield f"{base.where} {why}: pm={name} cannot be trained on it; use pm=heads or pm=lora"
 
 
