@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import traceback
@@ -29,14 +30,26 @@ BuildTogether = Callable[[Sequence[Unit], Sequence[AnyJob]], Ends]
 
 def build_here(unit: Unit, job: AnyJob) -> Summary | None:
     """Run the stage in this process."""
-    _prepare(job.hardware)
-    return unit.stage.build(job)
+    with _freed(unit):
+        _prepare(job.hardware)
+        return unit.stage.build(job)
 
 
 def build_together_here(units: Sequence[Unit], jobs: Sequence[AnyJob]) -> Ends:
     """Run the stage once for all of them, in this process."""
-    _prepare(jobs[0].hardware)
-    return units[0].stage.build_together(jobs)
+    with _freed(units[0]):
+        _prepare(jobs[0].hardware)
+        return units[0].stage.build_together(jobs)
+
+
+@contextmanager
+def _freed(unit: Unit) -> Iterator[None]:
+    """Models refer to themselves: those of one unit would stay in memory beside those of the next in this process."""
+    try:
+        yield
+    finally:
+        if unit.stage.loads_model:
+            gc.collect()
 
 
 def execute(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import threading
 import types
+import weakref
 
 import pytest
 from jobs import made_up
@@ -18,6 +20,7 @@ from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import Run, read_run
 from morlaif.presets import preset
 from morlaif.tracking import LocalTracker
+from morlaif.units.execute import build_here, build_together_here
 from morlaif.units.store import Store
 from morlaif.units.unit import Plan, Unit
 
@@ -133,3 +136,30 @@ def test_two_that_want_the_same_in_another_order_do_not_wait_for_ever(tmp_path):
         for thread in threads:
             thread.join()
     assert sorted(built) == ["model/a", "model/b", "model/c", "model/d"]
+
+
+def test_models_that_a_unit_leaves_are_gone_before_the_next(monkeypatch):
+    left = []
+
+    class Network:
+        pass
+
+    def build(job):
+        network = Network()
+        network.itself = network
+        left.append(weakref.ref(network))
+        return {}
+
+    module = types.ModuleType("morlaif.stages.work.model")
+    module.build, module.build_together = build, lambda jobs: {"a": build(jobs[0])}
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    unit, job = made_up("model", "model/a", 1, {}), types.SimpleNamespace(hardware=HARDWARE)
+    gc.disable()
+    try:
+        for loads_model in (False, True):
+            monkeypatch.setattr(type(unit.stage), "loads_model", loads_model)
+            for run in (lambda: build_here(unit, job), lambda: build_together_here([unit], [job])):
+                run()
+                assert (left[-1]() is None) == loads_model
+    finally:
+        gc.enable()
