@@ -87,7 +87,7 @@ def csv_rows(stream: io.BufferedIOBase | IO[bytes], name: str, delimiter: str) -
             raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
             yield decode(raw, f"{name}, line {line}", "a CSV file").replace("\0", "")
 
-    csv.field_size_limit(max(csv.field_size_limit(), LARGEST >> 1))
+    before = csv.field_size_limit(LARGEST >> 1)  # of the whole process, so only as long as this reads
     rows = csv.reader(lines(), delimiter=delimiter, strict=True)
     begun = 1
     columns: list[str] | None = None
@@ -107,6 +107,8 @@ def csv_rows(stream: io.BufferedIOBase | IO[bytes], name: str, delimiter: str) -
             yield place, {column: cell or None for column, cell in zip(columns, cells, strict=True)}
     except csv.Error as error:
         raise UserError(f"{name}, line {begun}: no CSV ({error}); a quote inside of a text is written twice") from None
+    finally:
+        csv.field_size_limit(before)
 
 
 def _columns(cells: list[str], place: str) -> list[str]:

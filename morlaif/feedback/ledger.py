@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morlaif.errors import UserError
-from morlaif.feedback.sqlite import connect, damaged
+from morlaif.feedback.sqlite import connect, damaged, write_ahead
 
 if TYPE_CHECKING:
     import pyarrow
@@ -156,7 +156,7 @@ class Ledger:
 
     def _open(self) -> None:
         self._check_kind()
-        self._db.execute("PRAGMA journal_mode = WAL")
+        write_ahead(self._db)
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -32768")  # kibibytes, as it is below zero: pairs are looked up at random
         if self._version() < VERSION:

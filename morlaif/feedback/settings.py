@@ -104,7 +104,9 @@ class PrinciplesSettings(Settings):
             raise ValueError(f"select: give each principle once, and at least one, not {self.select}")
         available = len(self.select or self.definitions)
         if self.count is not None and self.count > available:
-            raise ValueError(f"count: {self.count} asked for, {available} to choose from")
+            raise ValueError(
+                f"count: {self.count} asked for, {available} to choose from; give at most {available}, or null for all"
+            )
         if self.verdicts_per_pair > len(self.constitution):
             raise ValueError(f"verdicts_per_pair: at most {len(self.constitution)}, the length of the constitution")
         names = [principle.name for principle in self.constitution]

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -67,6 +68,23 @@ def connect(path: Path) -> Connection:
         raise explain(error, path) from None
     opened.path = path
     return opened
+
+
+def write_ahead(connection: Connection) -> None:
+    """Log what is written beside the file, so that readers never wait.
+
+    SQLite does not wait for another process that switches the same new file at this moment, but gives up at once.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except MachineError as error:
+            code = getattr(error.__cause__, "sqlite_errorcode", 0)
+            if code & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _speaking(connection: Any, work: Callable[..., T], *args: Any) -> T:

@@ -28,21 +28,20 @@ def count(config: Mapping[str, Any]) -> dict[str, Any]:
         Exception: transformers cannot make a causal language model of it.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from morlaif.models.layers import trunk_of
+    from morlaif.models.scratch import model_of_shape
 
-    values = {key: value for key, value in config.items() if key not in ("model_type", "auto_map", "architectures")}
-    made = AutoConfig.for_model(config["model_type"], **values)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
+        model = model_of_shape(config, torch.bfloat16)
     if model.config._attn_implementation == "sdpa":
         with suppress(Exception):
             model.set_attn_implementation(_fused())
-    text = made.get_text_config()
+    text = model.config.get_text_config()
     embedded = {
         id(w) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m for w in m.parameters()
     }
+    inner = [(name, w) for name, w in model.named_parameters() if id(w) not in embedded]
     layers = int(text.num_hidden_layers)
     linears = list(_linears(model))
     inputs, outputs = (sum(sizes[i] for sizes in linears) for i in (0, 1))
@@ -53,7 +52,8 @@ def count(config: Mapping[str, Any]) -> dict[str, Any]:
         "layers": layers,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "largest": max(weight.numel() for weight in model.parameters()),
-        "body": sum(_used(name, w, text) for name, w in model.named_parameters() if id(w) not in embedded),
+        "body": sum(_used(name, w, text) for name, w in inner),
+        "products": sum(_used(name, w, text) for name, w in inner if w.dim() > 1),
         "queries": int(getattr(text, "num_attention_heads", 0) or 0) * _head(text),
         "adapted": inputs + outputs,
         "inputs": inputs,

@@ -36,6 +36,7 @@ class Dimensions:
     parameters: int  # tied ones once
     largest: int  # parameters of the largest single layer, which ZeRO-3 must gather whole
     body: int  # parameters that a token passes through, embeddings and head left out; of experts, those it is sent to
+    products: int  # of them, the weights of matrices
     queries: int  # width of the queries of one layer
     adapted: int  # inputs and outputs of the linear layers, which LoRA's all-linear adapts
     inputs: int  # their inputs alone
@@ -60,8 +61,8 @@ class Dimensions:
 
     @property
     def block(self) -> int:
-        """Parameters of one layer that a token passes through."""
-        return self.body // self.layers
+        """Weights of one layer's matrices that a token is multiplied by."""
+        return self.products // self.layers
 
 
 def of_config(config: Mapping[str, Any]) -> Dimensions | None:
@@ -160,7 +161,8 @@ def _decoder(
     window = next((one for one in seen if one is not None), 0)
     return Dimensions(
         kind=kind, vocabulary=vocabulary, width=width, layers=layers, parameters=parameters,
-        largest=max(vocabulary * width, width * inner), body=body, queries=queries, adapted=inputs + outputs,
+        largest=max(vocabulary * width, width * inner), body=body,
+        products=layers * sum(a * b for a, b in linears), queries=queries, adapted=inputs + outputs,
         inputs=inputs, linears=layers * len(linears), widest=max(outputs for _, outputs in linears), kept=kept,
         kept_single=norms, frozen=kept - read - learnt,
         frozen_single=norms - learnt, read=read, whole=2 * keys * (layers - narrow),

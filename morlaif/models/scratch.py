@@ -1,12 +1,21 @@
-"""A tokenizer and a small Llama from nothing, for worlds that no pretrained model is needed for."""
+"""Models from nothing: a small Llama and its tokenizer, for worlds that need no pretrained model, and bare shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from morlaif.data.chat import PAD_TOKEN, prepare_tokenizer
 from morlaif.errors import UserError
@@ -60,3 +69,18 @@ def build_causal_lm(settings: ScratchSettings, tokenizer: PreTrainedTokenizerBas
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone, where the weights are drawn
         return LlamaForCausalLM(config)
+
+
+def model_of_shape(config: Mapping[str, Any], dtype: torch.dtype, layers: int | None = None) -> PreTrainedModel:
+    """The causal LM that a config.json describes, of random weights, on the device of the context.
+
+    No code of a folder's runs. `layers`: so many of its own, the first ones.
+    """
+    values = {key: value for key, value in config.items() if key not in ("model_type", "auto_map", "architectures")}
+    made = AutoConfig.for_model(config["model_type"], **values)
+    if layers is not None:
+        text = made.get_text_config()
+        text.num_hidden_layers = layers
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:layers]
+    return AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)

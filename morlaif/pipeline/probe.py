@@ -123,19 +123,13 @@ def _of_model(model: ModelSettings) -> dict[str, Any] | None:
 
 def _model(description: dict[str, Any], layers: int, config: Config, name: str) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    values = {key: v for key, v in description.items() if key not in ("model_type", "auto_map", "architectures")}
-    made = AutoConfig.for_model(description["model_type"], **values)
-    text = made.get_text_config()
-    text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:layers]
+    from morlaif.models.scratch import model_of_shape
+
     dtype = getattr(config.feedback, "dtype", "float32") if name == "judge" else config.hardware.dtype
     device = "cpu" if config.hardware.device == "cpu" or not torch.cuda.is_available() else "cuda"
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(made, dtype=getattr(torch, dtype))
-    return model.eval()
+        return model_of_shape(description, getattr(torch, dtype), layers).eval()
 
 
 def _work(model: Any, one: Effort) -> Callable[[], float]:

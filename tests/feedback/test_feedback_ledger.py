@@ -6,13 +6,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from morlaif.errors import Damaged, MachineError, UserError
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
-from morlaif.feedback.sqlite import explain
+from morlaif.feedback.sqlite import connect, explain, write_ahead
 
 ASKED = [{"role": "user", "content": "A or B?"}]
 WRITER = """
@@ -111,6 +112,20 @@ def test_several_processes_write_at_once(tmp_path):
     with Ledger(tmp_path / "l") as ledger:
         assert len(ledger) == 450
         assert ledger.spent() == 225.0
+
+
+def test_a_new_file_that_another_process_switches_is_waited_for(tmp_path):
+    holder = sqlite3.connect(tmp_path / "l", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN EXCLUSIVE")
+    opened = connect(tmp_path / "l")
+    opened.execute("PRAGMA busy_timeout = 0")  # SQLite gives up at once, as it does where two switch together
+    with pytest.raises(MachineError, match="locked"):
+        opened.execute("PRAGMA journal_mode = WAL")
+    release = threading.Timer(0.1, lambda: holder.execute("COMMIT"))
+    release.start()
+    write_ahead(opened)
+    release.join()
+    assert opened.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_torn_log_is_rolled_back(tmp_path):

@@ -276,7 +276,8 @@ def test_a_sweep_is_looked_at_whole_and_says_nothing_twice():
 def test_a_dry_run_shows_its_plan_and_then_what_would_stop_it_without_torch(tmp_path):
     code = """
 import atexit, os, sys
-sys.argv = ["morlaif", "dry_run=true", "feedback=openai", "model=gpt2"]
+sys.argv = ["morlaif", "dry_run=true", "feedback=openai", "model=gpt2", "data=jsonl", "data.path=d.jsonl"]
+sys.argv += ["sft=none", "respond=sample", "pm=lora", "ppo=adapter", "eval=gold"]
 def check():
     heavy = [name for name in ("torch", "transformers", "datasets", "openai", "numpy") if name in sys.modules]
     print("imported", heavy, file=sys.stderr)
@@ -284,6 +285,7 @@ atexit.register(check)
 from morlaif.cli import main
 main()
 """
+    (tmp_path / "d.jsonl").write_text("".join(f'{{"prompt": "How is day {day}?"}}\n' for day in range(40)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     lines = done.stderr.splitlines()
