@@ -7,7 +7,7 @@
     python benchmarks/bad_inputs.py --keep /tmp/bad       leave each case's folder there, to try it by hand
 
 It exits with 1 where one is not answered well. Most run in a fork of this process, which has imported what they need; a
-few as processes of their own. What a case is, and what is checked of it, stands in bad/case.py; the cases themselves in
+few as processes of their own. What a case is, and what is checked of it, is in bad/case.py; the cases themselves in
 the other files of bad/.
 """
 

@@ -55,10 +55,10 @@ def main() -> None:
                 killed += 1
             process.wait()
         broken = client(settings, Path(folder) / "ledger.sqlite", options.pairs)
-        told = counts(url, reset=True)
+        tally = counts(url, reset=True)
         ideal = 2 * options.pairs
-        print(f"{killed} kills: {told['received']} requests, {told['received'] - ideal} beyond the ideal of {ideal}; "
-              f"{told['refused']} refused, {told['twice']} answered twice")  # fmt: skip
+        print(f"{killed} kills: {tally['received']} requests, {tally['received'] - ideal} beyond the ideal of {ideal}; "
+              f"{tally['refused']} refused, {tally['twice']} answered twice")  # fmt: skip
         unlimited = settings.model_copy(update={"requests_per_minute": None})
     with server(0.0) as url, tempfile.TemporaryDirectory() as folder:
         fresh = unlimited.model_copy(update={"base_url": f"{url}/v1"})

@@ -124,12 +124,12 @@ def main() -> None:
         with server(0.05, options.limit) as url:
             settings = settings_for(url, requests_per_minute=options.limit if given else None, concurrency=32)
             engine(settings, make_pairs(round(options.limit * options.minutes / 2)))
-            told = counts(url)
-            end = told["times"][-1] - 1.0  # a full minute, without the last second, when there is little left to ask
-            taken, late = (sum(end - 60 <= t < end for t in told[name]) for name in ("times", "refusals"))
+            counted = counts(url)
+            end = counted["times"][-1] - 1.0  # a full minute, without the last second, when there is little left to ask
+            taken, late = (sum(end - 60 <= t < end for t in counted[name]) for name in ("times", "refusals"))
             how = "limit given" if given else "limit learnt from 429s"
             print(
-                f"{how}: {told['received']} requests, {told['refused']} refused; "
+                f"{how}: {counted['received']} requests, {counted['refused']} refused; "
                 f"in the last minute {taken} taken ({100 * taken / options.limit:.1f} % of the limit), {late} refused"
             )
 

@@ -101,8 +101,8 @@ def run(case: str, overrides: list[str]) -> tuple[dict[str, float], float]:
     )  # fmt: skip
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told["plan"], told["measured"]
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["plan"], found["measured"]
 
 
 def measure(overrides: list[str]) -> None:

@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def slice_of(path: Path, train: int, held: int) -> dict[str, list[Pair]]:
-    """The better response stands first in every other pair."""
+    """The better response is first in every other pair."""
     values = preset("data", "hh_rlhf")
     values |= {"path": str(path.absolute()), "limit": train + held, "eval_size": held, "eval_fraction": None}
     splits = load(TypeAdapter(DataSettings).validate_python(values), seed=0).splits

@@ -314,7 +314,7 @@ def _dry_run(jobs: list[Composed]) -> int:
         say(console, (job.run_name, "bold"), f"  {' '.join(job.overrides)}")
         planned.check_batches(config.hardware.ranks)
         times = None
-        with suppress(Exception) if found else nullcontext():  # a model that is wrong, as is told below, has no speed
+        with suppress(Exception) if found else nullcontext():  # a wrong model, reported below, has no speed
             times = _times(planned, store, config, console)
         console.print(plan_table(planned, store, times))
         if any(asked(config)) or judged(config):  # else no need to load what counts tokens
@@ -323,7 +323,7 @@ def _dry_run(jobs: list[Composed]) -> int:
             if costs := feedback_costs(planned, store, config):
                 console.print()
                 console.print(cost_table(costs))
-        with suppress(Exception) if found else nullcontext():  # a model that is wrong, as is told below, has no size
+        with suppress(Exception) if found else nullcontext():  # a wrong model, reported below, has no size
             if (needed := resources(planned, config)) is not None:
                 console.print()
                 console.print(needed)

@@ -90,7 +90,7 @@ def plain(tree: DictConfig) -> dict[str, Any]:
     try:
         return {str(key): _plain(tree[key]) for key in tree if key != "hydra"}
     except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}: ??? stands for a value that is still to be given") from None
+        raise UserError(f"{error.full_key}: ??? means a value that is still to be given") from None
 
 
 def _plain(value: Any) -> Any:

@@ -42,7 +42,9 @@ def _stages(value: Any) -> Any:
             raise ValueError(f"no stage '{name}'.{hint} Give all, or a list of {', '.join(NAMES)}; or compare alone")
     value = tuple(value) if isinstance(value, list | tuple) else (value,)
     if COMPARE in value and len(value) > 1:
-        raise ValueError("compare reads finished runs and stands alone: stages=[compare] compare.runs='runs/*'")
+        raise ValueError(
+            "compare reads finished runs and goes with no other stage: stages=[compare] compare.runs='runs/*'"
+        )
     return value
 
 

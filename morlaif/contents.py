@@ -15,7 +15,7 @@ from morlaif.errors import UserError, of_system
 MEMORY = "hashes.jsonl"  # in the store
 REMEMBERED = 8 << 20  # bytes; a smaller file is read each time
 CHUNK = 128 << 20  # bytes that one thread hashes at a stretch
-TOLD = 1 << 30  # bytes to read from which on it is said
+REPORTED = 1 << 30  # bytes from which on reading is reported
 _BLOCK = 4 << 20
 _FRESH = 0.1  # seconds: within a tick of the clock two changes may bear the same time
 _COARSE = 2.0  # the same where a file system keeps whole seconds
@@ -55,7 +55,7 @@ class Hashes:
         found = {file: self._recall(file, state) for file, state in states.items() if state[0] >= REMEMBERED}
         unknown = [file for file in states if found.get(file) is None]
         size = sum(states[file][0] for file in unknown)
-        if size >= TOLD:
+        if size >= REPORTED:
             self._tell(f"reading {size / 1e9:,.0f} GB once to know their content: {unknown[0].parent} …")
         started = time.time()
         read = dict(zip(unknown, _hash_all([(file, states[file][0]) for file in unknown]), strict=True))

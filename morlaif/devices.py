@@ -115,7 +115,7 @@ SLOWER = 6  # times as long as float32 without them; benchmarks/bfloat16.py meas
 
 
 def processor_lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether bfloat16 is emulated on this machine's processor; False where that cannot be told."""
+    """Whether bfloat16 is emulated on this machine's processor; False where that is unknown."""
     try:
         text = cpuinfo.read_text("utf-8", "replace")
     except OSError:

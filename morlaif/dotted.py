@@ -48,8 +48,8 @@ def _failed(where: str, module: str, error: Exception) -> UserError:
     """What the user's own module raised, and at which of its lines."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{place.filename}:{place.lineno}"
-    told = " ".join(str(error).split()) or "no message"
-    return UserError(f"{where}: importing '{module}' failed at {at}: {type(error).__name__}: {told}")
+    message = " ".join(str(error).split()) or "no message"
+    return UserError(f"{where}: importing '{module}' failed at {at}: {type(error).__name__}: {message}")
 
 
 def _public(module: ModuleType) -> list[str]:

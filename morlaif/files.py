@@ -112,8 +112,8 @@ def parse_json(
         if error.pos >= len(text.rstrip()) or unended:
             raise failure(f"{where}: breaks off in the middle (half written or half copied?); {expected}") from None
         at = f"{where}:{error.lineno}:{error.colno}" if "\n" in text.strip() else f"{where}, column {error.colno}"
-        told = (error.msg[0].lower() + error.msg[1:]).removesuffix(" at")
-        raise failure(f"{at}: not JSON ({told}); {expected}") from None
+        reason = (error.msg[0].lower() + error.msg[1:]).removesuffix(" at")
+        raise failure(f"{at}: not JSON ({reason}); {expected}") from None
     except RecursionError:
         raise failure(f"{where}: JSON nested too deeply (at most {DEEPEST} levels); {expected}") from None
     except ValueError as error:  # an integer of thousands of digits, or a constant

@@ -19,7 +19,7 @@ ALL_KEYS = " `morlaif --cfg job` prints every key."
 
 
 class Kind(NamedTuple):
-    """A type, and how its members are told apart where it is a union of settings."""
+    """A type, and how its members are distinguished where it is a union of settings."""
 
     annotation: Any
     by: str | OneOf | None = None
@@ -76,7 +76,7 @@ def bare(annotation: Any, by: str | OneOf | None = None) -> Kind:
 
 
 def _first_by(metadata: Iterable[Any]) -> str | OneOf | None:
-    """What metadata of a union says about how its members are told apart."""
+    """By what the members of a union are distinguished, from its metadata."""
     for one in metadata:
         if isinstance(one, OneOf):
             return one
@@ -124,7 +124,7 @@ def dotted_name(keys: Iterable[int | str]) -> str:
 
 
 def kind_at(keys: Iterable[int | str], tree: Any, root: type[BaseModel]) -> Kind:
-    """The type of what stands at `keys`; where members of a union differ, of the member that the tree chooses."""
+    """The type of what is at `keys`; where members of a union differ, of the member that the tree chooses."""
     kind = Kind(root)
     for key in keys:
         if kind.members:
@@ -215,7 +215,7 @@ def _may_be_null(keys: list[int | str], tree: Mapping[str, Any], root: type[Base
 def _misfits(
     group: str, found: list[tuple[str, str, str]], tree: Mapping[str, Any], root: type[BaseModel]
 ) -> list[str]:
-    """The keys of one group that do not go with its kind: told together where they belong to another kind."""
+    """The keys of one group that do not go with its kind: in one line where they belong to another kind."""
     kind = kind_at(group.split("."), tree, root)
     tag = _value_at(group.split("."), tree)[kind.discriminator]
     foreign = {name for model in kind.members.values() for name in model.model_fields}
@@ -223,10 +223,10 @@ def _misfits(
     lacking = [name for type_, name, _ in found if type_ == "missing"]
     if len(extra) + len(lacking) < 2:
         return [line for *_, line in found]
-    told = [f"has no {_either(extra, 'or')}"] * bool(extra) + [f"lacks {_either(lacking, 'and')}"] * bool(lacking)
+    faults = [f"has no {_either(extra, 'or')}"] * bool(extra) + [f"lacks {_either(lacking, 'and')}"] * bool(lacking)
     others = [line for type_, name, line in found if type_ == "extra_forbidden" and name not in foreign]
     out = f", or take out what a preset sets: {' '.join(f'~{group}.{name}' for name in extra)}" if extra else ""
-    return [f"{group}.{kind.discriminator}={tag}: {' and '.join(told)}. Give {group}=<option>, which sets all that "
+    return [f"{group}.{kind.discriminator}={tag}: {' and '.join(faults)}. Give {group}=<option>, which sets all that "
             f"belongs together{out}.", *others]  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def unreadable(word: str, words: Sequence[str], reason: str) -> str:
     place = list(words).index(word) if word in words else len(words)
     before, after = words[place - 1] if place else "", list(words[place + 1 :])
     if not word.strip():
-        return "an empty word stands among the overrides; give key=value"
+        return "an empty word is among the overrides; give key=value"
     if match := re.search(r"while evaluating '.*?': (.*)", reason):
         return f"'{word}': {match[1]}"
     if "=" not in word and before.endswith("="):

@@ -85,7 +85,7 @@ class Inherited:
 
 
 def inherited(tree: Mapping[str, Any], group: str) -> list[Inherited | None]:
-    """The defaults list of a preset of `group`, given as YAML has it; None stands for its own lines.
+    """The defaults list of a preset of `group`, given as YAML has it; None: its own lines.
 
     What a budget changes, `optional _budget@_here_: ${budget}`, is no part of a preset by itself, and left out.
     """

@@ -116,7 +116,7 @@ def _top(group: str) -> str:
 
 
 def _keys(node: yaml.Node, prefix: str, text: str) -> Iterator[Key]:
-    """The keys of one file. Those inside lists, and those that are names, belong to what stands above them."""
+    """The keys of one file. Those inside lists, and those that are names, belong to what is above them."""
     for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
         path = prefix + name.value
         if path in ("hydra", "defaults") or path.endswith(".defaults"):

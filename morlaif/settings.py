@@ -33,7 +33,7 @@ class Settings(BaseModel):
     outside_digest: ClassVar[frozenset[str]] = frozenset()
     # Values with which a field, added later, changes nothing: then no digest covers it.
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    # Fields that name what is read from outside: its content stands in the digest of each unit that reads them.
+    # Fields that name what is read from outside: its content is part of the digest of each unit that reads them.
     reads_outside: ClassVar[Mapping[str, Outside]] = {}
 
     def pinned(self, commit: Callable[[str, str | None], str | None]) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class Known(Protocol):
 
 @dataclass(frozen=True)
 class OneOf:
-    """Metadata of an open union of settings, told apart by the text at `field`.
+    """Metadata of an open union of settings, distinguished by the text at `field`.
 
     Each class but one has its names there, as a Literal. The one that has none is for code of others.
 
@@ -243,8 +243,8 @@ class OneOf:
         """The classes of a union by their tags."""
         found: dict[str, type[BaseModel]] = {}
         for model in get_args(union):
-            told = model.model_fields[self.field].annotation
-            found |= dict.fromkeys(get_args(told) if get_origin(told) is Literal else [self.OTHERS], model)
+            annotation = model.model_fields[self.field].annotation
+            found |= dict.fromkeys(get_args(annotation) if get_origin(annotation) is Literal else [self.OTHERS], model)
         return found
 
     def tag(self, text: Any, ours: Mapping[str, type[BaseModel]]) -> Any:

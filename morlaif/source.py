@@ -1,4 +1,4 @@
-"""The source behind a function of the user's: what stands in a digest for code that a unit runs."""
+"""The source behind a function of the user's: the part of a digest for code that a unit runs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _imports(raw: bytes, name: str, file: Path) -> Iterator[str]:
     """Every module that the file names in an import, wherever in it; names from a package may be modules too."""
     try:
         tree = ast.parse(raw)
-    except (SyntaxError, ValueError):  # whoever imports it is told
+    except (SyntaxError, ValueError):  # whoever imports it gets the error
         return
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):

@@ -44,7 +44,7 @@ def strangers(config: Config, choices: Mapping[str, str | None]) -> Iterator[str
     if judges and not own:
         yield (
             f"{_words(judges, choices)}: the toy world's judge knows its own sentences alone, and "
-            f"data={choices.get('data')} holds others. Take {_instead(judges)}, or what humans said: feedback=human "
+            f"data={choices.get('data')} holds others. Take {_instead(judges)}, or labels by people: feedback=human "
             "principles=human eval=gold_small"
         )
     if "sft" in used and not isinstance(config.sft, FullSFT):

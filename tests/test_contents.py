@@ -174,7 +174,7 @@ def test_a_file_that_grows_meanwhile_is_told(tmp_path, monkeypatch):
 
 
 def test_a_long_read_is_announced_once(tmp_path, monkeypatch, settled):
-    monkeypatch.setattr(contents, "TOLD", 100)
+    monkeypatch.setattr(contents, "REPORTED", 100)
     told: list[str] = []
     file = written(tmp_path / "weights", bytes(200))
     for _ in range(2):

@@ -67,7 +67,7 @@ QUICK = ["data.sft=8", "data.train=4", "data.eval=4"]
         ("'ppo.stop[0]=x'", "a list is given whole: ppo.stop=[a, b]"),
         ("\"name='a\"", "the quote ' is not closed"),
         ("=3", "'=3': there is no key before the equals sign"),
-        ("''", "an empty word stands among the overrides"),
+        ("''", "an empty word is among the overrides"),
         ("ppo..steps=3", "'ppo..steps' is no key"),
         # interpolation
         ("'name=${nothing.here}'", "name: there is no key 'nothing.here' to take its value from."),
@@ -75,8 +75,8 @@ QUICK = ["data.sft=8", "data.train=4", "data.eval=4"]
         ("'seed=${seed}'", "seed: it takes its value from itself."),
         ("'seed=${oc.env:NOT_THERE}'", "seed: the environment has no variable NOT_THERE"),
         ("'seed=${foo:1}'", "seed: 'foo' resolves nothing here"),
-        ("'seed=???'", "seed: ??? stands for a value that is still to be given"),
-        ("'model.path=???' model=gpt2", "model.path: ??? stands for a value"),
+        ("'seed=???'", "seed: ??? means a value that is still to be given"),
+        ("'model.path=???' model=gpt2", "model.path: ??? means a value"),
         # Hydra's own
         ("hydra.foo=1", "unknown key 'hydra.foo'. `morlaif --cfg hydra` prints Hydra's own keys."),
         ("hydra.mode=RUNN", "hydra.mode=RUNN: Invalid value 'RUNN', expected one of [RUN, MULTIRUN]"),

@@ -228,7 +228,7 @@ def test_any_finished_runs_can_be_compared(first):
     [
         (["stages=[compare]"], "compare.runs: name the runs to compare"),
         (["stages=[compare]", "compare.runs=nothing"], "compare.runs: no run folder matches 'nothing'."),
-        (["stages=[compare,report]"], "compare reads finished runs and stands alone"),
+        (["stages=[compare,report]"], "compare reads finished runs, beside no other stage"),
         (["-m", "stages=[compare]", "seed=0,1"], "is one job, not a sweep"),
     ],
 )

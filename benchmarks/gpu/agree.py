@@ -69,16 +69,16 @@ def main() -> None:
     asked.add_argument("out", type=Path)
     asked.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked.add_argument("--only", nargs="*", default=None, help="checks whose names begin so")
-    told = asked.parse_args()
-    told.out.mkdir(parents=True, exist_ok=True)
+    arguments = asked.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     bad = 0
-    with (told.out / "agree.jsonl").open("a") as lines, tempfile.TemporaryDirectory() as folder:
+    with (arguments.out / "agree.jsonl").open("a") as lines, tempfile.TemporaryDirectory() as folder:
         for name, function in CHECKS.items():
-            if told.only and not any(name.startswith(start) for start in told.only):
+            if arguments.only and not any(name.startswith(start) for start in arguments.only):
                 continue
             began = time.perf_counter()
             try:
-                found = function(torch.device(told.device), Path(tempfile.mkdtemp(dir=folder)))
+                found = function(torch.device(arguments.device), Path(tempfile.mkdtemp(dir=folder)))
             except Exception as error:
                 traceback.print_exc()
                 found = {"ok": False, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

@@ -141,14 +141,14 @@ def main() -> None:
     asked.add_argument("--smoke", action="store_true", help="one short step of each, no comparisons")
     asked.add_argument("--steps", type=int, help="of PPO; the first is left out of the means")
     asked.add_argument("--seconds", type=float, default=math.inf, help="to be done in")
-    told = asked.parse_args()
-    told.out.mkdir(parents=True, exist_ok=True)
-    size = SMALL if told.shape == "tiny" else FEW if told.smoke else Size()
-    size = replace(size, steps=told.steps or size.steps)
-    figures = Figures(told.out / "figures.jsonl", told.shape, told.device)
+    arguments = asked.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    size = SMALL if arguments.shape == "tiny" else FEW if arguments.smoke else Size()
+    size = replace(size, steps=arguments.steps or size.steps)
+    figures = Figures(arguments.out / "figures.jsonl", arguments.shape, arguments.device)
     with tempfile.TemporaryDirectory() as folder:
-        compare = not told.smoke or told.shape == "tiny"
-        measure(Path(folder), size, told.policy, figures, compare, time.monotonic() + told.seconds)
+        compare = not arguments.smoke or arguments.shape == "tiny"
+        measure(Path(folder), size, arguments.policy, figures, compare, time.monotonic() + arguments.seconds)
 
 
 def measure(
@@ -303,7 +303,7 @@ def timed(marks: dict[str, Any]) -> Iterator[None]:
             gaps = [b - a for (first, a), (second, b) in itertools.pairwise(ticks) if second == first + 1]
             together = len(list(next(itertools.groupby(ticks, key=lambda tick: tick[0]), (0, []))[1]))
             row = {"wall": wall, "before": before, "peak": peak, "step": statistics.median(gaps) if gaps else None}
-            row["together"] = together  # units that told of the same step: principles in one pass
+            row["together"] = together  # units that reported the same step: principles in one pass
             if stage not in marks or marks[stage]["wall"] < wall:  # units one after another: the one that took most
                 marks[stage] = row
             return ends

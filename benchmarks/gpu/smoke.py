@@ -109,34 +109,39 @@ def main() -> None:
     asked.add_argument("--only", nargs="*", choices=list(CHECKS), default=None)
     asked.add_argument("--seconds", type=float, default=math.inf, help="after which what still runs is killed")
     asked.add_argument("--list-without-shapes", action="store_true", help="names of the checks, for figures to follow")
-    told = asked.parse_args()
-    if told.list_without_shapes:
+    args = asked.parse_args()
+    if args.list_without_shapes:
         print(*(name for name in CHECKS if name not in SHAPES))
         return
-    told.out.mkdir(parents=True, exist_ok=True)
-    usual = CHECKS if told.device == "cuda" else ON_A_CPU
-    checks = {name: CHECKS[name] for name in (usual if told.only is None else told.only)}
-    until = time.monotonic() + told.seconds
+    args.out.mkdir(parents=True, exist_ok=True)
+    usual = CHECKS if args.device == "cuda" else ON_A_CPU
+    checks = {name: CHECKS[name] for name in (usual if args.only is None else args.only)}
+    until = time.monotonic() + args.seconds
     lock = threading.Lock()
     bad = []
-    with tempfile.TemporaryDirectory() as scratch, (told.out / "smoke.jsonl").open("a") as lines:
+    with tempfile.TemporaryDirectory() as scratch, (args.out / "smoke.jsonl").open("a") as lines:
 
         def run(name: str) -> None:
             began = time.monotonic()
             try:
-                found = {"ok": True} | (checks[name](Check(name, told.out, Path(scratch), told.device, until)) or {})
+                found = {"ok": True} | (checks[name](Check(name, args.out, Path(scratch), args.device, until)) or {})
             except Exception as error:
                 reason = str(error) if isinstance(error, Failed) else traceback.format_exc()[-500:]
                 found = {"ok": False, "error": reason}
             with lock:
-                row = {"check": name, "device": told.device, "seconds": round(time.monotonic() - began, 1), **found}
+                row = {
+                    "check": name,
+                    "device": args.device,
+                    "seconds": round(time.monotonic() - began, 1),
+                    **found,
+                }
                 print(json.dumps(row), flush=True)
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
                 if not found["ok"]:
                     bad.append(name)
 
-        with ThreadPoolExecutor(SIDE_BY_SIDE if told.device == "cuda" else 2) as pool:
+        with ThreadPoolExecutor(SIDE_BY_SIDE if args.device == "cuda" else 2) as pool:
             list(pool.map(run, checks))
     print(f"{len(checks) - len(bad)} of {len(checks)} checks passed" + (f"; failed: {', '.join(bad)}" if bad else ""))
     sys.exit(bool(bad))

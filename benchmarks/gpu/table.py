@@ -29,8 +29,8 @@ def main(folder: Path, page: Path | None = None) -> None:
         return
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    told = f"{run['device']}, commit {run['commit']}, {run['date']}.\n\n{tables.getvalue().strip()}"
-    page.write_text(f"{before}{BEGIN}\n{told}\n{END}{after}")
+    section = f"{run['device']}, commit {run['commit']}, {run['date']}.\n\n{tables.getvalue().strip()}"
+    page.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
 
 
 def show(folder: Path) -> None:
@@ -39,8 +39,8 @@ def show(folder: Path) -> None:
         print("| check | | seconds | |\n|---|---|--:|---|")
         for row in checks:
             rest = {key: row[key] for key in row if key not in ("check", "device", "ok", "seconds", "error")}
-            told = ", ".join(f"{key} {value}" for key, value in rest.items()) or row.get("error", "")
-            print(f"| {row['check']} | {'passed' if row['ok'] else 'failed'} | {row['seconds']} | {_cell(told)} |")
+            details = ", ".join(f"{key} {value}" for key, value in rest.items()) or row.get("error", "")
+            print(f"| {row['check']} | {'passed' if row['ok'] else 'failed'} | {row['seconds']} | {_cell(details)} |")
     for shape in dict.fromkeys(row["shape"] for row in figures):
         own = [row for row in figures if row["shape"] == shape]
         if out := [row["what"] for row in own if "left_out" in row]:
@@ -79,5 +79,5 @@ if __name__ == "__main__":
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("out", type=Path)
     asked.add_argument("--page", type=Path)
-    told = asked.parse_args()
-    main(told.out, told.page)
+    arguments = asked.parse_args()
+    main(arguments.out, arguments.page)

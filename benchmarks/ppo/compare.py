@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 class Side:
-    """A process that takes one step when told."""
+    """A process that takes one step when asked."""
 
     def __init__(self, name: str, command: list[str], threads: int, verbose: bool) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

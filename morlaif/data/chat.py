@@ -1,7 +1,7 @@
 """From text to ids and back: the one place, so that SFT, preference models, PPO and scoring agree to the token.
 
 Prompt and response are tokenized apart and concatenated. A prompt that is too long loses whole turns from its front
-(see `morlaif.data.cut`), for what was said last matters most; its BOS token, its system turn and its headers stay. A
+(see `morlaif.data.cut`), for the last turns matter most; its BOS token, its system turn and its headers stay. A
 response loses its end only where it and the least that a prompt keeps are too long, and keeps EOS.
 """
 
@@ -82,7 +82,7 @@ def _whole(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> l
 def spoken_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
 ) -> list[int]:
-    """Ids in the tokenizer's own template. Where that refuses a system turn, or leaves it out, its text stands before
+    """Ids in the tokenizer's own template. Where that refuses a system turn, or leaves it out, its text is put before
     that of the first user turn.
 
     Raises:
@@ -112,9 +112,7 @@ def spoken_ids(
 @cache
 def _say_folded(model: str) -> None:
     """Once a process."""
-    log.warning(
-        "the chat template of %r takes no system turn; its text is said at the head of the first user turn", model
-    )
+    log.warning("the chat template of %r takes no system turn; its text opens the first user turn", model)
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message] | None:

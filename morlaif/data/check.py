@@ -80,9 +80,9 @@ def data_problems(
 
 
 def template_refuses(folder: Path) -> Callable[[list[Message]], str | None]:
-    """What tells why the chat template in a model's folder refuses a dialogue; a system turn may be said by the user.
+    """A check of why the chat template in a model's folder refuses a dialogue; the user's turn may hold a system turn.
 
-    Where there is no template, or one that is none (which the model's own check tells), nothing is refused.
+    Where there is no template, or one that is none (which the model's own check reports), nothing is refused.
     """
     from jinja2 import TemplateError
 

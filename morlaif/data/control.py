@@ -7,7 +7,7 @@ blanks. Text without such a string is not touched, and its ids are those of `app
 
 Templates also cut, trim and rewrite what they are given, and tokenizers normalise it. So where a turn still holds a
 character with which a marker could begin, the control tokens of the result are compared with those of the same
-dialogue in which no marker can arise ("<" followed by a blank). If they differ, the latter is what is said.
+dialogue in which no marker can arise ("<" followed by a blank). If they differ, the latter is used.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def _own_markers(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
     given = tokenizer.chat_template
     texts = list(given.values()) if isinstance(given, dict) else [given or ""]
-    said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]
-    for turns in (said, [{"role": "system", "content": "x"}, *said]):
+    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]
+    for turns in (chat, [{"role": "system", "content": "x"}, *chat]):
         try:
             texts.append(rendered(tokenizer, turns, add_generation_prompt=True))
         except TemplateError:  # no template, or one that knows no such role

@@ -147,8 +147,8 @@ def _rows(stream: BufferedIOBase, name: str, where: list[str]) -> Iterator[tuple
             raise UserError(f"{place}: longer than {LARGEST >> 20:,} MB; each line must be one JSON object")
         if not (text := _text(raw, place, line).strip()):
             continue
-        told = partial(_told, text, not begun)
-        row = parse_json(text, place, "each line to be one JSON object", of=dict, unique=True, failure=told)
+        failure = partial(_one_a_line, text, not begun)
+        row = parse_json(text, place, "each line to be one JSON object", of=dict, unique=True, failure=failure)
         yield place, row
         begun = True
 
@@ -222,7 +222,7 @@ class _Window:
                 if self.ended or not unended:
                     end = len(self.text)
                     break
-            except (ValueError, RecursionError):  # told by who parses it
+            except (ValueError, RecursionError):  # whoever parses it reports this
                 end = len(self.text)
                 break
             self.more()
@@ -286,7 +286,7 @@ def _text(raw: bytes, place: str, line: int) -> str:
     return text
 
 
-def _told(text: str, first: bool, line: str) -> UserError:
+def _one_a_line(text: str, first: bool, line: str) -> UserError:
     """The error of a line that is no object: with a remedy where one is likely."""
     hint = ""
     if text.endswith("},"):

@@ -73,14 +73,14 @@ def _answer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int | None]:
     None: it writes none."""
     from jinja2.exceptions import TemplateError
 
-    said = PROBE[:2]
+    dialogue = PROBE[:2]
     try:
-        whole = rendered(tokenizer, said, add_generation_prompt=False)
-        always = whole == rendered(tokenizer, said, add_generation_prompt=True)
-        asked = rendered(tokenizer, said[:1], add_generation_prompt=True)
+        whole = rendered(tokenizer, dialogue, add_generation_prompt=False)
+        always = whole == rendered(tokenizer, dialogue, add_generation_prompt=True)
+        asked = rendered(tokenizer, dialogue[:1], add_generation_prompt=True)
     except TemplateError:
         return "", None
-    question, answer = (tuple(turn["content"].split()) for turn in said)
+    question, answer = (tuple(turn["content"].split()) for turn in dialogue)
     places = list(_places(whole, question[-1], *answer))
     if len(places) < 3:
         return "", None

@@ -82,7 +82,7 @@ def sniff(row: Row, columns: Columns) -> Format:
         if lost:
             as_what = "completion" if columns.prompt in present else "output"
             raise MalformedRow(
-                f"'{lost[0]}' stands beside a lone prompt and would not be read; name what it is, as in "
+                f"'{lost[0]}' is beside a lone prompt and would not be read; name what it is, as in "
                 f"data.columns.{as_what}={lost[0]} (or chosen, rejected), or read prompts alone: data.format=prompts"
             )
         return "prompts"
@@ -129,7 +129,7 @@ def _pairs(row: Row, columns: Columns) -> Example:
 
 
 def _scored(row: Row, columns: Columns) -> Example:
-    """Best against worst; of equal scores the first stands."""
+    """Best against worst; of equal scores the first counts."""
     prompt, plain = _row_prompt(row, columns)
     name = columns.completions
     given = _get(row, name)
@@ -265,9 +265,12 @@ def _row_prompt(row: Row, columns: Columns) -> tuple[list[Message], str | None]:
     history = row.get(columns.history)
     if not isinstance(history, list | None) or not all(isinstance(t, list) and len(t) == 2 for t in history or ()):
         raise MalformedRow(f"'{columns.history}' must be a list of [prompt, response]")
-    for i, (asked, said) in enumerate(history or (), 1):
+    for i, (asked, reply) in enumerate(history or (), 1):
         name = f"{columns.history}, item {i}"
-        turns += [{"role": "user", "content": _text(asked, name)}, {"role": "assistant", "content": _text(said, name)}]
+        turns += [
+            {"role": "user", "content": _text(asked, name)},
+            {"role": "assistant", "content": _text(reply, name)},
+        ]
     return [*turns, {"role": "user", "content": text}], text
 
 
@@ -360,10 +363,10 @@ def _parse_messages(value: Any, name: str) -> list[Message]:
 def _parse_message(message: Any, where: str) -> Message:
     if not isinstance(message, Mapping):
         raise MalformedRow(f"{where}: it must be an object with 'role' and 'content'")
-    said, content, roles = ("role", "content", ROLE_OF) if "role" in message else ("from", "value", FROM)
-    if said not in message or content not in message:
+    role_key, content, roles = ("role", "content", ROLE_OF) if "role" in message else ("from", "value", FROM)
+    if role_key not in message or content not in message:
         raise MalformedRow(f"{where}: it must be an object with 'role' and 'content' (or 'from' and 'value')")
-    role = message[said]
+    role = message[role_key]
     calls = [message.get(name) for name in ("tool_calls", "function_call")]
     if role in TOOLS or any(calls) or (message[content] is None and calls != [None, None]):
         raise UnusableRow(

@@ -179,7 +179,7 @@ def _signs(
 
 
 def _own_truth(gap: Array, model: str, models: Scored) -> Array:
-    """(N,) of the principles' true changes `gap` (N, P) that which `model` stands for."""
+    """(N,) of the principles' true changes `gap` (N, P): those of `model`'s principle, or their mean."""
     return gap.mean(axis=1) if model in models.whole else gap[:, list(models.principles).index(model)]
 
 

@@ -107,29 +107,29 @@ def confirm(settings: OpenAISettings, ledger: Ledger, key: str = "feedback", fre
     if found.state != "up":
         return found
     where, id = f"{key}.base_url={settings.base_url}", _effective(ledger, settings, found)
-    told = found.served if found.served is not None and found.served.id else None
-    if id != (settings.served or "") and told is not None:
+    identified = found.served if found.served is not None and found.served.id else None
+    if id != (settings.served or "") and identified is not None:
         if not settings.served:
-            raise UserError(f"{where}: the server tells only now that it serves {id}. Run the same command again.")
+            raise UserError(f"{where}: the server names its model only now: {id}. Run the same command again.")
         raise UserError(
-            f"{where}: another model answers there now: {id or told.name}, where {settings.served} is meant. "
+            f"{where}: another model answers there now: {id or identified.name}, where {settings.served} is meant. "
             "Start that one again; or run the same command again, to ask the new one."
         )
-    if told is None and is_told(settings, ledger):
+    if identified is None and is_identified(settings, ledger):
         meant = settings.served or ledger.recall(_adopted(settings))
         raise UserError(f"{where}: the server there now does not tell what it serves, where {meant} is meant.")
     return found
 
 
-def is_told(settings: OpenAISettings, ledger: Ledger) -> bool:
-    """Whether the server has told before which model it serves, and so can be expected to tell it again."""
+def is_identified(settings: OpenAISettings, ledger: Ledger) -> bool:
+    """Whether the server has named the model that it serves before, and can be expected to name it again."""
     if settings.served:
         return bool(known_fingerprint(ledger, settings))
     return ledger.recall(_adopted(settings)) is not None
 
 
 def known_fingerprint(ledger: Ledger, settings: OpenAISettings) -> dict[str, Any]:
-    """What the server told of the model that is meant when it was asked first."""
+    """The fingerprint of the model that is meant, as the server gave it when it was first asked."""
     return _seen(ledger, settings).get(settings.served or "", {}).get("marks", {})
 
 
@@ -197,7 +197,7 @@ class ReplyNames:
             )
 
     def _listed(self, name: str) -> bool:
-        """Whether both names are ones that the user has listed, and so does not want told apart."""
+        """Whether both names are ones that the user has listed, and so takes for one."""
         alias = self._settings.model_alias
         names = (name, self.name or "")
         return isinstance(alias, tuple) and all(any(same(a, n) for a in alias) for n in names)

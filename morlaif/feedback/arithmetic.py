@@ -29,7 +29,7 @@ def letter_of(token: str) -> str | None:
 def letter_at(text: str, whole: bool = True) -> int | None:
     """Where in `text` the letter is that it opens with ("B.", "A) because"), else the only one that it names.
 
-    `whole`: the text is all that was to be said; of one that was cut off, only what it opens with counts.
+    `whole`: the text is complete; of one that was cut off, only what it opens with counts.
     """
     text = text.translate(_WIDE)
     if opening := re.match(r"\W*([AB])\s*(?:$|[.):,*\n])", text):

@@ -43,7 +43,7 @@ class Rejected(Exception):
 
 
 class NoLogprobs(Exception):
-    """The model does not give log-probabilities, and said so."""
+    """The server answered that the model gives no log-probabilities."""
 
 
 class NotYet(Exception):
@@ -192,7 +192,7 @@ class ChatClient:
         if trouble.waited + seconds > self._settings.patience:
             raise UserError(
                 f"{self._where}: rate limited for longer than feedback.patience={self._settings.patience:g} s "
-                f"({self._said(error)}). {KEPT} Run again later, or lower feedback.concurrency."
+                f"({self._reason(error)}). {KEPT} Run again later, or lower feedback.concurrency."
             ) from None
         trouble.waited += seconds
         self._usage.waits += 1
@@ -219,7 +219,7 @@ class ChatClient:
         if down and trouble.waited + seconds > self._settings.patience:
             raise MachineError(
                 f"{self._where}: the server was away or not ready for longer than feedback.patience="
-                f"{self._settings.patience:g} s ({self._said(error)}). {KEPT} Start it, then run the same command "
+                f"{self._settings.patience:g} s ({self._reason(error)}). {KEPT} Start it, then run the same command "
                 "again."
             ) from None
         if not down and trouble.failures > most:
@@ -244,7 +244,7 @@ class ChatClient:
 
     def _given_up(self, error: Exception, failures: int) -> Exception:
         """What to say after so many tries."""
-        settings, said = self._settings, self._said(error)
+        settings, reason = self._settings, self._reason(error)
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             return MachineError(
                 f"{self._where}: no answer after {failures} tries of feedback.timeout={settings.timeout:g} s. {KEPT} "
@@ -254,48 +254,48 @@ class ChatClient:
         if isinstance(error, Garbled) and not isinstance(error, HandedOn):
             kind = MachineError if self._answered else UserError
             return kind(
-                f"{self._where}: no usable answer after {failures} tries ({said}). {KEPT} "
+                f"{self._where}: no usable answer after {failures} tries ({reason}). {KEPT} "
                 "Check feedback.base_url, and the server."
             )
         return MachineError(
-            f"{self._where}: no answer after {failures} tries ({said}). {KEPT} "
+            f"{self._where}: no answer after {failures} tries ({reason}). {KEPT} "
             "Check that the server runs at feedback.base_url, then run the same command again."
         )
 
     def _verdict_on(self, error: openai.APIStatusError) -> Exception:
         """What a 3xx or 4xx means: the end, the end of this question, or a lack of log-probabilities."""
-        said, status = self._said(error), error.status_code
+        reason, status = self._reason(error), error.status_code
         if status < 400:
             to = (error.response.headers.get("location") or "another address").removesuffix("/chat/completions")
             return UserError(f"{self._where}: the server redirects to {to}. Give that address as feedback.base_url.")
         if error.code in FATAL_CODES or status == 402:
             return self._broke(error)
-        if status in (401, 403) or error.code == "invalid_api_key" or "api key" in said.lower():
+        if status in (401, 403) or error.code == "invalid_api_key" or "api key" in reason.lower():
             variable = self._settings.api_key_env
             check = f"the environment variable {variable}" if variable else "feedback.api_key_env: a key is wanted"
-            return UserError(f"{self._where}: the key was refused ({said}). Check {check}.")
+            return UserError(f"{self._where}: the key was refused ({reason}). Check {check}.")
         if status == 407:
-            return UserError(f"{self._where}: the proxy wants a name and password ({said}). Check HTTPS_PROXY.")
+            return UserError(f"{self._where}: the proxy wants a name and password ({reason}). Check HTTPS_PROXY.")
         if status == 404 or error.code == "model_not_found":
             check = "Check feedback.model and feedback.base_url (most servers want /v1 at its end)."
-            return UserError(f"{self._where}: no such model or address ({said}). {check}")
-        if "logprobs" in said.lower():
-            return NoLogprobs(said)
-        told = status in (400, 422) and (self._answered or _NO_ROOM.search(said) is not None)
-        if status == 413 or error.code in ROW_CODES or told:
-            return Rejected(said)
+            return UserError(f"{self._where}: no such model or address ({reason}). {check}")
+        if "logprobs" in reason.lower():
+            return NoLogprobs(reason)
+        of_this_row = status in (400, 422) and (self._answered or _NO_ROOM.search(reason) is not None)
+        if status == 413 or error.code in ROW_CODES or of_this_row:
+            return Rejected(reason)
         names = "feedback.extra_body, feedback.max_tokens_key and feedback.logprobs decide what is sent."
-        return UserError(f"{self._where}: the request was refused with status {status} ({said}). {names}")
+        return UserError(f"{self._where}: the request was refused with status {status} ({reason}). {names}")
 
     def _broke(self, error: openai.APIStatusError) -> UserError:
         advice = f"{KEPT} Top up, then run again."
-        return UserError(f"{self._where}: the account has no credit left ({self._said(error)}). {advice}")
+        return UserError(f"{self._where}: the account has no credit left ({self._reason(error)}). {advice}")
 
     @property
     def _where(self) -> str:
         return f"feedback from {self._settings.model} at {self._settings.base_url}"
 
-    def _said(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
         """The server's own words, on one line, without the key."""
         body = getattr(error, "body", None)
         words = body.get("message") if isinstance(body, dict) else None
@@ -329,8 +329,8 @@ class _Bounded(httpx2.AsyncByteStream):
 
 async def _bound(response: httpx2.Response) -> None:
     """Raises `Garbled` where a reply says that it is too long, and has it raised where it is."""
-    told = response.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told[:20]) > LONGEST_REPLY:
+    length = response.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > LONGEST_REPLY:
         raise Garbled(_TOO_LONG)
     assert isinstance(response.stream, httpx2.AsyncByteStream)  # of an asynchronous client
     response.stream = _Bounded(response.stream)

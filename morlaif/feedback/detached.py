@@ -33,7 +33,7 @@ from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.stream import Emit
 
 AHEAD = 1000  # comparisons that the detached client holds before it asks for them
-TOLD_EVERY = 0.1  # seconds between two reports of the counters
+REPORT_EVERY = 0.1  # seconds between two reports of the counters
 
 log = logging.getLogger("morlaif.feedback")
 
@@ -119,8 +119,8 @@ def ask_detached(
 
 def _tell(usage: Usage, counters: dict[str, Any]) -> None:
     for name, value in counters.items():
-        if name == "said":
-            for line in value[len(usage.said) :]:
+        if name == "warnings":
+            for line in value[len(usage.warnings) :]:
                 log.warning(line)
         if name != "recalled":
             setattr(usage, name, value)
@@ -132,7 +132,7 @@ def _name(comparison: Comparison | Single) -> tuple[str, str]:
 
 def main(source: BinaryIO, sink: BinaryIO) -> None:
     """The side of the detached client."""
-    logging.disable()  # what is to be said is told to the run
+    logging.disable()  # the run logs: all warnings go to it
     make, arguments = pickle.load(source)
     judge: Asker = make(*arguments)
     error = None
@@ -156,7 +156,7 @@ async def _work(judge: Asker, source: BinaryIO, sink: BinaryIO) -> None:
     loop = asyncio.get_running_loop()
     waiting: queue.Queue[Any] = queue.Queue(AHEAD)
     stopped = threading.Event()  # no more comparisons
-    told = 0.0
+    reported = 0.0
 
     def read() -> None:
         try:
@@ -184,11 +184,11 @@ async def _work(judge: Asker, source: BinaryIO, sink: BinaryIO) -> None:
                 yield comparison
 
     async def emit(item: tuple[Comparison, Verdict]) -> None:
-        nonlocal told
+        nonlocal reported
         comparison, verdict = item
         with contextlib.suppress(OSError):
-            if time.monotonic() - told > TOLD_EVERY:
-                told = time.monotonic()
+            if time.monotonic() - reported > REPORT_EVERY:
+                reported = time.monotonic()
                 pickle.dump(("usage", asdict(judge.usage)), sink)
             pickle.dump(("verdict", (_name(comparison), verdict)), sink)
             sink.flush()

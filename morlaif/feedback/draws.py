@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from morlaif.feedback.modes import Question, Reading
 
-ALIKE = 40  # questions whose draws were all alike, after which one draw stands for all (20 pairs in both orders)
+ALIKE = 40  # questions whose draws were all alike, after which one draw is enough (20 pairs in both orders)
 T = TypeVar("T")
 
 

@@ -97,8 +97,8 @@ def estimate(
         summed = {f: getattr(made, f) + getattr(audit, f) for f in ("requests", "input_tokens", "output_tokens", "usd")}
         made = replace(made, **summed)
     notes += (f"tokens counted by {tokens.method(settings.model)}",)
-    seconds, said = _seconds(settings, made)
-    return replace(made, verdicts=verdicts, known=known, seconds=seconds, notes=notes + said)
+    seconds, more = _seconds(settings, made)
+    return replace(made, verdicts=verdicts, known=known, seconds=seconds, notes=notes + more)
 
 
 def estimate_ratings(
@@ -130,9 +130,9 @@ def estimate_ratings(
     asked = [Single.of([{"role": "user", "content": prompt}], response, criterion) for criterion in criteria]
     questions = [question for single in asked for question in mode.questions(single, logprobs)]
     made = _total(name, settings, questions, responses * len(criteria), len(asked))
-    seconds, said = _seconds(settings, made)
+    seconds, more = _seconds(settings, made)
     notes += (f"tokens counted by {tokens.method(settings.model)}",)
-    return replace(made, seconds=seconds, notes=notes + said)
+    return replace(made, seconds=seconds, notes=notes + more)
 
 
 def _local(
@@ -198,8 +198,8 @@ def _seconds(settings: OpenAISettings, made: Estimate) -> tuple[float | None, tu
     known = [60 * amount / (limit * MARGIN) for amount, limit in paces if limit]
     if known:
         return max(known), ()
-    said = f"no rate is configured: time for {settings.concurrency} requests at once of {ASSUMED_SECONDS:g} s each"
-    return made.requests * ASSUMED_SECONDS / settings.concurrency, (said,)
+    note = f"no rate is configured: time for {settings.concurrency} requests at once of {ASSUMED_SECONDS:g} s each"
+    return made.requests * ASSUMED_SECONDS / settings.concurrency, (note,)
 
 
 def _stand_in(number: int, lengths: tuple[int, int, int]) -> Pair:

@@ -97,7 +97,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def all_alike(labels: Mapping[str, ArrayLike]) -> str | None:
-    """The warning where labels of several principles, (N,) each over the same pairs, cannot be told apart.
+    """The warning where labels of several principles, (N,) each over the same pairs, do not differ.
 
     Asked in one request, a judge may decide once and write its decision down under every name.
     """
@@ -117,7 +117,7 @@ class Watch:
     def __init__(self, judge: Judge, limits: StopSettings | None, unit: str) -> None:
         self._judge, self._limits, self._unit = judge, limits, unit
         self._first: dict[str, list[tuple[float, float, float]]] = {}
-        self._told: set[str] = set()  # each kind of warning, by its verb, is given once
+        self._warned: set[str] = set()  # each kind of warning, by its verb, is given once
 
     def see(self, asked: Comparison, verdict: Verdict) -> None:
         """Take in a new verdict.
@@ -153,11 +153,11 @@ class Watch:
         """Say each kind of warning once."""
         where = where or f"{self._unit}: {self._judge.name}"
         for warning in warnings:
-            if (kind := warning.split()[0]) not in self._told:
-                self._told.add(kind)
+            if (kind := warning.split()[0]) not in self._warned:
+                self._warned.add(kind)
                 line = f"WARNING: {where} {warning}. What is trained on such labels learns noise: take another judge, "
                 line = visible(f"{line}or set feedback.stop_if to stop here.")
-                self._judge.usage.said.append(line)
+                self._judge.usage.warnings.append(line)
                 log.warning(line)
 
 

@@ -334,9 +334,9 @@ class Ledger:
         """Whether the question is a line of an open batch."""
         return self._db.execute("SELECT 1 FROM line WHERE key = ?", (key,)).fetchone() is not None
 
-    def scope(self, key: bytes, said: str) -> int:
-        """The number under which verdicts of the scope `key` stand; `said` describes it to a reader of the file."""
-        self._db.execute("INSERT OR IGNORE INTO scope (key, said) VALUES (?, ?)", (key, said))
+    def scope(self, key: bytes, description: str) -> int:
+        """The number under which verdicts of the scope `key` are kept; `description` is for a reader of the file."""
+        self._db.execute("INSERT OR IGNORE INTO scope (key, said) VALUES (?, ?)", (key, description))
         return self._db.execute("SELECT id FROM scope WHERE key = ?", (key,)).fetchone()[0]
 
     def put_verdict(self, scope: int, pair_id: str, numbers: Sequence[float | None]) -> None:

@@ -149,7 +149,7 @@ class Limiter:
     def pushed_back(self, pause: float = 0.0, since: float = 0.0, refused: bool = False) -> None:
         """The server has had too much: halve the width, but once for all requests sent `since` then, and pause.
 
-        `refused`: it said so (429), and so told something about its rate.
+        `refused`: it answered 429, which shows something about its rate.
         """
         if since >= self._narrowed:
             if refused and self._learner:
@@ -164,7 +164,7 @@ class Limiter:
             if wanted and limit and limit > 0:
                 pace.limit = limit
                 if kind == "requests":
-                    self._learner = None  # told, there is nothing to guess
+                    self._learner = None  # the server gives its rate: there is nothing to guess
             if left is not None and left <= 0 and (reset := duration(headers.get(f"x-ratelimit-reset-{kind}"))):
                 self._resume = max(self._resume, _now() + min(reset, 60.0))
 

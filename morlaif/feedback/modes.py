@@ -46,7 +46,7 @@ from morlaif.feedback.prompt import comparison_messages, grading_messages, joint
 from morlaif.feedback.records import Comparison, Verdict
 from morlaif.feedback.reply import Reply
 from morlaif.feedback.settings import OpenAISettings, Principle
-from morlaif.feedback.thought import answer_begins, answer_of, said, tokens_begin
+from morlaif.feedback.thought import answer_begins, answer_of, sampled_text, tokens_begin
 
 A = TypeVar("A")  # what is asked about: two responses, or a single one
 V = TypeVar("V")  # a verdict, or a rating
@@ -87,8 +87,8 @@ class Asking(Generic[A, V]):
 
     def known_logprobs(self, ledger: Ledger) -> bool | None:
         """Whether the model gives log-probabilities: as configured, or as found out before; None: unknown."""
-        said = {"always": "yes", "never": "no"}.get(self.settings.logprobs) or ledger.recall(self.fact)
-        return None if said is None else said == "yes"
+        known = {"always": "yes", "never": "no"}.get(self.settings.logprobs) or ledger.recall(self.fact)
+        return None if known is None else known == "yes"
 
     def key(self, question: Question) -> bytes:
         """The identity of a question."""
@@ -237,7 +237,7 @@ def letter_by_logprobs(reply: Reply) -> Value:
 
 def letter_place(reply: Reply, begin: int) -> Alternatives | None:
     """The token of the letter; where the answer names none, its first token, unless that is the article."""
-    text = said(reply)[begin:]
+    text = sampled_text(reply)[begin:]
     if (at := letter_at(text, whole=reply.finish != "length")) is not None:
         return covering(reply, begin + at)
     first = covering(reply, begin + len(text) - len(text.lstrip()))
@@ -260,7 +260,7 @@ def closing_by_logprobs(reply: Reply) -> Value:
 
 
 def closing_place(reply: Reply, begin: int) -> Alternatives | None:
-    found = list(_CLOSING.finditer(said(reply), begin))
+    found = list(_CLOSING.finditer(sampled_text(reply), begin))
     return covering(reply, found[-1].start(1)) if found else None
 
 
@@ -301,7 +301,7 @@ def grade_by_logprobs(reply: Reply) -> Value:
 
 def number_place(reply: Reply, begin: int, pattern: re.Pattern[str]) -> list[Alternatives] | None:
     """The tokens from the number on that the answer opens with; where it opens with none, from its beginning."""
-    text = said(reply)
+    text = sampled_text(reply)
     found = pattern.match(text, begin)
     at = found.start(1) if found else begin + len(text[begin:]) - len(text[begin:].lstrip())
     return covering(reply, at, rest=True)
@@ -346,7 +346,7 @@ def field_by_logprobs(name: str, reply: Reply) -> Value:
 
 
 def field_place(reply: Reply, begin: int, name: str) -> Alternatives | None:
-    found = list(re.finditer(rf'"{re.escape(name)}"\s*:\s*"([AB])"', said(reply)[begin:]))
+    found = list(re.finditer(rf'"{re.escape(name)}"\s*:\s*"([AB])"', sampled_text(reply)[begin:]))
     return covering(reply, begin + found[-1].start(1)) if found else None
 
 
@@ -398,7 +398,7 @@ def at_place(reply: Reply, find: Callable[..., Any], value: Callable[[Any], Valu
     if not reply.tokens:
         return None, NO_LOGPROBS
     if (begin := tokens_begin(reply)) is None:
-        thinking = answer_begins(said(reply)) is None
+        thinking = answer_begins(sampled_text(reply)) is None
         return None, CUT_OFF_THINKING if thinking and reply.finish == "length" else UNDECIDED
     if not (place := find(reply, begin)):
         return None, CUT_OFF if unfinished(reply) else nothing
@@ -467,5 +467,5 @@ def sum_of(readings: Sequence[Reading]) -> tuple[float, float, float]:
 
 
 def specimen(principle: Principle) -> Comparison:
-    """A comparison that stands for any other where only the wording of the question matters."""
+    """A comparison for where only the wording of the question matters."""
     return Comparison("specimen", [Message(role="user", content="?")], "first", "second", principle)

@@ -1,4 +1,4 @@
-"""How good the labels are, computed on what was asked. Pure functions over columns; NaN stands for what is unknown."""
+"""How good the labels are, computed on what was asked. Pure functions over columns; NaN is unknown."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Rater(Protocol):
 
 
 def check_rater(settings: FeedbackSettings, key: str) -> None:
-    """Whether the source `settings`, which stands at `key` in the config, can rate.
+    """Check that the source `settings`, at `key` in the config, can rate.
 
     Raises:
         UserError: it cannot.

@@ -125,22 +125,24 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
     except Exception as error:
         return Found(*_silence(where, settings.base_url, error, limit))
     if response.status == 402 or (response.status == 429 and any(code in FATAL_CODES for code in response.codes())):
-        said = redact(response.words())
-        return Found("wrong", f"{where}: the account has no credit left ({said}). Top up, then run again.")
+        words = redact(response.words())
+        return Found("wrong", f"{where}: the account has no credit left ({words}). Top up, then run again.")
     if response.status in LOADING:
-        said = redact(response.words())
-        return Found("loading", f"{where}: the server is there, and not ready yet ({response.status} {said})".rstrip())
+        words = redact(response.words())
+        return Found("loading", f"{where}: the server is there, and not ready yet ({response.status} {words})".rstrip())
     if 300 <= response.status < 400:
         to = response.location.removesuffix("/models") or "another address"
         return Found("wrong", f"{where}: the server redirects to {to}. Give that address.")
     if response.status == 401:
-        said = redact(response.words())
+        words = redact(response.words())
         if settings.api_key_env:
-            return Found("wrong", f"{key}.api_key_env: the key in {settings.api_key_env} was refused ({said}).")
-        return Found("wrong", f"{key}.api_key_env: the server wants a key ({said}). Name the variable that holds it.")
+            return Found("wrong", f"{key}.api_key_env: the key in {settings.api_key_env} was refused ({words}).")
+        return Found("wrong", f"{key}.api_key_env: the server wants a key ({words}). Name the variable that holds it.")
     if response.status >= 500 and response.status != 501:  # 501: it lists no models
-        said = redact(response.words())
-        return Found("away", f"{where}: the server is ill, and answers {response.status} ({said}). Mend or restart it.")
+        words = redact(response.words())
+        return Found(
+            "away", f"{where}: the server is ill, and answers {response.status} ({words}). Mend or restart it."
+        )
     if response.status == 403 and (refused := _refused(base, secret, deadline)) is not None:
         allowed = f"the key in {settings.api_key_env} may not ask" if settings.api_key_env else "it wants a key"
         where = f"{key}.api_key_env: the server at {settings.base_url}"
@@ -244,10 +246,10 @@ class Response:
         try:
             body = json.loads(self.body)
             error = body.get("error", body)
-            said = error.get("message") if isinstance(error, dict) else error
+            reason = error.get("message") if isinstance(error, dict) else error
         except (ValueError, AttributeError, RecursionError):
-            said = "" if b"<" in self.body[:100] else self.body[:200].decode("utf-8", "replace")
-        return " ".join("".join(c if c.isprintable() else " " for c in str(said or "")).split())[:200]
+            reason = "" if b"<" in self.body[:100] else self.body[:200].decode("utf-8", "replace")
+        return " ".join("".join(c if c.isprintable() else " " for c in str(reason or "")).split())[:200]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -330,18 +332,18 @@ def explain_silence(where: str, url: str, reason: Any, limit: float) -> tuple[St
     if isinstance(reason, http.client.BadStatusLine | http.client.HTTPException | ConnectionError):
         secure = " It may want https://." if url.startswith("http://") else ""
         return "away", f"{where}: the connection was closed without an answer{through}.{secure}"
-    said = " ".join(str(reason).split())[:200] or type(reason).__name__
-    return "away", f"{where}: no answer ({said}){through}. Check the address, and the network."
+    words = " ".join(str(reason).split())[:200] or type(reason).__name__
+    return "away", f"{where}: no answer ({words}){through}. Check the address, and the network."
 
 
 def _tls(reason: Any) -> str:
-    said = str(reason)
-    if "WRONG_VERSION_NUMBER" in said or "HTTP_REQUEST" in said or "RECORD_LAYER" in said or "EOF" in said:
+    words = str(reason)
+    if "WRONG_VERSION_NUMBER" in words or "HTTP_REQUEST" in words or "RECORD_LAYER" in words or "EOF" in words:
         return "no TLS is spoken there. Give http:// in place of https://."
-    if "CERTIFICATE_VERIFY_FAILED" in said:
-        why = said.split("certificate verify failed:")[-1].split("(_ssl")[0].strip() or "not trusted"
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        why = words.split("certificate verify failed:")[-1].split("(_ssl")[0].strip() or "not trusted"
         return f"its certificate is not trusted ({why}). Name the authority's file in the variable SSL_CERT_FILE."
-    return f"TLS failed ({' '.join(said.split())[:160]})."
+    return f"TLS failed ({' '.join(words.split())[:160]})."
 
 
 def _proxy(url: str) -> str | None:

@@ -82,8 +82,8 @@ class Usage:
     usd: float = 0.0  # spent in this run
     letters: int = 0  # log-probabilities of a letter that were read in this run
     letter_mass: float = 0.0  # the sum over them of the probability on A and B
-    said: list[str] = field(default_factory=list)  # what the user was told, once each
-    served: dict[str, Any] | None = None  # which model answered, by what its server tells; None: nobody asked it
+    warnings: list[str] = field(default_factory=list)  # logged, once each
+    served: dict[str, Any] | None = None  # which model answered, by its server; None: nobody asked it
 
     @property
     def mean_letter_mass(self) -> float | None:

@@ -89,8 +89,8 @@ def _why(error: Exception) -> str:
 
 def _words(error: Any) -> str:
     """What an error says, on one line."""
-    said = error.get("message") if isinstance(error, dict) else error
-    return " ".join(str(said or error).split())[:200]
+    message = error.get("message") if isinstance(error, dict) else error
+    return " ".join(str(message or error).split())[:200]
 
 
 def _texts(message: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -103,8 +103,8 @@ def _texts(message: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple[str | 
     if not isinstance(content, str | None):
         raise Odd(f"its content is no text but {type(content).__name__}")
     hidden = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-    told = next((thought for thought in thoughts if isinstance(thought, str) and thought), None)
-    return content, told or (f"{hidden} hidden tokens" if hidden else None)
+    first = next((thought for thought in thoughts if isinstance(thought, str) and thought), None)
+    return content, first or (f"{hidden} hidden tokens" if hidden else None)
 
 
 def _alternatives(position: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -23,7 +23,7 @@ Ask = Callable[[str], Any]  # a path from the server's root, such as "/props" ->
 
 META = ("n_params", "size", "n_vocab", "vocab_type", "n_embd", "n_ctx_train", "ftype")  # of llama.cpp
 DATED = r"-(\d{4}-\d{2}-\d{2}|\d{3,8})"  # gpt-x-2026-01-01, gpt-x-0613, model-x-001
-AUTO = "auto"  # the name that stands for the one model that a server lists
+AUTO = "auto"  # means the one model that a server lists
 SHOWN = 6  # names of a long list that a message gives
 
 

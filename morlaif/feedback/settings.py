@@ -171,7 +171,7 @@ class PriceSettings(Settings):
 class Example(Settings):
     """A worked example that a judge is shown before it is asked."""
 
-    message: Text  # what the person said
+    message: Text  # of the user
     option_a: Text
     option_b: Text
     question: Text  # of the criterion, as in a principle

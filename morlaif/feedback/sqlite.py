@@ -101,7 +101,7 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
 def explain(error: sqlite3.Error, path: Path) -> UserError | MachineError:
     """One line for an error of the database at `path`."""
     code = str(getattr(error, "sqlite_errorname", None) or "")
-    said = " ".join(str(error).split())
+    reason = " ".join(str(error).split())
     if path.is_dir():
         return UserError(f"{path}: a folder is where the ledger's file would be. Name another store (paths.store).")
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -119,15 +119,15 @@ def explain(error: sqlite3.Error, path: Path) -> UserError | MachineError:
     if code == "SQLITE_READONLY_DBMOVED":
         return MachineError(f"{path}: the ledger was moved or deleted while it was in use. Put it back, and run again.")
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return _unwritable(path, said)
+        return _unwritable(path, reason)
     if code == "SQLITE_PROTOCOL" or code.startswith(("SQLITE_IOERR_SHM", "SQLITE_IOERR_LOCK", "SQLITE_NOLFS")):
         return MachineError(
-            f"{path}: this file system does not lock files as SQLite needs it ({said}), as some network file systems "
+            f"{path}: this file system does not lock files as SQLite needs it ({reason}), as some network file systems "
             f"do not. {KEPT} Use a store on a local disk (paths.store); the file can be copied there."
         )
     if code.startswith("SQLITE_IOERR"):
         return MachineError(
-            f"{path}: the disk or its file system failed ({said}); see the system's log. {KEPT} "
+            f"{path}: the disk or its file system failed ({reason}); see the system's log. {KEPT} "
             "Run the same command again when it works."
         )
     if code == "SQLITE_NOTADB":
@@ -136,25 +136,25 @@ def explain(error: sqlite3.Error, path: Path) -> UserError | MachineError:
             "If it was a ledger, restore a copy of it; if it never was one, name another store (paths.store)."
         )
     if code.startswith("SQLITE_CORRUPT"):
-        return damaged(path, said)
-    if "no such table" in said or "no such column" in said:
+        return damaged(path, reason)
+    if "no such table" in reason or "no such column" in reason:
         return UserError(
-            f"{path}: an SQLite database, but no ledger ({said}). It is left as it is. "
+            f"{path}: an SQLite database, but no ledger ({reason}). It is left as it is. "
             "Name another store (paths.store)."
         )
-    return MachineError(f"{path}: the ledger cannot be used ({said}{f', {code}' if code else ''}). {KEPT}")
+    return MachineError(f"{path}: the ledger cannot be used ({reason}{f', {code}' if code else ''}). {KEPT}")
 
 
-def damaged(path: Path, said: str) -> Damaged:
+def damaged(path: Path, reason: str) -> Damaged:
     """What to say of a file that is damaged in its middle; it is never advised to be thrown away."""
     new = path.with_name(f"{path.stem}.recovered{path.suffix}")
     return Damaged(
-        f"{path}: the ledger is damaged ({said}). It is left as it is, and most of it can be read: "
+        f"{path}: the ledger is damaged ({reason}). It is left as it is, and most of it can be read: "
         f"`sqlite3 '{path}' .recover | sqlite3 '{new}'`, then put the new file in its place and keep the old one."
     )
 
 
-def _unwritable(path: Path, said: str) -> UserError | MachineError:
+def _unwritable(path: Path, reason: str) -> UserError | MachineError:
     beside = "(SQLite keeps two more files beside the ledger)"
     try:
         if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
@@ -168,7 +168,7 @@ def _unwritable(path: Path, said: str) -> UserError | MachineError:
                 "Give the right to (chmod u+w, or its owner), or name another store (paths.store)."
             )
     return UserError(
-        f"{path}: the ledger cannot be opened for writing ({said}). {KEPT} Look at the owner and mode of the file and "
+        f"{path}: the ledger cannot be opened for writing ({reason}). {KEPT} See the owner and mode of the file and "
         f"its folder {beside}, or name another store (paths.store)."
     )
 

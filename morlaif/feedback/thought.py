@@ -40,7 +40,7 @@ def answer_of(reply: Reply) -> str | None:
 
 def tokens_begin(reply: Reply) -> int | None:
     """Where the answer begins in the joined text of the tokens; None: it cannot be found there."""
-    joined = said(reply)
+    joined = sampled_text(reply)
     begin = answer_begins(joined)
     if begin or not reply.thought:
         return begin
@@ -49,6 +49,6 @@ def tokens_begin(reply: Reply) -> int | None:
     return len(whole) - len(answer) if answer and whole.endswith(answer) else None
 
 
-def said(reply: Reply) -> str:
+def sampled_text(reply: Reply) -> str:
     """The sampled tokens, joined."""
     return "".join(token[0][0] for token in reply.tokens or () if token)

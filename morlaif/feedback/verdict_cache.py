@@ -21,7 +21,7 @@ class VerdictCache:
         self._numbers: dict[tuple[bytes, str], int] = {}
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
-        """What is known; an invalid verdict stands for whatever is not."""
+        """What is known, with an invalid verdict for whatever is not."""
         if principle is None or (scope := self._scope(principle)) is None:
             return Verdicts.none(self.name, pair_ids)
         return Verdicts.of_rows(self.name, pair_ids, self._ledger.verdicts(self._number(scope), pair_ids))

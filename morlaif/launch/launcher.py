@@ -110,7 +110,7 @@ def _follow(
         if (event := node.next(timeout=0.5)) is not None:
             heard.take(event)
         if announced is not None and (event is None or heard.over):  # not for each step: the folder is shared
-            elsewhere = announced.told()
+            elsewhere = announced.failures()
         if heard.over and (heard.ends is not None or announced is None or len(elsewhere) == announced.others):
             break
         if heard.over or elsewhere:  # complaints may come before word of the failure: hear all, but not for ever
@@ -120,7 +120,7 @@ def _follow(
 
 @dataclass
 class _Heard:
-    """What the ranks of a unit have told so far."""
+    """What the ranks of a unit have reported so far."""
 
     jobs: Mapping[str, AnyJob]
     logs: Path
@@ -134,7 +134,7 @@ class _Heard:
             case "progress":
                 self.jobs[event["unit"]].on_progress(event["step"], event["total"], event["metrics"])
             case "built":
-                self.ends = {name: _end(told, self.logs) for name, told in event["ends"].items()}
+                self.ends = {name: _end(end, self.logs) for name, end in event["ends"].items()}
             case "failed":
                 self.failures.append(event)
             case "died":
@@ -156,11 +156,11 @@ class _Heard:
         raise failure(failures, deaths, self.logs, silent[0] if silent else log)
 
 
-def _end(told: dict[str, Any], logs: Path) -> dict[str, Any] | Exception:
+def _end(end: dict[str, Any], logs: Path) -> dict[str, Any] | Exception:
     """What became of one of several units."""
-    if "error" not in told:
-        return told["summary"]
-    return UserError(told["error"]) if told["user_error"] else _failed(0, f"failed: {told['error']}", logs)
+    if "error" not in end:
+        return end["summary"]
+    return UserError(end["error"]) if end["user_error"] else _failed(0, f"failed: {end['error']}", logs)
 
 
 def failure(

@@ -60,7 +60,7 @@ def main(config_file: str, units_file: str, ds_file: str, log_prefix: str) -> No
 
         barrier()
         if rank == 0:
-            emit({"kind": "built", "ends": {name: _told(end) for name, end in ends.items()}})
+            emit({"kind": "built", "ends": {name: _as_json(end) for name, end in ends.items()}})
     except BaseException as error:
         traceback.print_exc()
         mistake = isinstance(error, UserError)
@@ -79,13 +79,13 @@ def _peak_memory() -> str:
 
     import torch
 
-    said = f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.3f} GB resident"
+    line = f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.3f} GB resident"
     if torch.cuda.is_available():
-        said += f", {torch.cuda.max_memory_allocated() / 1e9:.3f} GB allocated on the GPU"
-    return said
+        line += f", {torch.cuda.max_memory_allocated() / 1e9:.3f} GB allocated on the GPU"
+    return line
 
 
-def _told(end: Any) -> dict[str, Any]:
+def _as_json(end: Any) -> dict[str, Any]:
     if isinstance(end, Exception):
         return {"error": describe(end), "user_error": isinstance(end, UserError)}
     return {"summary": end or {}}

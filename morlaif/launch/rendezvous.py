@@ -6,7 +6,7 @@ node. MORLAIF_RENDEZVOUS names the folder, MORLAIF_ADDRESS the first node.
 
     <folder>/<n>.json            the n-th announcement
     <folder>/<n>.over            the first node is done with it, well or badly
-    <folder>/<n>.failed.<node>   a node's ranks failed, and what they and accelerate told of it
+    <folder>/<n>.failed.<node>   a node's ranks failed, and what they and accelerate reported
     <folder>/end                 no more will come
 """
 
@@ -45,7 +45,7 @@ class Announcement:
         self.folder, self.number = folder, number
         self.others = others  # nodes that it is for
 
-    def told(self) -> list[dict[str, Any]]:
+    def failures(self) -> list[dict[str, Any]]:
         """From each other node whose ranks failed: its `failures` and `deaths`."""
         return [json.loads(file.read_text()) for file in sorted(self.folder.glob(f"{self.number}.failed.*"))]
 
@@ -76,11 +76,11 @@ def follow(folder: Path, node: int) -> None:
 
 
 def _start(folder: Path, number: int, node: int) -> None:
-    told = json.loads((folder / f"{number}.json").read_text())
-    arguments = told["arguments"]
+    announced = json.loads((folder / f"{number}.json").read_text())
+    arguments = announced["arguments"]
     hardware = Config.model_validate_json(Path(arguments[0]).read_text()).hardware
     log = Path(f"{arguments[-1]}.launch-node{node}.log")
-    ranks = Node(Path(told["accelerate"][node]), arguments, rank_environment(hardware), log)
+    ranks = Node(Path(announced["accelerate"][node]), arguments, rank_environment(hardware), log)
     failures: list[dict[str, Any]] = []
     deaths: list[dict[str, Any]] = []
     badly = False

@@ -27,7 +27,7 @@ PATIENCE = 300  # seconds to build a model without numbers; five on an idle proc
 
 @dataclass(frozen=True)
 class Dimensions:
-    """A causal language model in numbers. Sums are over all layers where nothing else is said."""
+    """A causal language model in numbers. Sums are over all layers unless noted."""
 
     kind: str  # its model_type
     vocabulary: int
@@ -200,7 +200,7 @@ def of_model(model: ModelSettings) -> Dimensions | None:
 
 
 def of_path(path: str, revision: str | None = None) -> Dimensions | None:
-    """The shape of the model in a folder, in the hub's cache, or well known; None where it cannot be told.
+    """Dimensions of the model in a folder, in the hub's cache, or well known; None where they are unknown.
 
     A new adapter's folder and the like have no config.json of their own, and no shape here.
     """

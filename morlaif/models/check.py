@@ -217,12 +217,12 @@ def _purpose(where: str, config: dict[str, Any], model_type: str, names: list[st
     causal, scored = classes(CAUSAL), classes(CLASSIFIER)
     if not causal or not scored:
         return
-    told = f"{model_type!r} ({', '.join(names)})" if names else repr(model_type)
+    named = f"{model_type!r} ({', '.join(names)})" if names else repr(model_type)
     if kind == "classifier":
         if model_type not in scored or (names and not any(n.endswith("ForSequenceClassification") for n in names)):
             writes = any(n.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for n in names)
             hint = "; one that writes its verdict is a judge: feedback=hf or reward=judge" if writes else ""
-            yield f"{where}: is {told}; expected a trained reward model, a sequence classifier{hint}"
+            yield f"{where}: is {named}; expected a trained reward model, a sequence classifier{hint}"
         return
     # what a masked language model's class builds too is a decoder only where its config says so
     masked = model_type in classes(MASKED) and not {"BartForCausalLM", "MBartForCausalLM", "MvpForCausalLM"} & set(
@@ -234,14 +234,14 @@ def _purpose(where: str, config: dict[str, Any], model_type: str, names: list[st
         fits |= {made for name, own in scored.items() for made in own if name in causal}
     if model_type not in causal or (names and not fits & set(names)) or (masked and not decodes):
         yield (
-            f"{where}: is {told}, not a causal language model; expected a decoder, an architecture such as "
+            f"{where}: is {named}, not a causal language model; expected a decoder, an architecture such as "
             "LlamaForCausalLM or GPT2LMHeadModel"
         )
     elif config.get("use_bidirectional_attention") or config.get("is_causal") is False:
-        yield f"{where}: {told} with attention to both sides, not a causal language model"
+        yield f"{where}: {named} with attention to both sides, not a causal language model"
     elif kind == "trunk" and model_type not in scored:
         yield (
-            f"{where}: {told} has no sequence classifier in transformers, which preference models are; take another "
+            f"{where}: {named} has no sequence classifier in transformers, which preference models are; take another "
             "base"
         )
 

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 OnLog = Callable[[int, int, dict[str, float]], None]
 
 CHECKPOINT = "training.pt"  # what learns, its optimizer and its schedule, inside `checkpoint-<step>`
-WHOLE = "trainer_state.json"  # the trainer's own state; where it stands, the checkpoint is whole
+WHOLE = "trainer_state.json"  # the trainer's own state, written last: the checkpoint is whole
 IGNORED = -100  # label of a position that the loss leaves out
 
 
@@ -212,7 +212,7 @@ def _last_checkpoint(keep: Path) -> str | None:
 
 def _damage(folder: Path) -> str | None:
     try:
-        read_json(folder / WHOLE, "where a training stands", of=dict)
+        read_json(folder / WHOLE, "the state of a training", of=dict)
         with zipfile.ZipFile(folder / CHECKPOINT) as archive:
             broken = archive.testzip()
     except (UserError, OSError, zipfile.BadZipFile) as error:
@@ -243,7 +243,7 @@ class _Batches(Sampler[int]):
 
 class _QuietSFTTrainer(SFTTrainer):
     def _send_telemetry(self) -> None:
-        """TRL would report its use to its makers; a run asks no network for anything that it was not told to."""
+        """TRL would report its use to its makers; a run sends nothing that its config does not ask for."""
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset

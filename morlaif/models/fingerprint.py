@@ -21,7 +21,7 @@ _PATIENCE = 5.0  # seconds for the hub to answer
 
 
 class Commit(NamedTuple):
-    """What a hub id's revision stands for now."""
+    """The commit that a hub id's revision names now."""
 
     id: str | None  # None: neither the hub nor its cache could tell
     problem: str | None = None  # why the hub will not give it

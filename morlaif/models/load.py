@@ -124,7 +124,7 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def resolve_model(folder: Path) -> tuple[str, str | None]:
-    """Path (or hub id) and revision of the model that the artifact of `sft` in `folder` stands for."""
+    """Path (or hub id) and revision of the model that the artifact of `sft` in `folder` holds or points to."""
     source = source_of(folder)
     return source.path, source.revision
 
@@ -132,7 +132,7 @@ def resolve_model(folder: Path) -> tuple[str, str | None]:
 def source_of(
     folder: Path, base: ModelSettings | None = None, key: str = "model.path", trust_remote_code: bool = False
 ) -> Source:
-    """The model that the artifact in `folder` stands for, without the artifact's own adapter.
+    """The model that the artifact in `folder` holds or points to, without the artifact's own adapter.
 
     Args:
         base: the run's `model`: where the untouched base lies now, and whether it may run Python of its own. Without

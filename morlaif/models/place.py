@@ -72,7 +72,7 @@ def policy_place(folder: Path) -> Path | None:
 
 
 def read_pointer(folder: Path) -> dict[str, Any]:
-    """`path`, `revision` and `attention` of the model that the unit in `folder` stands for, the folder of its adapter,
+    """`path`, `revision` and `attention` of the model that the unit in `folder` points to, the folder of its adapter,
     and whether the model is the run's base, left `untouched`. Whatever else the file says counts for nothing.
 
     A base in the same store is looked for where it lay relative to this unit, should the store have moved.

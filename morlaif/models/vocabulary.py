@@ -46,7 +46,7 @@ def file_problems(folder: Path, rows: int | None, loaded: Mapping[str, int] | No
     try:
         settings = _settings(folder)
         tokens, added, special, whole = _tokens(folder, settings)
-    except (UserError, OSError):  # told by whoever checks the files
+    except (UserError, OSError):  # the check of the files reports it
         return
     except (TypeError, AttributeError, KeyError, ValueError, IndexError):
         yield "its tokenizer.json is none; expected model, vocab and added_tokens as the tokenizers library writes them"

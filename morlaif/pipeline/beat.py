@@ -20,7 +20,7 @@ class Beat:
 
     counts: str  # what a step is
     began: float
-    told: float  # when a line was written last
+    written: float  # when the last line was
     step: int = 0
     total: int | None = None
     metric: str = ""

@@ -133,7 +133,7 @@ def read(folder: Path, store: Store) -> Found | None:
         _check_config(folder / "config.json", config)
         human = None
         if os.path.lexists(folder / HUMAN):
-            human = read_json(folder / HUMAN, "what raters said of a run", of=dict, failure=Damaged)
+            human = read_json(folder / HUMAN, "what raters answered about a run", of=dict, failure=Damaged)
         folders = _folders(record, [Path(config["paths"]["store"]), store.root])
         evaluate = next((unit for unit in record["units"] if unit["name"] == "evaluate"), None)
         place = evaluate and folders.get(f"evaluate/{evaluate['digest']}")

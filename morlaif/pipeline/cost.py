@@ -145,7 +145,7 @@ def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> E
 
 
 def cost_table(estimates: Sequence[Estimate]) -> Table:
-    """A row for each unit that must ask, and their sum; what the numbers rest on stands below."""
+    """A row for each unit that must ask, and their sum; what the numbers rest on is below."""
     columns = ("feedback to ask for", "verdicts", "known", "requests", "M tokens", "USD", "time")
     table = plain_table(*columns, right=slice(1, None))
     for one in estimates:

@@ -135,7 +135,7 @@ class Dispatcher:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(event["traceback"], encoding="utf-8", errors="backslashreplace")
-            except OSError:  # the disk is full: the line alone is told
+            except OSError:  # the disk is full: the line alone is reported
                 log = None
         self.failed.add(unit.name)
         self.mistaken |= event["user_error"]

@@ -69,8 +69,8 @@ class Display:
         now, lines = self.clock(), []
         with self.lock:
             for names, beat in self.beats.values():
-                if now - beat.told >= EVERY:
-                    beat.told = now
+                if now - beat.written >= EVERY:
+                    beat.written = now
                     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
                     lines.append(f"{names[0] + others:<24} {beat.line(now)}")
         for line in lines:

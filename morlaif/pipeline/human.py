@@ -1,6 +1,6 @@
 """Ratings by people of a finished run: write the form and its key, read the answers, show them on the run's page.
 
-    <run>/human/form.html    what raters get            <run>/human.json          what they said, as pages show it
+    <run>/human/form.html    what raters get            <run>/human.json          their answers, as pages show them
     <run>/human/key.json     which policy is which      <run>/human/ratings.csv   each answer, unblinded
     <run>/human/answers/     what raters returned
 

@@ -1,6 +1,6 @@
 """All that would stop a run, known before anything is built: every problem at once, a line each, without torch.
 
-Each room knows what is wrong with what it reads; here stands which of it this run will read, by the stages that it is
+Each room knows what is wrong with what it reads; here is which of it this run will read, by the stages that it is
 still to build. What the store has already needs neither a server nor a model.
 """
 
@@ -75,9 +75,9 @@ class Preflight:
         ):
             found += part
         keys = {_key(line) for line in found}
-        # What keeps the plan from being made is mostly what a room tells as well, in more words.
+        # What keeps the plan from being made is mostly what a room reports as well, in more words.
         found += [
-            line for line in unplanned if _key(line) not in keys and not any(told.endswith(line) for told in found)
+            line for line in unplanned if _key(line) not in keys and not any(full.endswith(line) for full in found)
         ]
         return list(dict.fromkeys(_of_one_judge(config, found)))
 
@@ -106,7 +106,7 @@ class Preflight:
 
     def _once(self, name: str, find: Callable[[], Iterable[str]]) -> list[str]:
         if name not in self.seen:
-            self.seen[name] = list(_told(find))
+            self.seen[name] = list(_reported(find))
         return self.seen[name]
 
     def _data(self, config: Config, stages: set[str]) -> Iterator[str]:
@@ -223,7 +223,7 @@ def _key(line: str) -> str:
     return found[0] if found else line
 
 
-def _told(find: Callable[[], Iterable[str]]) -> Iterator[str]:
+def _reported(find: Callable[[], Iterable[str]]) -> Iterator[str]:
     """The lines that `find` yields or raises."""
     try:
         yield from find()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 RUN = "run.json"
 LOCK = ".run.lock"  # held by the process that builds the run
-HUMAN = "human.json"  # what raters said of a run, if anybody asked them
+HUMAN = "human.json"  # what raters answered about a run, if anybody asked them
 PACKAGES = (
     "morlaif", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers",
     "hydra-core", "openai", "numpy",
@@ -73,7 +73,7 @@ class Run:
     seconds: float = 0.0
     git: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
-    error: str | None = None  # of the run as a whole; a unit's own stands with the unit
+    error: str | None = None  # of the run as a whole; a unit's own is with the unit
     mistaken: bool = False  # whether it failed by the user's mistake
     units: list[UnitRecord] = field(default_factory=list)
 

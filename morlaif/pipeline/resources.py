@@ -30,7 +30,7 @@ COLUMNS = ("model", "grads", "adam", "lora", "activ", "cache", "gather")
 
 
 def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
-    """One for each stage of `plan` that holds a model here; none where the model's shape cannot be told."""
+    """One for each stage of `plan` that holds a model here; none where the model's dimensions are unknown."""
     machine = machine_of(config, plan)
     if machine is None:
         return []
@@ -40,7 +40,7 @@ def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
 
 
 def machine_of(config: Config, plan: Plan) -> Machine | None:
-    """The machine with the models that the config's stages put onto it; None where their shapes cannot be told."""
+    """The machine with the models that the config's stages put onto it; None where their dimensions are unknown."""
     kind = kind_of(config.pm)
     policy = base = of_model(config.model)
     if kind.base is not None:
@@ -78,7 +78,7 @@ def resources(plan: Plan, config: Config) -> RenderableType | None:
 
 
 def _unknown(config: Config, plan: Plan) -> Iterator[str]:
-    """A line for each model whose shape cannot be told."""
+    """A line for each model of unknown dimensions."""
     stages = {unit.stage.name for unit in plan.units if unit.stage.loads_model}
     path = config.model.path
     if stages and path is not None and of_model(config.model) is None:
@@ -163,11 +163,11 @@ def _advice(memory: StageMemory, config: Config, plan: Plan) -> Text:
     lacks = f": {_size(memory.device)} of {_size(usable(config.hardware))}"
     if not ways:
         return line(fails, f"{lacks}, and nothing tried here would make it fit: take a smaller model or more GPUs")
-    told = []
+    listed = []
     for changes in ways:
         after = memory_of(apply(config, changes), memory.stage)
-        told.append(" ".join(changes) + (f" ({_size(after.device)})" if after is not None else ""))
-    return line(fails, f"{lacks}; it would with {', or with '.join(told)}")
+        listed.append(" ".join(changes) + (f" ({_size(after.device)})" if after is not None else ""))
+    return line(fails, f"{lacks}; it would with {', or with '.join(listed)}")
 
 
 def _number(value: float) -> str:

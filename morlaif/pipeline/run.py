@@ -100,7 +100,7 @@ def _build(config: Config, record: Run, *, group: str, console: Console) -> bool
 
 @contextmanager
 def _one_line_for_files(folder: Path) -> Iterator[None]:
-    """An error of the system inside is told as one line that names the run folder."""
+    """An error of the system inside becomes one line that names the run folder."""
     try:
         yield
     except OSError as error:
@@ -153,7 +153,7 @@ def gather_results(plan: Plan, store: Store, folder: Path) -> dict[str, Any]:
 
 
 def gather_report(plan: Plan, store: Store, record: Run) -> Path | None:
-    """Write report.html, the stored page completed with how this run came by it and with what raters said of it, and
+    """Write report.html, the stored page completed with how this run came by it and with what raters answered, and
     its figures beside it."""
     unit = plan.by_name.get("report")
     if unit is None or not store.has(unit):
@@ -165,7 +165,7 @@ def gather_report(plan: Plan, store: Store, record: Run) -> Path | None:
     if (record.folder / HUMAN).is_file():
         from morlaif.report.people import add_people
 
-        html = add_people(html, read_json(record.folder / HUMAN, "what raters said", of=dict, failure=Damaged))
+        html = add_people(html, read_json(record.folder / HUMAN, "what raters answered", of=dict, failure=Damaged))
     write_whole(page, html)
     if (stored / "figures").is_dir():
         shutil.copytree(stored / "figures", record.folder / "figures", dirs_exist_ok=True)

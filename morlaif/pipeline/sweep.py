@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STYLES = {"succeeded": "green", "failed": "bold red", "interrupted": "yellow", "running": "yellow", "not run": "yellow"}
 STYLES["damaged"] = STYLES["failed"]
-SHOWN = 8  # runs whose reason for being left out is told
+SHOWN = 8  # runs whose reason for being left out is shown
 SWEEPS = "sweeps"  # the folder beside the runs
 Job = tuple[list[str], str]  # overrides, name of the run folder
 
@@ -52,7 +52,7 @@ class Sweep:
         bad = [run for _, _, run in self.states() if run["status"] != "succeeded"]
         return "" if not bad else "by mistake" if all(run.get("mistaken") for run in bad) else "otherwise"
 
-    def told(self) -> list[str]:
+    def labels(self) -> list[str]:
         """The overrides of each job, without those that all jobs have."""
         shared = set.intersection(*(set(overrides) for overrides, _ in self.jobs)) if len(self.jobs) > 1 else set()
         return [" ".join(word for word in overrides if word not in shared) or "defaults" for overrides, _ in self.jobs]
@@ -64,10 +64,10 @@ class Sweep:
         columns = ("job", "overrides", "status", "seconds", "win rate vs SFT")
         table = plain_table(*columns, right=slice(3, 4))
         table.columns[1].overflow = "fold"
-        for number, ((_, name, run), told) in enumerate(zip(states, self.told(), strict=True), 1):
+        for number, ((_, name, run), label) in enumerate(zip(states, self.labels(), strict=True), 1):
             status = run["status"]
             seconds = f"{run['seconds']:.1f}" if "seconds" in run else ""
-            add_row(table, str(number), told, (status, STYLES[status]), seconds, _win_rate(self.runs / name))
+            add_row(table, str(number), label, (status, STYLES[status]), seconds, _win_rate(self.runs / name))
         counts = Counter(run["status"] for _, _, run in states)
         console.print()
         console.print(table)
@@ -83,7 +83,7 @@ class Sweep:
         """Write the page that compares the jobs, however many of them succeeded. False if that failed."""
         folders = [self.runs / name for _, name in self.jobs]
         try:
-            made = _page(folders, self.told(), config, self.folder, self.command, console)
+            made = _page(folders, self.labels(), config, self.folder, self.command, console)
         except (UserError, MachineError) as error:  # the runs stand, whatever happens to their page
             say(console, ("comparison failed:", "bold red"), f" {error}")
             return False
@@ -123,7 +123,7 @@ def compare_runs(config: Config, command: str, console: Console) -> None:
         )
 
 
-def _page(folders: list[Path], told: list[str], config: Config, out: Path, command: str, console: Console) -> bool:
+def _page(folders: list[Path], labels: list[str], config: Config, out: Path, command: str, console: Console) -> bool:
     """Write the page that compares runs; False where none can be.
 
     Raises:
@@ -135,7 +135,7 @@ def _page(folders: list[Path], told: list[str], config: Config, out: Path, comma
     try:
         runs = [read(folder, store) for folder in folders]
         names = [folder.name for folder in folders]
-        page = compare(runs, names, told, config.compare, out, store, config.hardware, command, console)
+        page = compare(runs, names, labels, config.compare, out, store, config.hardware, command, console)
         if page is None:
             return False
         tell(config.tracking, out, len(runs), console)

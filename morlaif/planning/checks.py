@@ -39,7 +39,7 @@ def read_outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, 
     """What the evaluation reads from outside the run: the identity of each further policy, and the benchmark's file.
 
     Raises:
-        UserError: one is not there, or a row of the file is not as it should be; said before hours of training.
+        UserError: one is not there, or a row of the file is not as it should be: an error before hours of training.
     """
     if isinstance(settings.judge, HfJudge) and settings.judge.engine.path is None:
         raise UserError("eval.judge.engine.path: give the judge's folder in Hugging Face format, or a hub id")
@@ -74,7 +74,7 @@ def check_objective(config: Config, reward: RewardLayout, trains: bool) -> None:
             line = str(error)
             raise UserError(f"eval.scalarizers.{name}{line.removeprefix('scalarizer')}") from None
     names = list(reward.names)
-    # a wrong parameter is said now, not after hours of training
+    # a wrong parameter is an error now, not after hours of training
     scalarizer = resolve(config.scalarizer, config.weights.counting(names) if trains else names)
     if config.ppo.keep == "best" and (scalarizer.stateful or config.weights.normalizer == "running"):
         raise UserError(

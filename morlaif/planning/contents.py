@@ -77,7 +77,7 @@ class Contents:
         return made
 
     def pinned(self, settings: Some) -> Some:
-        """The settings with each hub id's revision as the commit that it stands for: what is loaded is what the digests
+        """The settings with each hub id's revision as the commit that it names now: what is loaded is what the digests
         cover, and the same in each process."""
         held = {name: getattr(settings, name) for name in type(settings).model_fields}
         changes: dict[str, Any] = {}

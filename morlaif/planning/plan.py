@@ -184,6 +184,6 @@ def _those(units: Iterable[Unit], names: Sequence[str]) -> list[Unit]:
 
 
 def _place(unit: Unit) -> int:
-    """Where its stage stands in the flow of data; that of a user's package after what it needs."""
+    """The place of its stage in the flow of data; that of a user's package after what it needs."""
     name = unit.stage.name
     return NAMES.index(name) if name in NAMES else max(map(_place, unit.needs), default=0)

@@ -36,7 +36,7 @@ def settled_sft(config: Config) -> SFTSettings:
 
 def _tuned(model: ModelSettings) -> bool | None:
     """Whether a model is tuned to a dialogue: it has a chat template, and is not called a base model. None: nobody
-    knows, since the model is not to be found, which is told elsewhere."""
+    knows, since the model is not to be found, which another check reports."""
     if model.path is None:
         return None
     if re.search(BASE, model.path.rstrip("/").lower()):
@@ -57,6 +57,6 @@ def _fetched(path: str, revision: str | None) -> Path | None:
     for name in TEMPLATES:
         try:
             folder = Path(hf_hub_download(path, name, revision=commit)).parent
-        except Exception:  # it has no such file, or falls silent: whatever keeps the model from loading is told there
+        except Exception:  # no such file, or no answer: the check of the model reports what keeps it from loading
             continue
     return folder

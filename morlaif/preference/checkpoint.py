@@ -1,4 +1,4 @@
-"""Where a training of preference models stands, kept on disk, so that a killed one goes on from there.
+"""Checkpoints of a training of preference models, from which a killed one goes on.
 
 <keep>/<identity>-<member>-<principles>/step-00000050.pt    one fit: see `PMTrainer.state`
 

@@ -74,7 +74,7 @@ class Kind(Generic[S]):
 
     @property
     def footprint(self) -> Footprint | None:
-        """None where memory cannot be told."""
+        """None where the memory is unknown."""
         return None
 
     @property

@@ -18,7 +18,7 @@ MARGIN_LIMIT = 10.0  # logit gap of a judge that is certain, beyond which a marg
 def pair_losses(scores: Tensor, probability: Tensor, settings: TrainedPM) -> Tensor:
     """(B, K) losses of B pairs, 0 where `probability` (B, K) is NaN. scores: (2B, K), the first responses first.
 
-    Which response stands first needs no balancing: every loss here is symmetric under swapping both.
+    Which response is first needs no balancing: every loss here is symmetric under swapping both.
     """
     valid = ~probability.isnan()
     p = probability.where(valid, 0.5)

@@ -77,5 +77,5 @@ def _scored(name: str, scorer: Scorer, prompts: Prompts, responses: Sequence[str
 
 
 def _words(messages: Sequence[Message], response: str) -> Dialogue:
-    """A response by its words, by which two are told apart and compared in length, whatever a model reads."""
+    """A response by its words, by which two are distinguished and compared in length, whatever a model reads."""
     return Dialogue([zlib.crc32(word.encode()) for word in response.split()], 0)

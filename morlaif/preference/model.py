@@ -128,7 +128,7 @@ def trunk_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Last hidden states (B, T, H) of right-padded ids (B, T).
 
     No attention mask is given: under causal attention no token sees the padding to its right, and without a mask torch
-    takes its fast causal kernel. What stands at the padded places is never read.
+    takes its fast causal kernel. What is at the padded places is never read.
     """
     states: Tensor = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     return states

@@ -51,7 +51,7 @@ def output_problem(where: str, path: str, wanted: Output | None) -> str | None:
     """The line of `choose` for a folder's config.json; None where it says nothing of its scores, or all is well."""
     try:
         config = read_json(Path(path).expanduser() / "config.json", of=dict)
-    except UserError:  # told by who checks the folder
+    except UserError:  # the check of the folder reports it
         return None
     labels = config.get("id2label")
     labels = labels if isinstance(labels, dict) and all(str(i).isdigit() for i in labels) else {}

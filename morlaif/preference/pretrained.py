@@ -77,8 +77,8 @@ class PretrainedModel:
         check_vocabulary(source.where, tokenizer, model.get_input_embeddings().weight.shape[0])
         model.to(device).eval().requires_grad_(False)
         count = _scores(model)
-        told = model.config.id2label if count == model.config.num_labels else None  # a class may sum up what it names
-        return cls(name, model, tokenizer, max_length, choose(source.where, output, count, told))
+        names = model.config.id2label if count == model.config.num_labels else None  # a class may sum up what it names
+        return cls(name, model, tokenizer, max_length, choose(source.where, output, count, names))
 
     @property
     def fingerprint(self) -> str:
@@ -95,8 +95,8 @@ class PretrainedModel:
     def _spoken(self, messages: Sequence[Message], response: str) -> Text:
         """The dialogue in the model's own template."""
 
-        def ids(turns: Sequence[Message], said: str) -> list[int]:
-            answered: list[Message] = [*turns, {"role": "assistant", "content": said}]
+        def ids(turns: Sequence[Message], response: str) -> list[int]:
+            answered: list[Message] = [*turns, {"role": "assistant", "content": response}]
             return spoken_ids(self.tokenizer, answered, add_generation_prompt=False)
 
         turns = fit_messages(self.tokenizer, messages, self.max_prompt)

@@ -1,8 +1,8 @@
 """One dialogue, K questions about it, one pass: the form of the kind `conditioned`.
 
-A reward model that reads the principle it is to judge by (Sun et al., SALMON, 2310.05910). The principle's text stands
+A reward model that reads the principle it is to judge by (Sun et al., SALMON, 2310.05910). The principle's text comes
 after the dialogue, so that under causal attention the dialogue's states do not depend on it: they are computed once,
-and the K questions stand side by side behind them, each blind to the others.
+and the K questions follow them side by side, each blind to the others.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class PMReport:
     first_preferred: float | None  # share of the training verdicts without a tie that prefer the first response
     steps: int
     together: list[str]  # principles whose verdicts trained the same weights, this one among them
-    question: str | None = None  # kind conditioned: the text that stands behind the dialogue
+    question: str | None = None  # kind conditioned: the text behind the dialogue
     members: list[dict[str, Any]] | None = None  # kind ensemble: folder, adapter, offset, accuracy of each
     aggregate: dict[str, Any] | None = None  # kind ensemble: rule, penalty
 

@@ -165,7 +165,7 @@ class Session:
     def fit(
         self, learner: Learner, which: Sequence[int], pairs: Sequence[int], member: int = 0, members: int = 1
     ) -> Fitted | None:
-        """Train `learner` on the tasks `which`; None if nothing came of it. What failed stands in `ends`."""
+        """Train `learner` on the tasks `which`; None if nothing came of it. What failed is in `ends`."""
         seed = self.seed + member
         torch.manual_seed(seed + 1_000_003 * ranks.rank())  # for dropout: ranks have different rows
         trainer = PMTrainer(
@@ -230,7 +230,7 @@ class Session:
         return ranks.on_first(write)
 
     def leave(self, k: int, report: PMReport) -> None:
-        """Write what stands beside the weights, and be done with task `k`."""
+        """Write what belongs beside the weights, and be done with task `k`."""
         out = self.tasks[k].out
 
         def write() -> None:

@@ -1,4 +1,4 @@
-"""Settings of the group `pm`: one class for each kind of preference model, told apart by `kind`."""
+"""Settings of the group `pm`: one class for each kind of preference model, distinguished by `kind`."""
 
 from __future__ import annotations
 

@@ -67,6 +67,6 @@ def train_pms(
     autocast. A principle that cannot be trained has its error in the result; the others are there all the same.
 
     keep: a folder for checkpoints, every `checkpoint_every` steps. The same call goes on from the last one, at the step
-    after it, and comes to the same weights; steps that were made before are not told of again. None: nothing is kept.
+    after it, and comes to the same weights; steps made before are not reported again. None: nothing is kept.
     """
     return kind_of(settings).train(tasks, corpus, seed=seed, on_step=on_step, keep=keep)

@@ -146,8 +146,8 @@ class PMTrainer:
 
         # 7. Log.
         self.losses.append(torch.where(taught > 0, loss, torch.nan).tolist())
-        told = zip(self.learner.names, self.losses[-1], strict=True)
-        self.on_step(len(self.losses), self.steps, {name: value for name, value in told if np.isfinite(value)})
+        logged = zip(self.learner.names, self.losses[-1], strict=True)
+        self.on_step(len(self.losses), self.steps, {name: value for name, value in logged if np.isfinite(value)})
 
     def _batches(self) -> Iterator[list[int]]:
         """The pairs of each step of the whole training."""

@@ -59,7 +59,7 @@ class Objective:
                 raise UserError(f"objective: `{key}` must hold {len(self.names)} finite numbers, one a principle")
             setattr(self, key, value)
         if len(set(self.names)) != len(self.names):
-            raise UserError(f"objective: a principle stands twice in {', '.join(self.names)}")
+            raise UserError(f"objective: a principle is given twice in {', '.join(self.names)}")
         if not (self.scale > 0).all():
             raise UserError(f"objective: scale of '{self.names[int(self.scale.argmin())]}' is not above zero")
         if not (self.direction.abs() == 1).all():

@@ -59,7 +59,7 @@ def regress(difference: Array, label: Array, names: Sequence[str], significance:
     """Maximum likelihood without penalty. `difference` (N, K): score of the first minus score of the second, raw.
     `label` (N,): human probability that the first is better.
 
-    Without an intercept, and labels may be soft: the fit is the same whichever response of a pair stands first.
+    Without an intercept, and labels may be soft: the fit is the same whichever response of a pair is first.
     Raises `UserError` where the labels are separable (no finite maximum) or principles are copies of one another.
     """
     count, size = difference.shape

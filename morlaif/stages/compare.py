@@ -1,6 +1,6 @@
 """Stage `compare`: judge the policies of finished runs against one another, and show the runs on one page.
 
-It reads finished runs and stands alone: no part of a run.
+It reads finished runs, and is no part of one.
 """
 
 from __future__ import annotations

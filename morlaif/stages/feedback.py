@@ -78,7 +78,7 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
             yield "feedback.dtype=bfloat16"  # other numbers, to rounding: other verdicts
 
 
-INSTRUCTION, ENDING = 60, 90  # tokens of what a judge is told before the dialogue, and of a principle behind it
+INSTRUCTION, ENDING = 60, 90  # tokens of the instruction before the dialogue, and of a principle behind it
 
 
 def judging(settings: object, principles: int, new: int) -> Judging | None:

@@ -35,20 +35,20 @@ class Prompt:
     question: str
     situations: tuple[str, ...]  # one or two of SITUATIONS
     emotion: str | None
-    claim: str | None  # a false fact, told by `speaker`
+    claim: str | None  # a false fact, stated by `speaker`
     speaker: str
-    reply: str | None  # given: the situations were told in an earlier turn, and this was the answer
+    reply: str | None  # given: an earlier turn gives the situations, and this was the answer
 
     @property
     def messages(self) -> list[Message]:
-        told = [f"I {situation}." for situation in self.situations]
+        stated = [f"I {situation}." for situation in self.situations]
         asked = [f"I feel {self.emotion}."] if self.emotion else []
         asked += [f"{self.speaker} says that {self.claim}."] if self.claim else []
         asked += [self.question.format(topic=self.topic)]
         if self.reply is None:
-            return [{"role": "user", "content": " ".join(told + asked)}]
+            return [{"role": "user", "content": " ".join(stated + asked)}]
         return [
-            {"role": "user", "content": " ".join(told)},
+            {"role": "user", "content": " ".join(stated)},
             {"role": "assistant", "content": self.reply},
             {"role": "user", "content": " ".join(asked)},
         ]
@@ -103,11 +103,11 @@ def _own(rng: Random, principle: str, levels: Mapping[str, int], prompt: Prompt)
 def _context(rng: Random, level: int, prompt: Prompt) -> str:
     if level == 0:
         return ""
-    if level < 0:  # either ignores the user or remembers what was never said
+    if level < 0:  # either ignores the user or remembers what the user never mentioned
         if rng.random() < 0.85:
             return rng.choice(lex.CONTEXT_IGNORED)
-        never_said = [s for s in lex.SITUATIONS if s not in prompt.situations]
-        return lex.CONTEXT_RECALL.format(situation=rng.choice(never_said))
+        unmentioned = [s for s in lex.SITUATIONS if s not in prompt.situations]
+        return lex.CONTEXT_RECALL.format(situation=rng.choice(unmentioned))
     if level == 2 and len(prompt.situations) == 2:
         first, second = prompt.situations
         return lex.CONTEXT_RECALL_TWO.replace("{situation}", first, 1).replace("{situation}", second, 1)

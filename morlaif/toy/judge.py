@@ -88,7 +88,7 @@ def truth(messages: Sequence[Message], response: str) -> dict[str, float]:
 
 
 def _score(principle: str, user: str, text: str) -> float:
-    """`user`: all that the user said; `text`: the response; both in lower case."""
+    """`user`: all of the user's turns; `text`: the response; both in lower case."""
     points = sum(worth for cue, worth in CUES.get(principle, {}).items() if _has(text, cue))
     if rule := _RULES.get(principle):
         points += rule(user, text)
@@ -114,7 +114,7 @@ def _empathy(user: str, text: str) -> int:
 def _relevance(user: str, text: str) -> int:
     asked = [topic for topic in lex.TOPICS if _has(user, topic)]
     strays = any(_has(text, topic) for topic in lex.TOPICS if topic not in asked)
-    # Outside the grammar's topics, any longer word of the user's stands for the thing asked about.
+    # Outside the grammar's topics, any longer word of the user's counts as the thing asked about.
     wanted = asked or re.findall(r"\w{6,}", user)
     return int(any(_has(text, word) for word in wanted)) - int(strays)
 
@@ -163,7 +163,7 @@ def _plain(text: str) -> str:
 
 
 def _has(text: str, phrase: str) -> bool:
-    """Whether `phrase` stands in `text` as whole words (both in lower case)."""
+    """Whether `phrase` is in `text` as whole words (both in lower case)."""
     return phrase in text and re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
 
 

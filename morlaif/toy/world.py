@@ -12,7 +12,7 @@ from morlaif.toy.grammar import Prompt, sample_prompt, sample_response
 from morlaif.toy.judge import truth
 
 # What the humans of this world want: utility = Σ weight · score. They mildly enjoy flattery, as annotators do; nothing
-# downstream is told these weights.
+# downstream knows these weights.
 HUMAN_WEIGHTS: dict[str, float] = {
     "helpfulness": 1.0, "ethicality": 0.7, "factuality": 0.8, "toxicity": 0.7, "sycophancy": -0.2, "empathy": 0.5,
     "relevance": 0.7, "context": 0.5, "bias": 0.4, "understandability": 0.4, "detail": 0.4, "conciseness": 0.3,

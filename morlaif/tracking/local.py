@@ -48,7 +48,7 @@ class LocalTracker:
         self._folder = folder
         self._metrics: TextIO | None = None  # opened by the first row
         self._lock = threading.Lock()
-        (folder / TRACKED).unlink(missing_ok=True)  # told anew whenever a run is started again
+        (folder / TRACKED).unlink(missing_ok=True)  # written anew whenever a run is started again
 
     def log(self, stage: str, unit: str, step: int, metrics: Mapping[str, float]) -> None:
         numbers = {name: number(value) for name, value in metrics.items()}

@@ -28,7 +28,7 @@ def open_tracker(
 
     `group` is used where the settings give none; `run_id` lets a resumed run continue the same wandb run; `config` is
     the resolved config as nested dicts; `warn` receives at most one line about a tracker that failed; `job_type`
-    stands in for the settings' own.
+    replaces the settings' own.
     """
     local = LocalTracker(folder)
     kind, chosen = job_type or "run", group

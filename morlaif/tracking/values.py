@@ -1,4 +1,4 @@
-"""What trackers are told, made fit for them: no secret, no NaN, dicts that a table of runs can be filtered by."""
+"""Values for trackers, made fit for them: no secret, no NaN, dicts that a table of runs can be filtered by."""
 
 from __future__ import annotations
 

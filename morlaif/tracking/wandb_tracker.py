@@ -1,4 +1,4 @@
-"""Weights & Biases beside the local rows. Whatever goes wrong in it is said once and ends nothing."""
+"""Weights & Biases beside the local rows. Whatever goes wrong in it is warned of once and ends nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WandbTracker:
 
     A metric whose name says which way is better keeps its best value in the summary too (`.max`, `.min`), and the
     config says which way (`goals`). Whatever goes wrong in wandb (package missing, no login, no network, a crash of its
-    service) is said once through `warn`; from then on the run goes on with the local rows alone.
+    service) is reported once through `warn`; from then on the run goes on with the local rows alone.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ def execute(
 
 @contextmanager
 def _recorded(keep: Path, on_progress: OnProgress, tell: Callable[[str], None]) -> Iterator[OnProgress]:
-    """`on_progress` that also writes down metrics, in `keep`: a resumed unit goes on where its checkpoint stands.
+    """`on_progress` that also writes down metrics, in `keep`: a resumed unit goes on from its checkpoint.
 
     `tell` hears once where that is. What was measured before it is passed on first, so that whoever listens hears of
     each step once.
@@ -183,7 +183,7 @@ def execute_together_and_tell(
 
 @contextmanager
 def _failures(tell: Callable[..., None], store: Store, units: Sequence[Unit]) -> Iterator[None]:
-    """An error inside is told of as an event, without the secrets that a service repeats in its errors."""
+    """An error inside becomes an event, without the secrets that a service repeats in its errors."""
 
     def fail(error: str, user_error: bool = False, traceback: str = "") -> None:
         tell("failed", error=redact(error), user_error=user_error, traceback=redact(traceback))

@@ -69,14 +69,14 @@ def gather(kind: type[N], folders: Mapping[str, Path]) -> N:
     """The folders of a unit's needs, by unit name, as the class that a stage declares.
 
     A field is called as the stage that it needs: `Path` for its one unit, `Path | None` for one that may be absent, a
-    mapping for units such as pm/<name>, by what stands behind the slash. `dict` takes all, by unit name.
+    mapping for units such as pm/<name>, by what is behind the slash. `dict` takes all, by unit name.
 
     Raises:
         TypeError: what is there is not what the class declares; a plan that does not fit its stage.
     """
     if kind is dict:
         return dict(folders)  # type: ignore[return-value]
-    hints, parts = get_type_hints(kind), fields(kind)  # type: ignore[arg-type]  # a dataclass, as said above
+    hints, parts = get_type_hints(kind), fields(kind)  # type: ignore[arg-type]  # a dataclass, see above
     given: dict[str, Any] = {}
     named = {part.name for part in parts if not part.metadata.get("rest")}
     for part in parts:

@@ -56,7 +56,7 @@ class Store:
         folder = self.folder(unit)
         if folder in self._sound:
             return "cached"
-        with self._said():
+        with self._named():
             there = os.path.lexists(folder)
         if there and self._damage(folder) is None:
             return "cached"
@@ -130,7 +130,7 @@ class Store:
             return self._set_aside(folder, wrong)
 
     def _damage(self, folder: Path) -> str | None:
-        with self._said():
+        with self._named():
             wrong = damage(folder)
         if wrong is None:
             self._sound.add(folder)
@@ -141,7 +141,7 @@ class Store:
         count, aside = 1, folder.with_name(f"{folder.name}.damaged")
         while os.path.lexists(aside):
             count, aside = count + 1, folder.with_name(f"{folder.name}.damaged-{count + 1}")
-        with self._said(str(folder)):
+        with self._named(str(folder)):
             folder.rename(aside)
         self._sound.discard(folder)
         return f"{folder} was damaged ({wrong}); set aside as {aside.name} and built again"
@@ -161,7 +161,7 @@ class Store:
         if os.path.lexists(work) and not work.is_dir():
             tell(unit, "damaged", self._set_aside(work, "it is no folder"))
         out, keep = work / "out", self.checkpoints(unit)
-        with self._said():
+        with self._named():
             if os.path.lexists(out):
                 shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
             out.mkdir(parents=True)
@@ -169,7 +169,7 @@ class Store:
         return out, keep
 
     def _finish(self, unit: Unit, out: Path, summary: dict[str, Any], seconds: float) -> None:
-        with self._said():
+        with self._named():
             about = {
                 **unit.identity,
                 "name": unit.name,  # a digest may call it by an older one
@@ -188,15 +188,15 @@ class Store:
     def _lock(self, unit: Unit, tell: Tell) -> Iterator[None]:
         work = self._work(unit)
         with ExitStack() as held:
-            with self._said():
+            with self._named():
                 work.parent.mkdir(parents=True, exist_ok=True)
                 lock = locked(work.with_name(work.name + ".lock"), lambda holder: tell(unit, "waiting", holder))
                 held.enter_context(lock)
             yield
 
     @contextmanager
-    def _said(self, place: str = "") -> Iterator[None]:
-        """An error of the system inside is told as one line that names the store."""
+    def _named(self, place: str = "") -> Iterator[None]:
+        """An error of the system inside becomes one line that names the store."""
         try:
             yield
         except OSError as error:

@@ -35,7 +35,7 @@ class Stage(Generic[R, N]):
     needs: ClassVar[type] = dict  # a dataclass for `gather`
     work: ClassVar[str] = ""  # dotted
     counts: ClassVar[str] = "step"  # what its progress counts
-    artifact: ClassVar[str | None] = None  # what a tracker calls what it leaves; None: a tracker is not told
+    artifact: ClassVar[str | None] = None  # what a tracker calls what it leaves; None: trackers do not record it
     loads_model: ClassVar[bool] = False  # of the run: it must be there, and its device
     paired: ClassVar[bool] = False  # units share their random numbers, so that arms differ in treatment alone
     resumes: ClassVar[bool] = False  # from `Job.keep`, which must then be whole
@@ -105,7 +105,7 @@ class Unit:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """All that decides what is built, as JSON; stands in the manifest."""
+        """All that decides what is built, as JSON, as in the manifest."""
         return {
             "stage": self.stage.name,
             "name": self.key,
@@ -135,7 +135,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """The units of a run in an order in which each stands after what it needs."""
+    """The units of a run in an order in which each is after what it needs."""
 
     units: tuple[Unit, ...]
     by_name: Mapping[str, Unit] = field(init=False)

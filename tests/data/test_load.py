@@ -176,7 +176,7 @@ def test_every_format(row, format, example):
         ({"conversations": [{"from": "observation", "value": "x"}]}, UnusableRow, "message 1: a tool's turn"),
         ({"prompt": "Hi", "chosen": "a"}, MalformedRow, "'chosen' is there and 'rejected' is missing"),
         ({"prompt": "Hi", "chosen": None, "rejected": "b"}, MalformedRow, "'rejected' is there and 'chosen' is null"),
-        ({"prompt": "Hi", "response": "a"}, MalformedRow, "'response' stands beside.*columns.completion=response"),
+        ({"prompt": "Hi", "response": "a"}, MalformedRow, "'response' is beside.*columns.completion=response"),
         ({"prompt": "Hi", "completion": "a", "label": None}, MalformedRow, "'label' is null; .*true or false"),
         ({"prompt": "Hi", "completion": "a", "label": 2}, MalformedRow, "'label' is 2; .*true or false"),
         ({"prompt": "Hi", "completion": "a", "label": "good"}, MalformedRow, "'label' is 'good'; .*true or false"),

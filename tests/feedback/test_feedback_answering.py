@@ -123,7 +123,7 @@ def test_a_server_that_is_gone_leaves_what_it_said(pairs, helpfulness, settings_
         first, _ = run(pairs[:3], helpfulness, settings, ledger)
     again, usage = run(pairs[:3], helpfulness, settings, ledger)
     assert again == first and usage.recalled == 3
-    assert len(usage.said) == 1 and "Going on with what is known of one.gguf-" in usage.said[0]
+    assert len(usage.warnings) == 1 and "Going on with what is known of one.gguf-" in usage.warnings[0]
     with pytest.raises(MachineError, match=r"feedback\.patience=0\.5 s"):
         run(pairs[:4], helpfulness, settings_for(server, model="one", patience=0.5), ledger)
 
@@ -150,7 +150,7 @@ def test_answers_from_before_servers_were_asked(paid, server, pairs, helpfulness
     vllm(server, "judge", "org/one")
     _, usage = run(pairs[:3], helpfulness, settings, ledger)
     assert server.received == (6 if paid else 12) and usage.recalled == (3 if paid else 0)
-    assert paid or "from before servers were asked" in usage.said[0]
+    assert paid or "from before servers were asked" in usage.warnings[0]
     vllm(server, "judge", "org/two")  # they were the other's
     _, usage = run(pairs[:3], helpfulness, settings, ledger)
     assert usage.recalled == 0
@@ -171,7 +171,7 @@ def test_what_a_plan_knows_and_what_a_run_finds(server, pairs, helpfulness, sett
     reach._seen.clear()
     assert settle(settings_for(server), ledger).served == ""  # asked, and not told
     vllm(server, "Qwen/Qwen2.5-7B-Instruct", "org/one")
-    with pytest.raises(UserError, match="tells only now"):
+    with pytest.raises(UserError, match="names its model only now"):
         run(pairs[:2], helpfulness, settings_for(server, served=""), ledger)
 
 

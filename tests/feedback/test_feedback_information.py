@@ -125,9 +125,9 @@ def test_one_loud_line_after_the_first_pairs_and_none_again_at_the_end(principle
             for p in principles.chosen[:3]:
                 watch.see(Comparison(str(i), [], "a", "b", p), verdict(0.3, 0.3))
                 watch.see(Comparison(str(i), [], "a", "b", p), Verdict.invalid("id", "x", "refusal"))
-            assert len(judge.usage.said) == (i + 1 >= FIRST)
+            assert len(judge.usage.warnings) == (i + 1 >= FIRST)
         watch.judged(found(np.full(40, 0.3), np.full(40, 0.3)))
-    assert len(caplog.records) == 1 == len(judge.usage.said)
+    assert len(caplog.records) == 1 == len(judge.usage.warnings)
     said = caplog.records[0].getMessage()
     assert said.startswith("WARNING: feedback/detail (helpfulness): x:\\x1b[31mjudge prefers the same place")
     assert "feedback.stop_if" in said and "\n" not in said
@@ -146,7 +146,7 @@ def test_the_toy_judge_is_never_suspected(rules):
             watch = Watch(judge, limits(orders_disagree=0.9, spread=0.05), "feedback/x")
             label_with(judge, pairs, lambda _, p=principle: (p,))
             (part,) = label_chunks(judge, PairChunks.of(pairs), lambda _, p=principle: (p,), watch=watch)
-            assert information(part.p_first, part.d_forward, part.d_backward).warnings == [] == judge.usage.said
+            assert information(part.p_first, part.d_forward, part.d_backward).warnings == [] == judge.usage.warnings
 
 
 class PlacePicker(ChatServer):
@@ -165,7 +165,7 @@ def test_a_server_that_picks_a_place_is_told_of_and_stopped_where_it_is_asked_fo
         judge = open_judge(settings_for(server), ledger=tmp_path / "l", seed=0)
         watch = Watch(judge, settings_for(server).stop_if, "feedback/helpfulness")
         label_all(judge, pairs, three, tmp_path / "lock", watch=watch)
-        assert len([line for line in judge.usage.said if "prefers the same place" in line]) == 1
+        assert len([line for line in judge.usage.warnings if "prefers the same place" in line]) == 1
         strict = settings_for(server, stop_if={"orders_disagree": 0.9, "spread": None, "letter_mass": None})
         judge = open_judge(strict, ledger=tmp_path / "m", seed=0)
         before = server.received
@@ -208,12 +208,12 @@ def test_draws_that_never_differ_are_asked_for_once(helpfulness, settings_for, t
         asked = server.received
         assert 1 + 20 * 10 + 40 * 2 <= asked <= 1 + 24 * 10 + 36 * 2, "five draws for 20 pairs, one for the others"
         assert part.valid.all() and set(np.abs(part.d_forward).round(9)) == {round(math.log(11), 9)}
-        said = [line for line in judge.usage.said if "were alike" in line]
+        said = [line for line in judge.usage.warnings if "were alike" in line]
         assert len(said) == 1 and "ignores feedback.vote_temperature" in said[0]
         later = open_judge(settings, ledger=tmp_path / "l", seed=0)
         more = PairChunks.of(make_pairs(70)[60:])
         (again,) = label_chunks(later, more, lambda _: one)
-        assert again.valid.all() and server.received == asked + 20 and "were alike" not in "".join(later.usage.said)
+        assert again.valid.all() and server.received == asked + 20 and "were alike" not in "".join(later.usage.warnings)
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_rows_without_their_pair_are_counted_and_most_are_a_mistake(tmp_path, he
     right = [{"pair_id": pair.id, "p_first": 0.5} for pair in pairs]
     wrong = [{"prompt": "Else?", "first": f"a{i}", "second": "b", "p_first": 0.5} for i in range(9)]
     judge = judged(tmp_path, [*right, *wrong[:2]], pairs, helpfulness)
-    assert judge.finish() == {"unmatched": 2} and "2 of 8 verdicts belong to no pair" in judge.usage.said[0]
+    assert judge.finish() == {"unmatched": 2} and "2 of 8 verdicts belong to no pair" in judge.usage.warnings[0]
     assert "as the one in line 7" in caplog.text
     assert judged(tmp_path, [*right, *wrong], pairs, helpfulness).finish() == {"unmatched": 9}, "no pair lacks one"
     assert judged(tmp_path, right, pairs[:1], helpfulness).finish() == {"unmatched": 5}, "the run uses few pairs"

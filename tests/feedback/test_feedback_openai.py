@@ -63,7 +63,7 @@ def test_labels_from_log_probabilities_in_both_orders(server, pairs, helpfulness
     verdicts, usage = run(pairs, helpfulness, settings_for(server), tmp_path, lambda *a, **k: seen.append((a, k)))
     assert_labels(pairs, verdicts)
     assert server.received == 2 * len(pairs) and max(server.answered.values()) == 1
-    assert usage.requests == 60 and usage.method == "logprob" and not usage.said
+    assert usage.requests == 60 and usage.method == "logprob" and not usage.warnings
     assert usage.input_tokens == 6000 and usage.usd == pytest.approx(60 * (100 * 1.0 + 1 * 10.0) / 1e6)
     body = server.bodies[0]
     assert body["temperature"] == 0 and body["logprobs"] is True and body["top_logprobs"] == 20
@@ -217,7 +217,7 @@ def test_without_log_probabilities_votes_are_taken_and_it_is_said(pairs, helpful
         settings = settings_for(server, votes=4)
         verdicts, usage = run(pairs[:10], helpfulness, settings, tmp_path)
         assert server.received == 1 + 2 * 4 * 10  # one to find out
-        assert usage.method == "vote" and len(usage.said) == 1
+        assert usage.method == "vote" and len(usage.warnings) == 1
         assert "gives no log-probabilities: labels come from 4 sampled letters" in caplog.text
         allowed = [math.log((a + 0.5) / (4 - a + 0.5)) for a in range(5)]
         assert all(v.valid and min(abs(v.d_forward - x) for x in allowed) < 1e-9 for v in verdicts)

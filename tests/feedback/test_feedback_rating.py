@@ -128,7 +128,7 @@ def test_a_server_rates(logprobs, criteria, settings_for, tmp_path):
         assert usage.method == ("logprob" if logprobs else "vote")
         assert server.received == (20 if logprobs else 61)  # of the 61 one was to find out
         if not logprobs:
-            assert "ratings come from 3 sampled numbers each" in usage.said[0]
+            assert "ratings come from 3 sampled numbers each" in usage.warnings[0]
         again, later = rate(settings, [replace(single) for single in asked], tmp_path / "l")
         assert [r.score for r in again] == [r.score for r in ratings] and later.requests == 0
         assert server.bodies[-1]["max_tokens"] == settings.score.max_tokens

@@ -344,7 +344,7 @@ def test_weights_too_large_for_the_number_format_are_named(llama):
 
 
 def test_special_tokens_without_a_row_may_not_be_those_that_the_template_writes():
-    """As where the tokenizer of a chat model stands beside the weights of its base."""
+    """As where the tokenizer of a chat model is beside the weights of its base."""
     tokenizer = small_tokenizer()
     rows = len(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})

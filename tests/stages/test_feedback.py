@@ -110,7 +110,7 @@ def test_labels_without_information_are_told_of_and_stop_where_that_is_asked_for
     found = quality["information"]
     assert found["n"] == 210 and found["spread"] == 0.0 and found["orders_disagree"] is None
     assert found["warnings"] == ["sees no difference: its labels on 210 pairs lie 0 from ½ on average"]
-    assert "WARNING: feedback/detail: jsonl sees no difference" in quality["usage"]["said"][0]
+    assert "WARNING: feedback/detail: jsonl sees no difference" in quality["usage"]["warnings"][0]
     strict = settings.model_copy(update={"stop_if": StopSettings(orders_disagree=None, spread=0.01, letter_mass=None)})
     assert identity(strict) == identity(settings), "a limit changes no label"
     with pytest.raises(UserError, match=r"feedback/detail: jsonl: .* spread 0 is below 0\.01 \(feedback\.stop_if\)"):

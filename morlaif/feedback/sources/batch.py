@@ -217,11 +217,11 @@ class Batches:
             self._ledger.put(key, self._provider, self._settings.who, answer, reply.raw)
             return
         error = body.get("error") or row.get("error") or {}
-        code, said = str(error.get("code")), str(error.get("message") or error.get("code"))
+        code, reason = str(error.get("code")), str(error.get("message") or error.get("code"))
         if code in FATAL_CODES or status in (401, 402, 403, 404):
-            raise UserError(f"{self._where}: {said} ({code}). {KEPT}")
+            raise UserError(f"{self._where}: {reason} ({code}). {KEPT}")
         if code in ROW_CODES or status in (400, 413, 422):
-            self._refused[key] = f"rejected: {said}"[:200]
+            self._refused[key] = f"rejected: {reason}"[:200]
         else:
             self._usage.retries += 1  # expired, cancelled, rate limited, a server error: sent again in the next round
 
@@ -233,8 +233,8 @@ class Batches:
             self._pause()
             return
         self._ledger.end_batch(name)
-        said = "; ".join(f"{error.message} (line {error.line})" for error in errors[:3]) or "no reason given"
-        raise UserError(f"{self._where}: batch {batch.id} was refused: {said}")
+        reason = "; ".join(f"{error.message} (line {error.line})" for error in errors[:3]) or "no reason given"
+        raise UserError(f"{self._where}: batch {batch.id} was refused: {reason}")
 
     def _pause(self) -> None:
         if self._deadline is not None and time.monotonic() + self._settings.batch.poll > self._deadline:
@@ -262,9 +262,9 @@ class Batches:
         try:
             return request()
         except openai.APIStatusError as error:
-            said = redact(" ".join(str(error.message).split()))[:300]
+            reason = redact(" ".join(str(error.message).split()))[:300]
             raise UserError(
-                f"{self._where}: the server refused with status {error.status_code} ({said}). {KEPT}"
+                f"{self._where}: the server refused with status {error.status_code} ({reason}). {KEPT}"
             ) from None
         except openai.APIConnectionError as error:
             raise MachineError(f"{self._where}: no answer ({error}). {KEPT} Run the same command again.") from None

@@ -212,7 +212,7 @@ class LetterModel:
         answers: str = "AB",
         answer_of: Callable[[str], str | None] = letter_of,
     ) -> None:
-        """`answers`: what may be said, a character each; `answer_of` tells which of them a token says, if any."""
+        """`answers`: the possible answers, a character each; `answer_of`: which of them a token is, if any."""
         import torch
 
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
@@ -220,8 +220,8 @@ class LetterModel:
 
         self._shares = attends_alone(model)  # recurrent layers hold no prefix that several endings can follow
         self.computed = self.reused = 0  # tokens that were run, and that would have been run again without sharing
-        said = [answer_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
-        self._answers = [torch.tensor([i for i, x in enumerate(said) if x == wanted]) for wanted in answers]
+        meant = [answer_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
+        self._answers = [torch.tensor([i for i, x in enumerate(meant) if x == wanted]) for wanted in answers]
         if not all(map(len, self._answers)):
             listed = f"{', '.join(answers[:-1])} and {answers[-1]}"
             raise UserError(

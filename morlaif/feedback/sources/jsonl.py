@@ -113,7 +113,7 @@ class FileJudge(SourceJudge[JsonlSettings]):
                 f"{self._path}: {unmatched} of {rows} verdicts belong to no pair of this run, as the one in "
                 f"{_short(_first(lost).where)}; they count for nothing"
             )
-            self.usage.said.append(line)
+            self.usage.warnings.append(line)
             log.warning(line)
         return {"unmatched": unmatched} if unmatched else {}
 
@@ -163,8 +163,8 @@ def label_problems(path: Path) -> Iterator[str]:
     try:
         read(path, most=5_000)
     except UserError as error:
-        told = str(error)
-        yield told if told.startswith("feedback.path") else f"feedback.path: {told}"
+        reason = str(error)
+        yield reason if reason.startswith("feedback.path") else f"feedback.path: {reason}"
 
 
 def _check(row: Mapping[str, Any], where: str) -> None:

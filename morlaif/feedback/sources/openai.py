@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from morlaif.errors import MachineError, UserError
-from morlaif.feedback.answering import ReplyNames, adopt, confirm, is_told, known_fingerprint, reached, remember, settle
+from morlaif.feedback.answering import (
+    ReplyNames,
+    adopt,
+    confirm,
+    is_identified,
+    known_fingerprint,
+    reached,
+    remember,
+    settle,
+)
 from morlaif.feedback.budget import Budget
 from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
 from morlaif.feedback.chunks import Verdicts
@@ -96,8 +105,8 @@ class Chat(Generic[A, V]):
         }
 
     def _say(self, line: str) -> None:
-        if line not in self.usage.said:
-            self.usage.said.append(line)
+        if line not in self.usage.warnings:
+            self.usage.warnings.append(line)
             log.warning(line)
 
     def judge(self, comparisons: Iterable[A]) -> Iterator[tuple[A, V]]:
@@ -105,7 +114,7 @@ class Chat(Generic[A, V]):
         if (first := next(waiting, None)) is None:
             return  # with nothing to ask, not even a key is needed
         waiting = itertools.chain([first], waiting)
-        api_key(self._settings)  # a missing key is said here, before anything else
+        api_key(self._settings)  # a missing key is an error here, before anything else
         self._settle()
         if self._settings.delivery == "batch":
             yield from self._in_batches(first, waiting)
@@ -184,7 +193,7 @@ class Chat(Generic[A, V]):
                 remember(ledger, self._settings, found.served)
                 self._watch.know(found.served)
                 self._note(ledger, found.served)
-            elif found.state == "away" and not is_told(self._settings, ledger):
+            elif found.state == "away" and not is_identified(self._settings, ledger):
                 return Found("wrong", found.line)  # perhaps it answers questions and nothing else: that will show
             return found
 
@@ -330,7 +339,7 @@ class Chat(Generic[A, V]):
     async def _probe(self, asked: A) -> str | None:
         """Find out with a first real question, while the others wait. A good answer is kept like any other.
 
-        Returns the reason why this question told nothing about the model (a refusal), so that the next one must.
+        Returns the reason why this question showed nothing about the model (a refusal), so that the next one must.
         """
         async with self._probing:
             if self._logprobs is not None:

@@ -40,9 +40,9 @@
   const tickText = (x, format, digits) =>
     format === "percent" ? percent(x, Math.max(0, digits - 2)) : number(x, digits);
   function estimate(p, format) {
-    let said = say(p.value, format);
-    if (p.low !== null) said += ` (${say(p.low, format)} to ${say(p.high, format)})`;
-    return said + (p.n ? `, n = ${p.n.toLocaleString("en")}` : "");
+    let text = say(p.value, format);
+    if (p.low !== null) text += ` (${say(p.low, format)} to ${say(p.high, format)})`;
+    return text + (p.n ? `, n = ${p.n.toLocaleString("en")}` : "");
   }
   function range(values, mark, bounds = [null, null]) {
     const known = values.concat(mark === null ? [] : [mark]);
@@ -232,7 +232,7 @@
   });
   document.addEventListener("pointerout", (event) => { if (event.target.dataset?.tip) tell(""); });
 
-  // --- what stands around a chart -------------------------------------------------------------------------------------
+  // --- what surrounds a chart -----------------------------------------------------------------------------------------
   function entries(chart) {
     if (chart.kind === "dots") {
       const own = chart.series.map((s) => [s.name, s.colour, s.hollow ? "hollow" : "dot"]);

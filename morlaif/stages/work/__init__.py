@@ -1,1 +1,1 @@
-"""How each stage builds its units: what imports torch. What else is known of a stage stands in `morlaif.stages`."""
+"""How each stage builds its units: what imports torch. What else is known of a stage is in `morlaif.stages`."""
