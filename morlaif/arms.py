@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
 
@@ -93,6 +93,11 @@ class ArmsSettings(Settings):
                 name: {**value["defaults"], **own} if isinstance(own, Mapping) else own
                 for name, own in value["definitions"].items()
             }
+            for name, own in definitions.items():
+                if isinstance(own, Mapping) and "labels" not in own:
+                    near = suggest(str(name), [other for other in definitions if other != name])
+                    wanted = f"{', '.join(get_args(Labels)[:-1])} or {get_args(Labels)[-1]}"
+                    raise ValueError(f"definitions.{name}:{near} An arm of your own needs labels: {wanted}")
             return {**value, "definitions": definitions}
         return value
 

@@ -36,6 +36,7 @@ Flags: {flags}
   --config-dir FOLDER adds a folder of presets; --hydra-help tells of the others, which are Hydra's.
 """
 
+NAMED = ("arms.definitions.", "eval.policies.", "extra.")  # mappings whose keys are names of the user's: Hydra adds with a plus
 VALUED = ("cfg", "package", "config_dir", "info")  # flags with a value
 
 
@@ -79,6 +80,7 @@ def read_flags(words: Sequence[str]) -> argparse.Namespace:
         if re.match(r"--?(config-path|cp|config-name|cn|experimental-rerun)(=|$)", word):
             raise UserError(f"{word.split('=')[0]} is not offered; --config-dir FOLDER adds a folder of presets")
     flags = parser().parse_intermixed_args(list(words))
+    flags.overrides = [f"++{word}" if word.startswith(NAMED) else word for word in flags.overrides]
     if (flags.package or flags.resolve) and not flags.cfg:
         raise UserError(f"{'--package' if flags.package else '--resolve'} belongs to --cfg job")
     if flags.run and flags.multirun:

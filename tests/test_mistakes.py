@@ -67,6 +67,8 @@ QUICK = ["data.sft=8", "data.train=4", "data.eval=4"]
         ("'ppo.stop[0]=x'", "a list is given whole: ppo.stop=[a, b]"),
         ("\"name='a\"", "the quote ' is not closed"),
         ("=3", "'=3': there is no key before the equals sign"),
+        ("arms.definitions.morlaf.method=ppo", "Did you mean 'morlaif'? An arm of your own needs labels: principles, "),
+        ("arms.definitions.mine.labels=ai arms.definitions.mine.method=ppo", "arms.definitions.mine.labels='ai'"),
         ("''", "an empty word is among the overrides"),
         ("ppo..steps=3", "'ppo..steps' is no key"),
         # interpolation
@@ -117,6 +119,8 @@ def test_a_mistake_is_one_line_with_what_would_be_right(command, line):
     "command",
     [
         "-m 'seed=range(0,2)'", "'pm={kind: lora}'", "seed=1e3", "'seed=\"3\"'", "~experiment",
+        "arms.definitions.my.labels=principles arms.definitions.my.change='{ppo.kl.coef: 1}' arms.select=[morlaif,my]",
+        "eval.policies.base=gpt2 +eval.policies.other=gpt2",
         "reward=mixture +reward@reward.parts.judge=judge +reward.weights.judge=0.5",
     ],
 )  # fmt: skip

@@ -165,14 +165,6 @@ def shorten(answer: list[int], room: int) -> list[int]:
     return answer if len(answer) <= room else [*answer[: room - 1], answer[-1]]
 
 
-def dialogue_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], response: str, max_length: int
-) -> list[int]:
-    """Ids of prompt and response together, at most `max_length`, ending in EOS."""
-    prompt, answer = dialogue_parts(tokenizer, messages, response, max_length)
-    return prompt + answer
-
-
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Container[int] | None = None) -> str:
     """The text of an assistant's turn, without the token that ended it and the blanks that opened it.
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from morlaif.evaluation.matrix import WinMatrix
 from morlaif.statistics import Array, Interval, bias_corrected, resample_counts
@@ -29,12 +28,11 @@ class Strengths:
     names: tuple[str, ...]
     strength: tuple[Interval, ...]  # θ, mean zero
     tie: float  # ν; 0 where nothing ever tied
-    method: str  # of the intervals: bootstrap or wald
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "model": "davidson",
-            "intervals": self.method,
+            "intervals": "bootstrap",
             "names": list(self.names),
             "strength": [theta.as_dict() for theta in self.strength],
             "elo": [ELO * theta.value for theta in self.strength],
@@ -62,25 +60,7 @@ def strengths(
     draws, _ = fit(drawn_wins, drawn_ties, prior=prior, met=(wins + wins.T + ties) > 0, start=(theta, tie))
     n = int((~np.isnan(matrix.outcome)).any(axis=0).sum())
     made = tuple(bias_corrected(float(t), draws[:, k], n, confidence) for k, t in enumerate(theta))
-    return Strengths(matrix.names, made, float(tie), "bootstrap")
-
-
-def strengths_of_counts(
-    names: tuple[str, ...], wins: Array, ties: Array, *, confidence: float = 0.95, prior: float = 1.0
-) -> Strengths:
-    """From counts alone, (P, P) as `WinMatrix.counts` gives them; Wald intervals, as if verdicts were independent."""
-    wins, ties = np.asarray(wins, dtype=float), np.asarray(ties, dtype=float)
-    theta, tie = fit(wins, ties, prior=prior)
-    padded_wins, padded_ties = _with_prior(wins, ties, prior, (wins + wins.T + ties) > 0)
-    eta = math.log(tie) if tie > 0 else -math.inf
-    _, information = _score(theta[None], np.array([eta]), padded_wins[None], padded_ties[None])
-    size = len(names)
-    kept = slice(0, size + (tie > 0))
-    variance = np.diag(np.linalg.pinv(information[0][kept, kept]))[:size]
-    half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance)
-    n = (wins + ties / 2).sum(axis=1) + (wins + ties / 2).sum(axis=0)
-    made = tuple(Interval(float(t), float(t - h), float(t + h), int(k)) for t, h, k in zip(theta, half, n, strict=True))
-    return Strengths(tuple(names), made, float(tie), "wald")
+    return Strengths(matrix.names, made, float(tie))
 
 
 def fit(

@@ -29,7 +29,6 @@ from morlaif.evaluation.results import Bench, BenchAccuracy, Estimate
 from morlaif.statistics import Array, Interval, accuracy
 
 COLUMNS = Columns(**{name: name for name in Columns.model_fields})
-KNOWN = ("prompt", "chosen", "rejected", "subset")
 _ABSENT = (np.nan,) * 3
 _RESAMPLES = 500  # of the bootstrap
 Score = Callable[[Sequence[list[Message]], Sequence[str]], Array]  # (N, K)

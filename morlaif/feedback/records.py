@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from morlaif.data.arrow import Rows, save_splits
+from morlaif.data.arrow import Rows
 from morlaif.data.records import Message, Pair
 from morlaif.feedback.settings import Principle
 
@@ -99,11 +98,6 @@ VERDICT_COLUMNS = {
     "pair_id": "string", "p_first": "float64", "bias": "float64", "valid": "bool", "judge": "string",
     "d_forward": "float64", "d_backward": "float64", "reason": "string",
 }  # fmt: skip
-
-
-def save_verdicts(folder: Path, splits: Mapping[str, Iterable[Verdict]]) -> None:
-    """Write the verdicts of a `feedback` artifact whose folder is `folder`."""
-    save_splits(Path(folder) / VERDICTS, splits, VERDICT_COLUMNS)
 
 
 def load_verdicts(folder: Path, split: str) -> Rows[Verdict]:

@@ -123,12 +123,6 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             config.pad_token_id = tokenizer.pad_token_id
 
 
-def resolve_model(folder: Path) -> tuple[str, str | None]:
-    """Path (or hub id) and revision of the model that the artifact of `sft` in `folder` holds or points to."""
-    source = source_of(folder)
-    return source.path, source.revision
-
-
 def source_of(
     folder: Path, base: ModelSettings | None = None, key: str = "model.path", trust_remote_code: bool = False
 ) -> Source:

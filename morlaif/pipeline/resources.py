@@ -83,16 +83,13 @@ def _unknown(config: Config, plan: Plan) -> Iterator[str]:
     path = config.model.path
     if stages and path is not None and of_model(config.model) is None:
         yield f"memory and time are not known: {why_unknown(path, config.model.revision)}"
-    for key, settings in (
-        ("feedback", config.feedback),
-        ("eval.judge.engine", getattr(config.eval.judge, "engine", None)),
-    ):
+    for key, settings in _engines(config):
         if isinstance(settings, HfSettings) and settings.path and of_path(settings.path, settings.revision) is None:
             yield f"what {key} takes is not known: {why_unknown(settings.path, settings.revision)}"
 
 
 def _engines(config: Config) -> list[tuple[str, object]]:
-    """The judges of labels and of policies, by where their settings stand."""
+    """The judges of labels and of policies, by the keys of their settings."""
     return [("feedback", config.feedback), ("eval.judge.engine", getattr(config.eval.judge, "engine", None))]
 
 
@@ -101,10 +98,7 @@ def _unadvised(config: Config) -> Iterator[str]:
     if not processor_lacks_bfloat16():
         return
     asked = [] if config.hardware.device != "cpu" else [("hardware.dtype", config.hardware.dtype)]
-    for key, settings in (
-        ("feedback", config.feedback),
-        ("eval.judge.engine", getattr(config.eval.judge, "engine", None)),
-    ):
+    for key, settings in _engines(config):
         if isinstance(settings, HfSettings) and settings.path and settings.device == "cpu":
             asked.append((f"{key}.dtype", settings.dtype))
     for key, dtype in asked:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+from artifacts import dialogue_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,6 @@ from morlaif.data.chat import (
     HH_TEMPLATE,
     PAD_TOKEN,
     decode_response,
-    dialogue_ids,
     dialogue_parts,
     fit_messages,
     prepare_tokenizer,

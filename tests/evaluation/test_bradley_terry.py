@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize
+from scipy import optimize, stats
 
-from morlaif.evaluation.bradley_terry import Strengths, fit, strengths, strengths_of_counts
+from morlaif.evaluation import bradley_terry
+from morlaif.evaluation.bradley_terry import Strengths, fit, strengths
 from morlaif.evaluation.matrix import WinMatrix
+from morlaif.statistics import Interval
 
 
 def draw(rng, theta, tie, prompts, pairs=None):
@@ -44,6 +46,21 @@ def brute_force(wins, ties):
     return np.append(best[: size - 1], -best[: size - 1].sum()), math.exp(best[size - 1])
 
 
+def wald(names, wins, ties, *, prior=1.0):
+    """From counts alone: Wald intervals at 95 %, as if verdicts were independent."""
+    theta, tie = fit(wins, ties, prior=prior)
+    padded_wins, padded_ties = bradley_terry._with_prior(wins, ties, prior, (wins + wins.T + ties) > 0)
+    eta = math.log(tie) if tie > 0 else -math.inf
+    _, information = bradley_terry._score(theta[None], np.array([eta]), padded_wins[None], padded_ties[None])
+    size = len(names)
+    kept = slice(0, size + (tie > 0))
+    variance = np.diag(np.linalg.pinv(information[0][kept, kept]))[:size]
+    half = stats.norm.ppf(0.975) * np.sqrt(variance)
+    n = (wins + ties / 2).sum(axis=1) + (wins + ties / 2).sum(axis=0)
+    made = tuple(Interval(float(t), float(t - h), float(t + h), int(k)) for t, h, k in zip(theta, half, n, strict=True))
+    return Strengths(tuple(names), made, float(tie))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 4), st.integers(0, 10_000))
 def test_the_fit_is_the_maximum_of_the_likelihood(size, seed):
@@ -69,7 +86,7 @@ def test_two_policies_by_hand():
     theta, tie = fit(np.array([[0, 30], [10, 0]]), np.array([[0, 20], [20, 0]]))
     assert theta == pytest.approx([math.log(3) / 2, -math.log(3) / 2])
     assert float(tie) == pytest.approx(20 / math.sqrt(300))
-    made = strengths_of_counts(("a", "b"), np.array([[0, 30], [10, 0]]), np.array([[0, 20], [20, 0]]), prior=0)
+    made = wald(("a", "b"), np.array([[0, 30], [10, 0]]), np.array([[0, 20], [20, 0]]), prior=0)
     assert made.probability("a", "b") == pytest.approx((0.5, 1 / 3, 1 / 6))
     assert made.as_dict()["elo"][0] - made.as_dict()["elo"][1] == pytest.approx(400 * math.log10(3))
     # information of a = (θ_a − θ_b)/2 is n (p_w + p_l − (p_w − p_l)²) less what ν takes; θ_a = a here
@@ -110,8 +127,8 @@ def test_intervals_cover_by_simulation():
     for trial in range(trials):
         matrix = draw(rng, theta, 0.8, 120)
         made: Strengths = strengths(matrix, seed=trial, resamples=300)
-        wald = strengths_of_counts(matrix.names, *matrix.counts())
-        hits.append([[i.low <= t <= i.high for i, t in zip(m.strength, theta, strict=True)] for m in (made, wald)])
+        counted = wald(matrix.names, *matrix.counts())
+        hits.append([[i.low <= t <= i.high for i, t in zip(m.strength, theta, strict=True)] for m in (made, counted)])
     bootstrap, independent = np.mean(hits, axis=(0, 2))
     assert 0.93 <= bootstrap <= 0.97 and 0.93 <= independent <= 0.97
 
@@ -122,5 +139,5 @@ def test_the_bootstrap_sees_that_verdicts_on_one_prompt_are_dependent():
     easy = rng.random(200) < 0.6  # on these everybody beats c, on the others c wins
     outcome = np.stack([rng.integers(0, 2, 200).astype(float), easy, easy])
     matrix = WinMatrix(("a", "b", "c"), outcome, np.zeros(outcome.shape, dtype=bool))
-    honest, sure = strengths(matrix, seed=0), strengths_of_counts(matrix.names, *matrix.counts())
+    honest, sure = strengths(matrix, seed=0), wald(matrix.names, *matrix.counts())
     assert honest.strength[2].high - honest.strength[2].low > 1.2 * (sure.strength[2].high - sure.strength[2].low)

@@ -4,13 +4,14 @@ import math
 import random
 
 import pytest
+from artifacts import save_verdicts
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.feedback.chunks import Verdicts, averaged
 from morlaif.feedback.label import draw, label
 from morlaif.feedback.quality import quality
-from morlaif.feedback.records import Verdict, load_verdicts, save_verdicts
+from morlaif.feedback.records import Verdict, load_verdicts
 from morlaif.feedback.settings import HumanSettings, Principle
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world

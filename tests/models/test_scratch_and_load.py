@@ -14,8 +14,8 @@ from morlaif.models.load import (
     load_policy,
     load_tokenizer,
     point_to,
-    resolve_model,
     save_policy,
+    source_of,
 )
 from morlaif.models.place import Source
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
@@ -65,8 +65,8 @@ def test_tokenizer_and_weights_depend_on_their_input_alone(tokenizer):
 
 
 def test_a_saved_policy_loads_with_transformers_alone(saved, tokenizer):
-    path, revision = resolve_model(saved)
-    assert revision is None
+    path = source_of(saved).path
+    assert source_of(saved).revision is None
     mine, theirs = load_causal_lm(path), AutoModelForCausalLM.from_pretrained(path)
     assert same_weights(mine, theirs)
     assert not mine.training
@@ -107,7 +107,7 @@ def test_a_pointer_stands_for_the_untouched_base(saved, tmp_path):
     other = tmp_path / "artifact"
     other.mkdir()
     point_to(other, Source(base, trust_remote_code=True, attention="eager"))
-    assert resolve_model(other) == (base, None)
+    assert (source_of(other).path, source_of(other).revision) == (base, None)
     written = json.loads((other / "model.json").read_text())
     assert written["attention"] == "eager" and "trust_remote_code" not in written, "no file may allow code"
     model, tokenizer = load_policy(other, dtype=torch.bfloat16)
@@ -122,7 +122,7 @@ def test_clear_errors(tmp_path, saved, tokenizer):
     with pytest.raises(UserError, match=r"no config\.json"):
         load_causal_lm(str(tmp_path / "empty"))
     with pytest.raises(UserError, match="no model here"):
-        resolve_model(tmp_path / "empty")
+        source_of(tmp_path / "empty")
     (saved / "model" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.path=.*no weights in this folder; expected model\.safetensors"):
         load_causal_lm(Source(str(saved / "model"), key="model.path"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts import dialogue_ids
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -19,7 +20,6 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from morlaif.data.chat import dialogue_ids
 from morlaif.errors import UserError
 from morlaif.models.place import Source
 from morlaif.preference.bank import PreferenceBank

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts import dialogue_ids
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from morlaif.data.chat import dialogue_ids
 from morlaif.models.load import load_tokenizer
 from morlaif.preference.model import (
     Batch,

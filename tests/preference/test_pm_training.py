@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts import dialogue_ids
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from morlaif.data.chat import dialogue_ids
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict

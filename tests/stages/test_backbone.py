@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from artifacts import save_verdicts
 from jobs import typed
 from pydantic import TypeAdapter
 
 from morlaif.data.records import Pair, save_pairs
 from morlaif.errors import UserError
-from morlaif.feedback.records import Verdict, save_verdicts
+from morlaif.feedback.records import Verdict
 from morlaif.feedback.settings import Principle
 from morlaif.hardware import HardwareSettings
 from morlaif.models.load import save_policy

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from artifacts import save_verdicts
 from jobs import typed
 
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
@@ -18,7 +19,7 @@ from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.results import Arm
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.quality import quality
-from morlaif.feedback.records import Verdict, save_verdicts
+from morlaif.feedback.records import Verdict
 from morlaif.hardware import HardwareSettings
 from morlaif.models.load import save_policy
 from morlaif.models.scratch import build_causal_lm, train_tokenizer

@@ -13,15 +13,15 @@ from typing import Any
 import processes
 import pytest
 import torch
+from artifacts import dialogue_ids
 from jobs import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from morlaif.data.chat import dialogue_ids
 from morlaif.data.records import Pair, load_split, save_examples
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict
 from morlaif.hardware import HardwareSettings
-from morlaif.models.load import load_policy, resolve_model, save_policy
+from morlaif.models.load import load_policy, save_policy, source_of
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import ScratchSettings
 from morlaif.preference.bank import PreferenceBank
@@ -105,7 +105,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     pairs = [Pair.of(e.messages, e.chosen, e.rejected) for e in world["train"]]
     settings = LoraPM(**conf("pm/lora") | {"epochs": 1, "warmup_steps": 0, "max_length": 192, "pooling": "last"})
-    base, _ = resolve_model(folders["sft"])
+    base = source_of(folders["sft"]).path
     for name in NAMES:
         verdicts = Verdicts(name).of(pairs)
         train_pm(
@@ -239,7 +239,7 @@ def test_critic_of_its_own(run, kind, init):
 def test_adapter_critic_from_a_preference_model_scores_as_it_does(inputs):
     """On the policy's own frozen tensors, without a copy of them."""
     model, tokenizer = load_policy(inputs["sft"])
-    base = resolve_model(inputs["sft"])[0]
+    base = source_of(inputs["sft"]).path
     critic = load_adapter_critic(inputs["pm/detail"], base, model, ppo_settings(**{"policy.kind": "lora"}))
     bank = PreferenceBank.load({"detail": inputs["pm/detail"]}, base)
     ids = torch.tensor([dialogue_ids(tokenizer, *SHORT, 192)])
@@ -256,7 +256,7 @@ def test_adapter_critic_from_a_preference_model_scores_as_it_does(inputs):
 
 def test_critic_from_a_preference_model_scores_as_it_does(inputs):
     _, tokenizer = load_policy(inputs["sft"])
-    base = resolve_model(inputs["sft"])[0]
+    base = source_of(inputs["sft"]).path
     critic = load_critic(inputs["pm/detail"], base, tokenizer, "cpu")
     bank = PreferenceBank.load({"detail": inputs["pm/detail"]}, base)
     ids = torch.tensor([dialogue_ids(tokenizer, *SHORT, 192)])

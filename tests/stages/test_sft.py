@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts import dialogue_ids
 from jobs import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
-from morlaif.data.chat import dialogue_ids, prompt_ids
+from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Example, save_examples
 from morlaif.errors import UserError
 from morlaif.hardware import HardwareSettings
 from morlaif.models import finetune as module
 from morlaif.models.finetune import IGNORED, finetune, tokenize
 from morlaif.models.generate import generate
-from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer, resolve_model
+from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer, source_of
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import FullSFT, LoRASettings, LoRASFT, ModelSettings, NoSFT, ScratchSettings
 from morlaif.presets import preset
@@ -89,7 +90,7 @@ def test_a_model_from_nothing_learns_the_rule(trained):
 
 def test_the_artifact_loads_with_transformers_alone(trained):
     job, numbers = trained
-    path, _ = resolve_model(job.out)
+    path = source_of(job.out).path
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     assert model.num_parameters() == numbers["parameters"]
     assert len(tokenizer) == model.config.vocab_size
@@ -100,13 +101,13 @@ def test_the_same_seed_gives_the_same_weights(trained, tmp_path):
     job, numbers = trained
     again = make_job(tmp_path)
     assert sft.build(again) == numbers
-    first, second = (load_causal_lm(resolve_model(j.out)[0]).state_dict() for j in (job, again))
+    first, second = (load_causal_lm(source_of(j.out).path).state_dict() for j in (job, again))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_rows_are_the_dialogues_token_for_token(trained):
     job, _ = trained
-    tokenizer = load_tokenizer(resolve_model(job.out)[0])
+    tokenizer = load_tokenizer(source_of(job.out).path)
     rows = examples(20)
     rows[3] = dataclasses.replace(rows[3], demonstration=None)
     table = tokenize(tokenizer, rows, max_length=24)
@@ -191,7 +192,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     steps = []
     sft.build(dataclasses.replace(cut, on_progress=lambda step, *_: steps.append(step)))
     assert steps[0] == 6
-    one, other = (load_causal_lm(resolve_model(j.out)[0]).state_dict() for j in (whole, cut))
+    one, other = (load_causal_lm(source_of(j.out).path).state_dict() for j in (whole, cut))
     for key in one:
         torch.testing.assert_close(one[key], other[key])
 
@@ -220,7 +221,7 @@ def test_a_damaged_checkpoint_is_removed_and_the_training_begins_anew(file, tmp_
 
 
 def pretrained(trained) -> ModelSettings:
-    path, _ = resolve_model(trained[0].out)
+    path = source_of(trained[0].out).path
     return TINY.model_copy(update={"path": path, "scratch": None})
 
 
@@ -232,14 +233,14 @@ def test_lora_is_merged(trained, tmp_path):
     rows = [dataclasses.replace(row, demonstration="No.") for row in examples(64)]
     job = make_job(tmp_path, pretrained(trained), lora, rows)
     numbers = sft.build(job)
-    base, tuned = (load_causal_lm(resolve_model(folder)[0]) for folder in (trained[0].out, job.out))
+    base, tuned = (load_causal_lm(source_of(folder).path) for folder in (trained[0].out, job.out))
     assert type(tuned) is type(base) and numbers["parameters"] == base.num_parameters()
     assert not (job.out / "model" / "adapter_config.json").exists()
     before, after = base.state_dict(), tuned.state_dict()
     assert before.keys() == after.keys()
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])  # no adapter there
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
-    tokenizer = load_tokenizer(resolve_model(job.out)[0])
+    tokenizer = load_tokenizer(source_of(job.out).path)
     prompt = prompt_ids(tokenizer, rows[0].messages)
     (out,) = generate(tuned, tokenizer, [prompt], max_new_tokens=9, temperature=0, batch_size=1, generator=None)
     assert tokenizer.decode(out[:-1]) == " No."
@@ -257,7 +258,8 @@ def test_none_leaves_the_base_untouched(trained, tmp_path):
     job = make_job(tmp_path, pretrained(trained), NoSFT(method="none"))
     assert sft.build(job) == {"base": str(trained[0].out / "model")}
     assert [file.name for file in job.out.iterdir()] == ["model.json"]
-    assert resolve_model(job.out) == (str(trained[0].out / "model"), None)
+    source = source_of(job.out)
+    assert (source.path, source.revision) == (str(trained[0].out / "model"), None)
 
 
 def test_clear_errors(trained, tmp_path):
