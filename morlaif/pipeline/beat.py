@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from morlaif.pipeline.timing import duration
+
+KNOWN = 1.0  # seconds from the start within which steps may come from a cache, or from an earlier run
 SHOWN_FIRST = ("reward", "loss", "accuracy", "train_loss", "kl")  # the metric that a line of progress shows
 
 
@@ -25,19 +28,21 @@ class Beat:
     total: int | None = None
     metric: str = ""
     came: float | None = None  # when the last step came
-    since: tuple[float, int] = field(default=(0.0, 0))  # from where the rate is taken
+    start: float = 0.0  # of what it counts now
+    since: tuple[float, int] = field(default=(0.0, 0))  # whence the rate is taken: time, step
 
     def on(self, now: float, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
-        if self.came is None:  # earlier steps may be another run's
-            self.since = (self.began, 0) if step <= 1 else (now, step)
-        elif total != self.total or step < self.step:  # it counts something else from here on
-            self.since = (self.came, 0) if step <= 1 else (now, step)
+        if self.came is None or total != self.total or step < self.step:  # it counts something else from here on
+            self.start = self.began if self.came is None else self.came
+            self.since = (self.start, 0) if step <= 1 else (now, step)  # earlier steps may be another run's
+        if now - self.start < KNOWN:
+            self.since = (now, step)
         self.step, self.total, self.came = step, total, now
         self.metric = shown_metric(metrics) or self.metric
 
     def line(self, now: float) -> str:
         """Such as: step 12 of 40, 3.1 a minute, 9 min to go, reward 0.52, 4 min so far."""
-        spent = f"{span(now - self.began)} so far"
+        spent = f"{duration(now - self.began)} so far"
         if self.came is None:
             return f"at work, {spent}"
         of = f" of {self.total:,}" if self.total else ""
@@ -47,23 +52,13 @@ class Beat:
             rate = (self.step - first) / (self.came - start)
             parts.append(_rate(rate))
             if self.total and self.step < self.total:
-                parts.append(f"{span(max(0.0, (self.total - self.step) / rate - (now - self.came)))} to go")
+                parts.append(f"{duration(max(0.0, (self.total - self.step) / rate - (now - self.came)))} to go")
         return ", ".join([*parts, *([self.metric] if self.metric else []), spent])
-
-
-def span(seconds: float) -> str:
-    """
-    >>> span(42), span(100), span(5400)
-    ('42 s', '2 min', '1.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _rate(rate: float) -> str:
     """Of steps a second, in the unit in which it is a number to read."""
     for factor, unit in ((1, "second"), (60, "minute")):
         if rate * factor >= 1:
-            return f"{rate * factor:.3g} a {unit}"
+            return f"{rate * factor:,.0f} a {unit}" if rate >= 100 else f"{rate * factor:.3g} a {unit}"
     return f"{rate * 3600:.3g} an hour"

@@ -18,6 +18,7 @@ from morlaif.feedback.label import Assign, draw
 from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback, Principle
 from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
+from morlaif.pipeline.timing import duration
 from morlaif.stages.feedback import FeedbackReads
 from morlaif.stages.ppo import PPOReads
 from morlaif.stages.scoring import ScoringReads
@@ -182,14 +183,5 @@ def _cells(one: Estimate) -> tuple[str, ...]:
         f"{round(one.requests):,}",
         f"{tokens:,.2f}",
         f"{one.usd:,.2f}",
-        _time(one.seconds),
+        duration(one.seconds),
     )
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

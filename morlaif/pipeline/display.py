@@ -15,7 +15,7 @@ from rich.table import Table
 
 from morlaif.pipeline.beat import Beat, shown_metric
 from morlaif.pipeline.record import Run, UnitRecord
-from morlaif.pipeline.timing import Times
+from morlaif.pipeline.timing import Times, duration
 from morlaif.texts import add_row, say, visible
 from morlaif.texts import line as styled
 from morlaif.units.store import Store
@@ -129,15 +129,6 @@ def plan_table(plan: Plan, store: Store, times: Times | None = None) -> Table:
         add_row(table, ("in all", "bold"), "", "", "", duration(times.total))
         table.caption, table.caption_justify = styled(f"(time one after another; {times.source})"), "left"
     return table
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
 
 def units_table(units: Sequence[UnitRecord]) -> Table:

@@ -18,6 +18,7 @@ from morlaif.memory.estimate import StageMemory, fits, host_bytes, usable
 from morlaif.memory.machine import Machine
 from morlaif.pipeline.changes import apply
 from morlaif.pipeline.display import plain_table
+from morlaif.pipeline.timing import duration
 from morlaif.planning.plan import plan as make_plan
 from morlaif.preference.kinds import kind_of
 from morlaif.stages.known import STAGES
@@ -69,7 +70,7 @@ def resources(plan: Plan, config: Config) -> RenderableType | None:
     for memory in memories:
         cells = [_number(memory.column(name) / divisor) for name in shown]
         fit = ("yes", "green") if fits(memory, hardware) else ("no", "bold red")
-        add_row(table, memory.stage, *cells, _number(memory.device / divisor), fit, _time(memory.seconds))
+        add_row(table, memory.stage, *cells, _number(memory.device / divisor), fit, duration(memory.seconds))
     tightest = max(memories, key=lambda memory: memory.device)
     advice = [
         part for memory in memories if not fits(memory, hardware) for part in (Text(), _advice(memory, config, plan))
@@ -170,12 +171,3 @@ def _number(value: float) -> str:
 
 def _size(size: float) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else "< 1 s"

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from morlaif.pipeline import display as display_module
-from morlaif.pipeline.beat import Beat, span
+from morlaif.pipeline.beat import Beat
 from morlaif.pipeline.display import Display
+from morlaif.pipeline.timing import duration
 
 
 def unit(name: str, together: str | None = None, counts: str = "step"):
@@ -45,9 +46,9 @@ def test_a_line_every_half_minute_and_none_before(shown):
     assert shown.after(10) == []
     shown.display.progress(ppo, 1, 40, {"kl": 0.5, "reward": 1.234})
     (line,) = shown.after(20)  # a step in 40 s; the second has run for 20 s
-    assert line == "ppo/morlaif              step 1 of 40, 1.5 a minute, 26 min to go, reward 1.23, 60 s so far"
+    assert line == "ppo/morlaif              step 1 of 40, 1.5 a minute, 25.7 min to go, reward 1.23, 1.0 min so far"
     (line,) = shown.after(30)  # still at it: what is to go is less, the rate is what was measured
-    assert "step 1 of 40, 1.5 a minute, 25 min to go" in line
+    assert "step 1 of 40, 1.5 a minute, 25.2 min to go" in line
     shown.display.end(ppo, "built", 90.0)
     shown.file.truncate(shown.file.seek(0))
     assert shown.after(60) == []
@@ -68,16 +69,31 @@ def test_a_rate_is_of_this_run_and_of_what_is_counted_now():
     beat = Beat("verdict", began=0.0, told=0.0)
     beat.on(10.0, 500, 1000, {})  # 500 of them were known
     beat.on(20.0, 510, 1000, {})
-    assert "verdict 510 of 1,000, 1 a second, 8 min to go" in beat.line(20.0)
+    assert "verdict 510 of 1,000, 1 a second, 8.2 min to go" in beat.line(20.0)
     beat.on(30.0, 1, 20, {})  # the judge has done; now it is policies
-    assert "verdict 1 of 20, 6 a minute, 3 min to go" in beat.line(30.0)
+    assert "verdict 1 of 20, 6 a minute, 3.2 min to go" in beat.line(30.0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0 s"), (89, "89 s"), (91, "2 min"), (5399, "90 min"), (7200, "2.0 h")]
+    ("seconds", "said"),
+    [(None, "–"), (0.4, "< 1 s"), (5.49, "5.5 s"), (59, "59 s"), (91, "1.5 min"), (7200, "2.0 h"), (1e6, "11.6 d")],
 )
-def test_spans(seconds, said):
-    assert span(seconds) == said
+def test_durations(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_steps_of_a_cache_are_no_rate():
+    beat = Beat("step", began=0.0, told=0.0)
+    for step in range(1, 4001):
+        beat.on(step * 1e-4, step, 5000, {})
+    assert beat.line(0.5) == "step 4,000 of 5,000, < 1 s so far"
+    beat.on(10.4, 4020, 5000, {})
+    assert "step 4,020 of 5,000, 2 a second, 8.2 min to go" in beat.line(10.4)
+    beat.on(20.4, 4999, 5000, {})
+    beat.on(20.5, 1, 60_000, {})  # what comes next is known in part
+    beat.on(20.6, 30_000, 60_000, {})
+    beat.on(30.6, 50_000, 60_000, {})
+    assert "step 50,000 of 60,000, 2,000 a second, 5.0 s to go" in beat.line(30.6)
 
 
 def test_the_clock_runs_beside_the_work(monkeypatch):
