@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from morlaif.stages.places import Places
 
 
-def few_ended(share: float | None, places: Places | None, what: str, limit: str) -> Iterator[str]:
-    """A line where `share` of the responses is less than the run expects of its model; None: it is not known.
+def few_ended(shares: Mapping[str, float | None], places: Places | None, limit: str) -> Iterator[str]:
+    """A line where less than the run expects of its model ended; None: it is not known.
 
-    what: whose responses, as the line begins; limit: the key of the longest response, with its value.
+    shares: by whose responses they are, as the line has it; limit: the key of the longest response, with its value.
     """
-    if share is None or places is None or share >= places.model.min_ended:
+    if places is None:
         return
-    yield (
-        f"of {what} {share:.0%} ended by themselves, the others were cut at {limit} (model.min_ended="
-        f"{places.model.min_ended:g}): allow more tokens, or see that the model knows how to end its turn"
-    )
+    least = places.model.min_ended
+    few = [f"{share:.0%} of {whose}" for whose, share in shares.items() if share is not None and share < least]
+    if few:
+        yield (
+            f"{', '.join(few)} ended by themselves, the others were cut at {limit} (model.min_ended={least:g}): "
+            "allow more tokens, or see that the model knows how to end its turn"
+        )

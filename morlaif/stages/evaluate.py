@@ -71,10 +71,8 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
 
     def doubts(self, unit: Unit, numbers: Mapping[str, Any]) -> Iterator[str]:
         limit = f"eval.max_new_tokens={unit.reads.eval.max_new_tokens}"
-        for key, share in numbers.items():
-            if key.startswith("ended/"):
-                whose = f"the answers of {key.removeprefix('ended/')}"
-                yield from few_ended(share, unit.reads.places, whose, limit)
+        answers = {key.removeprefix("ended/"): share for key, share in numbers.items() if key.startswith("ended/")}
+        return few_ended({f"the answers of {arm}": share for arm, share in answers.items()}, unit.reads.places, limit)
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s = unit.reads.eval

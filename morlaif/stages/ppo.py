@@ -45,7 +45,7 @@ class PPO(Method[PPOReads, MethodNeeds]):
 
     def doubts(self, unit: Unit, numbers: Mapping[str, Any]) -> Iterator[str]:
         limit = f"ppo.max_new_tokens={unit.reads.ppo.max_new_tokens}"
-        return few_ended(numbers.get("ended"), unit.reads.places, "the rollouts", limit)
+        return few_ended({"the rollouts": numbers.get("ended")}, unit.reads.places, limit)
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s, layout, policy = unit.reads.ppo, machine.layout, machine.policy

@@ -49,7 +49,7 @@ class Respond(Stage[RespondReads, RespondNeeds]):
         s = unit.reads.respond
         if isinstance(s, SampleResponses):
             limit = f"respond.max_new_tokens={s.max_new_tokens}"
-            yield from few_ended(numbers.get("train_ended"), unit.reads.places, "the sampled responses", limit)
+            yield from few_ended({"the sampled responses": numbers.get("train_ended")}, unit.reads.places, limit)
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s = unit.reads.respond

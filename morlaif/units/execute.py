@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -264,10 +265,14 @@ def _last_of_each_step(path: Path) -> list[dict[str, Any]]:
 
 
 def _prepare(hardware: HardwareSettings) -> None:
-    """Before a stage's libraries are imported: no telemetry, no bars in the logs, no more threads than were given."""
+    """Before a stage's libraries are imported: no telemetry, no bars in the logs, no more threads than were given.
+    What they say of one another is not for whoever reads the console."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if hardware.device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is there, would warn that it found no GPU
+    warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
 
     if hardware.threads is not None:

@@ -9,11 +9,11 @@ from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
 
 CASES = {
-    "respond": ({"train_ended": 0.2}, "the sampled responses 20% ended", "respond.max_new_tokens=80"),
-    "ppo/morlaif": ({"ended": 0.2, "reward": 1.0}, "the rollouts 20% ended", "ppo.max_new_tokens="),
+    "respond": ({"train_ended": 0.2}, "20% of the sampled responses ended", "respond.max_new_tokens=80"),
+    "ppo/morlaif": ({"ended": 0.2, "reward": 1.0}, "20% of the rollouts ended", "ppo.max_new_tokens="),
     "evaluate": (
-        {"ended/sft": 0.9, "ended/morlaif": 0.2},
-        "the answers of morlaif 20% ended",
+        {"ended/sft": 0.9, "ended/morlaif": 0.2, "ended/rlaif": 0.1},
+        ": 20% of the answers of morlaif, 10% of the answers of rlaif ended",
         "eval.max_new_tokens=80",
     ),
 }
@@ -32,7 +32,7 @@ def test_few_ended(units, name):
     assert usual.digest == lenient.digest, "what is said changes nothing that is built"
     numbers, whose, limit = CASES[name]
     (line,) = usual.stage.doubts(usual, numbers)
-    assert whose in line and limit in line and "model.min_ended=0.5" in line
+    assert whose in f": {line}" and limit in line and "model.min_ended=0.5" in line
     assert not [*lenient.stage.doubts(lenient, numbers)] and not [*usual.stage.doubts(usual, {})]
 
 
