@@ -36,7 +36,8 @@ Flags: {flags}
   --config-dir FOLDER adds a folder of presets; --hydra-help tells of the others, which are Hydra's.
 """
 
-NAMED = ("arms.definitions.", "eval.policies.", "extra.")  # mappings whose keys are names of the user's: Hydra adds with a plus
+# Keys below these are names of the user's: there may be none yet, and Hydra adds one with a plus.
+NAMED = re.compile(r"(arms\.definitions|eval\.policies|extra|(data|feedback|reward|eval\.judge\.engine)\.params)\.")
 VALUED = ("cfg", "package", "config_dir", "info")  # flags with a value
 
 
@@ -80,7 +81,7 @@ def read_flags(words: Sequence[str]) -> argparse.Namespace:
         if re.match(r"--?(config-path|cp|config-name|cn|experimental-rerun)(=|$)", word):
             raise UserError(f"{word.split('=')[0]} is not offered; --config-dir FOLDER adds a folder of presets")
     flags = parser().parse_intermixed_args(list(words))
-    flags.overrides = [f"++{word}" if word.startswith(NAMED) else word for word in flags.overrides]
+    flags.overrides = [f"++{word}" if NAMED.match(word) else word for word in flags.overrides]
     if (flags.package or flags.resolve) and not flags.cfg:
         raise UserError(f"{'--package' if flags.package else '--resolve'} belongs to --cfg job")
     if flags.run and flags.multirun:

@@ -10,10 +10,13 @@ from pathlib import Path
 import cli
 import pytest
 from composed import config, told
+from scipy.special import expit
 
 from morlaif.data.check import data_problems
 from morlaif.data.load import input_files, load
+from morlaif.data.records import Message
 from morlaif.errors import UserError
+from morlaif.evaluation.judges import EngineJudge
 from morlaif.planning.plan import plan
 from morlaif.reward.settings import check, layout
 from morlaif.reward.sources import open_reward
@@ -71,6 +74,21 @@ def test_editing_code_builds_anew_what_runs_it_and_nothing_else(edited, file):
     assert digests(*command)["data"] != reward["data"]
 
 
+def test_a_judge_of_another_package_compares_policies(edited, tmp_path):
+    path = "morlaif_plugin.judge.Shorter"
+    command = ["eval=plugin", f"eval.judge.engine.source={path}", "+eval.judge.engine.params.words=5"]
+    settings = config(*command).eval.judge
+    judge = EngineJudge(settings, ledger=tmp_path / "ledger.sqlite", seed=0, on_progress=lambda *_, **__: None)
+    asked: list[list[Message]] = [[{"role": "user", "content": "?"}]] * 2
+    verdict = judge.compare(asked, ["short", "same"], ["not so very short", "same"])
+    assert judge.name == f"plugin:{path}" and verdict.valid.all()
+    assert verdict.forward == pytest.approx([expit(3 / 5), 0.5]) and verdict.backward == pytest.approx(verdict.forward)
+    before = digests(*command)
+    edited("judge", "/ self.words", "/ self.words + 0.0")
+    after = digests(*command)
+    assert {name for name in before if before[name] != after[name]} == {"evaluate", "report"}
+
+
 def test_rows_of_another_package_are_read_as_all_rows_are(plugin, file):
     settings = config("data=tabs", f"data.path={file}", "data.eval_size=8", "data.eval_fraction=null").data
     assert input_files(settings) == [file] and list(data_problems(settings, pairs=True)) == []
@@ -101,6 +119,8 @@ def test_rows_of_another_package_are_read_as_all_rows_are(plugin, file):
                                                                 "'Plain'?"),
         ("reward=plain ++reward.params.leters=3", "reward.params.leters: 'morlaif_plugin.reward.Plain' has no"),
         ("feedback=plugin", "feedback.source: give the dotted path of a judge"),
+        ("eval=plugin", "eval.judge.engine.source: give the dotted path of a judge"),
+        ("eval=plugin eval.judge.engine.source=morlaif_plugin.judge.Shorter", "eval.judge.engine.params"),
         ("feedback=shorter ++feedback.params.word=3", "feedback.params.word: 'morlaif_plugin.judge.Shorter' has no"),
     ],
 )  # fmt: skip

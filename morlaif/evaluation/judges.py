@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from morlaif.data.records import Message, Pair
 from morlaif.errors import MachineError, UserError
-from morlaif.evaluation.settings import HfJudge, OpenAIJudge
+from morlaif.evaluation.settings import HfJudge, OpenAIJudge, PluginJudge
 from morlaif.feedback.information import information
 from morlaif.feedback.judge import at_home, open_judge
 from morlaif.feedback.label import Progress, label_with
@@ -25,6 +25,7 @@ from morlaif.toy import judge as toy
 
 log = logging.getLogger("morlaif.evaluation")
 
+Asked = OpenAIJudge | HfJudge | PluginJudge
 Score = Callable[[Sequence[list[Message]], Sequence[str]], Array]  # prompts, responses -> (N,) or (N, K)
 
 
@@ -97,11 +98,10 @@ class ScoreJudge(_NoServer):
 
 
 class EngineJudge:
-    """A language model asked through the feedback engine, in both orders. Equal responses tie without a question."""
+    """A source of feedback, asked in both orders of presentation. Equal responses tie without a question."""
 
-    def __init__(self, settings: OpenAIJudge | HfJudge, *, ledger: Path, seed: int, on_progress: Progress) -> None:
-        model = settings.engine.model if isinstance(settings, OpenAIJudge) else settings.engine.path
-        self.name = f"{settings.engine.source}:{model}"
+    def __init__(self, settings: Asked, *, ledger: Path, seed: int, on_progress: Progress) -> None:
+        self.name = _name(settings)
         self.cost: dict[str, float] = {}
         self.served: Mapping[str, Any] | None = None
         self.warnings: list[str] = []
@@ -149,6 +149,16 @@ class EngineJudge:
         for warning in found.warnings:
             self.warnings.append(warning)
             log.warning(visible(f"WARNING: evaluate: {self.name} {warning}. Its win rates say nothing."))
+
+
+def _name(settings: Asked) -> str:
+    match settings:
+        case OpenAIJudge():
+            return f"openai:{settings.engine.model}"
+        case HfJudge():
+            return f"hf:{settings.engine.path}"
+        case PluginJudge():
+            return f"plugin:{settings.engine.source}"
 
 
 def true_scores(

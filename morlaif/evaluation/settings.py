@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from morlaif.errors import suggest
 from morlaif.evaluation.outside import parts_of
-from morlaif.feedback.settings import HfSettings, OpenAISettings
+from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import (
     NUMBER,
@@ -40,7 +40,7 @@ class RulesJudge(Settings):
 
 
 class _EngineJudge(Settings):
-    """A language model, asked by the feedback engine in both orders; its verdicts are kept in the ledger."""
+    """A source of feedback, asked in both orders; verdicts that cost money or time are kept in the ledger."""
 
     question: Text
     description: Text
@@ -60,13 +60,20 @@ class HfJudge(_EngineJudge):
     engine: HfSettings
 
 
+class PluginJudge(_EngineJudge):
+    """One in a package of the user's."""
+
+    source: Literal["plugin"]
+    engine: PluginFeedback
+
+
 class PMJudge(Settings):
     """A preference model trained on the human labels of the held-out pairs (unit `pm/gold`), unseen by any policy."""
 
     source: Literal["pm"]
 
 
-JudgeSettings = Annotated[RulesJudge | OpenAIJudge | HfJudge | PMJudge, Field(discriminator="source")]
+JudgeSettings = Annotated[RulesJudge | OpenAIJudge | HfJudge | PluginJudge | PMJudge, Field(discriminator="source")]
 
 
 class EvalSettings(Settings):

@@ -7,7 +7,7 @@ from typing import Any
 
 from morlaif.config import Config
 from morlaif.errors import UserError, suggest
-from morlaif.evaluation.settings import EvalSettings, HfJudge
+from morlaif.evaluation.settings import EvalSettings, HfJudge, PluginJudge
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings, PretrainedPM
@@ -39,10 +39,13 @@ def read_outside(settings: EvalSettings, contents: Contents) -> tuple[dict[str, 
     """What the evaluation reads from outside the run: the identity of each further policy, and the benchmark's file.
 
     Raises:
-        UserError: one is not there, or a row of the file is not as it should be: an error before hours of training.
+        UserError: one is not there, or or a row of the file or a judge of the user's is not as it should be: an error
+            before hours of training.
     """
     if isinstance(settings.judge, HfJudge) and settings.judge.engine.path is None:
         raise UserError("eval.judge.engine.path: give the judge's folder in Hugging Face format, or a hub id")
+    if isinstance(settings.judge, PluginJudge):
+        settings.judge.engine.found("eval.judge.engine", "log_odds", "judge")
     reads = {"policies": contents.policies(settings)} if settings.policies else {}
     if settings.rewardbench is None:
         return reads, ()

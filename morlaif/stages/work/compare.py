@@ -142,7 +142,7 @@ def _judge(job: CompareJob, settings: JudgeSettings, policies: Sequence[Policy])
             return TruthJudge(job.reads.principles)
         case PMJudge():
             return ScoreJudge(_Remembered(_gold(job, policies[0].run.units)))
-        case engine:  # a language model, here or behind a server
+        case engine:  # a source of feedback
             return EngineJudge(engine, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 

@@ -24,7 +24,7 @@ from morlaif.evaluation.overview import Scored
 from morlaif.evaluation.policies import Answered, relative_rows, respond, response_rows
 from morlaif.evaluation.results import SFT, Arm, ArmWeights, Estimate, RunDetails, RunResults
 from morlaif.evaluation.rewardbench import read_bench
-from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PMJudge, RulesJudge
+from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PluginJudge, PMJudge, RulesJudge
 from morlaif.evaluation.wins import Contest, Two, versus
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
@@ -216,7 +216,7 @@ def _judge(job: EvaluateJob, run: _Run) -> Judge:
         case PMJudge():
             gold = _scorer(job, [GOLD])
             return ScoreJudge(lambda prompts, responses: gold(prompts, responses)[:, 0])
-        case OpenAIJudge() | HfJudge():
+        case OpenAIJudge() | HfJudge() | PluginJudge():
             return EngineJudge(run.settings.judge, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
