@@ -75,7 +75,9 @@ def run(what: str, args: Namespace, work: Path) -> None:
     started = [Side(name, command, args.threads, args.verbose) for name, command in sides.items()]
     for _ in range(args.warm + args.rounds):
         for side in started:
-            side.step()
+            row = side.step()
+            parts = "".join(f", {part} {value:.2f}" for part, value in row.get("parts", {}).items())
+            print(f"{what}, {side.name}: {row['cpu']:.2f} CPU s, {row['peak']:.0f} MB{parts}", file=sys.stderr)
     for side in started:
         side.end()
     for side in started:

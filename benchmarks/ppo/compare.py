@@ -31,7 +31,9 @@ class Side:
     """A process that takes one step when asked."""
 
     def __init__(self, name: str, command: list[str], threads: int, verbose: bool) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        # a thread that waits sleeps: on a machine that others use, processor seconds would count its spinning
+        wait = {"OMP_WAIT_POLICY": "PASSIVE"} | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        environment = os.environ | wait
         self.name, self.rows = name, []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1,

@@ -82,14 +82,17 @@ class Cached:
 
 
 def _large_head(model: PreTrainedModel) -> Head | None:
-    """The head, where it is worth while to compute it by itself, and the trunk takes what the model does."""
+    """The head, where it is worth while to compute it by itself."""
     if not isinstance(model, PreTrainedModel) or not wins_by_blocks(model.get_output_embeddings()):
         return None
+    head = head_apart(model)
+    return head if head is not None and head.plain else None
+
+
+def head_apart(model: PreTrainedModel) -> Head | None:
+    """The head, where the trunk may be called by itself: it takes masks, positions and a cache as the model does."""
     accepted = signature(trunk_of(model).forward).parameters
-    if not {"attention_mask", "position_ids", "past_key_values"} <= accepted.keys():
-        return None
-    head = head_of(model)
-    return head if head.plain else None
+    return head_of(model) if {"attention_mask", "position_ids", "past_key_values"} <= accepted.keys() else None
 
 
 class Rereading:

@@ -216,9 +216,10 @@ class LetterModel:
         import torch
 
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        from morlaif.models.decode import attends_alone
+        from morlaif.models.decode import attends_alone, head_apart
 
         self._shares = attends_alone(model)  # recurrent layers hold no prefix that several endings can follow
+        self._head = head_apart(model)  # only the last token's logits are read, and each row has its own last place
         self.computed = self.reused = 0  # tokens that were run, and that would have been run again without sharing
         meant = [answer_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
         self._answers = [torch.tensor([i for i, x in enumerate(meant) if x == wanted]) for wanted in answers]
@@ -313,11 +314,10 @@ class LetterModel:
                 ids, prefix_mask = self._padded(prefixes, left=True)
                 where = (prefix_mask.cumsum(1) - 1).clamp(min=0)
                 cache = DynamicCache(config=self.model.config)
-                self._forward(ids, prefix_mask, where, cache, keep=1)
+                self._forward(ids, prefix_mask, where, cache)
                 cache.batch_select_indices(owner)
                 mask = torch.cat([prefix_mask[owner], ends_mask], dim=1)
-            logits = self._forward(ends, mask, positions, cache, keep=0)
-        last = logits[torch.arange(len(endings), device=device), ends_mask.sum(1) - 1].float()
+            last = self._forward(ends, mask, positions, cache, ends_mask.sum(1) - 1).float()
         sums = torch.stack([last[:, ids.to(device)].logsumexp(-1) for ids in self._answers], 1)
         values = iter((sums - last.logsumexp(-1, keepdim=True)).tolist())
         self.computed += sum(map(len, prefixes)) + sum(map(len, endings))
@@ -325,13 +325,26 @@ class LetterModel:
         return [[next(values) for _ in stem.endings] for stem in stems]
 
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, keep: int
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: Any,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """The logits (N, V) at place `last` (N,) of each row; without it, of no use but for what `cache` then holds."""
         from morlaif.models.decode import known
+        from morlaif.models.layers import trunk_of
 
-        given = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": keep}
+        given = {"past_key_values": cache, "use_cache": cache is not None}
         given |= {"attention_mask": mask, "position_ids": positions}
-        return self.model(input_ids=ids, **known(self.model, given)).logits
+        rows = slice(None) if last is None else range(len(ids))
+        place = -1 if last is None else last
+        if self._head is not None:
+            states: torch.Tensor = trunk_of(self.model)(input_ids=ids, **known(self.model, given))[0]
+            return states if last is None else self._head.logits(states[rows, place])
+        given["logits_to_keep"] = 1 if last is None else 0
+        return self.model(input_ids=ids, **known(self.model, given)).logits[rows, place]
 
     def _padded(self, rows: Sequence[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (N, longest)."""
