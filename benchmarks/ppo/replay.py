@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from case import Case
 
-from morlaif.rl import optimize, schedule, trainer
+from morlaif.rl import schedule, trainer
 
 TOLERANCE = 1e-4
 MASKS = {"values": "value_mask", "rewards": "value_mask", "returns": "value_mask"}  # the rest: tokens of responses
@@ -33,25 +33,17 @@ def replay(made: trainer.PPOTrainer, reward: Any, reference: Any, theirs: dict[s
         return [[part.tolist()] for part in torch.tensor(next(orders)).tensor_split(minibatches)]
 
     trainer.partition = partition
-    updates: list[dict[str, float]] = []
-    seen: dict[str, float] = {}
-    updated, optimise = optimize.Tally.updated, trainer.optimize
-
-    def record(tally, tokens, norms):
-        updates.append({n: (tally.sums[n].item() - seen.get(n, 0.0)) / tokens for n in ("policy_loss", "value_loss")})
-        seen.update({name: value.item() for name, value in tally.sums.items()})
-        updated(tally, tokens, norms)
+    optimise = trainer.optimize
 
     def keep(engine, experience, *args, **kwargs):
-        row = optimise(engine, experience, *args, **kwargs)
+        updates = optimise(engine, experience, *args, **kwargs)
         names = ("mask", "value_mask", "logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
         tensors = {name: getattr(experience, name).clone() for name in names}
         tensors |= {"scores": experience.shaped, "kl": experience.logprobs - experience.ref_logprobs}
-        tensors |= {name: torch.tensor([u[name] for u in updates]) for name in ("policy_loss", "value_loss")}
+        tensors |= {name: torch.tensor(updates.lists[f"updates/{name}"]) for name in ("policy_loss", "value_loss")}
         torch.save(tensors, dump)
-        return row
+        return updates
 
-    optimize.Tally.updated = record
     trainer.optimize = keep
 
 

@@ -37,6 +37,7 @@ class Experience:
     rewards: Tensor  # (B, T) -β·kl, plus `shaped` at the last token
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T) the critic's target
+    weights: Tensor | None = None  # (B, T) of the policy's loss, where what samples differs from what learns
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from morlaif.rl import kl
+from morlaif.rl import diagnostics, kl
 from morlaif.rl.experience import Experience
 from morlaif.rl.masked import explained_variance, masked_mean
 from morlaif.rl.settings import PPOSettings
@@ -39,12 +41,15 @@ def experience_row(e: Experience, names: Sequence[str], objective: Objective, s:
         "kl_k3": (kl.k3(e.logprobs, e.ref_logprobs) * e.mask).sum(1).mean().item(),
         "entropy": masked_mean(e.entropy, e.mask).item(),
         "length": e.mask.sum(1).float().mean().item(),
+        "length_max": float(e.mask.sum(1).max()),
         "ended": e.ended.float().mean().item(),
     }
     if s.shaping.clip is not None:
         row["reward_clipped"] = (e.shaped.abs() >= s.shaping.clip).float().mean().item()
     if s.critic.kind != "none":
         row["explained_variance"] = explained_variance(e.values, e.returns, e.value_mask).item()
+    if e.weights is not None:
+        row["sampler/weight"] = masked_mean(e.weights, e.mask).item()
     row |= score_row(objective.standardize(e.scores), names, s.shaping.clip)
     return row | {f"objective/{name}": value for name, value in objective.learnt().items()}
 
@@ -59,3 +64,54 @@ def score_row(normal: Tensor, names: Sequence[str], clip: float | None) -> dict[
         if clip is not None:
             row[f"clipped/{name}"] = (column.abs() >= clip).float().mean().item()
     return row
+
+
+def objectives_row(
+    objective: Objective, normal: Tensor, target: Tensor, group: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What each principle has to do with the reward, for those that have a weight; numbers, and their tables.
+
+    Args:
+        normal: (B, K) scores as the objective combined them, before direction and weight.
+        target: (B,) what it made of them.
+        group: neighbours that answer one prompt.
+    """
+    names, row, tables = objective.active, dict[str, float](), dict[str, Any]()
+    if len(names) < 2:
+        return row, tables
+    weighed = objective.weigh(normal)
+    gains = diagnostics.centred(torch.cat([weighed, target[:, None]], 1), group)
+    angles = diagnostics.cosines(gains)
+    row |= _named("advantage_cosine", names, angles[-1, :-1])
+    row |= pair_row("advantage", angles[:-1, :-1])
+    tables["cosines/advantage"] = diagnostics.matrix(names, angles[:-1, :-1])
+    slope = diagnostics.slopes(objective.combine, normal)
+    if slope is not None:
+        kept = (objective.weight > 0).to(slope.device)
+        row |= _named("decides", names, diagnostics.deciding(slope)[kept])
+        row |= _named("variance_share", names, diagnostics.variance_shares(slope, normal, target)[kept])
+    return row, tables
+
+
+def pair_row(what: str, angles: Tensor) -> dict[str, float]:
+    """Of (K, K) cosines between principles: the least, and the share of pairs that point apart."""
+    pairs = angles[torch.ones_like(angles, dtype=torch.bool).triu(1)]
+    pairs = pairs[pairs.isfinite()]
+    if not len(pairs):
+        return {}
+    least, apart = pairs.min().item(), (pairs < 0).double().mean().item()
+    return {f"{what}_cosine_min": least, f"{what}_conflicts": apart}
+
+
+def histograms(e: Experience) -> dict[str, Any]:
+    """Of the tokens' advantages and of the responses' shaped rewards, as they are learnt from."""
+    return {
+        "histogram/advantage": diagnostics.histogram(e.advantages[e.mask]),
+        "histogram/shaped_reward": diagnostics.histogram(e.shaped),
+    }
+
+
+def _named(what: str, names: Sequence[str], values: Tensor) -> dict[str, float]:
+    """Those that are known: NaN is no number for a log."""
+    found = zip(names, values.tolist(), strict=True)
+    return {f"{what}/{name}": value for name, value in found if value == value}

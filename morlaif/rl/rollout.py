@@ -19,6 +19,11 @@ from morlaif.rl.settings import PPOSettings
 class Rollout(Protocol):
     """Samples from the policy as it now is."""
 
+    @property
+    def sampled(self) -> Sequence[Sequence[float]]:
+        """The sampler's own log-probabilities of its last sample, row by row, where it knows them."""
+        ...
+
     def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
         """One answer to each prompt; `group` neighbours have the same prompt.
 
@@ -46,6 +51,7 @@ class TransformersRollout:
         """`gather`: see `generate`."""
         self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
         self.autocast, self.gather = autocast, gather
+        self.sampled: Sequence[Sequence[float]] = ()
 
     def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
         s = self.settings

@@ -16,6 +16,7 @@ from morlaif import sharded
 from morlaif.errors import MachineError, UserError
 from morlaif.models.ends import ends_of
 from morlaif.models.generate import Ends
+from morlaif.rl.diagnostics import mismatch, sampler_table
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
 from morlaif.rl.vllm_colocated import Colocated, Sampled
@@ -80,27 +81,23 @@ class VLLMRollout:
         Raises:
             MachineError: they are another model's, or still those of the policy that the run began with.
         """
-        known = torch.zeros_like(policy)
-        mask = torch.zeros_like(policy, dtype=torch.bool)
-        for row, logprobs in enumerate(self.sampled):
-            known[row, : len(logprobs)] = torch.tensor(logprobs)
-            mask[row, : len(logprobs)] = True
-        gaps = (known - policy)[mask].abs()
-        if not len(gaps):
+        own, known = sampler_table(self.sampled, policy)
+        found = mismatch(policy, own, known)
+        if not found:
             return {}
-        gap, most = gaps.mean().item(), gaps.max().item()
-        behind = (known - reference)[mask].abs().mean().item()
-        found = (
+        gap, most = found["sampler/gap"], found["sampler/gap_max"]
+        behind = (own - reference)[known].abs().mean().item()
+        said = (
             f"its log-probabilities differ from the policy's by {gap:.2g} nats a token on average, {most:.2g} at most"
         )
         if gap > FAR.get(self.dtype, FAR[torch.bfloat16]):
-            raise MachineError(f"ppo.rollout: vllm samples from another model than the one that learns: {found}")
+            raise MachineError(f"ppo.rollout: vllm samples from another model than the one that learns: {said}")
         if gap > 1e-5 and gap > 2 * behind:  # what rounding leaves is as far from either
             raise MachineError(
-                f"ppo.rollout: vllm did not take over the policy's weights: {found}, and from those of the policy that "
+                f"ppo.rollout: vllm did not take over the policy's weights: {said}, and from those of the policy that "
                 f"the run began with by {behind:.2g}"
             )
-        return {"sampler/gap": gap, "sampler/gap_max": most}
+        return found
 
     def _ended(self, ids: list[int]) -> list[int]:
         """vLLM leaves the tokens of a stop string; the first place that ends the row is its end."""

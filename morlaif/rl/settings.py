@@ -154,6 +154,7 @@ class PPOSettings(Settings):
         "advantage_params": ({},),
         "loss": ("clip",),
         "loss_params": ({},),
+        "importance_cap": (None,),
     }
     reads_outside: ClassVar[Mapping[str, Outside]] = {"advantage": "function", "loss": "function"}
 
@@ -168,6 +169,7 @@ class PPOSettings(Settings):
     generation_batch_size: Batch
     rollout: Literal["transformers", "vllm"]
     vllm: VLLMSettings
+    importance_cap: Positive | None
     # 2. score, 3. shape the reward
     shaping: ShapingSettings
     kl: KLSettings

@@ -32,10 +32,11 @@ from morlaif.models.ends import ends_of
 from morlaif.pace import Pace
 from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
+from morlaif.rl.diagnostics import importance_weights, sampler_table
 from morlaif.rl.engines import make_engine
 from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
 from morlaif.rl.held_out import Answers, table
-from morlaif.rl.log import Clock, experience_row
+from morlaif.rl.log import Clock, experience_row, histograms, objectives_row
 from morlaif.rl.masked import whiten
 from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
@@ -55,6 +56,7 @@ Reward = Callable[[Sequence[list[Message]], Sequence[str]], Tensor]  # prompts, 
 @dataclass(frozen=True)
 class TrainResult:
     curve: list[dict[str, float]]  # one row for each step
+    details: list[dict[str, Any]]  # of each step: lists by update and epoch, histograms, cosines
     samples: list[dict[str, Any]]  # step, prompt, before, after, scores of both
     stopped: str | None  # why the run ended before its last step
     best: int | None  # the step after which the held-out reward was highest
@@ -127,12 +129,13 @@ class PPOTrainer:
         self.checkpoints = Checkpoints(keep, self._fingerprint())
         self.rollout = self._rollout(gather)
         self.curve: list[dict[str, float]] = []
+        self.details: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.before: Answers | None = None  # the answers to the held-out prompts before the first step
         self.best: tuple[int, float] | None = None  # step and held-out reward
 
-    def run(self, on_step: Callable[[dict[str, float]], None] | None = None) -> TrainResult:
-        """Train from the last checkpoint, or from the start, to the end."""
+    def run(self, on_step: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
+        """Train from the last checkpoint, or from the start, to the end. `on_step` gets row and details as one."""
         s, pace = self.settings, Pace(self.settings.checkpoint_every)
         self._resume()
         if self.before is None and self.held_out:
@@ -149,11 +152,12 @@ class PPOTrainer:
             if pace.due(done) or (last and s.checkpoint_every):
                 self._save()
             if on_step is not None and ranks.is_first():
-                on_step(row)
-        return TrainResult(self.curve, self.samples, stopped, self.best and self.best[0], self._choose())
+                on_step(row | self.details[-1])
+        best = self.best and self.best[0]
+        return TrainResult(self.curve, self.details, self.samples, stopped, best, self._choose())
 
     def step(self, step: int) -> dict[str, float]:
-        """One step: the policy learns from responses of its own. Returns the row of the log."""
+        """One step: the policy learns from responses of its own. Returns the row of the log; `details` gets one too."""
         s = self.settings
         clock = Clock()
 
@@ -181,9 +185,13 @@ class PPOTrainer:
         plan = self._plan(step, prompts, responses)
         logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask)
         apart = self.rollout.compare(logprobs, ref_logprobs)
-        target = reward
+        weights = None
+        if s.importance_cap is not None:
+            weights = importance_weights(logprobs, *sampler_table(self.rollout.sampled, logprobs), s.importance_cap)
+        target, normal = reward, self.objective.normalize(scores)
         if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
-            target = self.objective.combine(group_normalized(scores, group)).float()
+            normal = group_normalized(scores, group)
+            target = self.objective.combine(normal).float()
         scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
         shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
         divergence = kl.k1(logprobs, ref_logprobs).masked_fill(~mask, 0)  # (B, T)
@@ -198,7 +206,7 @@ class PPOTrainer:
             advantages = whiten(advantages, mask)
         experience = Experience(
             prompts, responses, texts, mask, value_mask, ended, scores, reward, shaped, logprobs, ref_logprobs,
-            entropy, values, rewards, advantages, torch.zeros_like(values) if returns is None else returns,
+            entropy, values, rewards, advantages, torch.zeros_like(values) if returns is None else returns, weights,
         )  # fmt: skip
         clock.lap("evaluate")
 
@@ -212,12 +220,15 @@ class PPOTrainer:
             autocast=self._autocast(),
         )  # fmt: skip
         row = experience_row(experience, self.names, self.objective, s)
+        many, tables = objectives_row(self.objective, normal, target, group)
         coef, self.kl = self.kl.coef, self.kl.update(row["kl"], s.rollouts)
         clock.lap("optimise")
 
         # 6. Log.
-        row = {"step": step + 1} | row | updates | apart | {"kl_coef": coef, "learning_rate": rates[-1]["policy"]}
+        row = {"step": step + 1} | row | many | updates.step | apart
+        row |= {"kl_coef": coef, "learning_rate": rates[-1]["policy"]}
         check_row(row, step)
+        self.details.append(updates.lists | histograms(experience) | tables)
         return row | clock.seconds()
 
     # --- the parts of a step, in their order ---
@@ -375,6 +386,7 @@ class PPOTrainer:
     def _save(self) -> None:
         state = self.engine.state() | {
             "curve": self.curve,  # its length is the position in the data and the seed of every draw to come
+            "details": self.details,
             "samples": self.samples,
             "before": self.before and self.before.state(),
             "best": self.best,
@@ -391,7 +403,8 @@ class PPOTrainer:
             return
         state = self.checkpoints.load(step)
         self.engine.load(state)
-        self.curve, self.samples, self.best = state["curve"], state["samples"], state["best"]
+        self.curve, self.details = state["curve"], state["details"]
+        self.samples, self.best = state["samples"], state["best"]
         self.before = state["before"] and Answers(**state["before"])
         self.kl = kl.KLController(state["kl_coef"], self.kl.target, self.kl.horizon)
         self.seen = shaping.Moments(**state["seen"])

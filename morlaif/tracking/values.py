@@ -50,6 +50,31 @@ def goal(metric: str) -> Literal["maximize", "minimize"] | None:
     return "maximize" if any(word in words or word in name for word in _MORE) else None
 
 
+def spread(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """Metrics of a step as what a chart can show: single numbers, numbers of each update, and histograms.
+
+    `updates/x` holds a list with one for each update of the step; of a list `epochs/x` each place has a chart of its
+    own, `epochs/x/1` …; `histogram/x` is a dict of edges and counts. Other tables are for files alone.
+    """
+    flat: dict[str, Any] = {}
+    updates: list[dict[str, Any]] = []
+    histograms: dict[str, Any] = {}
+    for name, value in metrics.items():
+        kind = name.partition("/")[0]
+        if isinstance(value, list) and kind == "updates":
+            updates += [{} for _ in value[len(updates) :]]
+            for row, one in zip(updates, value, strict=False):
+                row[name] = number(one)
+        elif isinstance(value, list):
+            flat |= {f"{name}/{place}": number(one) for place, one in enumerate(value, 1)}
+        elif isinstance(value, Mapping):
+            if kind == "histogram":
+                histograms[name] = value
+        else:
+            flat[name] = number(value)
+    return flat, updates, histograms
+
+
 def number(value: Any) -> float | int | str | None:
     """JSON has no NaN: null. Tensors and numpy scalars give their number."""
     with suppress(AttributeError):

@@ -12,7 +12,7 @@ from morlaif.files import read_json
 from morlaif.texts import redact
 from morlaif.tracking.local import METRICS, Tracker
 from morlaif.tracking.settings import WandbTracking
-from morlaif.tracking.values import filterable, flatten, goal, number
+from morlaif.tracking.values import filterable, flatten, goal, spread
 
 SENT = "wandb-sent.json"  # {unit: last step sent}: a command that is given again sends nothing twice
 AGGREGATES = {"maximize": "max,last", "minimize": "min,last", None: "last"}
@@ -20,6 +20,8 @@ AGGREGATES = {"maximize": "max,last", "minimize": "min,last", None: "last"}
 
 class WandbTracker:
     """One wandb run for one morlaif run: metrics as `<unit>/<metric>` against `<unit>/step`, results as summary.
+
+    What PPO's single updates showed lies between two steps (`morlaif.tracking.values.spread`).
 
     A metric whose name says which way is better keeps its best value in the summary too (`.max`, `.min`), and the
     config says which way (`goals`). Whatever goes wrong in wandb (package missing, no login, no network, a crash of its
@@ -49,12 +51,22 @@ class WandbTracker:
     def _log(self, unit: str, step: int, metrics: Mapping[str, float]) -> None:
         if step <= self._sent.get(unit, -1):
             return
-        named = {f"{unit}/{name}": number(value) for name, value in metrics.items()}
+        flat, updates, histograms = spread(metrics)
+        for place, row in enumerate(updates, 1):  # an update in the middle of a step lies in the middle of the axis
+            self._point(unit, step - 1 + place / len(updates), row)
+        if histograms:
+            from wandb import Histogram
+
+            flat |= {name: Histogram(np_histogram=(h["counts"], h["edges"])) for name, h in histograms.items()}
+        self._point(unit, step, flat)
+        self._sent[unit] = step
+        (self._folder / SENT).write_text(json.dumps(self._sent))
+
+    def _point(self, unit: str, step: float, metrics: Mapping[str, Any]) -> None:
+        named = {f"{unit}/{name}": value for name, value in metrics.items()}
         for name in [name for name in named if name not in self._defined]:
             self._define(unit, name)
         self._run.log({f"{unit}/step": step} | named)
-        self._sent[unit] = step
-        (self._folder / SENT).write_text(json.dumps(self._sent))
 
     def _define(self, unit: str, name: str) -> None:
         if f"{unit}/step" not in self._defined:

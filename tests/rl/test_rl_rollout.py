@@ -150,7 +150,8 @@ def test_the_samplers_log_probabilities_are_held_against_the_trainers(vllm):
     rollout.sampled = [[-1.0, -2.0], [-3.0]]
     policy = torch.tensor([[-1.0, -2.0001], [-3.0, -99.0]])  # the last place is padding
     found = rollout.compare(policy, policy)
-    assert found == pytest.approx({"sampler/gap": 1e-4 / 3, "sampler/gap_max": 1e-4}, rel=1e-2)
+    assert (found["sampler/gap"], found["sampler/gap_max"]) == pytest.approx((1e-4 / 3, 1e-4), rel=1e-2)
+    assert found["sampler/ratio_min"] == pytest.approx(1 - 1e-4, rel=1e-5) and found["sampler/ratio_max"] == 1
     with pytest.raises(MachineError, match=r"another model .* by 0\.5 nats a token .* 1\.5 at most"):
         rollout.compare(torch.tensor([[-1.0, -2.0], [-4.5, 0.0]]), policy)
     began = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])

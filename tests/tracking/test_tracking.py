@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from morlaif.texts import redact
 from morlaif.tracking import flatten, goal, open_tracker
 from morlaif.tracking.settings import TrackingSettings
-from morlaif.tracking.values import filterable
+from morlaif.tracking.values import filterable, spread
 
 adapter = TypeAdapter(TrackingSettings)
 OFFLINE = {
@@ -27,6 +27,12 @@ CONFIG = {
     "note": "x sk-secret-1 y",
     "ppo": {"betas": [0.9, 0.95]},
 }
+
+LISTS = {
+    "updates/ratio_max": [1.0, 1.25], "updates/grad_norm": [3.0, 2.0], "epochs/grad_norm": [2.5],
+    "histogram/advantage": {"edges": [-1.0, 0.0, 1.0], "counts": [3, 4]},
+    "cosines/advantage": {"names": ["a"], "values": [[1.0]]},
+}  # fmt: skip
 
 
 def opened(settings: dict, folder, warnings: list[str]):
@@ -49,7 +55,7 @@ def tell_all(tracker, folder: Path) -> None:
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "weights.bin").write_bytes(b"0123")
     tracker.log("ppo", "ppo/morlaif", 1, {"reward": 0.25, "kl": 0.1, "length": 30.0})
-    tracker.log("ppo", "ppo/morlaif", 2, {"reward": 0.75, "kl": 0.2, "length": float("nan")})
+    tracker.log("ppo", "ppo/morlaif", 2, {"reward": 0.75, "kl": 0.2, "length": float("nan"), **LISTS})
     tracker.log("pm", "pm/empathy", 1, {"loss": 0.6})
     tracker.table("samples", ["prompt", "sft", "multi"], [["p", "a sk-secret-1", "b"], ["q", "c", None]])
     tracker.images({"win_rates": folder / "win_rates.png"})
@@ -75,6 +81,12 @@ def test_tensors_and_numpy_scalars_are_numbers(tmp_path):
     numpy = pytest.importorskip("numpy")
     opened({"kind": "local"}, tmp_path, []).log("pm", "pm/x", 0, {"loss": numpy.float32(0.25)})
     assert rows(tmp_path)[0]["metrics"] == {"loss": 0.25}
+
+
+def test_lists_become_what_a_chart_can_show():
+    flat, updates, histograms = spread({"reward": 0.5, **LISTS})
+    assert flat == {"reward": 0.5, "epochs/grad_norm/1": 2.5} and histograms.keys() == {"histogram/advantage"}
+    assert [row["updates/ratio_max"] for row in updates] == [1.0, 1.25] and updates[1]["updates/grad_norm"] == 2.0
 
 
 @pytest.mark.parametrize("settings", [{"kind": "local"}, OFFLINE], ids=["local", "wandb"])
@@ -199,7 +211,7 @@ def test_offline_files_hold_everything_promised(tmp_path, monkeypatch):
     assert read.config["ppo"] == {"betas": {"0": 0.9, "1": 0.95}} and read.config["note"] == "x *** y"
 
     # every metric against its own step, with the way that is better
-    assert read.logged("ppo/morlaif/reward") == [0.25, 0.75] and read.logged("ppo/morlaif/step") == [1, 2]
+    assert read.logged("ppo/morlaif/reward") == [0.25, 0.75] and read.logged("ppo/morlaif/step") == [1, 1.5, 2, 2]
     assert read.logged("ppo/morlaif/length") == [30.0, None] and read.logged("pm/empathy/loss") == [0.6]
     reward, kl, length = (read.metrics[f"ppo/morlaif/{name}"] for name in ("reward", "kl", "length"))
     assert reward.step_metric == "ppo/morlaif/step" and reward.summary.max and not reward.summary.min
@@ -207,6 +219,11 @@ def test_offline_files_hold_everything_promised(tmp_path, monkeypatch):
     assert read.config["goals"] == {
         "ppo/morlaif/reward": "maximize", "ppo/morlaif/kl": "minimize", "pm/empathy/loss": "minimize",
     }  # fmt: skip
+    # what an update showed lies in the middle of its step
+    assert [(row["ppo/morlaif/step"], row["ppo/morlaif/updates/ratio_max"]) for row in read.history
+            if "ppo/morlaif/updates/ratio_max" in row] == [(1.5, 1.0), (2, 1.25)]  # fmt: skip
+    assert read.logged("ppo/morlaif/epochs/grad_norm/1") == [2.5] and not read.logged("ppo/morlaif/cosines/advantage")
+    assert read.media("ppo/morlaif/histogram/advantage")["values"] == [3, 4]
     assert read.summary["win_rate.policy_vs_sft.value"] == 0.9
 
     # the table, the figure and the artifact

@@ -29,6 +29,7 @@ from morlaif.stages.work.places import base_of, pm_base_of, policy_of
 from morlaif.stages.work.scoring import open_scores
 
 OBJECTIVE = "objective.json"  # what the objective has learnt, where it learns
+DIAGNOSTICS = "diagnostics.jsonl"  # a row for each step of the curve, with its lists and tables
 
 
 def build(job: PPOJob) -> dict[str, Any]:
@@ -72,6 +73,8 @@ def build(job: PPOJob) -> dict[str, Any]:
         if objective.stateful:
             (job.out / OBJECTIVE).write_text(json.dumps(objective.state_dict(), indent=2) + "\n")
         _write_lines(job.out / "curve.jsonl", result.curve)
+        steps = zip(result.curve, result.details, strict=True)
+        _write_lines(job.out / DIAGNOSTICS, ({"step": row["step"]} | details for row, details in steps))
         _write_lines(job.out / "samples.jsonl", result.samples)
     first, last = result.curve[0], result.curve[-1]
     return {
@@ -136,5 +139,5 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _without(row: Mapping[str, float], name: str) -> dict[str, float]:
+def _without(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != name}
