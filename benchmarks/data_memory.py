@@ -84,12 +84,12 @@ def feedback(folder: Path) -> None:
     import numpy as np
 
     from morlaif.feedback.chunks import PairChunks, Verdicts, write_verdicts
-    from morlaif.feedback.quality import Tally
+    from morlaif.feedback.quality import LabelTally
     from morlaif.feedback.records import Verdict
 
     for k in range(PRINCIPLES):
         pairs = {split: PairChunks.open(folder / "respond", split) for split in ("train", "eval")}
-        tallies = {split: Tally() for split in pairs}
+        tallies = {split: LabelTally() for split in pairs}
 
         def verdicts(k: int = k, pairs: dict[str, PairChunks] = pairs) -> Iterator[Verdicts]:
             for chunk in PairChunks.chain(list(pairs.values())).chunks():

@@ -79,12 +79,12 @@ def export(folder: Path) -> dict[str, float]:
 
     from morlaif.feedback.chunks import PairChunks, write_verdicts
     from morlaif.feedback.label import label_chunks
-    from morlaif.feedback.quality import Tally
+    from morlaif.feedback.quality import LabelTally
 
     judge, principle, _ = opened(folder)
     pairs = PairChunks.open(folder / "respond", "train")
     begun, cpu = time.monotonic(), time.process_time()
-    tally = Tally()
+    tally = LabelTally()
     parts = label_chunks(judge, pairs, lambda _: (principle,))
     write_verdicts(folder / "out", {"train": tally.passing(pairs, parts)})
     exported, exported_cpu = time.monotonic() - begun, time.process_time() - cpu

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from morlaif.models.adapters import Adapter
 from morlaif.models.scratch import train_tokenizer
 from morlaif.preference.lora import size, targets
-from morlaif.preference.model import Batch, draw_head
+from morlaif.preference.model import PaddedBatch, draw_head
 
 WORDS = ("river", "stone", "cloud", "bread", "window", "garden", "letter", "train")
 SHAPES = ("toy", "gpt2")
@@ -48,9 +48,9 @@ def random_adapter(model: torch.nn.Module, rank: int, seed: int, among: list[str
     return Adapter(layers, draw_head(model, generator))
 
 
-def in_parts(score, batch: Batch, rows: int) -> torch.Tensor:
+def in_parts(score, batch: PaddedBatch, rows: int) -> torch.Tensor:
     parts = range(0, len(batch.ids), rows)
-    return torch.cat([score(Batch(*(field[i : i + rows] for field in batch))) for i in parts])
+    return torch.cat([score(PaddedBatch(*(field[i : i + rows] for field in batch))) for i in parts])
 
 
 def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

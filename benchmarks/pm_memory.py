@@ -98,11 +98,11 @@ def score(which: str, folder: Path) -> None:
     from morlaif.models.load import load_tokenizer
     from morlaif.preference.bank import PreferenceBank
     from morlaif.preference.lora import forward_tokens
-    from morlaif.preference.model import Batch, load_classifier, score_batch
+    from morlaif.preference.model import PaddedBatch, load_classifier, score_batch
 
     before = resident()
     ids, full = torch.randint(5, 250, (16, 128)), torch.full((16,), 128)
-    batch = Batch(ids, full // 2, full)
+    batch = PaddedBatch(ids, full // 2, full)
     with torch.no_grad():
         if which == "one":
             model = load_classifier(folder / "base", load_tokenizer(folder / "base"))

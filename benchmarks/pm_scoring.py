@@ -24,7 +24,7 @@ from morlaif.models.adapters import Adapter
 from morlaif.models.layers import layer_list, top_layers
 from morlaif.models.load import load_tokenizer
 from morlaif.preference.lora import forward_tokens
-from morlaif.preference.model import Batch, load_classifier
+from morlaif.preference.model import PaddedBatch, load_classifier
 from morlaif.preference.scorers import AdapterScorer
 
 PRINCIPLES, TOKENS, RANK = 12, 128, 8
@@ -47,7 +47,7 @@ def compare(shape: str, base: Path, device: torch.device, repeats: int, count: i
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, 250, (count, TOKENS), generator=generator).to(device)
     full = torch.full((count,), TOKENS, device=device)
-    batch = Batch(ids, torch.full_like(full, TOKENS // 2), full)
+    batch = PaddedBatch(ids, torch.full_like(full, TOKENS // 2), full)
     model = load()
     tokens = forward_tokens(model)
     names = [str(k) for k in range(PRINCIPLES)]
@@ -62,17 +62,17 @@ def compare(shape: str, base: Path, device: torch.device, repeats: int, count: i
         for kind, given in (("lora", adapters), ("trunk", upper), ("heads", one))
     }
 
-    def bank(kind: str, batch: Batch = batch) -> torch.Tensor:
+    def bank(kind: str, batch: PaddedBatch = batch) -> torch.Tensor:
         return in_parts(scorers[kind].score, batch, max(1, tokens // TOKENS))
 
-    def switching(rows: int, batch: Batch = batch) -> torch.Tensor:
+    def switching(rows: int, batch: PaddedBatch = batch) -> torch.Tensor:
         columns = []
         for name in names:
             switched.set_adapter(name)
             columns.append(in_parts(lambda part: switched(input_ids=part.ids).logits, batch, rows))
         return torch.cat(columns, dim=1)
 
-    one_row = Batch(*(field[:1] for field in batch))
+    one_row = PaddedBatch(*(field[:1] for field in batch))
     torch.testing.assert_close(bank("lora", one_row), switching(1, one_row), atol=1e-4, rtol=1e-4)
     for kind in scorers:  # warm
         bank(kind, one_row)

@@ -1,4 +1,4 @@
-"""How a batch is cut: rows of an optimizer step = rows of a forward × ranks × forwards accumulated."""
+"""Microbatches: rows of an optimizer step = rows of a forward × ranks × forwards accumulated."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from morlaif.errors import UserError
 
 
-class Cut(NamedTuple):
+class Microbatches(NamedTuple):
     micro: int  # rows of one forward on each rank
     accumulation: int  # forwards of each rank for one optimizer step
 
 
-def cut(batch: int, most: int | None, ranks: int, *, key: str) -> Cut:
+def microbatches(batch: int, most: int | None, ranks: int, *, key: str) -> Microbatches:
     """As few forwards as there can be with at most `most` rows each; None: one.
 
     Raises:
@@ -23,4 +23,4 @@ def cut(batch: int, most: int | None, ranks: int, *, key: str) -> Cut:
         near = f"{batch - over} or {batch - over + ranks}" if share else str(ranks)
         raise UserError(f"{key}.batch_size={batch} cannot be shared evenly by {ranks} ranks; take {near}")
     micro = next(rows for rows in range(min(most or share, share), 0, -1) if share % rows == 0)
-    return Cut(micro, share // micro)
+    return Microbatches(micro, share // micro)

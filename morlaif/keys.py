@@ -18,7 +18,7 @@ LONGEST = 100  # characters of a value that a line repeats
 ALL_KEYS = " `morlaif --cfg job` prints every key."
 
 
-class Kind(NamedTuple):
+class KeyType(NamedTuple):
     """A type, and how its members are distinguished where it is a union of settings."""
 
     annotation: Any
@@ -62,7 +62,7 @@ class Kind(NamedTuple):
         return self.annotation is NoneType or NoneType in get_args(self.annotation)
 
 
-def bare(annotation: Any, by: str | OneOf | None = None) -> Kind:
+def bare(annotation: Any, by: str | OneOf | None = None) -> KeyType:
     """A type without its metadata and without None."""
     while True:
         origin, inner = get_origin(annotation), get_args(annotation)
@@ -72,7 +72,7 @@ def bare(annotation: Any, by: str | OneOf | None = None) -> Kind:
         elif origin in (Union, UnionType) and len(rest := [part for part in inner if part is not NoneType]) == 1:
             annotation = rest[0]
         else:
-            return Kind(annotation, by)
+            return KeyType(annotation, by)
 
 
 def _first_by(metadata: Iterable[Any]) -> str | OneOf | None:
@@ -85,12 +85,12 @@ def _first_by(metadata: Iterable[Any]) -> str | OneOf | None:
     return None
 
 
-def _field(model: type[BaseModel], name: str) -> Kind | None:
+def _field(model: type[BaseModel], name: str) -> KeyType | None:
     field = model.model_fields.get(name)
     return None if field is None else bare(field.annotation, _first_by([*field.metadata, field]))
 
 
-def _is_settings(kind: Kind | None) -> bool:
+def _is_settings(kind: KeyType | None) -> bool:
     return kind is not None and (
         bool(kind.members) or (isinstance(kind.annotation, type) and issubclass(kind.annotation, BaseModel))
     )
@@ -99,21 +99,21 @@ def _is_settings(kind: Kind | None) -> bool:
 def keys_of(place: Iterable[int | str], root: type[BaseModel]) -> list[int | str]:
     """The keys of pydantic's location, which also names the members of unions."""
     keys: list[int | str] = []
-    kind, rest = Kind(root), list(place)
+    kind, rest = KeyType(root), list(place)
     while rest:
         origin, inner = get_origin(kind.annotation), get_args(kind.annotation)
         if kind.members:
-            kind = Kind(kind.members[str(rest.pop(0))])
+            kind = KeyType(kind.members[str(rest.pop(0))])
         elif _is_settings(kind):
             name = rest.pop(0)
             keys.append(name)
-            kind = _field(kind.annotation, str(name)) or Kind(Any)
+            kind = _field(kind.annotation, str(name)) or KeyType(Any)
         elif origin in (dict, list, tuple):
             keys.append(rest.pop(0))
             kind = bare(inner[-1] if origin is dict or inner[-1] is not Ellipsis else inner[0])
         elif origin in (Union, UnionType):
             rest.pop(0)
-            kind = next((k for k in map(bare, inner) if get_origin(k.annotation) in (dict, list, tuple)), Kind(Any))
+            kind = next((k for k in map(bare, inner) if get_origin(k.annotation) in (dict, list, tuple)), KeyType(Any))
         else:
             break
     return keys
@@ -123,17 +123,17 @@ def dotted_name(keys: Iterable[int | str]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
-def kind_at(keys: Iterable[int | str], tree: Any, root: type[BaseModel]) -> Kind:
+def kind_at(keys: Iterable[int | str], tree: Any, root: type[BaseModel]) -> KeyType:
     """The type of what is at `keys`; where members of a union differ, of the member that the tree chooses."""
-    kind = Kind(root)
+    kind = KeyType(root)
     for key in keys:
         if kind.members:
-            kind = Kind(kind.member(tree))
+            kind = KeyType(kind.member(tree))
         inner = get_args(kind.annotation)
         if get_origin(kind.annotation) in (dict, list, tuple):
             kind = bare(inner[-1] if inner[-1] is not Ellipsis else inner[0])
         else:
-            kind = (_field(kind.annotation, str(key)) if _is_settings(kind) else None) or Kind(Any)
+            kind = (_field(kind.annotation, str(key)) if _is_settings(kind) else None) or KeyType(Any)
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return kind
 
@@ -207,7 +207,7 @@ def _unfit(item: Mapping[str, Any], keys: list[int | str], tree: Mapping[str, An
 def _may_be_null(keys: list[int | str], tree: Mapping[str, Any], root: type[BaseModel]) -> bool:
     above = kind_at(keys[:-1], tree, root)
     if above.members:
-        above = Kind(above.member(_value_at(keys[:-1], tree)))
+        above = KeyType(above.member(_value_at(keys[:-1], tree)))
     field = getattr(above.annotation, "model_fields", {}).get(keys[-1])
     return field is not None and NoneType in get_args(field.annotation)
 

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morlaif.batches import cut
+from morlaif.batches import microbatches
 from morlaif.errors import UserError
 
 
 @given(st.integers(1, 64), st.integers(1, 16), st.none() | st.integers(1, 64))
 def test_every_rank_sees_its_share_and_never_more_than_asked_at_once(share, ranks, most):
-    micro, accumulation = cut(share * ranks, most, ranks, key="sft")
+    micro, accumulation = microbatches(share * ranks, most, ranks, key="sft")
     assert micro * accumulation * ranks == share * ranks
     assert micro <= (most or share)
     # no fewer forwards would do
@@ -26,4 +26,4 @@ def test_every_rank_sees_its_share_and_never_more_than_asked_at_once(share, rank
 )
 def test_a_batch_that_cannot_be_shared_is_told_with_one_that_can(batch, ranks, line):
     with pytest.raises(UserError, match=line):
-        cut(batch, None, ranks, key="sft")
+        microbatches(batch, None, ranks, key="sft")

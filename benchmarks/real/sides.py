@@ -105,14 +105,14 @@ def pm(side: str, folder: Path) -> Work:
 
     from morlaif.models.load import load_tokenizer
     from morlaif.preference.lora import forward_tokens
-    from morlaif.preference.model import Batch, load_classifier
+    from morlaif.preference.model import PaddedBatch, load_classifier
     from morlaif.preference.scorers import AdapterScorer
 
     model = load_classifier(folder, load_tokenizer(folder))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, 250, (DIALOGUES, TOKENS), generator=generator)
     full = torch.full((DIALOGUES,), TOKENS)
-    batch = Batch(ids, full // 2, full)
+    batch = PaddedBatch(ids, full // 2, full)
     adapters = [random_adapter(model, RANK, k) for k in range(PRINCIPLES)]
     names = [str(k) for k in range(PRINCIPLES)]
     if side == "ours":

@@ -18,7 +18,7 @@ from scipy.special import logit
 from morlaif.evaluation.objectives import as_function, restandardized
 from morlaif.evaluation.pairs import Standard
 from morlaif.evaluation.preferences import agreement
-from morlaif.evaluation.results import Ablation, Accuracies, Estimate, LeftOut, Nested, Sampled
+from morlaif.evaluation.results import Ablation, Accuracies, Estimate, LeftOut, Nested, SampledSubsets
 from morlaif.scalarize.objective import Objective
 from morlaif.statistics import Array, Interval, Resampling, accuracy, bootstrap_crossed, bootstrap_mean
 
@@ -119,7 +119,7 @@ def ablation(
         names,
         ceiling_of="truth" if next(iter(kinds.values())).pairs.true_first is not None else "labels",
         nested=[Nested(n, names[:n], *over([names[:n]])) for n in counts],
-        random=[Sampled(n, len(chosen), *over(chosen)) for n, chosen in drawn.items()],
+        random=[SampledSubsets(n, len(chosen), *over(chosen)) for n, chosen in drawn.items()],
         leave_one_out=[without(name) for name in names],
     )
 

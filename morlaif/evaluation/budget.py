@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from morlaif.evaluation.results import Budget, Budgets
+from morlaif.evaluation.results import ArmBudget, Budgets
 
 COMPARED = ("pm_pairs_each", "verdicts", "pm_settings", "rank", "ppo_episodes", "ppo_settings")
 
@@ -15,7 +15,7 @@ COMPARED = ("pm_pairs_each", "verdicts", "pm_settings", "rank", "ppo_episodes", 
 class Given:
     """The budget of one arm, and the settings that it was spent with."""
 
-    budget: Budget
+    budget: ArmBudget
     pm_settings: Any  # None where its preference models do not share them
     ppo_settings: Any
 
@@ -35,7 +35,7 @@ def arm_budget(
     pairs = [report["pairs"]["train"] for report in pms.values()]
     settings = [manifest.get("reads", {}).get("pm") for manifest in pm_manifests.values()]
     shared = settings[0] if settings and all(one == settings[0] for one in settings) else None
-    budget = Budget(
+    budget = ArmBudget(
         pms=len(pms),
         pm_pairs=sum(pairs) if pairs else None,
         pm_pairs_each=max(pairs) if pairs else None,

@@ -38,7 +38,7 @@ class Judgement:
     valid: Array  # (N,) bool: whether there is a verdict
 
 
-class Judge(Protocol):
+class PolicyJudge(Protocol):
     @property
     def name(self) -> str: ...
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morlaif.data.records import Message
-from morlaif.evaluation.judges import Judge
+from morlaif.evaluation.judges import PolicyJudge
 from morlaif.statistics import (
     NOTHING,
     Array,
@@ -94,7 +94,9 @@ class WinMatrix:
         }
 
 
-def win_matrix(policies: Mapping[str, Sequence[str]], prompts: Sequence[list[Message]], judge: Judge) -> WinMatrix:
+def win_matrix(
+    policies: Mapping[str, Sequence[str]], prompts: Sequence[list[Message]], judge: PolicyJudge
+) -> WinMatrix:
     """Have `judge` compare the answers of every two of `policies` (by name, in the order of `prompts`)."""
     for name, texts in policies.items():
         if len(texts) != len(prompts):

@@ -23,7 +23,7 @@ from morlaif.statistics import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Responses:
+class PolicyResponses:
     """The answers of one policy, in the order of the prompts."""
 
     texts: list[str]
@@ -43,7 +43,7 @@ class Responses:
 class Answered:
     """What one policy answered to N prompts, and what is thought of it."""
 
-    responses: Responses
+    responses: PolicyResponses
     scores: Array  # (n, K) raw scores of the preference models on the first n ≤ N
     true: Array | None  # (N, P) by the known truth
 
@@ -92,7 +92,7 @@ def respond(
     *,
     seed: int,
     gather: float = math.inf,
-) -> Responses:
+) -> PolicyResponses:
     """Answers to each prompt of the policy that `load` loads.
 
     Policies given one seed share their random numbers, which narrows what chance adds to their comparison.
@@ -117,4 +117,4 @@ def respond(
         gc.collect()  # weights that lie in parts hold on to themselves
     ended = [ends.ended(row) for row in rows]
     lengths = [len(row) - end for row, end in zip(rows, ended, strict=True)]
-    return Responses([decode_response(tokenizer, row, ends.ids) for row in rows], lengths, ended)
+    return PolicyResponses([decode_response(tokenizer, row, ends.ids) for row in rows], lengths, ended)

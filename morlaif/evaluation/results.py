@@ -96,7 +96,7 @@ class RunResults:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmFacts:
     labels: str  # where they come from: principles, constitution, human or none
     models: list[str]  # its preference models; none where its reward needs none
     title: str  # what pages call its policy
@@ -196,7 +196,7 @@ class CutPairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Truncation:
     max_prompt: int
     train: CutPairs
     held_out: CutPairs
@@ -213,7 +213,7 @@ class Nested:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SampledSubsets:
     """The mean over random subsets of `count` principles."""
 
     count: int
@@ -235,7 +235,7 @@ class Ablation:
     names: list[str]
     ceiling_of: str  # "truth" or "labels"
     nested: list[Nested]
-    random: list[Sampled]
+    random: list[SampledSubsets]
     leave_one_out: list[LeftOut]
     scalarizer: str = ""  # the run's, or linear where that needs all principles
 
@@ -349,7 +349,7 @@ class Pareto:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class ArmBudget:
     """What one arm was given; None where it is not known."""
 
     pms: int
@@ -365,7 +365,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    arms: dict[str, Budget]
+    arms: dict[str, ArmBudget]
     equal: bool
     differs: list[str]
 
@@ -412,7 +412,7 @@ class RunDetails:
     judge: JudgeFacts
     principles: list[str]
     names: list[str]  # of the preference models, the principles' first
-    arms: dict[str, Arm]  # the first is the run's policy, the others are what it is compared with
+    arms: dict[str, ArmFacts]  # the first is the run's policy, the others are what it is compared with
     policies: dict[str, str]  # from outside: name -> folder or hub id
     # policies
     responses: dict[str, ResponseFacts]
@@ -429,7 +429,7 @@ class RunDetails:
     tie_accuracy: dict[str, TieAccuracy]
     length_baseline: Accuracies  # of preferring the longer response
     calibration: dict[str, Calibration | None]
-    cut: dict[str, Cut]
+    cut: dict[str, Truncation]
     single_principle: dict[str, Accuracies]  # of each model alone
     scalarizer_accuracy: dict[str, Accuracies]  # of the same models under other scalarizers
     scalarizer_ceiling: dict[str, Accuracies]
@@ -468,9 +468,11 @@ def load(kind: type[T], file: Path, what: str = "an evaluation's file") -> T:
     return parse(kind, read_json(file, what, of=dict, failure=Damaged), file)
 
 
-def load_arms(file: Path) -> dict[str, Arm]:
+def load_arms(file: Path) -> dict[str, ArmFacts]:
     """Those of a details.json."""
-    return parse(dict[str, Arm], read_json(file, "an evaluation's details", of=dict, failure=Damaged).get("arms"), file)
+    return parse(
+        dict[str, ArmFacts], read_json(file, "an evaluation's details", of=dict, failure=Damaged).get("arms"), file
+    )
 
 
 def parse(kind: type[T], value: Any, where: Path) -> T:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from morlaif.data.records import Message
-from morlaif.evaluation.judges import Judge
+from morlaif.evaluation.judges import PolicyJudge
 from morlaif.evaluation.length_control import LengthControlled, length_controlled
 from morlaif.evaluation.results import SFT, Difference, Rate, known, parts
 from morlaif.statistics import Array, Resampling, WinRate, bootstrap_mean, outcomes, win_rate
@@ -44,7 +44,7 @@ def contests(arms: Sequence[str], others: Sequence[str] = ()) -> list[Two]:
 
 
 def judge_all(
-    judge: Judge,
+    judge: PolicyJudge,
     prompts: Sequence[list[Message]],
     responses: Mapping[str, Sequence[str]],
     pairs: Sequence[Two],

@@ -20,7 +20,7 @@ from typing import Any
 
 from morlaif.errors import UserError
 from morlaif.feedback.ledger import Ledger
-from morlaif.feedback.reach import FRESH, LIMIT, Found, look
+from morlaif.feedback.reach import FRESH, LIMIT, ServerCheck, look
 from morlaif.feedback.reply import Reply
 from morlaif.feedback.served import AUTO, Served, allows, same
 from morlaif.feedback.settings import OpenAISettings
@@ -95,7 +95,7 @@ def settle(
         return settings.model_copy(update={"served": "".join(candidates.values())})
 
 
-def confirm(settings: OpenAISettings, ledger: Ledger, key: str = "feedback", fresh: float = FRESH) -> Found:
+def confirm(settings: OpenAISettings, ledger: Ledger, key: str = "feedback", fresh: float = FRESH) -> ServerCheck:
     """Look whether the server still serves what `settings.served` says.
 
     Raises:
@@ -203,7 +203,7 @@ class ReplyNames:
         return isinstance(alias, tuple) and all(any(same(a, n) for a in alias) for n in names)
 
 
-def _effective(ledger: Ledger | None, settings: OpenAISettings, found: Found) -> str:
+def _effective(ledger: Ledger | None, settings: OpenAISettings, found: ServerCheck) -> str:
     """The id of what was found, but "" for the model to which the answers without a fingerprint belong."""
     id = found.served.id if found.served else ""
     if not id or ledger is None:

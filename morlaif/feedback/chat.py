@@ -18,7 +18,7 @@ import openai
 from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
 from morlaif.feedback.limiter import Limiter
-from morlaif.feedback.reach import FATAL_CODES, Found, api_key, explain_silence, is_here
+from morlaif.feedback.reach import FATAL_CODES, ServerCheck, api_key, explain_silence, is_here
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Garbled, HandedOn, Reply, parse
 from morlaif.feedback.settings import OpenAISettings
@@ -65,7 +65,7 @@ class ChatClient:
         usage: Usage,
         *,
         reached: bool = False,
-        look: Callable[[], Found] | None = None,
+        look: Callable[[], ServerCheck] | None = None,
         arrived: Callable[[], object] = lambda: None,
     ) -> None:
         """

@@ -30,7 +30,7 @@ ASSUMED_SECONDS = 1.0  # a request, where no rate is known
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """For one unit of feedback. Numbers are for what is still to be asked."""
 
     name: str
@@ -53,7 +53,7 @@ def estimate(
     ledger: Path,
     together: Sequence[Principle] = (),
     lengths: tuple[int, int, int] = ASSUMED_TOKENS,
-) -> Estimate:
+) -> CostEstimate:
     """What the unit `name` will take.
 
     Args:
@@ -72,7 +72,7 @@ def estimate(
     if isinstance(settings, HfSettings) and sample:
         return _local(name, settings, assign, sample, verdicts, len(together) or 1, notes)
     if not isinstance(settings, OpenAISettings) or not sample:
-        return Estimate(name, verdicts, 0, 0, 0, 0, 0.0, 0.0, notes)
+        return CostEstimate(name, verdicts, 0, 0, 0, 0, 0.0, 0.0, notes)
 
     known, logprobs = 0, None
     mode = mode_of(settings, together)
@@ -110,7 +110,7 @@ def estimate_ratings(
     highest: int,
     ledger: Path,
     lengths: tuple[int, int],
-) -> Estimate | None:
+) -> CostEstimate | None:
     """What rating so many responses, of `lengths` tokens (prompt, response), will take; None if it costs nothing.
 
     Nobody knows the responses before they are sampled, so none of the ratings counts as known.
@@ -138,7 +138,7 @@ def estimate_ratings(
 def _local(
     name: str, settings: HfSettings, assign: Assign, sample: Sequence[Pair], verdicts: int, together: int,
     notes: tuple[str, ...],
-) -> Estimate:  # fmt: skip
+) -> CostEstimate:  # fmt: skip
     """Of a model that runs here: two questions a verdict, with what principles share read once for all of them."""
     asked = [Comparison.of(pair, principle) for pair in sample for principle in assign(pair.id)]
     shared = 1 / together if settings.order == "pair" else 1.0
@@ -150,7 +150,7 @@ def _local(
         read += 2 * (own + shared * (whole - own))
     made = read * verdicts / len(asked)
     notes += (f"hf: read here by {settings.path}; what the ledger knows already is not left out",)
-    return Estimate(name, verdicts, 0, 2 * verdicts, made, 0, 0.0, None, notes)
+    return CostEstimate(name, verdicts, 0, 2 * verdicts, made, 0, 0.0, None, notes)
 
 
 def _unknown_logprobs(settings: OpenAISettings) -> str:
@@ -165,14 +165,16 @@ def _cost(
     sample: Sequence[Pair],
     verdicts: int,
     logprobs: bool,
-) -> Estimate:
+) -> CostEstimate:
     """For `verdicts` like those on the sample."""
     asked = [Comparison.of(pair, principle) for pair in sample for principle in assign(pair.id)]
     questions = [question for comparison in asked for question in mode.questions(comparison, logprobs)]
     return _total(name, settings, questions, verdicts, len(asked))
 
 
-def _total(name: str, settings: OpenAISettings, questions: Sequence[Question], verdicts: int, sampled: int) -> Estimate:
+def _total(
+    name: str, settings: OpenAISettings, questions: Sequence[Question], verdicts: int, sampled: int
+) -> CostEstimate:
     """For `verdicts` in all, where `questions` are those of `sampled` ones."""
 
     def total(of: Callable[..., Any]) -> float:
@@ -185,10 +187,10 @@ def _total(name: str, settings: OpenAISettings, questions: Sequence[Question], v
     writing = total(lambda question: question.decoding[settings.max_tokens_key])
     discount = settings.batch.discount if settings.delivery == "batch" else 1.0
     usd = discount * (reading * settings.price.input + writing * settings.price.output) / 1e6
-    return Estimate(name, verdicts, 0, requests, reading, writing, usd, 0.0)
+    return CostEstimate(name, verdicts, 0, requests, reading, writing, usd, 0.0)
 
 
-def _seconds(settings: OpenAISettings, made: Estimate) -> tuple[float | None, tuple[str, ...]]:
+def _seconds(settings: OpenAISettings, made: CostEstimate) -> tuple[float | None, tuple[str, ...]]:
     if settings.delivery == "batch":
         return None, ("batches are answered within a day",)
     paces = [

@@ -22,7 +22,7 @@ class Stopped(Exception):
     """Nothing more is to be sent."""
 
 
-class Pace:
+class RateLimit:
     """A budget for a minute, spent evenly: each unit has its moment, `60 / limit` seconds after the one before."""
 
     def __init__(self, limit: float | None) -> None:
@@ -43,7 +43,7 @@ class Pace:
             self._next -= surplus * 60.0 / (self.limit * MARGIN)
 
 
-class Learner:
+class RateLearner:
     """Finds out how many requests a server takes that turns some away and never says how many it would take.
 
     At a 429 the estimate is what was taken within the last WINDOW, or since the first request if that is shorter. For
@@ -52,7 +52,7 @@ class Learner:
     until it is not worth a refusal. A handful of requests tells nothing: then the width alone gives way.
     """
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: RateLimit) -> None:
         self._pace = pace
         self._taken: deque[float] = deque()  # when requests were sent that were answered
         self._first: float | None = None
@@ -104,8 +104,8 @@ class Limiter:
     def __init__(self, concurrency: int, requests: float | None = None, tokens: float | None = None) -> None:
         self.most = concurrency
         self.width = float(min(FIRST_WIDTH, concurrency))
-        self.requests, self.tokens = Pace(requests), Pace(tokens)
-        self._learner = Learner(self.requests) if requests is None else None
+        self.requests, self.tokens = RateLimit(requests), RateLimit(tokens)
+        self._learner = RateLearner(self.requests) if requests is None else None
         self._learn = (requests is None, tokens is None)  # a limit that was given is not replaced by what servers say
         self._doubling = True
         self._in_flight = 0

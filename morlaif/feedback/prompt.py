@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from morlaif.data.markers import break_open
 from morlaif.data.records import Message
-from morlaif.feedback.settings import Criterion, Example, Principle, Wording
+from morlaif.feedback.settings import Criterion, Principle, Wording, WorkedExample
 
 BAR = "| "
 
@@ -80,7 +80,11 @@ def quote(text: str) -> str:
 
 
 def comparison_messages(
-    messages: Sequence[Message], shown_a: str, shown_b: str, principle: Principle, examples: Sequence[Example] = ()
+    messages: Sequence[Message],
+    shown_a: str,
+    shown_b: str,
+    principle: Principle,
+    examples: Sequence[WorkedExample] = (),
 ) -> list[Message]:
     """The chat messages that ask which of two options is better under `principle`, in this order of presentation.
 
@@ -131,7 +135,7 @@ def _pair(messages: Sequence[Message], shown_a: str, shown_b: str) -> str:
     return f"Conversation\n{_turns(messages)}\n\nOption A\n{quote(shown_a)}\n\nOption B\n{quote(shown_b)}\n\n"
 
 
-def _criterion(principle: Wording | Example, question: str) -> str:
+def _criterion(principle: Wording | WorkedExample, question: str) -> str:
     return f"Criterion: {principle.question}\n{principle.description}\n\n{question}"
 
 

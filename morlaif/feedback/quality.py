@@ -24,12 +24,12 @@ def quality(
 ) -> dict[str, Any]:
     """`Tally.measure` of lists, joined by identity. `truth` tells how much better the first response of a pair is."""
     known = {verdict.pair_id: verdict for verdict in verdicts}
-    tally = Tally()
+    tally = LabelTally()
     tally.add(Chunk.of(pairs), Verdicts.of("", [known[pair.id] for pair in pairs]))
     return tally.measure([truth(pair) for pair in pairs] if truth else None)
 
 
-class Tally:
+class LabelTally:
     """Keeps of verdicts the numbers that measure them, a few bytes each, while verdicts and pairs themselves pass
     by.
     """

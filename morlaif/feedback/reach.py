@@ -37,7 +37,7 @@ State = Literal["up", "loading", "away", "other", "wrong"]
 
 
 @dataclass(frozen=True)
-class Found:
+class ServerCheck:
     """What came of looking at a server."""
 
     state: State  # away: no answer; other: another model than the one asked for; wrong: what no waiting will mend
@@ -84,11 +84,11 @@ def api_key(settings: OpenAISettings, key: str = "feedback") -> str:
     return keep_secret(value)
 
 
-_seen: dict[tuple[Any, ...], tuple[float, Found]] = {}
+_seen: dict[tuple[Any, ...], tuple[float, ServerCheck]] = {}
 FRESH = 10.0  # seconds during which a second look in one process gives what the first one saw
 
 
-def look(settings: OpenAISettings, key: str = "feedback", limit: float = LIMIT, fresh: float = FRESH) -> Found:
+def look(settings: OpenAISettings, key: str = "feedback", limit: float = LIMIT, fresh: float = FRESH) -> ServerCheck:
     """Ask the server for its models, and what it tells about the one that is wanted."""
     secret = _secret(settings)
     name = (settings.base_url, settings.model, settings.model_alias, secret, key)
@@ -104,7 +104,7 @@ def _secret(settings: OpenAISettings) -> str | None:
     return keep_secret(value) or None
 
 
-def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) -> Found:
+def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) -> ServerCheck:
     base, deadline = settings.base_url.rstrip("/"), time.monotonic() + limit
     where = f"{key}.base_url={settings.base_url}"
 
@@ -123,51 +123,59 @@ def _look(settings: OpenAISettings, key: str, limit: float, secret: str | None) 
     try:
         response = get(f"{base}/models")
     except Exception as error:
-        return Found(*_silence(where, settings.base_url, error, limit))
+        return ServerCheck(*_silence(where, settings.base_url, error, limit))
     if response.status == 402 or (response.status == 429 and any(code in FATAL_CODES for code in response.codes())):
         words = redact(response.words())
-        return Found("wrong", f"{where}: the account has no credit left ({words}). Top up, then run again.")
+        return ServerCheck("wrong", f"{where}: the account has no credit left ({words}). Top up, then run again.")
     if response.status in LOADING:
         words = redact(response.words())
-        return Found("loading", f"{where}: the server is there, and not ready yet ({response.status} {words})".rstrip())
+        return ServerCheck(
+            "loading", f"{where}: the server is there, and not ready yet ({response.status} {words})".rstrip()
+        )
     if 300 <= response.status < 400:
         to = response.location.removesuffix("/models") or "another address"
-        return Found("wrong", f"{where}: the server redirects to {to}. Give that address.")
+        return ServerCheck("wrong", f"{where}: the server redirects to {to}. Give that address.")
     if response.status == 401:
         words = redact(response.words())
         if settings.api_key_env:
-            return Found("wrong", f"{key}.api_key_env: the key in {settings.api_key_env} was refused ({words}).")
-        return Found("wrong", f"{key}.api_key_env: the server wants a key ({words}). Name the variable that holds it.")
+            return ServerCheck("wrong", f"{key}.api_key_env: the key in {settings.api_key_env} was refused ({words}).")
+        return ServerCheck(
+            "wrong", f"{key}.api_key_env: the server wants a key ({words}). Name the variable that holds it."
+        )
     if response.status >= 500 and response.status != 501:  # 501: it lists no models
         words = redact(response.words())
-        return Found(
+        return ServerCheck(
             "away", f"{where}: the server is ill, and answers {response.status} ({words}). Mend or restart it."
         )
     if response.status == 403 and (refused := _refused(base, secret, deadline)) is not None:
         allowed = f"the key in {settings.api_key_env} may not ask" if settings.api_key_env else "it wants a key"
         where = f"{key}.api_key_env: the server at {settings.base_url}"
-        return Found("wrong", f"{where} forbids it: {allowed} ({refused}).")
+        return ServerCheck("wrong", f"{where} forbids it: {allowed} ({refused}).")
     try:
         models = response.json() if response.status == 200 else None
     except ValueError:
-        return Found("wrong", f"{where}: {response.kind} in place of JSON: no chat completions server answers there.")
+        return ServerCheck(
+            "wrong", f"{where}: {response.kind} in place of JSON: no chat completions server answers there."
+        )
     if models is None or not isinstance(models, dict | list) or (isinstance(models, dict) and "data" not in models):
         if better := _better(base, get):
-            return Found("wrong", f"{where}: no such path at this server. Did you mean {better}?")
+            return ServerCheck("wrong", f"{where}: no such path at this server. Did you mean {better}?")
         if settings.model == AUTO:
-            return Found(
+            return ServerCheck(
                 "wrong", f"{key}.model=auto: the server at {settings.base_url} lists no models. Name its model."
             )
-        return Found("up")
+        return ServerCheck("up")
     try:
-        return Found("up", served=find(models, _wanted(settings, models), settings.model_alias, ask))
+        return ServerCheck("up", served=find(models, _wanted(settings, models), settings.model_alias, ask))
     except NotServed as error:
         if settings.model == AUTO:
-            return Found("wrong", f"{key}.model=auto: the server at {settings.base_url} {error}")
+            return ServerCheck("wrong", f"{key}.model=auto: the server at {settings.base_url} {error}")
         allow = f"{key}.model_alias=any takes whatever it serves."
-        return Found("other", f"{key}.model='{settings.model}': the server at {settings.base_url} {error} {allow}")
+        return ServerCheck(
+            "other", f"{key}.model='{settings.model}': the server at {settings.base_url} {error} {allow}"
+        )
     except Exception as error:  # it falls silent; half of what it tells would be another model's mark
-        return Found(*_silence(where, settings.base_url, error, limit))
+        return ServerCheck(*_silence(where, settings.base_url, error, limit))
 
 
 def _wanted(settings: OpenAISettings, models: Any) -> str:

@@ -168,7 +168,7 @@ class PriceSettings(Settings):
     output: Dollars
 
 
-class Example(Settings):
+class WorkedExample(Settings):
     """A worked example that a judge is shown before it is asked."""
 
     message: Text  # of the user
@@ -187,11 +187,11 @@ class CotSettings(Settings):
 
 
 class FewShotSettings(Settings):
-    examples: Annotated[tuple[Example, ...], Field(min_length=1)]
+    examples: Annotated[tuple[WorkedExample, ...], Field(min_length=1)]
 
     @field_validator("examples")
     @classmethod
-    def _balanced(cls, value: tuple[Example, ...]) -> tuple[Example, ...]:
+    def _balanced(cls, value: tuple[WorkedExample, ...]) -> tuple[WorkedExample, ...]:
         a = sum(example.answer == "A" for example in value)
         if abs(2 * a - len(value)) > 1:
             raise ValueError(
@@ -330,7 +330,7 @@ class JsonlSettings(Settings):
     stop_if: StopSettings
 
 
-class Found(NamedTuple):
+class FoundJudge(NamedTuple):
     """A judge in another package, and what it is made of."""
 
     cls: type
@@ -348,7 +348,7 @@ class PluginFeedback(Settings):
     params: Params
     stop_if: StopSettings
 
-    def found(self, key: str = "feedback", *methods: str) -> Found:
+    def found(self, key: str = "feedback", *methods: str) -> FoundJudge:
         """Imports it.
 
         Args:
@@ -368,7 +368,7 @@ class PluginFeedback(Settings):
         if methods and all(getattr(getattr(cls, method), "left_out", False) for method in methods):
             raise UserError(f"{where}: it has no method '{methods[0]}', which is asked of it here")
         params = checked(self.params, wanted(cls, ["seed"]), key=f"{key}.params", path=self.source, name=self.source)
-        return Found(cls, params, "seed" in wanted(cls))
+        return FoundJudge(cls, params, "seed" in wanted(cls))
 
 
 JUDGES: Registry[Any] = Registry(

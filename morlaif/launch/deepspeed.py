@@ -9,18 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from morlaif.batches import Cut
+from morlaif.batches import Microbatches
 from morlaif.hardware import HardwareSettings
 from morlaif.memory.estimate import BUCKET, GATHERED
 
 NEVER = 2**31 - 1
 
 
-def deepspeed_config(hardware: HardwareSettings, cut: Cut, max_grad_norm: float) -> dict[str, Any]:
+def deepspeed_config(hardware: HardwareSettings, microbatches: Microbatches, max_grad_norm: float) -> dict[str, Any]:
     """ds.json of one unit. `max_grad_norm` 0: the stage clips by itself."""
     return {
-        "train_micro_batch_size_per_gpu": cut.micro,
-        "gradient_accumulation_steps": cut.accumulation,
+        "train_micro_batch_size_per_gpu": microbatches.micro,
+        "gradient_accumulation_steps": microbatches.accumulation,
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": hardware.dtype == "bfloat16"},
         "zero_optimization": _zero(hardware),

@@ -85,8 +85,8 @@ class _Files:
 
 def write_files(unit: Unit, hardware: HardwareSettings, folder: Path) -> _Files:
     ds = folder / "ds.json"
-    cut, norm = unit.stage.cut(unit.reads, hardware.ranks), unit.stage.clips(unit.reads)
-    ds.write_text(json.dumps(deepspeed_config(hardware, cut, norm), indent=2) + "\n")
+    split, norm = unit.stage.microbatches(unit.reads, hardware.ranks), unit.stage.clips(unit.reads)
+    ds.write_text(json.dumps(deepspeed_config(hardware, split, norm), indent=2) + "\n")
     address, port = ("127.0.0.1", free_port()) if hardware.nodes == 1 else rendezvous.meeting_point()
     nodes = []
     for node in range(hardware.nodes):

@@ -28,7 +28,7 @@ class Effort:
 
     op: Op
     model: str  # policy, base (of the preference models) or judge
-    shape: Dimensions
+    dims: Dimensions
     rows: int  # of one forward
     length: int  # tokens of a row
     times: float
@@ -43,18 +43,18 @@ class Effort:
     @property
     def operations(self) -> float:
         tokens = self.rows * (self.length + self.new)
-        head = self.shape.vocabulary * self.shape.width * (self.logits + self.rows * self.new)
-        return OPERATIONS[self.op] * (self.shape.body * tokens + head)
+        head = self.dims.vocabulary * self.dims.width * (self.logits + self.rows * self.new)
+        return OPERATIONS[self.op] * (self.dims.body * tokens + head)
 
 
-def sampled(shape: Dimensions, rows: int, at_once: int, data: Amounts, new: int) -> Iterator[Effort]:
+def sampled(dims: Dimensions, rows: int, at_once: int, data: Amounts, new: int) -> Iterator[Effort]:
     """To sample a response for each of `rows` prompts."""
     at_once = max(1, min(rows, at_once))
-    yield Effort("sample", "policy", shape, at_once, data.prompt, rows / at_once, new=min(new, data.response))
+    yield Effort("sample", "policy", dims, at_once, data.prompt, rows / at_once, new=min(new, data.response))
 
 
-def scored(shape: Dimensions, rows: int, models: int, data: Amounts) -> Iterator[Effort]:
+def scored(dims: Dimensions, rows: int, models: int, data: Amounts) -> Iterator[Effort]:
     """To score so many responses under `models` preference models."""
     at_once = max(1, min(8, rows))
     if models and rows:
-        yield Effort("read", "base", shape, at_once, data.prompt + data.response, rows * models / at_once)
+        yield Effort("read", "base", dims, at_once, data.prompt + data.response, rows * models / at_once)

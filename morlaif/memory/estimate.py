@@ -23,7 +23,7 @@ ADAM = 16  # bytes a trained parameter: float32 weight and gradient and two mome
 #            weight and gradient of 2 bytes each, and 12 for the float32 original with its moments
 HOST_FACTOR = 1.5  # DeepSpeed's allowance for buffers beside the offloaded 16 bytes
 LOGITS = {"cpu": 2**24, "cuda": 2**27}  # logits that PPO holds at once (morlaif.rl.logprobs.CHUNK)
-PIECE = 2**25  # logits that TRL's loss makes at once, on a GPU (4096 tokens, some of the vocabulary)
+CHUNK = 2**25  # logits that TRL's loss makes at once, on a GPU (4096 tokens, some of the vocabulary)
 RETURN = 1.5  # what one layer's backward takes beside what was kept, in units of that (measured, with the allocator)
 CONTEXT = 1.0e9  # bytes that CUDA, its libraries and the allocator's gaps take on a GPU
 
@@ -34,7 +34,7 @@ class Item(NamedTuple):
     formula: str
 
 
-class Rows(NamedTuple):
+class ForwardSize(NamedTuple):
     """A forward pass."""
 
     rows: int
@@ -69,17 +69,17 @@ class Layout:
     def _over(self, least_stage: int) -> tuple[int, str]:
         return (self.ranks, f" / {self.ranks} ranks") if self.stage >= least_stage > 0 else (1, "")
 
-    def frozen(self, shape: Dimensions, what: str = "model") -> list[Item]:
+    def frozen(self, dims: Dimensions, what: str = "model") -> list[Item]:
         """Weights that do not learn."""
         if self.offload_parameters:
             return [Item(what, 0.0, "weights on the host between their uses")]
         parts, text = self._over(3)
-        size = shape.parameters * self.element / parts
-        return [Item(what, size, f"{_count(shape.parameters)} × {self.element} B{text}")]
+        size = dims.parameters * self.element / parts
+        return [Item(what, size, f"{_count(dims.parameters)} × {self.element} B{text}")]
 
-    def trained(self, shape: Dimensions) -> list[Item]:
+    def trained(self, dims: Dimensions) -> list[Item]:
         """A model that learns in full: weights, gradients, Adam."""
-        p = shape.parameters
+        p = dims.parameters
         if self.ranks == 1:
             items = [
                 Item("model", 4 * p, f"{_count(p)} × 4 B (weights that learn stay in float32)"),
@@ -89,7 +89,7 @@ class Layout:
             if self.element < 4:
                 items.append(Item("activ", self.element * p, f"{_count(p)} × {self.element} B, autocast's copies"))
             return items
-        items = self.frozen(shape)
+        items = self.frozen(dims)
         parts, text = self._over(2)
         if self.offload_optimizer:
             return [*items, Item("adam", 0.0, "gradients and optimizer on the host")]
@@ -125,23 +125,23 @@ class Layout:
             return None
         return Item("host", learning * ADAM * HOST_FACTOR, f"{_count(learning)} × {ADAM} B × {HOST_FACTOR}")
 
-    def gathers(self, shape: Dimensions, learns: bool) -> list[Item]:
+    def gathers(self, dims: Dimensions, learns: bool) -> list[Item]:
         """What ZeRO-3 holds whole for a moment: the largest layer with its gradient, layers ahead, a bucket."""
         if self.stage < 2:
             return []
-        bucket = min(BUCKET, shape.parameters) * self.element if learns else 0.0
+        bucket = min(BUCKET, dims.parameters) * self.element if learns else 0.0
         if self.stage == 2:
             return [Item("gather", bucket, f"a bucket of {_count(BUCKET)} gradients × {self.element} B")]
-        live = min(GATHERED, shape.parameters)
-        size = 2 * self.element * shape.largest + self.element * live + bucket
+        live = min(GATHERED, dims.parameters)
+        size = 2 * self.element * dims.largest + self.element * live + bucket
         b = self.element
-        text = f"largest layer {_count(shape.largest)} × 2 × {b} B + {_count(live)} gathered × {b} B"
+        text = f"largest layer {_count(dims.largest)} × 2 × {b} B + {_count(live)} gathered × {b} B"
         return [Item("gather", size, text + (" + a bucket" if learns else ""))]
 
     def activations(
         self,
-        shape: Dimensions,
-        batch: Rows,
+        dims: Dimensions,
+        batch: ForwardSize,
         checkpointing: bool,
         logits: bool,
         lora: tuple[int, float] | None = None,
@@ -150,42 +150,44 @@ class Layout:
         """What a forward keeps for its backward. `lora`: rank and dropout of adapters in the path, `stacked` of them on
         one frozen base (`morlaif.preference.lora`; 0: peft's)."""  # fmt: skip
         tokens = batch.rows * batch.tokens
-        numbers, norms = _kept(shape, lora, stacked)
+        numbers, norms = _kept(dims, lora, stacked)
         block = numbers * self.element + norms * (4 - self.element)  # norms compute in float32
-        carried = shape.width * self.element
+        carried = dims.width * self.element
         kept = carried if checkpointing else block
         again = RETURN + 1 if checkpointing else RETURN  # of the layer that is on its way back, and made anew before
-        each = shape.layers * kept + again * block
-        how = f"{shape.layers} layers × {_bytes(kept)} + {again:g} × {_bytes(block)}"
+        each = dims.layers * kept + again * block
+        how = f"{dims.layers} layers × {_bytes(kept)} + {again:g} × {_bytes(block)}"
         items = [Item("activ", tokens * each, f"{batch.rows} × {batch.tokens} tokens × ({how})")]
         if logits and self.cuda:
-            size = min(tokens * shape.vocabulary, PIECE)
+            size = min(tokens * dims.vocabulary, CHUNK)
             items.append(Item("activ", size * 12.0, f"{size / 1e6:.3g} M logits at once × 12 B"))
         elif logits:
             size = 12 if self.element == 4 else 14
             items.append(
-                Item("activ", tokens * shape.vocabulary * size, f"{tokens:,} × {shape.vocabulary:,} logits × {size} B")
+                Item("activ", tokens * dims.vocabulary * size, f"{tokens:,} × {dims.vocabulary:,} logits × {size} B")
             )
         return items
 
-    def gathers_to_sample(self, shape: Dimensions) -> bool:
+    def gathers_to_sample(self, dims: Dimensions) -> bool:
         """Whether each rank holds all weights while it samples, rather than one module at a time."""
-        return self.stage == 3 and shape.parameters * self.element <= self.most_gathered
+        return self.stage == 3 and dims.parameters * self.element <= self.most_gathered
 
-    def cache(self, shape: Dimensions, batch: Rows) -> list[Item]:
+    def cache(self, dims: Dimensions, batch: ForwardSize) -> list[Item]:
         """Keys and values while sampling, the distribution over the next token, and weights gathered for it."""
-        kept = shape.cached(batch.tokens) * self.element
-        size, text = shape.parameters * self.element, f"{_count(shape.parameters)} × {self.element} B, gathered whole"
+        kept = dims.cached(batch.tokens) * self.element
+        size, text = dims.parameters * self.element, f"{_count(dims.parameters)} × {self.element} B, gathered whole"
         return [
-            *([Item("gather", size, text)] if self.gathers_to_sample(shape) else []),
+            *([Item("gather", size, text)] if self.gathers_to_sample(dims) else []),
             Item("cache", batch.rows * kept, f"{batch.rows} × {_bytes(kept)} of {batch.tokens} tokens"),
-            Item("cache", batch.rows * shape.vocabulary * 24, f"{batch.rows} × {shape.vocabulary:,} chances × 24 B"),
+            Item(
+                "cache", batch.rows * dims.vocabulary * 24, f"{batch.rows} × {dims.vocabulary:,} probabilities × 24 B"
+            ),
         ]
 
-    def scoring(self, shape: Dimensions, longest: int) -> list[Item]:
+    def scoring(self, dims: Dimensions, longest: int) -> list[Item]:
         """A forward without gradient: the widest layer's numbers of a bucket."""
-        tokens = max(longest, tokens_at_once(self.cuda, shape.widest))
-        width = 6 * shape.width + 3 * shape.widest
+        tokens = max(longest, tokens_at_once(self.cuda, dims.widest))
+        width = 6 * dims.width + 3 * dims.widest
         size = tokens * width * self.element
         return [Item("activ", size, f"{tokens:,} tokens scored at once × {width:,} × {self.element} B")]
 
@@ -232,18 +234,18 @@ def host_bytes(memory: StageMemory, hardware: HardwareSettings) -> float:
     return memory.host.bytes / hardware.nodes if memory.host else 0.0
 
 
-def _kept(shape: Dimensions, lora: tuple[int, float] | None, stacked: int) -> tuple[float, float]:
+def _kept(dims: Dimensions, lora: tuple[int, float] | None, stacked: int) -> tuple[float, float]:
     """Numbers that autograd keeps of one token in one block, and how many of them belong to norms."""
     if lora is None:
-        return shape.kept, shape.kept_single
+        return dims.kept, dims.kept_single
     rank, dropout = lora
-    numbers = shape.frozen + 2 * rank * shape.linears / shape.layers
-    inputs = shape.inputs / shape.layers
+    numbers = dims.frozen + 2 * rank * dims.linears / dims.layers
+    inputs = dims.inputs / dims.layers
     if dropout and stacked:  # each input after dropout in place of the base's own, and one mask for all adapters
         numbers += inputs * (1 + 1 / stacked)
     else:  # each input once; and for peft's dropout once more, with its mask
-        numbers += shape.read + (2 * inputs if dropout else 0)
-    return numbers, shape.frozen_single
+        numbers += dims.read + (2 * inputs if dropout else 0)
+    return numbers, dims.frozen_single
 
 
 def _sum(items: Iterable[Item]) -> float:

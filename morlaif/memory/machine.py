@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from morlaif.hardware import HardwareSettings
 from morlaif.memory.dimensions import Dimensions
-from morlaif.memory.estimate import LOGITS, Item, Layout, Rows, StageMemory
+from morlaif.memory.estimate import LOGITS, ForwardSize, Item, Layout, StageMemory
 from morlaif.models.settings import LoRASettings
 from morlaif.preference.kind import Footprint
 
@@ -19,7 +19,7 @@ FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4  # operations a parameter and token; 
 class Judging:
     """A language model that judges in this process."""
 
-    shape: Dimensions
+    dims: Dimensions
     element: int  # bytes of a number
     rows: int  # questions at once
     questions: int  # that share their beginning: principles
@@ -79,17 +79,17 @@ class Machine:
 
     def judging(self, judge: Judging) -> tuple[list[Item], list[Item]]:
         """A language model that judges here: what is held all the time, and while it reads."""
-        shape, b = judge.shape, judge.element
-        weights = [Item("model", shape.parameters * b, f"judge: {shape.parameters / 1e6:,.1f} M × {b} B")]
+        dims, b = judge.dims, judge.element
+        weights = [Item("model", dims.parameters * b, f"judge: {dims.parameters / 1e6:,.1f} M × {b} B")]
         beginnings = -(-judge.rows // judge.questions)
-        cached = judge.rows * shape.cached(judge.prompt + judge.ending) * b
-        once = beginnings * shape.cached(judge.prompt) * b
+        cached = judge.rows * dims.cached(judge.prompt + judge.ending) * b
+        once = beginnings * dims.cached(judge.prompt) * b
         ending = judge.rows * judge.ending
-        wide = max(beginnings * judge.prompt, ending) * (6 * shape.width + 3 * shape.widest) * b
-        logits = max(ending * b, judge.rows * (b + 8)) * shape.vocabulary
+        wide = max(beginnings * judge.prompt, ending) * (6 * dims.width + 3 * dims.widest) * b
+        logits = max(ending * b, judge.rows * (b + 8)) * dims.vocabulary
         return weights, [
             Item("cache", cached + once, f"judge: {judge.rows} questions × {judge.prompt + judge.ending} tokens"),
-            Item("activ", max(wide, logits), f"judge: {ending:,} tokens × {shape.vocabulary:,} logits × {b} B"),
+            Item("activ", max(wide, logits), f"judge: {ending:,} tokens × {dims.vocabulary:,} logits × {b} B"),
         ]  # fmt: skip
 
     # --- seconds -------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Machine:
         self, stage: str, batch: int, prompt: int | None, new: int, models: Sequence[Item] = ()
     ) -> StageMemory:
         """Sample from the policy; score what came with `models`, if any."""
-        turns = {"sampling": self.layout.cache(self.policy, Rows(batch, (prompt or UNKNOWN_PROMPT) + new))}
+        turns = {"sampling": self.layout.cache(self.policy, ForwardSize(batch, (prompt or UNKNOWN_PROMPT) + new))}
         if models:
             turns["scoring"] = self.scoring()
         always = [*self.layout.frozen(self.policy), *models, *self.layout.gathers(self.policy, learns=False)]

@@ -34,7 +34,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
 from morlaif import ranks, sharded
-from morlaif.batches import cut
+from morlaif.batches import microbatches
 from morlaif.data.chat import dialogue_parts
 from morlaif.data.records import Example
 from morlaif.data.spool import token_spool
@@ -149,7 +149,7 @@ def finetune(
 def _arguments(
     settings: FullSFT | LoRASFT, *, seed: int, keep: Path, device: torch.device, dtype: torch.dtype
 ) -> SFTConfig:
-    micro, accumulation = cut(settings.batch_size, settings.micro_batch_size, ranks.count(), key="sft")
+    micro, accumulation = microbatches(settings.batch_size, settings.micro_batch_size, ranks.count(), key="sft")
     checkpoints: dict[str, Any] = {"save_strategy": "no"}
     if settings.checkpoint_every is not None:
         checkpoints = {"save_strategy": "steps", "save_steps": settings.checkpoint_every, "save_total_limit": 1}

@@ -23,14 +23,14 @@ from morlaif.models.settings import SampleResponses
 
 
 @dataclass(frozen=True)
-class Responses:
+class ResponsePairs:
     pairs: Sequence[Pair]
     dropped: int  # prompts without two different responses, and repetitions of a pair
     ended: float | None  # share of the sampled responses that ended by themselves
     tokens: float | None  # mean length of the sampled responses
 
 
-def source_pairs(examples: Sequence[Example]) -> Responses:
+def source_pairs(examples: Sequence[Example]) -> ResponsePairs:
     """The examples' own pairs, with `human` 1 or 0; the mean where the same pair was judged more than once.
 
     Which response comes first depends on a hash of the two texts, never on which one was chosen.
@@ -55,7 +55,7 @@ def source_pairs(examples: Sequence[Example]) -> Responses:
     human = np.bincount(which, np.array(votes), len(begins)) / np.maximum(count, 1)
     order = np.argsort(begins)
     pairs = Mapped(lambda place: _voted(examples[rows[begins[place]]], float(human[place])), array("q", order.tolist()))
-    return Responses(pairs, dropped=len(examples) - len(pairs), ended=None, tokens=None)
+    return ResponsePairs(pairs, dropped=len(examples) - len(pairs), ended=None, tokens=None)
 
 
 def _voted(example: Example, human: float) -> Pair:
@@ -80,7 +80,7 @@ def sample_pairs(
     gather: float = math.inf,
     on_progress: Callable[[int], None] = lambda done: None,
     folder: Path | None = None,
-) -> Responses:
+) -> ResponsePairs:
     """Two different samples of `model` for each prompt. A second one that equals the first is drawn again, up to
     `attempts` times in all; then the prompt is dropped. `on_progress` gets the number of prompts done.
 
@@ -147,7 +147,7 @@ def sample_pairs(
     different = np.flatnonzero(~alike)
     names = np.fromiter((int(pair(row).id, 16) for row in different.tolist()), np.uint64, len(different))
     once = different[first_of_each(names)].tolist()  # each pair
-    return Responses(
+    return ResponsePairs(
         Mapped(pair, array("q", once)),
         dropped=len(examples) - len(once),
         ended=drawn.ended / drawn.count if drawn.count else None,

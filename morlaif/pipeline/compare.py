@@ -44,7 +44,7 @@ _CONFIG = {  # keys that it reads of a run's config
 
 
 @dataclass(frozen=True)
-class Found:
+class RunFolder:
     """A run folder, as far as it can be read."""
 
     folder: Path
@@ -122,7 +122,7 @@ def _hint(pattern: str, matches: Sequence[Path], runs: Path) -> str:
     return suggest(Path(pattern).name, names) or f" Looked in '{here}' and in '{runs}', which has {len(names)} runs."
 
 
-def read(folder: Path, store: Store) -> Found | None:
+def read(folder: Path, store: Store) -> RunFolder | None:
     """None where there is no run. `why` names what cannot be read: one bad run does not spoil a page."""
     record: Mapping[str, Any] | None = None
     try:
@@ -137,10 +137,10 @@ def read(folder: Path, store: Store) -> Found | None:
         folders = _folders(record, [Path(config["paths"]["store"]), store.root])
         evaluate = next((unit for unit in record["units"] if unit["name"] == "evaluate"), None)
         place = evaluate and folders.get(f"evaluate/{evaluate['digest']}")
-        return Found(folder, record, config, folders, human, *(_evaluated(place) if place else ()))
+        return RunFolder(folder, record, config, folders, human, *(_evaluated(place) if place else ()))
     except (UserError, MachineError) as error:
         record = record or {"status": "damaged", "seconds": 0.0, "units": []}
-        return Found(folder, record, {}, {}, damaged=str(error))
+        return RunFolder(folder, record, {}, {}, damaged=str(error))
 
 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -191,7 +191,7 @@ def _evaluated(evaluate: Path) -> tuple[dict[str, list[str]], list[str]]:
         raise Damaged(f"{evaluate / MANIFEST}: names no principles or arms: written by another version") from None
 
 
-def unit_of(runs: Sequence[Found], settings: CompareSettings) -> Unit:
+def unit_of(runs: Sequence[RunFolder], settings: CompareSettings) -> Unit:
     """The unit of work that compares `runs`: its digest follows from the units that it reads."""
     judge, note, why_not = _judge(runs, settings)
     principles: dict[str, list[str]] = {}
@@ -212,7 +212,7 @@ def unit_of(runs: Sequence[Found], settings: CompareSettings) -> Unit:
     return Unit(STAGE, STAGE.name, reads)
 
 
-def _reads(run: Found) -> dict[str, Any]:
+def _reads(run: RunFolder) -> dict[str, Any]:
     return {
         "name": run.folder.name,
         "config": {PRINCIPLES: len(run.principles), **flat(run.config)},
@@ -221,7 +221,7 @@ def _reads(run: Found) -> dict[str, Any]:
     }
 
 
-def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, str]:
+def _judge(runs: Sequence[RunFolder], settings: CompareSettings) -> tuple[Any, str, str]:
     """The judge of all policies, a note on it, and why there is none."""
     sources = [run.config["eval"]["judge"] for run in runs]
     if any(source != sources[0] for source in sources):
@@ -240,7 +240,7 @@ def _judge(runs: Sequence[Found], settings: CompareSettings) -> tuple[Any, str, 
     return judge, "Judged as in the runs, on the prompts that both have answered.", ""
 
 
-def _truth_note(judge: Any, runs: Sequence[Found]) -> str:
+def _truth_note(judge: Any, runs: Sequence[RunFolder]) -> str:
     """Where runs have different principles, the truth is that of all."""
     differ = len({tuple(sorted(run.principles)) for run in runs}) > 1
     known = judge is not None and judge.source == "rules"
@@ -252,12 +252,12 @@ def _costs(judge: Any) -> bool:
     return price is not None and any(value for value in price.model_dump().values() if isinstance(value, int | float))
 
 
-def _has_responses(run: Found) -> bool:
+def _has_responses(run: RunFolder) -> bool:
     return (run.folders[f"evaluate/{run.units['evaluate']}"] / "responses.jsonl").is_file()
 
 
 def compare(
-    runs: Sequence[Found | None],
+    runs: Sequence[RunFolder | None],
     names: Sequence[str],
     overrides: Sequence[str],
     settings: CompareSettings,
@@ -305,7 +305,7 @@ def compare(
 
 
 def _build(
-    runs: Sequence[Found], settings: CompareSettings, store: Store, hardware: HardwareSettings, console: Console
+    runs: Sequence[RunFolder], settings: CompareSettings, store: Store, hardware: HardwareSettings, console: Console
 ) -> tuple[Unit, State]:
     """Have the comparison in the store."""
     unit = unit_of(runs, settings)
@@ -343,7 +343,7 @@ def tell(settings: TrackingSettings, out: Path, count: int, console: Console) ->
     tracker.close()
 
 
-def _job(run: Found | None, name: str, overrides: str, out: Path) -> dict[str, Any]:
+def _job(run: RunFolder | None, name: str, overrides: str, out: Path) -> dict[str, Any]:
     if run is None:
         return {"run": name, "overrides": overrides, "status": "not run", "seconds": "", "why": "", "link": None}
     report = run.folder / "report.html"

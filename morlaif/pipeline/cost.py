@@ -13,7 +13,7 @@ from morlaif.data.records import DATASET
 from morlaif.data.settings import ToyData
 from morlaif.evaluation.settings import HfJudge, OpenAIJudge
 from morlaif.feedback.chunks import PairChunks, arrow_rows
-from morlaif.feedback.estimate import ASSUMED_TOKENS, Estimate, estimate, estimate_ratings
+from morlaif.feedback.estimate import ASSUMED_TOKENS, CostEstimate, estimate, estimate_ratings
 from morlaif.feedback.label import Assign, draw
 from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback, Principle
 from morlaif.models.settings import SampleResponses
@@ -30,7 +30,7 @@ from morlaif.units.unit import Plan
 SPLITS = ("train", "eval")
 
 
-def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
+def feedback_costs(plan: Plan, store: Store, config: Config) -> list[CostEstimate]:
     """An estimate for each unit that is not in the store and asks a language model: for labels, for ratings while the
     policy trains, or for the evaluation.
     """
@@ -56,7 +56,9 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[Estimate]:
     return made
 
 
-def _unit(name: str, reads: FeedbackReads, pairs: PairChunks | int | None, store: Store, config: Config) -> Estimate:
+def _unit(
+    name: str, reads: FeedbackReads, pairs: PairChunks | int | None, store: Store, config: Config
+) -> CostEstimate:
     if pairs is None:
         return _unknown(
             name, "the number of pairs is not known before the data is read: build stages=[respond], or set data.limit"
@@ -71,11 +73,11 @@ def _unit(name: str, reads: FeedbackReads, pairs: PairChunks | int | None, store
     )
 
 
-def _unknown(name: str, why: str) -> Estimate:
-    return Estimate(name, None, 0, 0, 0, 0, 0.0, None, (why,))
+def _unknown(name: str, why: str) -> CostEstimate:
+    return CostEstimate(name, None, 0, 0, 0, 0, 0.0, None, (why,))
 
 
-def _ratings(name: str, reads: ScoringReads, store: Store, config: Config) -> list[Estimate]:
+def _ratings(name: str, reads: ScoringReads, store: Store, config: Config) -> list[CostEstimate]:
     """For each judge of the unit's reward that costs something."""
     made = []
     wordings = {criterion.name: criterion for criterion in reads.criteria or ()}
@@ -133,7 +135,7 @@ def _lengths(config: Config) -> tuple[int, int, int]:
     return prompt, longest, longest
 
 
-def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> Estimate:
+def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> CostEstimate:
     from morlaif.evaluation.wins import contests
 
     prompts = min(config.eval.prompts, config.data.eval) if isinstance(config.data, ToyData) else config.eval.prompts
@@ -145,7 +147,7 @@ def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> E
     return estimate("evaluate", judge.engine, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 
 
-def cost_table(estimates: Sequence[Estimate]) -> Table:
+def cost_table(estimates: Sequence[CostEstimate]) -> Table:
     """A row for each unit that must ask, and their sum; what the numbers rest on is below."""
     columns = ("feedback to ask for", "verdicts", "known", "requests", "M tokens", "USD", "time")
     table = plain_table(*columns, right=slice(1, None))
@@ -158,10 +160,10 @@ def cost_table(estimates: Sequence[Estimate]) -> Table:
     return table
 
 
-def _sum(estimates: Sequence[Estimate]) -> Estimate:
+def _sum(estimates: Sequence[CostEstimate]) -> CostEstimate:
     times = [one.seconds for one in estimates if one.seconds is not None]
     asked = [one.verdicts for one in estimates if one.verdicts is not None]
-    return Estimate(
+    return CostEstimate(
         "",
         verdicts=sum(asked) if asked else None,
         known=sum(one.known for one in estimates),
@@ -173,7 +175,7 @@ def _sum(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
-def _cells(one: Estimate) -> tuple[str, ...]:
+def _cells(one: CostEstimate) -> tuple[str, ...]:
     if one.verdicts is None:
         return ("?",) * 6
     tokens = (one.input_tokens + one.output_tokens) / 1e6

@@ -27,7 +27,7 @@ from morlaif.evaluation.human.form import render
 from morlaif.evaluation.human.items import RatedPair, make_study
 from morlaif.evaluation.human.key import read_key
 from morlaif.evaluation.human.settings import HumanStudySettings
-from morlaif.evaluation.results import SFT, Arm, load_arms
+from morlaif.evaluation.results import SFT, ArmFacts, load_arms
 from morlaif.evaluation.wins import versus
 from morlaif.files import read_json_lines, read_text
 from morlaif.pipeline import compare
@@ -53,7 +53,7 @@ def rate(config: Config, run_name: str, console: Console) -> None:
         _import(run, folder, settings, console, bool(config.dry_run))
 
 
-def _find(config: Config, run_name: str) -> compare.Found:
+def _find(config: Config, run_name: str) -> compare.RunFolder:
     wanted = config.human.run
     if wanted is None and not (config.paths.runs / run_name / RUN).is_file():
         raise UserError(
@@ -73,7 +73,7 @@ def _find(config: Config, run_name: str) -> compare.Found:
 # --- export ---------------------------------------------------------------------------------------------------------
 
 
-def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
+def _export(run: compare.RunFolder, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
     file = run.folders[f"evaluate/{run.units['evaluate']}"] / "responses.jsonl"
     if not file.is_file():
         raise UserError(f"human=export: {run.folder.name} kept no responses; evaluate it anew with this version")
@@ -118,7 +118,7 @@ def _export(run: compare.Found, folder: Path, settings: HumanStudySettings, cons
     say(console, f"then: morlaif human=import human.run={run.folder.name}{elsewhere}")
 
 
-def _arms(run: compare.Found) -> dict[str, Arm]:
+def _arms(run: compare.RunFolder) -> dict[str, ArmFacts]:
     return load_arms(run.folders[f"evaluate/{run.units['evaluate']}"] / "details.json")
 
 
@@ -144,7 +144,7 @@ def _comparisons(pairs: Sequence[str] | None, policy: str, policies: Sequence[st
 # --- import ---------------------------------------------------------------------------------------------------------
 
 
-def _import(run: compare.Found, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
+def _import(run: compare.RunFolder, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
     from morlaif.evaluation.human.summary import raters_of, summarise, unblinded
 
     if not (folder / KEY).exists():

@@ -70,7 +70,7 @@ def _measure(
         description = _config(name, config)
         if description is None:
             continue
-        layers = next(one.shape.layers for one in ordered if one.model == name)
+        layers = next(one.dims.layers for one in ordered if one.model == name)
         cuts = CUT if layers > MANY else (layers,)
         times: dict[tuple[object, ...], list[float]] = {}
         for cut in cuts:
@@ -92,8 +92,8 @@ def _measure(
 
 def _small(one: Effort, layers: int) -> tuple[Effort, float]:
     """The same with as few rows as take no long time, and their share."""
-    head = one.shape.vocabulary * one.shape.width * one.logits
-    work = OPERATIONS[one.op] * (one.shape.block * layers * one.rows * one.length + head)
+    head = one.dims.vocabulary * one.dims.width * one.logits
+    work = OPERATIONS[one.op] * (one.dims.block * layers * one.rows * one.length + head)
     rows = one.rows if one.op == "sample" else max(1, min(one.rows, int(one.rows * MOST / max(1, work))))
     share = rows / one.rows
     return replace(one, rows=rows, logits=round(one.logits * share)), share
@@ -141,7 +141,7 @@ def _work(model: Any, one: Effort) -> Callable[[], float]:
 
     device = next(model.parameters()).device
     trunk, head = trunk_of(model), model.get_output_embeddings()
-    ids = torch.randint(3, min(250, one.shape.vocabulary), (one.rows, one.length), device=device)
+    ids = torch.randint(3, min(250, one.dims.vocabulary), (one.rows, one.length), device=device)
 
     def forward() -> torch.Tensor:
         hidden = trunk(input_ids=ids).last_hidden_state

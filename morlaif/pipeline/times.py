@@ -54,7 +54,7 @@ def assumed(machine: Machine) -> Rate:
     speed = machine.layout.ranks * m.tflops * 1e12 * m.mfu
 
     def seconds(one: Effort) -> float:
-        weights = one.shape.parameters * machine.layout.element / (m.bandwidth * 1e9)  # read anew for each token
+        weights = one.dims.parameters * machine.layout.element / (m.bandwidth * 1e9)  # read anew for each token
         return max(one.operations / speed, one.new * weights)
 
     return seconds

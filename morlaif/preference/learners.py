@@ -18,8 +18,8 @@ from morlaif.models.layers import layer_list
 from morlaif.models.settings import LoRASettings
 from morlaif.preference.lora import forward_tokens, fresh, targets
 from morlaif.preference.model import (
-    Batch,
     Dialogue,
+    PaddedBatch,
     Pooling,
     draw_head,
     head,
@@ -41,10 +41,10 @@ class Texts:
         self.lengths = [len(row.ids) for row in rows]
         self.states: list[Tensor] | None = None  # (T, H) each, as layer `first` of the split trunk reads them
 
-    def batch(self, which: Sequence[int]) -> Batch:
+    def batch(self, which: Sequence[int]) -> PaddedBatch:
         return pad_batch([self.rows[i] for i in which], self.pad, self.device)
 
-    def lower(self, split: SplitTrunk, which: Sequence[int], batch: Batch) -> Tensor:
+    def lower(self, split: SplitTrunk, which: Sequence[int], batch: PaddedBatch) -> Tensor:
         """(B, T, H) below the adapted layers."""
         if self.states is None:
             return lower_states(split, batch.ids)
@@ -223,7 +223,7 @@ class Scores(nn.Module):
         self.model, self.pooling = model, pooling
 
     def forward(self, ids: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-        return score_batch(self.model, Batch(ids, starts, lengths), self.pooling)
+        return score_batch(self.model, PaddedBatch(ids, starts, lengths), self.pooling)
 
 
 class FullLearner:

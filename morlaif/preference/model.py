@@ -87,15 +87,15 @@ def dialogue_spool(folder: Path | None = None) -> Spool[Dialogue]:
     return Spool(lambda row: packed([row.start, row.prompt_cut, row.response_cut, *row.ids]), of, folder)
 
 
-class Batch(NamedTuple):
+class PaddedBatch(NamedTuple):
     """B dialogues, padded on the right to the longest."""
 
     ids: Tensor  # (B, T)
     starts: Tensor  # (B,) index of the first response token
     lengths: Tensor  # (B,) tokens before the padding
 
-    def repeat(self, times: int) -> Batch:
-        return Batch(self.ids.repeat(times, 1), self.starts.repeat(times), self.lengths.repeat(times))
+    def repeat(self, times: int) -> PaddedBatch:
+        return PaddedBatch(self.ids.repeat(times, 1), self.starts.repeat(times), self.lengths.repeat(times))
 
 
 def tokenize(
@@ -117,11 +117,11 @@ def tokenize(
     return Dialogue(prompt + kept, len(prompt), len(whole) - len(prompt), len(answer) - len(kept))
 
 
-def pad_batch(rows: Sequence[Dialogue], pad: int, device: torch.device | str = "cpu") -> Batch:
+def pad_batch(rows: Sequence[Dialogue], pad: int, device: torch.device | str = "cpu") -> PaddedBatch:
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[pad] * (longest - len(row.ids))] for row in rows])
     starts, lengths = torch.tensor([[row.start, len(row.ids)] for row in rows]).T
-    return Batch(ids.to(device), starts.to(device), lengths.to(device))
+    return PaddedBatch(ids.to(device), starts.to(device), lengths.to(device))
 
 
 def trunk_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def trunk_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def pooled_states(
-    model: PreTrainedModel, batch: Batch, how: Pooling, run: Callable[[], Tensor] | None = None
+    model: PreTrainedModel, batch: PaddedBatch, how: Pooling, run: Callable[[], Tensor] | None = None
 ) -> Tensor:
     """(K·B, H): what the head reads of each dialogue.
 
@@ -145,7 +145,7 @@ def pooled_states(
     return pool(trunk_states(model, batch.ids) if run is None else run(), batch, how)
 
 
-def pool(states: Tensor, batch: Batch, how: Pooling) -> Tensor:
+def pool(states: Tensor, batch: PaddedBatch, how: Pooling) -> Tensor:
     """States (K·B, T, H) of K copies of the batch -> (K·B, H): that of the last real token (EOS), or their mean.
 
     The last token is found by length, never by comparing ids with the pad token: a pad that equals EOS would hide EOS.
@@ -161,7 +161,7 @@ def pool(states: Tensor, batch: Batch, how: Pooling) -> Tensor:
     return (weights.unsqueeze(1) @ copies).flatten(0, 2)
 
 
-def score_batch(model: PreTrainedModel, batch: Batch, how: Pooling) -> Tensor:
+def score_batch(model: PreTrainedModel, batch: PaddedBatch, how: Pooling) -> Tensor:
     """Scores (B,) in float32, with gradient where `model` has it. `model` is the classifier, adapters inside or not."""
     pooled = pooled_states(model, batch, how)
     layer = head(model)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from morlaif.errors import UserError
 from morlaif.models.layers import trunk_of
-from morlaif.preference.model import Batch
+from morlaif.preference.model import PaddedBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
-def question_states(model: PreTrainedModel, batch: Batch, questions: Sequence[Sequence[int]]) -> Tensor:
+def question_states(model: PreTrainedModel, batch: PaddedBatch, questions: Sequence[Sequence[int]]) -> Tensor:
     """Last hidden states (B, K, H) at the end of each question, as if each stood alone behind each dialogue."""
     device, (rows, width) = batch.ids.device, batch.ids.shape
     tail = torch.tensor([token for question in questions for token in question], device=device)
@@ -60,7 +60,7 @@ def check_questions(model: PreTrainedModel) -> None:
     """
     device = next(model.parameters()).device
     ids = torch.tensor([[3, 5, 4, 6], [4, 3, 0, 0]], device=device)
-    batch = Batch(ids, torch.ones(2, dtype=torch.long, device=device), torch.tensor([4, 2], device=device))
+    batch = PaddedBatch(ids, torch.ones(2, dtype=torch.long, device=device), torch.tensor([4, 2], device=device))
     questions = [[5, 3], [4, 6, 3]]
     trunk, training = trunk_of(model), model.training
     model.eval()

@@ -13,7 +13,7 @@ from morlaif import ranks, sharded
 from morlaif.models.adapters import Adapter, adapter_hash
 from morlaif.models.layers import layer_list
 from morlaif.preference.lora import stack_adapters
-from morlaif.preference.model import Batch, Pooling, pooled_states, score_batch, trunk_states
+from morlaif.preference.model import PaddedBatch, Pooling, pooled_states, score_batch, trunk_states
 from morlaif.preference.questions import question_states
 from morlaif.preference.split import SplitTrunk
 
@@ -21,11 +21,11 @@ from morlaif.preference.split import SplitTrunk
 class Scorer(Protocol):
     names: tuple[str, ...]
 
-    def score(self, batch: Batch) -> Tensor:
+    def score(self, batch: PaddedBatch) -> Tensor:
         """(B, len(names)) float32."""
         ...
 
-    def deviation(self, batch: Batch) -> Tensor | None:
+    def deviation(self, batch: PaddedBatch) -> Tensor | None:
         """(B, len(names)) float32 between the members of each score; None where a score has no members."""
         ...
 
@@ -76,7 +76,7 @@ class AdapterScorer:
         self.split = SplitTrunk(model, first) if first > 0 and questions is None else None
         self.sharded = any(map(sharded.is_sharded, model.parameters()))
 
-    def score(self, batch: Batch) -> Tensor:
+    def score(self, batch: PaddedBatch) -> Tensor:
         size = batch.ids.numel()
         if self.sharded:  # every rank makes as many forwards
             size = max(ranks.gather(size))
@@ -89,7 +89,7 @@ class AdapterScorer:
             self._score(batch, active, below, scores)
         return scores
 
-    def _score(self, batch: Batch, active: slice, below: Tensor | None, scores: Tensor) -> None:
+    def _score(self, batch: PaddedBatch, active: slice, below: Tensor | None, scores: Tensor) -> None:
         """Fill in the columns of the models on the trunks `active`."""
         columns = [k for k, trunk in enumerate(self.trunk) if active.start <= trunk < active.stop]
         within = [self.trunk[k] - active.start for k in columns]
@@ -109,7 +109,7 @@ class AdapterScorer:
         pooled = pooled_states(self.model, batch, self.pooling, run).float().view(group, len(batch.ids), -1)
         scores[:, columns] = torch.einsum("kbh,kh->bk", pooled[within], self.heads[columns])
 
-    def deviation(self, batch: Batch) -> Tensor | None:
+    def deviation(self, batch: PaddedBatch) -> Tensor | None:
         return None
 
     def modules(self) -> Iterable[nn.Module]:
@@ -126,16 +126,16 @@ class EnsembleScorer:
         self.names, self.members, self.rule, self.penalty = tuple(names), members, rule, penalty
         self.offsets = offsets.to(members.heads.device)
 
-    def score(self, batch: Batch) -> Tensor:
+    def score(self, batch: PaddedBatch) -> Tensor:
         return aggregate(self._members(batch), self.rule, self.penalty)
 
-    def deviation(self, batch: Batch) -> Tensor | None:
+    def deviation(self, batch: PaddedBatch) -> Tensor | None:
         return self._members(batch).std(-1, correction=0)
 
     def modules(self) -> Iterable[nn.Module]:
         return self.members.modules()
 
-    def _members(self, batch: Batch) -> Tensor:
+    def _members(self, batch: PaddedBatch) -> Tensor:
         """(B, K, M), centred."""
         return self.members.score(batch).view(len(batch.ids), *self.offsets.shape) - self.offsets
 
@@ -147,10 +147,10 @@ class FullScorer:
         self.names: tuple[str, ...] = (name,)
         self.model, self.pooling = model, pooling
 
-    def score(self, batch: Batch) -> Tensor:
+    def score(self, batch: PaddedBatch) -> Tensor:
         return score_batch(self.model, batch, self.pooling).unsqueeze(1)
 
-    def deviation(self, batch: Batch) -> Tensor | None:
+    def deviation(self, batch: PaddedBatch) -> Tensor | None:
         return None
 
     def modules(self) -> Iterable[nn.Module]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import results
-from morlaif.evaluation.results import CEILING, SFT, Arm, RunDetails, RunResults
+from morlaif.evaluation.results import CEILING, SFT, ArmFacts, RunDetails, RunResults
 from morlaif.files import read_json_lines
 
 
@@ -48,7 +48,7 @@ class RunData:
         return self.arms[0]
 
     @property
-    def arm(self) -> Arm:
+    def arm(self) -> ArmFacts:
         return self.details.arms[self.policy]
 
     @property
@@ -106,7 +106,7 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def titles(arms: Mapping[str, Arm]) -> dict[str, str]:
+def titles(arms: Mapping[str, ArmFacts]) -> dict[str, str]:
     """What pages call a run's policies."""
     return {SFT: "SFT"} | {name: arm.title for name, arm in arms.items()}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from morlaif.evaluation.results import SFT, Cut, Estimate, JudgeFacts, Matrix, Rate, as_json
+from morlaif.evaluation.results import SFT, Estimate, JudgeFacts, Matrix, Rate, Truncation, as_json
 from morlaif.evaluation.wins import versus
 from morlaif.report.data import RunData, words
 
@@ -173,7 +173,7 @@ def pm_accuracies(run: RunData) -> dict[str, Estimate]:
     return found
 
 
-def cut_sentence(cuts: Mapping[str, Cut]) -> str:
+def cut_sentence(cuts: Mapping[str, Truncation]) -> str:
     """What pairs that were too long have lost, where any were: most that a model of the run met."""
     found = max(cuts.values(), key=lambda one: one.train.pairs, default=None)
     if found is None or not found.train.pairs + found.held_out.pairs:

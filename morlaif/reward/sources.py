@@ -33,7 +33,7 @@ Prompts = Sequence[list[Message]]
 Responses = Sequence[str]
 
 
-class Source(Protocol):
+class RewardSource(Protocol):
     """Something that scores, and counts what that takes."""
 
     names: tuple[str, ...]
@@ -52,7 +52,7 @@ def open_reward(
     criteria: Mapping[str, Criterion],
     feedback: FeedbackSettings | None,
     ledger: Path,
-) -> Source:
+) -> RewardSource:
     """The reward that `layout` lays out.
 
     Args:
@@ -61,7 +61,7 @@ def open_reward(
         feedback: the run's own source, for judges without an engine.
         ledger: where ratings are kept that cost money or time.
     """
-    sources: list[Source] = []
+    sources: list[RewardSource] = []
     for part, settings in layout.parts.items():
         columns, key = layout.of(part), key_of(layout.reward, part)
         names = tuple(column.name for column in columns)
@@ -185,7 +185,7 @@ class FunctionScores:
 class SideBySide:
     """The columns of several sources."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[RewardSource]) -> None:
         self.sources = sources
         self.names = tuple(name for source in sources for name in source.names)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from morlaif.batches import Cut
+from morlaif.batches import Microbatches
 from morlaif.feedback.settings import Principle
 from morlaif.memory.effort import Amounts, Effort
 from morlaif.memory.estimate import StageMemory
@@ -53,7 +53,7 @@ class Backbone(Stage[BackboneReads, BackboneNeeds]):
     def on_ranks(self, reads: BackboneReads) -> bool:
         return True
 
-    def cut(self, reads: BackboneReads, ranks: int) -> Cut:
+    def microbatches(self, reads: BackboneReads, ranks: int) -> Microbatches:
         return batch_of(reads.pm, ranks)
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:

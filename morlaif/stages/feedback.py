@@ -85,25 +85,25 @@ def judging(settings: object, principles: int, new: int) -> Judging | None:
     """The language model that judges here, if one does and its shape is known. `new`: tokens of a response at most."""
     if not isinstance(settings, HfSettings) or settings.path is None:
         return None
-    if (shape := of_path(settings.path, settings.revision)) is None:
+    if (dims := of_path(settings.path, settings.revision)) is None:
         return None
     element = 4 if settings.dtype == "float32" else 2
     together = principles if settings.order == "pair" else 1
-    return Judging(shape, element, settings.batch_size, together, INSTRUCTION + ASSUMED_TOKENS[0] + 2 * new, ENDING)
+    return Judging(dims, element, settings.batch_size, together, INSTRUCTION + ASSUMED_TOKENS[0] + 2 * new, ENDING)
 
 
 def judge_effort(judge: Judging, verdicts: int) -> Effort:
     """Two questions a verdict; what they share is read once for all of them."""
     length = math.ceil(judge.prompt / judge.questions) + judge.ending
     rows = max(1, min(8, judge.rows))
-    return Effort("read", "judge", judge.shape, rows, length, 2 * verdicts / rows, logits=rows)
+    return Effort("read", "judge", judge.dims, rows, length, 2 * verdicts / rows, logits=rows)
 
 
 def judged_here(stage: str, judge: Judging, machine: Machine) -> StageMemory:
     """A judge alone in a process; a step is a batch of questions."""
     always, turn = machine.judging(judge)
     read = judge.rows * (judge.prompt / judge.questions + judge.ending)
-    seconds = machine.compute(judge.shape, read, FORWARD, logits=judge.rows * judge.ending)
+    seconds = machine.compute(judge.dims, read, FORWARD, logits=judge.rows * judge.ending)
     return StageMemory(
         stage, 1, tuple(always), (("judging", tuple(turn)),), None, seconds, f"of {judge.rows} questions"
     )

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from morlaif.batches import Cut, cut
+from morlaif.batches import Microbatches, microbatches
 from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
 from morlaif.memory.effort import Amounts, Effort, scored
-from morlaif.memory.estimate import Item, Rows, StageMemory, usable
+from morlaif.memory.estimate import ForwardSize, Item, StageMemory, usable
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.preference.kind import Footprint
 from morlaif.preference.kinds import kind_of
@@ -60,7 +60,7 @@ class PM(Stage[PMReads, PMNeeds]):
     def on_ranks(self, reads: PMReads) -> bool:
         return kind_of(reads.pm).on_ranks
 
-    def cut(self, reads: PMReads, ranks: int) -> Cut:
+    def microbatches(self, reads: PMReads, ranks: int) -> Microbatches:
         return batch_of(reads.pm, ranks)
 
     def clips(self, reads: PMReads) -> float:
@@ -86,9 +86,9 @@ class PM(Stage[PMReads, PMNeeds]):
 # --- What stage `backbone` has in common with it ---------------------------------------------------------------------
 
 
-def batch_of(settings: PMSettings, ranks: int) -> Cut:
+def batch_of(settings: PMSettings, ranks: int) -> Microbatches:
     batch = kind_of(settings).batch
-    return Cut(1, 1) if batch is None else cut(batch.size, batch.micro, ranks, key="pm")
+    return Microbatches(1, 1) if batch is None else microbatches(batch.size, batch.micro, ranks, key="pm")
 
 
 def clip_of(settings: PMSettings) -> float:
@@ -147,7 +147,7 @@ def _always(held: Footprint, machine: Machine, members: int) -> list[Item]:
     return [*always, *layout.gathers(machine.base, learns=lora is None)]
 
 
-def _work(held: Footprint, machine: Machine, rows: Rows, together: int) -> list[Item]:
+def _work(held: Footprint, machine: Machine, rows: ForwardSize, together: int) -> list[Item]:
     """What a forward of `together` models keeps for its backward."""
     top = replace(machine.base, layers=max(1, round(held.top * machine.base.layers)))  # what keeps numbers to go back
     share = top.layers / machine.base.layers
@@ -159,9 +159,9 @@ def _work(held: Footprint, machine: Machine, rows: Rows, together: int) -> list[
     )  # fmt: skip
 
 
-def _rows(settings: PMSettings, held: Footprint, ranks: int) -> Rows:
+def _rows(settings: PMSettings, held: Footprint, ranks: int) -> ForwardSize:
     """A forward of one model: both responses of each pair."""
-    return Rows(2 * batch_of(settings, ranks).micro, held.max_length)
+    return ForwardSize(2 * batch_of(settings, ranks).micro, held.max_length)
 
 
 def training_efforts(unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from morlaif.batches import Cut
+from morlaif.batches import Microbatches
 from morlaif.memory.advice import halves
 from morlaif.memory.effort import Amounts, Effort, Op, sampled, scored
-from morlaif.memory.estimate import Item, Rows, StageMemory
+from morlaif.memory.estimate import ForwardSize, Item, StageMemory
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.rl.settings import PPOSettings
 from morlaif.settings import Settings
@@ -40,8 +40,10 @@ class PPO(Method[PPOReads, MethodNeeds]):
     def on_ranks(self, reads: PPOReads) -> bool:
         return True
 
-    def cut(self, reads: PPOReads, ranks: int) -> Cut:
-        return Cut(reads.ppo.micro_batch_size, 1)  # the loop cuts its minibatches by length and steps by itself
+    def microbatches(self, reads: PPOReads, ranks: int) -> Microbatches:
+        return Microbatches(
+            reads.ppo.micro_batch_size, 1
+        )  # the loop cuts its minibatches by length and steps by itself
 
     def doubts(self, unit: Unit, numbers: Mapping[str, Any]) -> Iterator[str]:
         limit = f"ppo.max_new_tokens={unit.reads.ppo.max_new_tokens}"
@@ -55,12 +57,12 @@ class PPO(Method[PPOReads, MethodNeeds]):
         vllm, lora = s.rollout == "vllm", s.policy.kind == "lora"
         always, learning = _policy(s, machine)
         always += machine.bank(base=not _one_base(s, machine))
-        sampling = _vllm(s, machine) if vllm else layout.cache(policy, Rows(at_once, length))
+        sampling = _vllm(s, machine) if vllm else layout.cache(policy, ForwardSize(at_once, length))
         if vllm and not s.vllm.sleep:
             always, sampling = [*always, *sampling], []
         always += layout.gathers(policy, learns=True)
 
-        update = Rows(min(s.micro_batch_size, rollouts), length)
+        update = ForwardSize(min(s.micro_batch_size, rollouts), length)
         rank, checkpointing = (s.policy.r, 0.0) if lora else None, s.policy.gradient_checkpointing
         turns = {
             "sampling": sampling,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from morlaif.batches import Cut, cut
+from morlaif.batches import Microbatches, microbatches
 from morlaif.memory.advice import halves
 from morlaif.memory.effort import Amounts, Effort, Op
-from morlaif.memory.estimate import Rows, StageMemory
+from morlaif.memory.estimate import ForwardSize, StageMemory
 from morlaif.memory.machine import Machine, operations
 from morlaif.models.settings import FullSFT, LoRASFT, ModelSettings, NoSFT, SFTSettings
 from morlaif.units.job import Job, Reads
@@ -43,9 +43,13 @@ class SFT(Stage[SFTReads, SFTNeeds]):
     def on_ranks(self, reads: SFTReads) -> bool:
         return not isinstance(reads.sft, NoSFT)
 
-    def cut(self, reads: SFTReads, ranks: int) -> Cut:
+    def microbatches(self, reads: SFTReads, ranks: int) -> Microbatches:
         s = reads.sft
-        return Cut(1, 1) if isinstance(s, NoSFT) else cut(s.batch_size, s.micro_batch_size, ranks, key="sft")
+        return (
+            Microbatches(1, 1)
+            if isinstance(s, NoSFT)
+            else microbatches(s.batch_size, s.micro_batch_size, ranks, key="sft")
+        )
 
     def clips(self, reads: SFTReads) -> float:
         return 0.0 if isinstance(reads.sft, NoSFT) else reads.sft.max_grad_norm
@@ -55,7 +59,7 @@ class SFT(Stage[SFTReads, SFTNeeds]):
         if isinstance(s, NoSFT):
             return None
         layout, policy = machine.layout, machine.policy
-        rows = Rows(self.cut(unit.reads, layout.ranks).micro, s.max_length)
+        rows = ForwardSize(self.microbatches(unit.reads, layout.ranks).micro, s.max_length)
         lora = s.lora if isinstance(s, LoRASFT) else None
         always, learning = machine.learner(policy, lora)
         adapter = (lora.r, lora.dropout) if lora else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Generic
 
-from morlaif.batches import Cut
+from morlaif.batches import Microbatches
 from morlaif.memory.effort import Amounts, Effort
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
@@ -54,13 +54,13 @@ class Stage(Generic[R, N]):
         """Whether several processes build a unit, each its part, where the machine has them."""
         return False
 
-    def cut(self, reads: R, ranks: int) -> Cut:
-        """How its batch is cut over ranks; a stage that does not learn has a batch of one.
+    def microbatches(self, reads: R, ranks: int) -> Microbatches:
+        """The microbatches of its batch over ranks; a stage that does not learn has a batch of one.
 
         Raises:
             UserError: it cannot be.
         """
-        return Cut(1, 1)
+        return Microbatches(1, 1)
 
     def clips(self, reads: R) -> float:
         """The largest norm of a gradient, for DeepSpeed; 0: the stage clips by itself."""
@@ -160,14 +160,14 @@ class Plan:
         return Plan(tuple(unit for unit in self.units if unit.name in wanted))
 
     def check_batches(self, ranks: int) -> None:
-        """Say a batch that cannot be cut before anything is built.
+        """Report a batch that cannot be split before anything is built.
 
         Raises:
             UserError: the first one.
         """
         for unit in self.units:
             if unit.on_ranks(ranks):
-                unit.stage.cut(unit.reads, ranks)
+                unit.stage.microbatches(unit.reads, ranks)
 
 
 def hash_json(value: Any) -> str:

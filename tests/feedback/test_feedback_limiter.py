@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from morlaif.feedback.judge import open_judge
 from morlaif.feedback.label import label_with
-from morlaif.feedback.limiter import LAG, Learner, Limiter, Pace, Stopped, duration
+from morlaif.feedback.limiter import LAG, Limiter, RateLearner, RateLimit, Stopped, duration
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=200), st.floats(10, 6000))
 def test_no_minute_holds_more_than_the_limit(waits, limit):
-    pace, now, moments = Pace(limit), 1000.0, []
+    pace, now, moments = RateLimit(limit), 1000.0, []
     for wait in waits:
         now += wait
         moments.append(max(now, pace.reserve(now)))
@@ -28,14 +28,14 @@ def test_no_minute_holds_more_than_the_limit(waits, limit):
 
 
 def test_a_busy_minute_is_well_used():
-    pace = Pace(600)
+    pace = RateLimit(600)
     moments = [pace.reserve(1000.0) for _ in range(600)]
     assert 60 / (moments[-1] - moments[0] + 0.1) * 600 >= 0.97 * 600
     assert {round(b - a, 6) for a, b in itertools.pairwise(moments)} == {round(60 / (600 * 0.985), 6)}
 
 
 def test_tokens_are_settled_by_what_was_used():
-    pace = Pace(60_000)
+    pace = RateLimit(60_000)
     pace.reserve(1000.0, 2000)
     pace.settle(1500)
     assert pace.reserve(1000.0) == pytest.approx(1000.0 - LAG + 500 / (60_000 * 0.985 / 60))
@@ -194,8 +194,8 @@ def test_a_rate_is_learnt_from_refusals_alone(helpfulness, settings_for, tmp_pat
 
 
 def test_the_estimate_of_a_server_that_counts_by_the_minute_becomes_exact():
-    pace = Pace(None)
-    learner = Learner(pace)
+    pace = RateLimit(None)
+    learner = RateLearner(pace)
     for i in range(10):
         learner.taken(100.0 + i / 10)
     learner.refused(101.0, 101.0)

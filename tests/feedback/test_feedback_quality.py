@@ -9,7 +9,7 @@ from feedback_cases import make_pairs
 from morlaif.data.records import save_pairs
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.chunks import PairChunks, Verdicts, write_verdicts
-from morlaif.feedback.quality import Tally, audit_of, between, halo, kappa, length_bias
+from morlaif.feedback.quality import LabelTally, audit_of, between, halo, kappa, length_bias
 from morlaif.feedback.records import Verdict, load_verdicts
 
 NAN = math.nan
@@ -69,7 +69,7 @@ def test_the_report_on_all_principles_comes_from_their_artifacts(tmp_path):
     for name, shift in (("a", 0.1), ("b", -0.1)):
         rows = [Verdict(p.id, 0.5 + shift * (i + 1), 0.0, True, "x", usd=0.5) for i, p in enumerate(pairs[:4])]
         rows.append(Verdict.invalid(pairs[4].id, "x", "refusal"))
-        tally = Tally()
+        tally = LabelTally()
         parts = tally.passing(table, iter([Verdicts.of("x", rows)]))
         write_verdicts(tmp_path / name, {"train": parts, "eval": []})
         assert load_verdicts(tmp_path / name, "train")[4].reason == "refusal"
@@ -77,7 +77,7 @@ def test_the_report_on_all_principles_comes_from_their_artifacts(tmp_path):
         measured = tally.measure()
         import json
 
-        text = json.dumps({"train": measured, "eval": Tally().measure()}, allow_nan=False)
+        text = json.dumps({"train": measured, "eval": LabelTally().measure()}, allow_nan=False)
         (tmp_path / name / "quality.json").write_text(text)
     found = label_report({name: tmp_path / name for name in "ab"}, tmp_path / "respond", "train")
     assert found["correlation"][0][1] == pytest.approx(-1.0) and found["agreement"][0][1] == 0.0

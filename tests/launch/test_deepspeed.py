@@ -9,7 +9,7 @@ import pytest
 import yaml
 from composed import config
 
-from morlaif.batches import Cut
+from morlaif.batches import Microbatches
 from morlaif.hardware import HardwareSettings
 from morlaif.launch.deepspeed import accelerate_config, deepspeed_config
 
@@ -31,7 +31,7 @@ def words(tree) -> list:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_deepspeed_settings_are_those_committed(name):
-    made = deepspeed_config(preset(name), Cut(micro=2, accumulation=4), max_grad_norm=1.0)
+    made = deepspeed_config(preset(name), Microbatches(micro=2, accumulation=4), max_grad_norm=1.0)
     assert made == json.loads((GOLDEN / f"{name}.json").read_text())
     assert "auto" not in words(made) and "train_batch_size" not in made and "optimizer" not in made
     assert made["zero_force_ds_cpu_optimizer"] is False
@@ -42,7 +42,7 @@ def test_deepspeed_itself_accepts_them(name):
     from deepspeed.runtime.config import DeepSpeedConfig
 
     hardware = preset(name)
-    made = deepspeed_config(hardware, Cut(micro=2, accumulation=4), max_grad_norm=1.0)
+    made = deepspeed_config(hardware, Microbatches(micro=2, accumulation=4), max_grad_norm=1.0)
     read = DeepSpeedConfig(made, mesh_device=None)
     assert read.zero_config.stage == hardware.zero.stage
     assert (read.zero_config.offload_optimizer is not None) == hardware.zero.offload_optimizer
@@ -53,5 +53,5 @@ def test_accelerate_settings_are_those_committed_and_repeat_none_of_deepspeeds(n
     hardware = preset(name)
     made = accelerate_config(hardware, Path("ds.json"), node, "node0", 29500)
     assert made == yaml.safe_load((GOLDEN / f"accelerate_{name}.yaml").read_text())
-    repeated = set(words(deepspeed_config(hardware, Cut(1, 1), 1.0))) & set(made["deepspeed_config"])
+    repeated = set(words(deepspeed_config(hardware, Microbatches(1, 1), 1.0))) & set(made["deepspeed_config"])
     assert not repeated

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from morlaif.config import Config
 from morlaif.memory.dimensions import of_config, of_path
-from morlaif.memory.estimate import LOGITS, Layout, Rows, StageMemory, fits
+from morlaif.memory.estimate import LOGITS, ForwardSize, Layout, StageMemory, fits
 from morlaif.pipeline.changes import apply
 from morlaif.pipeline.resources import stage_memories, ways_to_fit
 from morlaif.planning.plan import plan
@@ -189,11 +189,11 @@ def test_a_higher_stage_and_more_ranks_never_take_more(layout):
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing(rows, tokens):
     layout = Layout(1, 0, 2, False, False, True, 0.0)
 
-    def kept(batch: Rows, checkpointing: bool) -> float:
+    def kept(batch: ForwardSize, checkpointing: bool) -> float:
         return sum(item.bytes for item in layout.activations(LLAMA_70B, batch, checkpointing, logits=False))
 
-    assert kept(Rows(rows, tokens), True) < kept(Rows(rows, tokens), False) / 5
-    assert kept(Rows(2 * rows, tokens), True) == pytest.approx(2 * kept(Rows(rows, tokens), True))
+    assert kept(ForwardSize(rows, tokens), True) < kept(ForwardSize(rows, tokens), False) / 5
+    assert kept(ForwardSize(2 * rows, tokens), True) == pytest.approx(2 * kept(ForwardSize(rows, tokens), True))
 
 
 @pytest.mark.parametrize("width", [64, 768, 8192])

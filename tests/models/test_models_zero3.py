@@ -93,7 +93,7 @@ def test_ranks_sample_and_merge_as_one_process_does(tmp_path):
 
 
 def test_noise_is_each_rows_own(monkeypatch):
-    """However the rows are shared, a row's luck is that of one process: what makes ranks sample alike."""
+    """However the rows are shared, a row's noise is that of one process: what makes ranks sample alike."""
     seen: dict[int, dict[int, torch.Tensor]] = {}
 
     def record(model, pad, prompts, ends, new, temperature, top_p, noise, in_step):

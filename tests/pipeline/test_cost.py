@@ -7,7 +7,7 @@ from io import StringIO
 from composed import config
 from rich.console import Console
 
-from morlaif.feedback.estimate import Estimate
+from morlaif.feedback.estimate import CostEstimate
 from morlaif.pipeline.cost import _rated, cost_table, feedback_costs
 from morlaif.planning.plan import plan
 from morlaif.units.store import Store
@@ -49,8 +49,8 @@ def test_a_judge_that_runs_here_costs_tokens_and_no_dollars(tmp_path, monkeypatc
 
 
 def test_what_is_not_known_is_not_priced():
-    unknown = Estimate("feedback/a", None, 0, 0, 0, 0, 0.0, None, ("who knows",))
-    known = Estimate("feedback/b", 10, 0, 20, 1e6, 0, 0.5, 3.0)
+    unknown = CostEstimate("feedback/a", None, 0, 0, 0, 0, 0.0, None, ("who knows",))
+    known = CostEstimate("feedback/b", 10, 0, 20, 1e6, 0, 0.5, 3.0)
     text = StringIO()
     Console(width=120, file=text).print(cost_table([unknown, known]))
     lines = {line.split()[0]: line.split()[1:] for line in text.getvalue().splitlines() if line.strip()}

@@ -13,8 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from morlaif.models.load import load_tokenizer
 from morlaif.preference.model import (
-    Batch,
     Dialogue,
+    PaddedBatch,
     draw_head,
     fingerprint,
     load_classifier,
@@ -37,7 +37,7 @@ def classifier(path: Path, seed: int = 0):
 
 def test_pooling_reads_the_last_real_token_or_the_response() -> None:
     states = torch.arange(2 * 5 * 1.0).view(2, 5, 1)
-    batch = Batch(torch.zeros(2, 5, dtype=torch.long), torch.tensor([1, 2]), torch.tensor([3, 5]))
+    batch = PaddedBatch(torch.zeros(2, 5, dtype=torch.long), torch.tensor([1, 2]), torch.tensor([3, 5]))
     for how, want in (("last", [2, 9]), ("mean", [1.5, 8])):
         assert pool(states, batch, how).flatten().tolist() == want
 

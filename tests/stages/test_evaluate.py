@@ -16,7 +16,7 @@ from jobs import typed
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation.objectives import as_function
-from morlaif.evaluation.results import Arm
+from morlaif.evaluation.results import ArmFacts
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.quality import quality
 from morlaif.feedback.records import Verdict
@@ -54,7 +54,7 @@ class Named(str):
 
 PRINCIPLES = (Named("helpfulness"), Named("detail"))
 NAMES = (*PRINCIPLES, "single")
-ARM = Arm("principles", [], "")
+ARM = ArmFacts("principles", [], "")
 SCALARIZER = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions.linear", params={})
 
 

@@ -26,7 +26,7 @@ class RatedPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class RatedItem:
     """One pair as a rater sees it, and what the key knows of it."""
 
     id: str  # opaque
@@ -45,7 +45,7 @@ class Item:
 class Study:
     """A form and its key. `form` is a hash of all that raters see, so answers name the form they belong to."""
 
-    items: Sequence[Item]  # in an order that reveals nothing
+    items: Sequence[RatedItem]  # in an order that reveals nothing
     comparisons: Sequence[RatedPair]
     identical: Mapping[str, int]  # comparison -> prompts answered with the same text by both: ties that need no rater
     seed: int
@@ -94,7 +94,7 @@ def make_study(
     order = draw.sample(range(len(rows)), len(rows))
     chosen, rest = [rows[k] for k in order[:prompts]], [rows[k] for k in order[prompts:]]
 
-    pairs: list[Item] = []
+    pairs: list[RatedItem] = []
     identical: dict[str, int] = {}
     for comparison in comparisons:
         differ = [row for row in chosen if len({_text(row, p) for p in (comparison.first, comparison.second)}) == 2]
@@ -109,23 +109,23 @@ def make_study(
     return Study(sorted(items, key=lambda item: item.id), tuple(comparisons), identical, seed)
 
 
-def _pair(row: Row, comparison: RatedPair, first_is_a: bool, seed: int) -> Item:
+def _pair(row: Row, comparison: RatedPair, first_is_a: bool, seed: int) -> RatedItem:
     a, b = (comparison.first, comparison.second) if first_is_a else (comparison.second, comparison.first)
     id_ = _hash(seed, "pair", comparison.name, row["prompt_id"], _text(row, a), _text(row, b))
-    return Item(
+    return RatedItem(
         id_, row["messages"], _text(row, a), _text(row, b), "pair", comparison.name, row["prompt_id"], a, b
     )  # fmt: skip
 
 
-def _swapped(item: Item, seed: int) -> Item:
-    return Item(
+def _swapped(item: RatedItem, seed: int) -> RatedItem:
+    return RatedItem(
         _hash(seed, "repeat", item.id), item.messages, item.b, item.a, "repeat", item.comparison, item.prompt_id,
         item.b_is, item.a_is, of=item.id,
     )  # fmt: skip
 
 
-def _checks(rows: Sequence[Row], policy: str, count: int, draw: random.Random, seed: int) -> list[Item]:
-    made: list[Item] = []
+def _checks(rows: Sequence[Row], policy: str, count: int, draw: random.Random, seed: int) -> list[RatedItem]:
+    made: list[RatedItem] = []
     for row in rows:
         if len(made) == count:
             break
@@ -138,7 +138,7 @@ def _checks(rows: Sequence[Row], policy: str, count: int, draw: random.Random, s
         draw.shuffle(sides)
         (a_is, a), (b_is, b) = sides
         id_ = _hash(seed, "check", row["prompt_id"], a, b)
-        made.append(Item(id_, row["messages"], a, b, "check", None, row["prompt_id"], a_is, b_is))
+        made.append(RatedItem(id_, row["messages"], a, b, "check", None, row["prompt_id"], a_is, b_is))
     return made
 
 

@@ -27,7 +27,7 @@ LEVELS: tuple[Literal["nominal", "ordinal"], ...] = ("nominal", "ordinal")
 
 
 @dataclass(frozen=True, slots=True)
-class Rater:
+class RaterSummary:
     """One rater's care; `name` stays with the researcher."""
 
     name: str
@@ -38,21 +38,21 @@ class Rater:
     seconds: float  # median over all answers
 
 
-def raters_of(ratings: Ratings, key: Mapping[str, Any], max_failed: float) -> list[Rater]:
+def raters_of(ratings: Ratings, key: Mapping[str, Any], max_failed: float) -> list[RaterSummary]:
     """In the order of their names. Whoever fails more than `max_failed` of the known pairs is not kept."""
     return [_rater(name, ratings[name], key["items"], max_failed) for name in sorted(ratings, key=str.casefold)]
 
 
-def _rater(name: str, own: Mapping[str, RaterAnswer], items: Mapping[str, Any], max_failed: float) -> Rater:
+def _rater(name: str, own: Mapping[str, RaterAnswer], items: Mapping[str, Any], max_failed: float) -> RaterSummary:
     known = [rating for rating in own.values() if items[rating.item]["kind"] == "check"]
     failed = sum(rating.answer == "tie" or items[rating.item][rating.answer] != "on_topic" for rating in known)
     kept = not known or failed / len(known) <= max_failed
-    return Rater(name, len(own), len(known), failed, kept, median(rating.seconds for rating in own.values()))
+    return RaterSummary(name, len(own), len(known), failed, kept, median(rating.seconds for rating in own.values()))
 
 
 def summarise(
     ratings: Ratings,
-    raters: Sequence[Rater],
+    raters: Sequence[RaterSummary],
     key: Mapping[str, Any],
     *,
     resamples: int,
@@ -170,7 +170,7 @@ def _seconds(kept: Ratings) -> dict[str, float | None]:
     }
 
 
-def unblinded(ratings: Ratings, raters: Sequence[Rater], key: Mapping[str, Any]) -> list[dict[str, Any]]:
+def unblinded(ratings: Ratings, raters: Sequence[RaterSummary], key: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each answer, with what the key knows of it: what every number above comes from."""
     rows = []
     for rater in raters:

@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclass
-class Labels:
+class VerdictRows:
     """The rows of a file: by pair, then by principle."""
 
     pairs: dict[str, dict[str | None, Row]] = field(default_factory=dict)
@@ -143,13 +143,13 @@ class FileJudge(SourceJudge[JsonlSettings]):
         return Verdict(asked.id, row.p, row.bias or 0.0, True, self.name)
 
 
-def read(path: Path, most: int | None = None) -> Labels:
+def read(path: Path, most: int | None = None) -> VerdictRows:
     """The rows of the file at `path`, or the first `most` of them.
 
     Raises:
         UserError: a row is wrong, named by its line; or two rows contradict one another.
     """
-    labels = Labels()
+    labels = VerdictRows()
     for where, row in islice(read_rows(path), most):
         _check(row, where)
         labels.add(row, where)

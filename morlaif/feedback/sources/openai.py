@@ -34,7 +34,7 @@ from morlaif.feedback.limiter import Limiter, Stopped
 from morlaif.feedback.modes import Asking, Mode, Question, Reading, mass_in, mode_of, stored
 from morlaif.feedback.outcomes import NO_LOGPROBS, advice, tells_of_logprobs
 from morlaif.feedback.rating import Rated, Rating, Single
-from morlaif.feedback.reach import Found, api_key
+from morlaif.feedback.reach import ServerCheck, api_key
 from morlaif.feedback.reading import most_usd, reading
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, Reply, parse
@@ -185,7 +185,7 @@ class Chat(Generic[A, V]):
             raise failures[0]
         self._check(outcomes)
 
-    def _look(self) -> Found:
+    def _look(self) -> ServerCheck:
         """Who answers at the moment; in a thread of its own, with the ledger open a second time."""
         with Ledger(self._path) as ledger:
             found = confirm(self._settings, ledger, fresh=0.0)
@@ -194,7 +194,7 @@ class Chat(Generic[A, V]):
                 self._watch.know(found.served)
                 self._note(ledger, found.served)
             elif found.state == "away" and not is_identified(self._settings, ledger):
-                return Found("wrong", found.line)  # perhaps it answers questions and nothing else: that will show
+                return ServerCheck("wrong", found.line)  # perhaps it answers questions and nothing else: that will show
             return found
 
     def stop(self) -> None:

@@ -155,7 +155,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Panel:
+class LinesPanel:
     title: str
     lines: Sequence[Line]
     mark: float | None = None
@@ -166,7 +166,7 @@ class Lines(Chart):
     """Curves in one panel or in many small ones."""
 
     kind: ClassVar[str] = "lines"
-    panels: Sequence[Panel]
+    panels: Sequence[LinesPanel]
     x_axis: str
     format: Format
     columns: int = 1

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.evaluation import results
-from morlaif.evaluation.results import SFT, Arm, Estimate, Rate, RunDetails, RunResults
+from morlaif.evaluation.results import SFT, ArmFacts, Estimate, Rate, RunDetails, RunResults
 from morlaif.evaluation.wins import versus
-from morlaif.report.comparison.labels import Labels
+from morlaif.report.comparison.labels import RunLabels
 from morlaif.report.data import read_lines, titles, words
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """One finished run: its settings, the digests of its units, and what its `evaluate` found."""
 
     name: str  # of its folder
@@ -29,7 +29,7 @@ class Run:
     human: Mapping[str, Any] | None  # human.json: the raters' answers, by comparison
 
     @property
-    def arms(self) -> Mapping[str, Arm]:
+    def arms(self) -> Mapping[str, ArmFacts]:
         return self.details.arms
 
     @property
@@ -63,16 +63,16 @@ class Policy:
 
     key: str  # "ppo/<digest>" or of another method, "sft/<digest>" or "outside/<path or hub id>"
     name: str  # "sft", that of an arm, or of one from outside
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
     label: str = ""
 
     @property
-    def run(self) -> Run:
+    def run(self) -> ComparedRun:
         """One of its runs: it is the same policy in all."""
         return self.runs[0]
 
     @property
-    def arm(self) -> Arm | None:
+    def arm(self) -> ArmFacts | None:
         """None: the runs did not align it."""
         return self.run.arms.get(self.name)
 
@@ -90,8 +90,8 @@ class Policy:
 class Models:
     """The preference models of one run, or of several of which this one has the most."""
 
-    run: Run
-    runs: tuple[Run, ...]
+    run: ComparedRun
+    runs: tuple[ComparedRun, ...]
     label: str = ""
 
 
@@ -116,18 +116,18 @@ class Judged:
 
 @dataclass(frozen=True)
 class ComparedRuns:
-    runs: Sequence[Run]
+    runs: Sequence[ComparedRun]
     judged: Judged = field(default_factory=Judged)
 
     @cached_property
-    def labels(self) -> Labels:
-        return Labels([run.config for run in self.runs])
+    def labels(self) -> RunLabels:
+        return RunLabels([run.config for run in self.runs])
 
     @cached_property
     def policies(self) -> list[Policy]:
         """Every different policy once: those rewarded by principles, then the other arms, SFT, and those from
         outside."""
-        found: dict[str, tuple[str, list[Run]]] = {}
+        found: dict[str, tuple[str, list[ComparedRun]]] = {}
         for name in self._arms:
             for run in self.runs:
                 if name in run.arms:
@@ -148,12 +148,12 @@ class ComparedRuns:
     @property
     def _arms(self) -> list[str]:
         """Those rewarded by principles first."""
-        found: dict[str, Arm] = {}
+        found: dict[str, ArmFacts] = {}
         for run in self.runs:
             found = {**run.arms, **found}
         return sorted(found, key=lambda name: not found[name].of_principles)
 
-    def _policy_label(self, name: str, runs: Sequence[Run], peers: Sequence[Sequence[Run]]) -> str:
+    def _policy_label(self, name: str, runs: Sequence[ComparedRun], peers: Sequence[Sequence[ComparedRun]]) -> str:
         differs = self.labels.distinguish(*([[run.config for run in own] for own in (runs, *peers)]))
         arm = runs[0].arms.get(name)
         if arm is None and name != SFT:
@@ -194,7 +194,7 @@ class ComparedRuns:
     @cached_property
     def models(self) -> list[Models]:
         """Every different set of preference models once; a run that uses some of another's belongs to it."""
-        sets: list[tuple[dict[str, str], list[Run]]] = []
+        sets: list[tuple[dict[str, str], list[ComparedRun]]] = []
         for run in sorted(self.runs, key=lambda run: -len(run.details.names)):
             own = {name: digest for name, digest in run.units.items() if name.startswith("pm/")}
             for known, runs in sets:
@@ -223,7 +223,7 @@ class ComparedRuns:
         return self.runs[0].details.confidence
 
 
-def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[Run]:
+def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[ComparedRun]:
     """The runs of a comparison, each `{name, config, units, human}`; `inputs` are folders by `<stage>/<digest>`."""
     made = []
     for run in runs:
@@ -234,7 +234,7 @@ def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[
         }
         curves = {arm: read_lines(policy / "curve.jsonl") for arm, policy in policies.items()}
         found = results.load(RunResults, folder / "results.json")
-        made.append(Run(run["name"], run["config"], run["units"], found, details, curves, run["human"]))
+        made.append(ComparedRun(run["name"], run["config"], run["units"], found, details, curves, run["human"]))
     return made
 
 

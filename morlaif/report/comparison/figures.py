@@ -16,13 +16,13 @@ from morlaif.report.comparison.charts import (
     Heatmap,
     Line,
     Lines,
-    Panel,
+    LinesPanel,
     Point,
     Reference,
     Series,
     Shares,
 )
-from morlaif.report.comparison.data import ComparedRuns, Policy, Run, turned
+from morlaif.report.comparison.data import ComparedRun, ComparedRuns, Policy, turned
 
 CHANCE = 0.5
 
@@ -197,7 +197,7 @@ def human_win_rates(data: ComparedRuns) -> Chart | None:
     return Bars("human_win_rates", "Win rates, by people", caption, [*ours, published])
 
 
-def _named(run: Run, policy: str) -> str:
+def _named(run: ComparedRun, policy: str) -> str:
     """A policy within a sentence."""
     return "SFT" if policy == SFT else run.arms[policy].named if policy in run.arms else policy
 
@@ -228,7 +228,7 @@ def correlations(data: ComparedRuns) -> list[Chart]:
 def ablation(data: ComparedRuns) -> Chart | None:
     """Accuracy and win rate against the number of principles."""
     both = ("accuracy of the objective", _accuracy_lines(data)), ("win rate", _win_lines(data))
-    panels = [Panel(title, lines, CHANCE) for title, lines in both]
+    panels = [LinesPanel(title, lines, CHANCE) for title, lines in both]
     panels = [panel for panel in panels if any(not line.published for line in panel.lines)]
     if not panels:
         return None
@@ -256,7 +256,7 @@ def _accuracy_lines(data: ComparedRuns) -> list[Line]:
     return made
 
 
-def _fewer(run: Run) -> dict[str, list[tuple[int, Estimate | None]]]:
+def _fewer(run: ComparedRun) -> dict[str, list[tuple[int, Estimate | None]]]:
     """Accuracy by the number of principles, as the run's own models have it."""
     table = run.details.ablation
     if table is None:
@@ -268,7 +268,7 @@ def _fewer(run: Run) -> dict[str, list[tuple[int, Estimate | None]]]:
     }
 
 
-def _combined_accuracy(run: Run) -> Point | None:
+def _combined_accuracy(run: ComparedRun) -> Point | None:
     return Point.of(measured(run.results.objective_accuracy.get(run.combined or "", {})))
 
 
@@ -297,7 +297,7 @@ def _points_line(name: str, points: Sequence[tuple[int, Point]], colour: int) ->
     return [replace(line, low=low, high=high) if len(low) == len(high) == len(points) else line]
 
 
-def _accuracy(run: Run, name: str) -> Estimate | None:
+def _accuracy(run: ComparedRun, name: str) -> Estimate | None:
     return run.results.single_pm_accuracy if name in run.details.whole else run.results.pm_accuracy.get(name)
 
 

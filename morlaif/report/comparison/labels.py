@@ -15,7 +15,7 @@ PRINCIPLES = "principles"  # made up: how many of them a run uses
 OUTSIDE = ("name", "stages", "dry_run", "paths", "hardware", "tracking", "report", "compare", "human")
 
 
-class Labels:
+class RunLabels:
     """Names for runs, and for what groups of runs share."""
 
     def __init__(self, configs: Sequence[Flat]) -> None:

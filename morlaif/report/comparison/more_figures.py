@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from morlaif.evaluation.results import Estimate
-from morlaif.report.comparison.charts import Chart, Dots, Heatmap, Line, Lines, Panel, Point, Scatter, Series, Spot
+from morlaif.report.comparison.charts import Chart, Dots, Heatmap, Line, Lines, LinesPanel, Point, Scatter, Series, Spot
 from morlaif.report.comparison.data import ComparedRuns, Policy
 from morlaif.report.data import words
 
@@ -84,7 +84,7 @@ def curves(data: ComparedRuns) -> Chart | None:
     for key, title in titles.items():
         lines = [_curve(policy, key, k, gain=key == "reward") for k, policy in enumerate(data.aligned)]
         if any(lines):
-            panels.append(Panel(title, [line for line in lines if line]))
+            panels.append(LinesPanel(title, [line for line in lines if line]))
     if not panels:
         return None
     return Lines(
@@ -99,7 +99,7 @@ def principle_curves(data: ComparedRuns) -> Chart | None:
     for name in data.principles:
         lines = [_curve(policy, f"score/{name}", k) for k, policy in enumerate(data.aligned)]
         if any(lines):
-            panels.append(Panel(words(name), [line for line in lines if line], 0.0))
+            panels.append(LinesPanel(words(name), [line for line in lines if line], 0.0))
     if not panels:
         return None
     return Lines(

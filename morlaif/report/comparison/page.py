@@ -12,7 +12,7 @@ from morlaif.evaluation.results import as_json
 from morlaif.report import endings
 from morlaif.report.comparison import figures, more_figures, paper, tables
 from morlaif.report.comparison.charts import Chart
-from morlaif.report.comparison.data import ComparedRuns, Run
+from morlaif.report.comparison.data import ComparedRun, ComparedRuns
 from morlaif.report.comparison.labels import heading, shown
 from morlaif.report.labels import warnings as label_warnings
 from morlaif.report.page import environment
@@ -74,7 +74,7 @@ def render(data: ComparedRuns, made: Sequence[tuple[str, str, list[Chart]]], sec
     )  # fmt: skip
 
 
-def _warnings(run: Run) -> list[str]:
+def _warnings(run: ComparedRun) -> list[str]:
     least = float(run.config.get("model.min_ended", endings.MIN_ENDED))
     few = endings.warnings(run.details, run.curves, least)
     return [*label_warnings(run.details), *(f"{run.name}: {line}" for line in few)]

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from morlaif.report.comparison.charts import Bars, Chart, Dots, Heatmap, Line, Lines, Panel, Scatter, front
+from morlaif.report.comparison.charts import Bars, Chart, Dots, Heatmap, Line, Lines, LinesPanel, Scatter, front
 from morlaif.report.style import PALETTE, SERIES, as_matrix
 
 WIDTH = 6.0  # inches
@@ -157,7 +157,7 @@ def _lines(chart: Lines) -> Figure:
     return made
 
 
-def _panel(axes: Axes, panel: Panel, chart: Lines) -> None:
+def _panel(axes: Axes, panel: LinesPanel, chart: Lines) -> None:
     if panel.mark is not None:
         axes.axhline(panel.mark, color=PALETTE.muted, linewidth=0.8, linestyle=DASHED)
     for line in panel.lines:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from morlaif.evaluation.results import SFT, Estimate
 from morlaif.report.analysis import hacked, measured
-from morlaif.report.comparison.data import ComparedRuns, Policy, Run
+from morlaif.report.comparison.data import ComparedRun, ComparedRuns, Policy
 from morlaif.report.comparison.labels import heading
 from morlaif.report.data import words
 from morlaif.report.labels import COLUMNS, quality_cost, train_quality, value_of
@@ -21,7 +21,7 @@ from morlaif.report.tables import DASH, Rows, interval, number
 def runs_table(data: ComparedRuns) -> tuple[list[str], Rows]:
     """A row for each run: its name, the keys in which the runs differ, and its headline numbers."""
     keys = data.labels.keys
-    columns: dict[str, Callable[[Run], str]] = {name: _cell(read) for name, read in _estimates(data).items()}
+    columns: dict[str, Callable[[ComparedRun], str]] = {name: _cell(read) for name, read in _estimates(data).items()}
     columns["KL, nats"] = lambda run: number(run.results.kl, 1)
     columns["tokens"] = lambda run: number(run.results.length.get(run.policy), 1)
     rows = [[run.name, *data.labels.row(run.config).values(), *(say(run) for say in columns.values())]
@@ -35,7 +35,7 @@ def runs_table(data: ComparedRuns) -> tuple[list[str], Rows]:
 def seeds_table(data: ComparedRuns) -> tuple[list[str], Rows]:
     """Means over runs that differ in their seed alone, with the t interval of the mean: the seeds are the sample."""
     keys = [key for key in data.labels.keys if key != "seed"]
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    groups: dict[tuple[str, ...], list[ComparedRun]] = {}
     for run in data.runs:
         row = data.labels.row(run.config)
         groups.setdefault(tuple(row[key] for key in keys), []).append(run)
@@ -59,11 +59,11 @@ def mean_over(values: Sequence[float | None], confidence: float) -> Estimate | N
     return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half), len(known))
 
 
-def _estimates(data: ComparedRuns) -> dict[str, Callable[[Run], Estimate | None]]:
+def _estimates(data: ComparedRuns) -> dict[str, Callable[[ComparedRun], Estimate | None]]:
     """The headline numbers of a run, by the heads of their columns: its policy over SFT and over each other arm, and
     the accuracy of its objective."""
 
-    def over(other: str) -> Callable[[Run], Estimate | None]:
+    def over(other: str) -> Callable[[ComparedRun], Estimate | None]:
         return lambda run: run.win_rate(run.policy, other)
 
     found = {"win rate vs SFT": over(SFT)}
@@ -71,12 +71,12 @@ def _estimates(data: ComparedRuns) -> dict[str, Callable[[Run], Estimate | None]
     return {**found, "objective accuracy": _objective}
 
 
-def _objective(run: Run) -> Estimate | None:
+def _objective(run: ComparedRun) -> Estimate | None:
     """On human labels where there are any, else on the known truth."""
     return measured(run.results.objective_accuracy.get(run.policy) or {})
 
 
-def _cell(read: Callable[[Run], Estimate | None]) -> Callable[[Run], str]:
+def _cell(read: Callable[[ComparedRun], Estimate | None]) -> Callable[[ComparedRun], str]:
     return lambda run: interval(read(run))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from morlaif.data.records import Message
 from morlaif.errors import Damaged, describe
 from morlaif.evaluation.bradley_terry import Strengths, strengths
-from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge
+from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, TruthJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
 from morlaif.evaluation.results import Estimate
 from morlaif.evaluation.settings import JudgeSettings, PMJudge, RulesJudge
@@ -136,7 +136,7 @@ def _known(policies: Sequence[Policy]) -> list[JudgedPair]:
     return rates
 
 
-def _judge(job: CompareJob, settings: JudgeSettings, policies: Sequence[Policy]) -> Judge:
+def _judge(job: CompareJob, settings: JudgeSettings, policies: Sequence[Policy]) -> PolicyJudge:
     match settings:
         case RulesJudge():
             return TruthJudge(job.reads.principles)

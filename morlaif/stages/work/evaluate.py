@@ -17,12 +17,12 @@ from morlaif.data.spool import Picked
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import budget, overview, regression, results, wins
 from morlaif.evaluation import pairs as held_out
-from morlaif.evaluation.judges import EngineJudge, Judge, Score, ScoreJudge, TruthJudge, true_scores
+from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, TruthJudge, true_scores
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.overview import Scored
 from morlaif.evaluation.policies import Answered, relative_rows, respond, response_rows
-from morlaif.evaluation.results import SFT, Arm, ArmWeights, Estimate, RunDetails, RunResults
+from morlaif.evaluation.results import SFT, ArmFacts, ArmWeights, Estimate, RunDetails, RunResults
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PluginJudge, PMJudge, RulesJudge
 from morlaif.evaluation.wins import Contest, Two, versus
@@ -95,7 +95,7 @@ def build(job: EvaluateJob) -> dict[str, Any]:
 class _Run:
     settings: EvalSettings
     scalarizer: ScalarizerSettings
-    arms: Mapping[str, Arm]  # the first is the run's policy
+    arms: Mapping[str, ArmFacts]  # the first is the run's policy
     principles: Mapping[str, tuple[str, ...]]  # and what each covers in a world of known truth
     models: Scored
     curves: Mapping[str, list[dict[str, Any]]]  # PPO steps of each arm
@@ -138,14 +138,14 @@ def _run(job: EvaluateJob) -> _Run:
     )
 
 
-def _arms(job: EvaluateJob, principles: Sequence[str], scalarizer: ScalarizerSettings) -> dict[str, Arm]:
+def _arms(job: EvaluateJob, principles: Sequence[str], scalarizer: ScalarizerSettings) -> dict[str, ArmFacts]:
     """What each arm of the run is, by its name."""
     made = {}
     for arm in job.reads.arms:
         models = [name for name in arm.models if name in job.needs.pm]
         whole = "single PM" if models else "single rating"
         usual = whole if arm.labels in WHOLE else scalarizer.name.replace("_", "-")
-        made[arm.name] = Arm(arm.labels, models, arm.title or usual, arm.method)
+        made[arm.name] = ArmFacts(arm.labels, models, arm.title or usual, arm.method)
     return made
 
 
@@ -162,7 +162,7 @@ def _scorer(job: EvaluateJob, names: Sequence[str]) -> Score:
     return score
 
 
-def _objective(job: EvaluateJob, name: str, arm: Arm, models: Sequence[str]) -> Objective | None:
+def _objective(job: EvaluateJob, name: str, arm: ArmFacts, models: Sequence[str]) -> Objective | None:
     """What the policy of the arm was trained on; None where that is more than the preference models `models` can say:
     a judge's ratings, a function's values."""
     weights = job.needs.weigh[name] / "weights.json"
@@ -209,7 +209,7 @@ def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], scor
     return answers
 
 
-def _judge(job: EvaluateJob, run: _Run) -> Judge:
+def _judge(job: EvaluateJob, run: _Run) -> PolicyJudge:
     match run.settings.judge:
         case RulesJudge():
             return TruthJudge(run.principles)
@@ -220,7 +220,7 @@ def _judge(job: EvaluateJob, run: _Run) -> Judge:
             return EngineJudge(run.settings.judge, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
-def _judge_facts(job: EvaluateJob, run: _Run, judge: Judge) -> results.JudgeFacts:
+def _judge_facts(job: EvaluateJob, run: _Run, judge: PolicyJudge) -> results.JudgeFacts:
     warnings = list(dict.fromkeys(judge.warnings))
     gold = _accuracy(job, GOLD) if GOLD in job.needs.pm else None
     served = dict(judge.served) if judge.served else None
@@ -228,7 +228,7 @@ def _judge_facts(job: EvaluateJob, run: _Run, judge: Judge) -> results.JudgeFact
 
 
 def _contests(
-    job: EvaluateJob, run: _Run, judge: Judge, prompts: Sequence[list[Message]], answers: Mapping[str, Answered]
+    job: EvaluateJob, run: _Run, judge: PolicyJudge, prompts: Sequence[list[Message]], answers: Mapping[str, Answered]
 ) -> dict[Two, Contest]:
     texts = {policy: one.responses.texts for policy, one in answers.items()}
     found = wins.judge_all(judge, prompts, texts, wins.contests(list(run.arms), list(run.settings.policies)), **run.how)
@@ -352,7 +352,7 @@ def _regression(job: EvaluateJob, run: _Run, human: held_out.ScoredPairs) -> res
     return regression.discussed(fit, "held-out pairs", significance) if fit else None
 
 
-def _budget(job: EvaluateJob, name: str, arm: Arm) -> budget.Given:
+def _budget(job: EvaluateJob, name: str, arm: ArmFacts) -> budget.Given:
     return budget.arm_budget(
         {model: _read(job.needs.pm[model] / "pm.json") for model in arm.models},
         {model: _manifest(job.needs.pm[model]) for model in arm.models},
@@ -371,10 +371,10 @@ def _accuracy(job: EvaluateJob, model: str) -> Estimate:
     return results.parse(Estimate, _read(file)["accuracy"], file)
 
 
-def _cut(job: EvaluateJob, model: str) -> results.Cut:
+def _cut(job: EvaluateJob, model: str) -> results.Truncation:
     file = job.needs.pm[model] / "pm.json"
     report = _read(file)
-    return results.parse(results.Cut, {**report["cut"], "max_prompt": report["max_prompt"]}, file)
+    return results.parse(results.Truncation, {**report["cut"], "max_prompt": report["max_prompt"]}, file)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from morlaif.feedback.information import Information, Watch, all_alike, informat
 from morlaif.feedback.judge import Judge, open_judge
 from morlaif.feedback.label import Assign, draw, label_all, label_chunks
 from morlaif.feedback.outcomes import advice
-from morlaif.feedback.quality import Tally, audit_of, halo
+from morlaif.feedback.quality import LabelTally, audit_of, halo
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.stages.feedback import FeedbackJob
@@ -32,7 +32,7 @@ def build(job: FeedbackJob) -> dict[str, Any]:
     settings, together = job.reads.feedback, job.reads.together or ()
     judge = open_judge(settings, ledger=job.ledger, seed=job.seed, together=together)
     watch = Watch(judge, getattr(settings, "stop_if", None), job.name)
-    tallies = {split: Tally() for split in SPLITS}
+    tallies = {split: LabelTally() for split in SPLITS}
 
     company = together or (job.reads.company.principles if job.reads.company else ())
     if company:
@@ -70,7 +70,7 @@ def _halo(
     return halo(*labels) | {"usd": apart.usage.usd, "requests": apart.usage.requests}
 
 
-def _check(job: FeedbackJob, judge: Judge, tallies: Mapping[str, Tally]) -> None:
+def _check(job: FeedbackJob, judge: Judge, tallies: Mapping[str, LabelTally]) -> None:
     if not any(tally.column("valid").any() for tally in tallies.values()):
         invalid = sum((tally.invalid for tally in tallies.values()), Counter())
         why = ", ".join(sorted(invalid)) or "no pairs"
@@ -86,7 +86,7 @@ def _labels(judge: Judge, principles: Sequence[Principle], pairs: PairChunks) ->
     return {p.name: judge.recall(p, chunk.ids).p_first for p in principles} if chunk else {}
 
 
-def _information(judge: Judge, tallies: Sequence[Tally]) -> Information:
+def _information(judge: Judge, tallies: Sequence[LabelTally]) -> Information:
     """What the valid labels of all splits hold."""
 
     def column(name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 from morlaif import ranks
 from morlaif.data.records import content_id, load_split, save_pairs
 from morlaif.errors import UserError
-from morlaif.models.respond import Responses, sample_pairs, source_pairs
+from morlaif.models.respond import ResponsePairs, sample_pairs, source_pairs
 from morlaif.models.settings import PairResponses, RespondSettings
 from morlaif.stages.respond import RespondJob
 from morlaif.stages.work.places import policy_of
@@ -19,7 +19,7 @@ def build(job: RespondJob) -> dict[str, Any]:
     settings: RespondSettings = job.reads.respond
     examples = {split: load_split(job.needs.data, split) for split in SPLITS}
     total = sum(map(len, examples.values()))
-    responses: dict[str, Responses] = {}
+    responses: dict[str, ResponsePairs] = {}
     if isinstance(settings, PairResponses):
         responses = {split: source_pairs(examples[split]) for split in SPLITS}
         job.progress(total, total)
@@ -45,7 +45,7 @@ def build(job: RespondJob) -> dict[str, Any]:
     return _numbers(responses)
 
 
-def _numbers(responses: dict[str, Responses]) -> dict[str, Any]:
+def _numbers(responses: dict[str, ResponsePairs]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for split, got in responses.items():
         numbers[split] = len(got.pairs)

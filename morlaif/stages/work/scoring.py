@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from morlaif import ranks
 from morlaif.data.records import Message
 from morlaif.errors import UserError
-from morlaif.reward.sources import Source, open_reward
+from morlaif.reward.sources import RewardSource, open_reward
 from morlaif.stages.work.places import bank_of
 from morlaif.units.job import Job
 
 
-def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> Source:
+def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> RewardSource:
     """The scores that the unit's policy is trained on, a column for each of its `names`; the job reads `ScoringReads`.
 
     `shared`: a network in memory on whose tensors adapters that were trained on the same weights score.
@@ -38,7 +38,7 @@ def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> So
 class SharedSource:
     """A source of which each rank asks for its share of the rows; all get all scores."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RewardSource) -> None:
         self.names, self._source = source.names, source
 
     def __call__(self, prompts: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:

@@ -17,7 +17,7 @@ from morlaif.evaluation.preferences import pair_accuracy
 from morlaif.models.ends import ends_of
 from morlaif.models.generate import generate
 from morlaif.reward.settings import WHOLE
-from morlaif.reward.sources import Source
+from morlaif.reward.sources import RewardSource
 from morlaif.rl.scores import check_scores
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
@@ -100,7 +100,7 @@ def _sft_responses(job: WeighJob, settings: WeightsSettings) -> tuple[list[list[
 
 
 def _regressed(
-    job: WeighJob, settings: WeightsSettings, score: Source, zero: list[str]
+    job: WeighJob, settings: WeightsSettings, score: RewardSource, zero: list[str]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Coefficients of raw scores (K,), their intervals (K, 2), and the report; zeros for the principles in `zero`."""
     train = list(islice(_labelled(load_split(job.needs.data, "train")), settings.regression_pairs))
@@ -135,7 +135,7 @@ def _labelled(examples: Iterable[Example]) -> Iterator[Pair]:
             yield Pair.of(example.messages, example.rejected, example.chosen, 0.0)
 
 
-def _differences(score: Source, pairs: list[Pair]) -> tuple[np.ndarray, np.ndarray]:
+def _differences(score: RewardSource, pairs: list[Pair]) -> tuple[np.ndarray, np.ndarray]:
     """(N, K) raw score of the first minus that of the second, and (N,) the human labels."""
     messages = [pair.messages for pair in pairs]
     first, second = (score(messages, [getattr(pair, side) for pair in pairs]) for side in ("first", "second"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from morlaif.report.comparison.labels import Labels, differing, flat, heading, phrase
+from morlaif.report.comparison.labels import RunLabels, differing, flat, heading, phrase
 
 
 def config(scalarizer: str = "linear", **more) -> dict:
@@ -35,7 +35,7 @@ def test_the_count_of_principles_stands_for_how_it_was_chosen():
 def test_names_say_what_a_group_shares_and_others_do_not():
     linear, other = config("linear", seed=0), config("max_min", seed=0)
     again = config("linear", seed=1)
-    labels = Labels([linear, other, again])
+    labels = RunLabels([linear, other, again])
     assert labels.distinguish([linear], [linear], [other], [again]) == "linear · seed 0"
     assert labels.distinguish([linear, again], [other]) == "linear", (
         "its runs differ in the seed, so that is no name of it"
