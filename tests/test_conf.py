@@ -14,6 +14,7 @@ from morlaif.config import validate
 from morlaif.errors import UserError
 from morlaif.presets import options
 from morlaif.reference import reference
+from morlaif.worlds import strangers
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -28,8 +29,10 @@ GIVEN = {  # what a preset leaves to its user
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_preset_composes_and_validates_and_means_what_it_did(option):
-    validate(plain(composed(option, *GIVEN.get(option, []))))
     tree = composed(option, hydra=True)
+    config = validate(plain(composed(option, *GIVEN.get(option, []))))
+    lines = list(strangers(config, tree.hydra.runtime.choices))
+    assert all(" Take " in line or " take " in line for line in lines), lines
     assert not differences(option, meaning(tree)), "if that is meant: python tests/support/golden_presets.py"
 
 

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from morlaif.compose import compose_all, register
@@ -31,7 +31,10 @@ def composed(*overrides: str, hydra: bool = False) -> DictConfig:
     parsed = OverridesParser.create().parse_overrides([*overrides])
     values = [] if hydra else [item for item in parsed if _is_value(item)]
     kept = {item.input_line for item in values}
-    tree = copy.deepcopy(_presets(tuple(line for line in overrides if line not in kept), hydra))
+    tree = copy.deepcopy(_presets(tuple(line for line in overrides if line not in kept)))
+    if not hydra:
+        with open_dict(tree):
+            del tree["hydra"]
     for item in values:
         OmegaConf.update(tree, item.key_or_group, item.value(), merge=True)
     return tree
@@ -49,8 +52,8 @@ def _groups() -> frozenset[str]:
 
 
 @cache
-def _presets(overrides: tuple[str, ...], hydra: bool) -> DictConfig:
-    return in_full(*overrides, hydra=hydra)
+def _presets(overrides: tuple[str, ...]) -> DictConfig:
+    return in_full(*overrides, hydra=True)
 
 
 def in_full(*overrides: str, hydra: bool = False) -> DictConfig:
