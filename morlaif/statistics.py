@@ -11,8 +11,10 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import expit
 
 Array = NDArray[np.float64]
+TIE = 1e-9  # a difference that is smaller is none: a mean over two orders may miss one half by its last digit
 
 
 class Resampling(TypedDict):
@@ -251,6 +253,31 @@ def _correlate(a: Array, b: Array, method: str) -> float:
     if a.size < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
     return float((stats.pearsonr if method == "pearson" else stats.spearmanr)(a, b).statistic)
+
+
+def agreement(gap: ArrayLike, standard: ArrayLike) -> Array:
+    """Whether the signs of `gap` (N,) and `standard` (N,) agree, each positive where the first of two is better.
+
+    1, 0, or ½ where the gap is 0; NaN where the standard (a label less ½, say) is tied, or either is not known.
+    """
+    gap, standard = np.asarray(gap, dtype=float), np.asarray(standard, dtype=float)
+    side = np.where(np.abs(standard) < TIE, np.nan, np.sign(standard))
+    return (1 + np.sign(gap) * side) / 2
+
+
+def calibration(gap: ArrayLike, label: ArrayLike) -> dict[str, Any] | None:
+    """`brier`, expected calibration error `ece`, and the `bins` behind it, of σ(gap): the probability under
+    Bradley-Terry that the first of two is better, against `label`, in [0, 1]. NaN is no label; None without any.
+
+    A soft label is an outcome as it is: a belief of .7 is calibrated where the labels' mean is .7, be they votes or
+    shares of votes. Rounded to a side, a label of .7 would ask for a belief of 1.
+    """
+    gap, label = np.asarray(gap, dtype=float), np.asarray(label, dtype=float)
+    known = ~np.isnan(label) & ~np.isnan(gap)
+    if not known.any():
+        return None
+    p, y = expit(gap[known]), label[known]
+    return {"brier": brier(p, y), "ece": calibration_error(p, y), "bins": reliability(p, y)}
 
 
 def brier(probability: ArrayLike, outcome: ArrayLike) -> float:

@@ -13,11 +13,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks
-from morlaif.data.chat import decode_response, prompt_ids
+from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message, prompt_id
 from morlaif.evaluation.results import ResponseFacts
 from morlaif.evaluation.settings import EvalSettings
-from morlaif.models.ends import ends_of
+from morlaif.models.ends import Ends
 from morlaif.models.generate import generate
 from morlaif.statistics import Array
 
@@ -111,10 +111,8 @@ def respond(
         generator=torch.Generator().manual_seed(seed),
         gather=gather,
     )
-    ends = ends_of(model, tokenizer)
+    ends = Ends.of(model, tokenizer, settings.stop)
     if ranks.count() > 1:
         del model
         gc.collect()  # weights that lie in parts hold on to themselves
-    ended = [ends.ended(row) for row in rows]
-    lengths = [len(row) - end for row, end in zip(rows, ended, strict=True)]
-    return PolicyResponses([decode_response(tokenizer, row, ends.ids) for row in rows], lengths, ended)
+    return PolicyResponses(list(map(ends.text, rows)), list(map(ends.length, rows)), list(map(ends.ended, rows)))

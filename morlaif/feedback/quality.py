@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from morlaif.data.records import Pair, content_id
 from morlaif.feedback.chunks import Array, Chunk, PairChunks, Verdicts
 from morlaif.feedback.records import Verdict
-from morlaif.statistics import NOTHING, Interval, cohen_kappa, correlation, wilson
+from morlaif.statistics import NOTHING, TIE, Interval, agreement, cohen_kappa, correlation, wilson
 
 RESAMPLES = 2000  # of the bootstrap for κ
-TIED = 1e-9  # a difference of a standard that is smaller counts as none
 
 
 def quality(
@@ -173,8 +172,9 @@ def halo(together: dict[str, Array], apart: dict[str, Array]) -> dict[str, Any]:
 
 
 def _same_side(a: Array, b: Array) -> float:
-    known = ~np.isnan(a) & ~np.isnan(b) & (a != 0.5) & (b != 0.5)
-    return float(_sides(a[known], b[known] - 0.5).mean()) if known.any() else math.nan
+    right = agreement(a - 0.5, b - 0.5)[np.abs(a - 0.5) >= TIE]
+    right = right[~np.isnan(right)]
+    return float(right.mean()) if right.size else math.nan
 
 
 def _off_diagonal(matrix: Array) -> float:
@@ -184,12 +184,8 @@ def _off_diagonal(matrix: Array) -> float:
 
 def _agreement(p: Array, standard: Array) -> dict[str, Any]:
     """How often p > ½ goes with a positive standard, over the rows whose standard is known and decided."""
-    known = ~np.isnan(p) & ~np.isnan(standard) & (np.abs(standard) > TIED)
-    return _share(_sides(p[known], standard[known]))
-
-
-def _sides(p: Array, standard: Array) -> Array:
-    return np.where(p == 0.5, 0.5, ((p - 0.5) * standard > 0).astype(float))
+    values = agreement(p - 0.5, standard)
+    return _share(values[~np.isnan(values)])
 
 
 def _share(values: Array) -> dict[str, Any]:

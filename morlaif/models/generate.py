@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
-from morlaif.data.chat import spell
 from morlaif.errors import UserError
 from morlaif.models.decode import decoder
-from morlaif.models.ends import TurnEnds, ends_of
+from morlaif.models.ends import Ends
 
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
@@ -42,11 +41,11 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens` ids.
 
-    A continuation ends with one of the model's ends of turn (`morlaif.models.ends`) iff the row ended by itself; a stop
-    string counts as an end: the row is cut before it and the end of turn put there. Temperature 0 is greedy. Prompts of
-    like length share a batch; results are in the order given. The same generator state and arguments give the same
-    ids. `noise` (rows, max_new_tokens), uniform on [0, 1), takes the generator's place: each row's own noise, whichever
-    rows are generated with it.
+    A continuation is what was sampled, to the id that ended it: an end of turn, or the one that completes a stop
+    string, which cuts the text alone (`morlaif.models.ends`). Temperature 0 is greedy. Prompts of like length share a
+    batch; results are in the order given. The same generator state and arguments give the same ids. `noise` (rows,
+    max_new_tokens), uniform on [0, 1), takes the generator's place: each row's own noise, whichever rows are generated
+    with it.
 
     Several ranks make the same call; each samples its share, `batch_size` rows at once, and all get all rows. Weights
     that lie in parts are gathered whole for it if they take at most `gather` bytes (`sharded.ready_to_sample`).
@@ -60,7 +59,7 @@ def generate(
         noise = draw_noise(prompts, max_new_tokens, generator, model.device)
     own = ranks.share(order)
     batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-    ends, pad = Ends(ends_of(model, tokenizer), tokenizer, stop), tokenizer.pad_token_id or 0
+    ends, pad = Ends.of(model, tokenizer, stop), tokenizer.pad_token_id or 0
     found: dict[int, list[int]] = {}
     with _inference(model), sharded.ready_to_sample(model, gather) as in_step:
         turns = -(-len(order) // (ranks.count() * batch_size)) if in_step else len(batches)
@@ -158,46 +157,6 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probs).scatter(-1, index, ordered * keep)
 
 
-class Ends:
-    """Where a row of generated ids ends: at an end of turn, or at a stop string in its text."""
-
-    def __init__(self, turn: TurnEnds, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
-        self.turn, self.tokenizer = turn, tokenizer
-        self.stop = tuple(text for text in stop if text)
-        self._completes: dict[int, bool] = {}
-
-    def cut(self, ids: list[int]) -> list[int] | None:
-        """The finished row if the last of `ids` ends it, else None."""
-        if self.turn.ended(ids):
-            return ids
-        if not self.stop or not self._may_complete(ids[-1]):
-            return None
-        text = self._decode(ids)
-        found = [place for place in map(text.find, self.stop) if place >= 0]
-        return [*self._before(ids, text[: min(found)]), self.turn.own] if found else None
-
-    def _may_complete(self, token: int) -> bool:
-        """Whether the token's own text holds the last character of a stop string; spares decoding rows at each step."""
-        if token not in self._completes:
-            text = self._decode([token])
-            partial = not text.strip() or "\ufffd" in text  # white space may be swallowed, bytes of a character split
-            self._completes[token] = partial or any(stop[-1] in text for stop in self.stop)
-        return self._completes[token]
-
-    def _before(self, ids: list[int], text: str) -> list[int]:
-        """The ids of `text`, a prefix of the text of `ids`: those sampled, and for a split token its first part."""
-        count = next(n for n in range(len(ids), -1, -1) if text.startswith(self._decode(ids[:n])))
-        kept = ids[:count]
-        rest = text[len(self._decode(kept)) :]
-        if not rest:
-            return kept
-        whole = kept + self.tokenizer.encode(rest, add_special_tokens=False, split_special_tokens=True)
-        return whole if self._decode(whole) == text else kept  # SentencePiece may add a space: then the part is dropped
-
-    def _decode(self, ids: list[int]) -> str:
-        return spell(self.tokenizer, ids)
-
-
 def _generate_batch(
     model: PreTrainedModel,
     pad: int,
@@ -229,8 +188,7 @@ def _generate_batch(
             if row not in open_rows:
                 continue
             results[row].append(token)
-            if (finished := ends.cut(results[row])) is not None:
-                results[row] = finished
+            if ends.ended(results[row]):
                 open_rows.remove(row)
         if ranks.everywhere(not open_rows, device) if in_step else not open_rows:
             break

@@ -13,11 +13,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks
-from morlaif.data.chat import decode_response, prompt_ids
+from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Example, Pair, content_id, first_of_each, prompt_id
 from morlaif.data.spool import Mapped, json_spool, token_spool
 from morlaif.errors import UserError
-from morlaif.models.ends import ends_of
+from morlaif.models.ends import Ends
 from morlaif.models.generate import draw_noise, generate, longest_first
 from morlaif.models.settings import SampleResponses
 
@@ -88,7 +88,7 @@ def sample_pairs(
     in files in `folder` (see `Spool`).
     """
     generator = torch.Generator().manual_seed(seed)
-    ends = ends_of(model, tokenizer)
+    ends = Ends.of(model, tokenizer, settings.stop)
     limit = _prompt_limit(model, settings)
     prompts = token_spool(folder, (prompt_ids(tokenizer, example.messages, limit) for example in examples))
     drawn = Drawn()
@@ -112,7 +112,7 @@ def sample_pairs(
             gather=gather,
         )
         drawn.add(ids, ends.ended)
-        return [decode_response(tokenizer, row, ends.ids) for row in ids]
+        return list(map(ends.text, ids))
 
     order = longest_first(prompts)
     size = max(1, settings.batch_size // 2)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from morlaif import statistics
-
-Array = NDArray[np.float64]
-TIE = 1e-9
+from morlaif.statistics import TIE, Array
 
 
 def tied(probability: float) -> bool:
@@ -19,11 +17,8 @@ def tied(probability: float) -> bool:
 
 
 def agreement(gap: ArrayLike, probability: ArrayLike) -> Array:
-    """(N,) 1 where the sign of `gap` is the judge's, 0 where not, ½ for a gap of zero; NaN where the judge ties."""
-    side = np.asarray(probability, dtype=float) - 0.5
-    side = np.where(np.abs(side) < TIE, 0.0, np.sign(side))
-    right = (np.sign(gap) * side + 1) / 2
-    return np.where(side == 0, np.nan, right)
+    """`statistics.agreement` of score differences (N,) with the judge's probability (N,) that the first is better."""
+    return statistics.agreement(gap, np.asarray(probability, dtype=float) - 0.5)
 
 
 def length_rule(train_gap: ArrayLike, train_probability: ArrayLike) -> float:
@@ -42,18 +37,17 @@ def held_out(scores: Array, lengths: Array, probability: ArrayLike, rule: float)
     """The report on N held-out pairs.
 
     scores, lengths: (N, 2) of first and second response; probability: (N,) of the judge; rule: see `length_rule`.
-    Calibration compares σ(s_1 - s_2) with the judge's probability.
+    Calibration: `statistics.calibration`.
     """
     p = np.asarray(probability, dtype=float)
     gap = scores[:, 0] - scores[:, 1]
-    belief = 1 / (1 + np.exp(-np.clip(gap, -60, 60)))
     longer = rule * (lengths[:, 0] - lengths[:, 1])
-    some = len(p) > 0
+    fit = statistics.calibration(gap, p)
     return {
         "accuracy": statistics.accuracy(agreement(gap, p)).as_dict(),
         "length_baseline": {"rule": "longer" if rule > 0 else "shorter"}
         | statistics.accuracy(agreement(longer, p)).as_dict(),
-        "length_correlation": correlation(scores.ravel(), lengths.ravel()) if some else None,
-        "brier": statistics.brier(belief, p) if some else None,
-        "ece": statistics.calibration_error(belief, p) if some else None,
+        "length_correlation": correlation(scores.ravel(), lengths.ravel()) if len(p) else None,
+        "brier": fit and fit["brier"],
+        "ece": fit and fit["ece"],
     }

@@ -15,8 +15,8 @@ from torch import Tensor
 from morlaif.data.records import Message, Pair
 from morlaif.data.spool import Chained
 from morlaif.errors import UserError
-from morlaif.preference.metrics import TIE
 from morlaif.preference.model import Dialogue, dialogue_spool
+from morlaif.statistics import TIE
 
 if TYPE_CHECKING:
     from morlaif.feedback.records import Verdict

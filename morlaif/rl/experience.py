@@ -18,7 +18,8 @@ BUCKET = {"cpu": 1}
 class Experience:
     """B sampled responses of at most T tokens and all that was found out about them.
 
-    A response's tokens include its EOS. Token tensors are padded on the right; outside `mask` they mean nothing.
+    A response's tokens include the one that ended it. Token tensors are padded on the right; outside `mask` they mean
+    nothing.
     """
 
     prompts: list[list[int]]  # B rows of ids
@@ -26,7 +27,8 @@ class Experience:
     texts: list[str]  # B decoded responses, as the reward saw them
     mask: Tensor  # (B, T) bool: a token of the response
     value_mask: Tensor  # (B, T) bool: a state that the critic values; more than `mask` where scores are paid after EOS
-    ended: Tensor  # (B,) bool: the response holds its EOS
+    ended: Tensor  # (B,) bool: by an end of turn or a stop string, not at the limit of its length
+    stopped: Tensor  # (B,) bool: by a stop string
     scores: Tensor  # (B, K) of each principle, as the reward gave them
     reward: Tensor  # (B,) scalarized, before shaping and KL
     shaped: Tensor  # (B,) scaled, clipped, punished: what stands at the last token

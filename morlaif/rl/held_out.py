@@ -20,8 +20,8 @@ class Answers:
     scores: list[list[float]]  # (B, K), on the objective's frozen statistics
     reward: list[float]  # (B,) scalarized, before shaping and KL
     kl: float  # nats a sequence, as k1 estimates it
-    length: float  # tokens, EOS included
-    ended: float  # share with EOS
+    length: float  # tokens, the one that ended it included
+    ended: float  # share that ended by themselves
 
     def row(self, names: Sequence[str], clip: float | None) -> dict[str, float]:
         row = {"reward": self.mean_reward, "kl": self.kl, "length": self.length, "ended": self.ended}

@@ -43,6 +43,7 @@ def experience_row(e: Experience, names: Sequence[str], objective: Objective, s:
         "length": e.mask.sum(1).float().mean().item(),
         "length_max": float(e.mask.sum(1).max()),
         "ended": e.ended.float().mean().item(),
+        "stopped": e.stopped.float().mean().item(),
     }
     if s.shaping.clip is not None:
         row["reward_clipped"] = (e.shaped.abs() >= s.shaping.clip).float().mean().item()

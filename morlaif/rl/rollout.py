@@ -27,7 +27,7 @@ class Rollout(Protocol):
     def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
         """One answer to each prompt; `group` neighbours have the same prompt.
 
-        An answer holds its EOS iff it ended by itself; a stop string ends it too, and is cut off.
+        An answer is what was sampled, to the id that ended it; its text is another matter (`morlaif.models.ends`).
         """
         ...
 

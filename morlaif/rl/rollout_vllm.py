@@ -14,8 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from morlaif import sharded
 from morlaif.errors import MachineError, UserError
-from morlaif.models.ends import ends_of
-from morlaif.models.generate import Ends
+from morlaif.models.ends import Ends
 from morlaif.rl.diagnostics import mismatch, sampler_table
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
@@ -54,7 +53,7 @@ class VLLMRollout:
             MachineError: no server answers.
         """
         self.engine, self.dtype = engine, dtype
-        self.ends = Ends(ends_of(engine.models.model, tokenizer), tokenizer, settings.stop)
+        self.ends = Ends.of(engine.models.model, tokenizer, settings.stop)
         ids = sorted(self.ends.turn.ids)
         if settings.vllm.mode == "server":
             self.sampler: Sampler = Server(engine, tokenizer, settings, ids, keep / "handed-over")
@@ -70,9 +69,7 @@ class VLLMRollout:
         seeds = torch.randint(2**31 - 1, (len(prompts),), generator=generator, device=generator.device).tolist()
         found = self.sampler.sample(prompts, seeds)
         rows = [self._ended(one.ids) for one in found]
-        self.sampled = [
-            one.logprobs[: _alike(one.ids, row)] for one, row in zip(found, rows, strict=True)
-        ]  # an end that was put in place of a stop string was not sampled
+        self.sampled = [one.logprobs[: len(row)] for one, row in zip(found, rows, strict=True)]
         return rows
 
     def compare(self, policy: Tensor, reference: Tensor) -> dict[str, float]:
@@ -100,16 +97,8 @@ class VLLMRollout:
         return found
 
     def _ended(self, ids: list[int]) -> list[int]:
-        """vLLM leaves the tokens of a stop string; the first place that ends the row is its end."""
-        for length in range(1, len(ids) + 1):
-            if (done := self.ends.cut(ids[:length])) is not None:
-                return done
-        return ids
-
-
-def _alike(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids two rows have in common before the first difference."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        """To the first place that ends the row, as in `generate`."""
+        return ids[: next((n for n in range(1, len(ids) + 1) if self.ends.ended(ids[:n])), len(ids))]
 
 
 def _weights(engine: Engine, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

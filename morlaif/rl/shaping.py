@@ -58,7 +58,7 @@ def shape(scores: Tensor, ended: Tensor, lengths: Tensor, settings: ShapingSetti
     """Clip, then punish what was cut off before its EOS, then each token: (B,) scaled scores -> (B,).
 
     Args:
-        ended: (B,) bool, the response holds its EOS.
+        ended: (B,) bool, the response was not cut off at the limit of its length.
         lengths: (B,), its number of tokens.
     """
     if settings.clip is not None:

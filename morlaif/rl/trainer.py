@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from morlaif import ranks
-from morlaif.data.chat import decode_response, prompt_ids
+from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message
 from morlaif.data.spool import token_spool
 from morlaif.errors import MachineError, UserError
 from morlaif.models.checkpoint import Checkpoints
-from morlaif.models.ends import ends_of
+from morlaif.models.ends import Ends
 from morlaif.pace import Pace
 from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
@@ -106,7 +106,7 @@ class PPOTrainer:
             )
         self.models, self.tokenizer, self.settings = models, tokenizer, settings
         self.pad: int = tokenizer.pad_token_id
-        self.ends = ends_of(models.model, tokenizer)
+        self.ends = Ends.of(models.model, tokenizer, settings.stop)
         self.prompts, self.reward, self.names = prompts, reward, tuple(names)
         self.objective = objective if isinstance(objective, Objective) else Objective.of(objective, names)
         self.grouped = settings.traits.apart or self.objective.normalizer == "group"
@@ -167,9 +167,10 @@ class PPOTrainer:
         rows = [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
         prompts = [self.prompt_ids[row] for row in rows]
         responses = self._sample(prompts, group, step)
-        texts = [decode_response(self.tokenizer, ids, self.ends.ids) for ids in responses]
+        texts = list(map(self.ends.text, responses))
         mask, value_mask = self._masks(responses)
-        ended = torch.tensor([self.ends.ended(ids) for ids in responses], device=self.device)
+        ended = torch.tensor(list(map(self.ends.ended, responses)), device=self.device)
+        stopped = torch.tensor(list(map(self.ends.stopped, responses)), device=self.device)
         clock.lap("sample")
 
         # 2. Score: each principle apart, (B, K), then one number for each response, (B,).
@@ -205,7 +206,7 @@ class PPOTrainer:
         if s.whiten_advantages:
             advantages = whiten(advantages, mask)
         experience = Experience(
-            prompts, responses, texts, mask, value_mask, ended, scores, reward, shaped, logprobs, ref_logprobs,
+            prompts, responses, texts, mask, value_mask, ended, stopped, scores, reward, shaped, logprobs, ref_logprobs,
             entropy, values, rewards, advantages, torch.zeros_like(values) if returns is None else returns, weights,
         )  # fmt: skip
         clock.lap("evaluate")
@@ -307,7 +308,7 @@ class PPOTrainer:
         """The answers of the policy as it now is. The noise is the same each time, so that only the policy differs."""
         s, prompts, ids = self.settings, self.held_out, self.held_out_ids
         responses = self.rollout.sample(ids, schedule.generator(self.seed, "held out", 0))
-        texts = [decode_response(self.tokenizer, row, self.ends.ids) for row in responses]
+        texts = list(map(self.ends.text, responses))
         scores = self.score(prompts, texts, "held out", step)
         mask = response_mask(responses).to(self.device)
         lengths = [len(p) + len(r) for p, r in zip(ids, responses, strict=True)]

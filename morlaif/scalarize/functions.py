@@ -160,7 +160,12 @@ def lexicographic(
 
 @properties(monotone=False, symmetric=True, homogeneous=True, bounds="below")
 def mean_minus_std(rewards: Tensor, *, penalty: Coefficient) -> Tensor:
-    """mean - β·std, the deviation over principles with divisor K (2401.00243). Monotone only for β ≤ 1/√(K-1)."""
+    """mean - β·std, the deviation over principles with divisor K: an even profile at the price of the mean.
+
+    The form is Markowitz's (1952) and that of a lower confidence bound, but there the deviation is of one quantity over
+    its possible values; ensembles of reward models (2310.02743, 2401.00243) take it over members that score one and the
+    same thing. Over principles it is ours, and no uncertainty. Monotone only for β ≤ 1/√(K-1).
+    """
     variance = rewards.var(-1, correction=0)
     spread = variance > 0  # the root has no gradient at zero
     return rewards.mean(-1) - penalty * variance.where(spread, 1.0).sqrt() * spread

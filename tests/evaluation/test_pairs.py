@@ -13,6 +13,7 @@ from morlaif.data.records import Pair
 from morlaif.evaluation import pairs as held_out
 from morlaif.evaluation.preferences import agreement, calibration, pair_accuracy
 from morlaif.evaluation.tradeoffs import change
+from morlaif.preference import metrics
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
 
@@ -39,7 +40,25 @@ def test_calibration_of_the_true_model_is_small_and_of_an_overconfident_one_is_n
     label = (rng.random(40_000) < 1 / (1 + np.exp(-gap))).astype(float)
     assert calibration(gap, label).ece < 0.01 < 0.1 < calibration(5 * gap, label).ece
     assert calibration(gap, label).brier < calibration(5 * gap, label).brier
-    assert calibration([1.0], [0.5]) is None
+    assert calibration([1.0], [np.nan]) is None
+
+
+def test_a_soft_label_is_an_outcome_as_it_is():
+    """Beliefs of .7 are calibrated where labels are .7, and not where each of them is rounded to 1."""
+    gap, soft = np.full(10, np.log(0.7 / 0.3)), np.full(10, 0.7)
+    assert calibration(gap, soft).ece == pytest.approx(0, abs=1e-12) and calibration(gap, soft).brier < 1e-12
+    assert calibration(gap, np.ones(10)).ece == pytest.approx(0.3)
+    votes = np.array([1.0] * 7 + [0.0] * 3)
+    assert calibration(gap, votes).ece == pytest.approx(0, abs=1e-12)
+
+
+def test_the_report_of_a_preference_model_and_the_evaluation_measure_alike():
+    rng = np.random.default_rng(1)
+    scores, label = rng.normal(size=(200, 2)), rng.random(200).round(1)
+    report = metrics.held_out(scores, np.ones((200, 2)), label, 1.0)
+    found = calibration(scores[:, 0] - scores[:, 1], label)
+    assert (report["brier"], report["ece"]) == (found.brier, found.ece)
+    assert report["accuracy"] == pair_accuracy(scores[:, 0] - scores[:, 1], label).as_dict()
 
 
 def test_change_is_in_deviations_of_what_was_before():

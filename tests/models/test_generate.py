@@ -10,6 +10,7 @@ from scipy import stats
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from morlaif.errors import UserError
+from morlaif.models.ends import Ends
 from morlaif.models.generate import generate, nucleus, sample
 from morlaif.models.scratch import train_tokenizer
 
@@ -111,19 +112,22 @@ def test_stop_strings_cut_each_row_in_its_own_text(batch_size, tokenizer):
     stop = [texts[0][5:9], texts[3][11:13], texts[7][2:8], "never said"]
 
     got = generate(model, tokenizer, prompts, stop=stop, **options)
+    ends = Ends.of(model, tokenizer, stop)
     ended = 0
     for free, row in zip(endless, got, strict=True):
         seen = [tokenizer.decode(free[:n]) for n in range(1, NEW + 1)]
         hit = next((text for text in seen if any(s in text for s in stop)), None)
         if hit is None:
-            assert row == free
+            assert row == free and not ends.stopped(row)
             continue
         ended += 1
+        assert row == free[: seen.index(hit) + 1], "what was sampled, to the id that completes the string, and no more"
+        assert ends.ended(row) and ends.stopped(row) and not ends.turn.ended(row)
         cut = hit[: min(hit.find(s) for s in stop if s in hit)]
-        assert row[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(row[:-1]) == cut
-        whole = next(n for n in range(NEW, -1, -1) if cut.startswith(tokenizer.decode(free[:n])))
-        assert row[:whole] == free[:whole]  # what was sampled stays; only a split token is spelled anew
+        assert ends.text(row) == cut
+        held = ends.length(row)
+        assert tokenizer.decode(row[:held]).startswith(cut)
+        assert held == 0 or not tokenizer.decode(row[: held - 1]).startswith(cut)
     assert 3 <= ended < len(prompts)
 
 
@@ -144,9 +148,11 @@ def test_a_stop_string_of_several_bytes_is_found_across_tokens(tokenizer):
             return out
 
     options = {"max_new_tokens": 6, "temperature": 0, "batch_size": 1, "generator": None}
-    (row,) = generate(Spells(), tokenizer, [[5, 6]], stop=["é"], **options)
-    assert tokenizer.decode(row[:-1]) == "so "
-    assert row[-1] == tokenizer.eos_token_id
+    model = Spells()
+    (row,) = generate(model, tokenizer, [[5, 6]], stop=["é"], **options)
+    ends = Ends.of(model, tokenizer, ["é"])
+    assert row == model.script[: len(row)] and tokenizer.decode(row) == "so é"
+    assert ends.text(row) == "so " and not ends.ended(row[:-1])
 
 
 def test_sampling_is_deterministic_given_the_generator(tokenizer):

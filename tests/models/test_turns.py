@@ -15,7 +15,7 @@ from morlaif.data.chat import decode_response, prepare_tokenizer, prompt_ids, re
 from morlaif.data.form import form_of
 from morlaif.errors import UserError
 from morlaif.models import decode
-from morlaif.models.ends import ends_of
+from morlaif.models.ends import Ends, ends_of
 from morlaif.models.generate import generate
 from morlaif.models.load import load_causal_lm, load_policy, load_tokenizer, save_policy
 
@@ -159,7 +159,8 @@ def test_a_stop_string_may_spell_a_special_token(style, own):
     made = model(style, own)
     word, unused = own("well", add_special_tokens=False)["input_ids"], own.convert_tokens_to_ids("<unused7>")
     (row,) = generate(says(made, [*word, unused, 5]), own, [[4]], max_new_tokens=9, stop=["<unused7>"], **GREEDY)
-    assert row == [*word, ends_of(made, own).own]
+    ends = Ends.of(made, own, ["<unused7>"])
+    assert row == [*word, unused] and ends.text(row) == "well" and ends.length(row) == len(word)
 
 
 def test_the_default_of_an_architecture_is_no_end_where_it_is_a_word():

@@ -114,13 +114,13 @@ def test_the_engine_samples_as_the_settings_say(vllm):
         assert same.items() <= one.items()
 
 
-def test_a_stop_string_is_cut_off_and_counts_as_an_end(vllm):
-    """vLLM's ids go on to the end of the stop string; ours end before it, with EOS, which was not sampled."""
+def test_a_row_ends_with_the_token_that_completes_a_stop_string(vllm):
+    """What was sampled and no more, as in this process."""
     rollout, _ = vllm(stop=["w9"])
     rollout.sampler.llm.answers = iter([[5, 6, 12], [5, 6, 7], [12], [5, 1], [5, 12], [13, 14, 15]])  # 12 is w9
     found = rollout.sample(PROMPTS, torch.Generator(), 2)
-    assert found == [[5, 6, 1], [5, 6, 7], [1], [5, 1], [5, 1], [13, 14, 15]]
-    assert rollout.sampled == [[-5, -6], [-5, -6, -7], [], [-5, -1], [-5], [-13, -14, -15]]
+    assert found == [[5, 6, 12], [5, 6, 7], [12], [5, 1], [5, 12], [13, 14, 15]]
+    assert rollout.sampled == [[-5, -6, -12], [-5, -6, -7], [-12], [-5, -1], [-5, -12], [-13, -14, -15]]
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])

@@ -37,7 +37,9 @@ GROUPS = (
 # What a preset leaves to its user. Whatever lies on the hub lies at one commit, and no file is read.
 GIVEN = {
     "data=hub": ["data.id=org/data"],
+    "data=file": None,
     "data=jsonl": None,  # a file of the user's
+    "experiment=local": None,  # models and data of the user's
     "eval=hf": ["eval.judge.engine.path=org/judge"],
     "feedback=hf": ["feedback.path=org/judge"],
     "feedback=jsonl": None,

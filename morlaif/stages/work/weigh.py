@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from morlaif import ranks
-from morlaif.data.chat import decode_response, prompt_ids
+from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Example, Message, Pair, load_pairs, load_split
 from morlaif.errors import UserError
 from morlaif.evaluation.preferences import pair_accuracy
-from morlaif.models.ends import ends_of
+from morlaif.models.ends import Ends
 from morlaif.models.generate import generate
 from morlaif.reward.settings import WHOLE
 from morlaif.reward.sources import RewardSource
@@ -94,9 +94,7 @@ def _sft_responses(job: WeighJob, settings: WeightsSettings) -> tuple[list[list[
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, batch_size=settings.batch_size,
         generator=torch.Generator().manual_seed(job.seed), gather=job.hardware.zero.most_gathered,
     )  # fmt: skip
-    ends = ends_of(model, tokenizer).ids
-    texts = [decode_response(tokenizer, row, ends) for row in ids]
-    return [example.messages for example in examples], texts, "generated"
+    return [example.messages for example in examples], list(map(Ends.of(model, tokenizer).text, ids)), "generated"
 
 
 def _regressed(
