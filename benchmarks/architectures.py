@@ -38,8 +38,8 @@ from morlaif.models.settings import LoRASettings
 from morlaif.preference.lora import fresh, targets
 from morlaif.preference.model import Dialogue, pad_batch, score_batch
 from morlaif.preference.questions import check_questions
-from morlaif.preference.share import classifier_on
 from morlaif.preference.split import SplitTrunk
+from morlaif.preference.tied import classifier_on
 from morlaif.rl.experience import collate
 from morlaif.rl.policy import ActorCritic
 

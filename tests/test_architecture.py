@@ -102,7 +102,7 @@ def test_no_files_import_each_other_in_a_circle():
     sorter.prepare()  # raises CycleError, which names them
 
 
-def test_the_library_imports_neither_hydra_nor_what_stands_above_it():
+def test_the_library_imports_neither_hydra_nor_what_is_above_it():
     assert not offenders(LIBRARY, ("hydra", "omegaconf", *ABOVE_LIBRARY))
 
 

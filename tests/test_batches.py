@@ -24,6 +24,6 @@ def test_every_rank_sees_its_share_and_never_more_than_asked_at_once(share, rank
         (2, 8, r"sft\.batch_size=2 cannot be shared evenly by 8 ranks; take 8"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_is_told_with_one_that_can(batch, ranks, line):
+def test_a_batch_that_cannot_be_shared_is_reported_with_one_that_can(batch, ranks, line):
     with pytest.raises(UserError, match=line):
         microbatches(batch, None, ranks, key="sft")

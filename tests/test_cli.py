@@ -63,7 +63,7 @@ def test_a_mistake_costs_one_line_and_exit_2(arguments, line, way, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_every_mistake_of_a_config_is_told_at_once(tmp_path):
+def test_every_mistake_of_a_config_is_reported_at_once(tmp_path):
     done = morlaif("ppo.steps=x", "seed=-1", "+typo=1", cwd=tmp_path)
     assert done.returncode == 2
     assert [line.split(":")[1].split("=")[0].strip() for line in done.stderr.splitlines()] == [

@@ -159,7 +159,7 @@ def test_small_files_leave_nothing_in_the_store(tmp_path, settled):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_file_that_grows_meanwhile_is_told(tmp_path, monkeypatch):
+def test_a_file_that_grows_meanwhile_is_reported(tmp_path, monkeypatch):
     file = written(tmp_path / "weights", bytes(200))
     plain = contents._hash_part
 

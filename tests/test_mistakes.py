@@ -128,7 +128,7 @@ def test_what_can_be_meant_is_taken(command):
     assert told(command) == ""
 
 
-def test_a_key_given_twice_is_said_and_the_last_counts():
+def test_a_key_given_twice_is_reported_and_the_last_counts():
     assert repeated(["seed=1", "pm=lora", "seed=2"]) == ["seed is given twice, 'seed=1' and 'seed=2': the last counts"]
     assert repeated(["seed=1", "seed=1", "+a.b=1", "~a.c", "pm=lora"]) == []
 
@@ -177,7 +177,7 @@ def test_any_word_gets_an_answer(wrong):
     assert unreadable(wrong, [wrong], "").startswith(f"'{wrong}'")
 
 
-def test_several_mistakes_of_one_config_are_told_together():
+def test_several_mistakes_of_one_config_are_reported_together():
     tree = plain(composed())
     tree["seed"], tree["ppo"]["steps"], tree["typo"] = -1, "x", 1
     with pytest.raises(UserError) as error:

@@ -57,7 +57,7 @@ def test_a_preset_of_the_whole_tree_is_none_of_a_group(group, name):
         preset(group, name)
 
 
-def test_a_name_that_is_none_is_told_the_near_one():
+def test_a_name_that_is_none_brings_the_near_one():
     with pytest.raises(UserError, match=r"no preset 'to' in ppo/.*Known: adapter, paper, toy"):
         preset("ppo", "to")
 

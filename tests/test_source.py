@@ -58,7 +58,7 @@ def test_what_it_does_not_import_changes_nothing(package):
     assert told() == before == told()
 
 
-def test_a_partial_is_told_by_what_it_calls(package):
+def test_a_partial_is_named_by_what_it_calls(package):
     assert told("mine.rules.half") == told()
 
 

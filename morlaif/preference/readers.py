@@ -29,7 +29,7 @@ from morlaif.preference.report import MODEL, PMReport, read_report
 from morlaif.preference.scorers import AdapterScorer, EnsembleScorer, FullScorer, Scorer
 from morlaif.preference.scoring import length_buckets
 from morlaif.preference.settings import PMSettings, PretrainedPM, outside_base
-from morlaif.preference.share import classifier_on
+from morlaif.preference.tied import classifier_on
 
 Prompts = Sequence[Sequence[Message]]
 R = TypeVar("R", Dialogue, Text)

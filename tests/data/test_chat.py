@@ -119,7 +119,7 @@ def test_a_long_system_turn_leaves_half_to_the_question(tokenizer):
     )
 
 
-def test_a_system_turn_that_a_template_refuses_or_drops_is_said_by_the_user(tokenizer):
+def test_a_system_turn_that_a_template_refuses_or_drops_is_put_in_the_users_turn(tokenizer):
     own = copy.deepcopy(tokenizer)
     system, user = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "how?"}
     folded = [{"role": "user", "content": "Be kind.\n\nhow?"}]

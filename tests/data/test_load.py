@@ -333,7 +333,7 @@ def test_prompts_alone_leave_nothing_to_imitate(tmp_path):
 
 
 @given(st.integers(2, 60), st.integers(1, 20), st.integers(0, 5), st.none() | st.integers(2, 40), st.floats(0.01, 0.9))
-def test_no_prompt_stands_on_both_sides(n, prompts, seed, limit, fraction):
+def test_no_prompt_is_on_both_sides(n, prompts, seed, limit, fraction):
     examples = [to_example(row, "pairs", COLUMNS) for row in pairs(n, prompts)]
     some = drawn(kept(examples), limit, seed)
     assert len(some) == min(n, limit or n)

@@ -34,7 +34,7 @@ def test_identity_is_content():
     assert Pair.of(ASK, "a", "b").prompt_id == prompt_id(ASK)
 
 
-def test_what_is_missing_is_said_in_one_line(tmp_path):
+def test_what_is_missing_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no dataset here"):
         load_split(tmp_path, "train")
     save_examples(tmp_path, {"train": [Example.of(ASK)]})

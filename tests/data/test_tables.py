@@ -59,7 +59,7 @@ def test_csv(tmp_path, ending):
         (b"a,b\n1,\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
     ],
 )
-def test_a_bad_csv_file_is_told_by_its_line(tmp_path, text, line):
+def test_a_bad_csv_file_is_named_by_its_line(tmp_path, text, line):
     path = tmp_path / "x.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=f"it, {line}"):

@@ -18,7 +18,7 @@ def identities(policies):
     return Contents(None).policies(EvalSettings.model_construct(policies=policies, trust_remote_code=()))
 
 
-def test_a_folder_is_told_by_its_files_and_a_hub_id_by_its_revision(tmp_path):
+def test_a_folder_is_named_by_its_files_and_a_hub_id_by_its_revision(tmp_path):
     for name in ("a", "b", "artifact/model"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -33,7 +33,7 @@ def test_a_folder_is_told_by_its_files_and_a_hub_id_by_its_revision(tmp_path):
     assert identities({"b": b})["b"] != made["a"]
 
 
-def test_a_finished_unit_that_points_elsewhere_is_told_by_what_it_points_to(tmp_path):
+def test_a_finished_unit_that_points_elsewhere_is_named_by_what_it_points_to(tmp_path):
     unit, base, adapter = tmp_path / "unit", tmp_path / "base", tmp_path / "unit" / "adapter"
     for folder in (base, adapter):
         folder.mkdir(parents=True)
@@ -49,7 +49,7 @@ def test_a_finished_unit_that_points_elsewhere_is_told_by_what_it_points_to(tmp_
     assert len({untouched, adapted, identities({"a": str(unit)})["a"]}) == 3
 
 
-def test_a_revision_stands_behind_an_at_sign(tmp_path):
+def test_a_revision_is_behind_an_at_sign(tmp_path):
     (tmp_path / "a@b").mkdir()
     assert parts_of("owner/model@v1") == ("owner/model", "v1") and parts_of("gpt2") == ("gpt2", None)
     assert parts_of(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), None)
@@ -64,7 +64,7 @@ def test_only_policies_that_are_compared_may_run_their_own_code(tmp_path):
 
 
 @pytest.mark.parametrize("where, told", [("./nowhere", "no such folder"), ("a/b/c", "no such folder")])
-def test_a_path_that_is_not_there_is_told_by_its_key(where, told):
+def test_a_path_that_is_not_there_is_named_by_its_key(where, told):
     with pytest.raises(UserError, match=rf"eval\.policies\.base='{where}': {told}"):
         identities({"base": where})
 

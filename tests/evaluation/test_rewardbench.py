@@ -62,7 +62,7 @@ def test_a_file_without_subsets_has_one_number(bench):
         ('{"prompt": "a", "n": ' + "1" * 5000 + "}", "line 2: an integer of more than 4,300 digits"),
     ],
 )
-def test_a_bad_row_is_told_by_its_line(bench, bad, told):
+def test_a_bad_row_is_named_by_its_line(bench, bad, told):
     with pytest.raises(UserError, match=told) as error:
         read_bench(bench([ROWS[0], bad]))
     assert "data." not in str(error.value), "the file has no columns to rename"
@@ -141,6 +141,6 @@ def test_equal_right_answers_leave_no_quotient_open():
         ({"prompt": None}, "'prompt' is null"),
     ],
 )
-def test_a_bad_row_of_lists_is_told_by_its_line(bench, changes, told):
+def test_a_bad_row_of_lists_is_named_by_its_line(bench, changes, told):
     with pytest.raises(UserError, match=f"line 2: {told}"):
         read_bench(bench([second(), second(**changes)]))

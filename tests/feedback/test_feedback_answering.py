@@ -116,7 +116,7 @@ def test_a_dated_name_is_the_name_itself(server, pairs, helpfulness, settings_fo
     assert server.received == 8
 
 
-def test_a_server_that_is_gone_leaves_what_it_said(pairs, helpfulness, settings_for, ledger):
+def test_a_server_that_is_gone_leaves_what_it_answered(pairs, helpfulness, settings_for, ledger):
     with ChatServer() as server:
         llama_cpp(server, "/models/one.gguf")
         settings = settings_for(server, model="one")
@@ -285,7 +285,7 @@ def test_what_time_outs_say(helpfulness, pairs, settings_for, ledger):
         ((407, {"message": "no"}), "the proxy wants a name and password"),
     ],
 )
-def test_what_no_waiting_mends_is_said_at_once(fault, said, helpfulness, pairs, settings_for, ledger):
+def test_what_no_waiting_mends_is_reported_at_once(fault, said, helpfulness, pairs, settings_for, ledger):
     with ChatServer(lambda n, body: fault) as server:
         with pytest.raises(UserError, match=said) as error:
             run(pairs, helpfulness, settings_for(server), ledger)

@@ -59,7 +59,7 @@ def test_joint_and_votes_and_batches(server, pairs, principles, settings_for, tm
     assert total("usd", delivery="batch", batch=half) == pytest.approx(0.5 * total("usd"))
 
 
-def test_before_there_are_pairs_their_number_is_enough_and_it_is_said(server, principles, settings_for, tmp_path):
+def test_before_there_are_pairs_their_number_is_enough_and_it_is_reported(server, principles, settings_for, tmp_path):
     assign = draw(principles.constitution, 2, seed=0)
     told = estimate("single", settings_for(server), assign, 1000, ledger=tmp_path / "l")
     assert told.verdicts == 2000 and told.requests == 4000 and told.usd > 0

@@ -157,7 +157,7 @@ class PlacePicker(ChatServer):
 
 
 @pytest.mark.slow
-def test_a_server_that_picks_a_place_is_told_of_and_stopped_where_it_is_asked_for(
+def test_a_server_that_picks_a_place_is_reported_and_stopped_where_it_is_asked_for(
     principles, settings_for, tmp_path, caplog
 ):
     pairs, three = PairChunks.of(make_pairs(60)), principles.chosen[:3]

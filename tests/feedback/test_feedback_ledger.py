@@ -88,7 +88,7 @@ def test_arrow_batches(tmp_path):
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.05])
-def test_nothing_that_was_said_to_be_written_is_lost_in_a_kill(tmp_path, moment):
+def test_nothing_that_was_reported_as_written_is_lost_in_a_kill(tmp_path, moment):
     process = writer(tmp_path / "l", 0, 10**9)
     process.stdout.readline()  # at work
     time.sleep(moment)

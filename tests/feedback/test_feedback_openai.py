@@ -212,7 +212,9 @@ def test_the_key_is_sent_and_written_nowhere(server, pairs, helpfulness, setting
     assert all(KEY.encode() not in file.read_bytes() for file in Path(tmp_path).rglob("*") if file.is_file())
 
 
-def test_without_log_probabilities_votes_are_taken_and_it_is_said(pairs, helpfulness, settings_for, tmp_path, caplog):
+def test_without_log_probabilities_votes_are_taken_and_it_is_reported(
+    pairs, helpfulness, settings_for, tmp_path, caplog
+):
     with ChatServer(logprobs=False) as server, caplog.at_level(logging.WARNING):
         settings = settings_for(server, votes=4)
         verdicts, usage = run(pairs[:10], helpfulness, settings, tmp_path)

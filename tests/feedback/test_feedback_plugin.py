@@ -152,7 +152,7 @@ def test_a_mistake_is_one_line_before_anything_is_asked(judges, settings, says):
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_of_the_module_is_told_with_its_line(judges, tmp_path):
+def test_an_error_of_the_module_is_reported_with_its_line(judges, tmp_path):
     judges("import math\n\nx = math.nothing\n")
     with pytest.raises(UserError, match=r"their_judges' failed at .*their_judges\.py:3: AttributeError"):
         input_files(of("Longer"))

@@ -205,6 +205,6 @@ def test_no_text_stops_a_reader(text):
 
 
 @pytest.mark.parametrize("error", [{"message": "CUDA out of memory", "code": 500}, "CUDA out of memory"])
-def test_an_error_under_status_200_is_told_in_its_own_words(error):
+def test_an_error_under_status_200_is_reported_in_its_own_words(error):
     with pytest.raises(HandedOn, match=r"^an error in place of an answer: CUDA out of memory$"):
         parse(json.dumps({"error": error}))

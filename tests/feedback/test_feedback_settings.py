@@ -61,7 +61,7 @@ def test_mistakes_are_named(wrong, said):
         principles(**wrong)
 
 
-def test_sources_are_told_apart_by_their_name():
+def test_sources_are_distinguished_by_their_name():
     adapter = TypeAdapter(FeedbackSettings)
     assert adapter.validate_python({"source": "human"}) == HumanSettings(source="human")
     for name in ("rules", "openai", "server"):

@@ -127,7 +127,7 @@ def test_a_job_submitted_from_elsewhere_says_where_from(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_nodes_without_the_script_are_told_to_use_it(tmp_path):
+def test_several_nodes_without_the_script_are_reported_to_use_it(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "morlaif", "experiment=smoke", "stages=[sft]", "data.sft=40", "hardware=cpu2_zero3",
          "hardware.nodes=2"],

@@ -37,13 +37,13 @@ def test_a_rank_that_was_ended_for_anothers_sake_is_not(tmp_path):
     assert str(error).startswith("rank 1 failed: ValueError: odd; its output: ")
 
 
-def test_a_users_mistake_is_told_as_such_whoever_met_it(tmp_path):
+def test_a_users_mistake_is_reported_as_such_whoever_met_it(tmp_path):
     mistake = {"rank": 3, "error": "sft.max_length=9 is too long", "user_error": True, "time": 4.0}
     error = told(tmp_path, [LOST, mistake], [dead(0, 1)])
     assert isinstance(error, UserError) and str(error) == "sft.max_length=9 is too long"
 
 
-def test_a_rank_that_said_nothing_and_a_start_that_failed(tmp_path):
+def test_a_rank_that_wrote_nothing_and_a_start_that_failed(tmp_path):
     assert "rank 2 exited with 3" in str(told(tmp_path, [], [dead(2, 3)]))
     (tmp_path / "sft.launch.log").write_text("warming up\nImportError: no accelerate\n")
     assert str(told(tmp_path)) == "the ranks could not be started: ImportError: no accelerate"

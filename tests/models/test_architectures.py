@@ -63,7 +63,7 @@ def test_the_formula_after_a_trunk_is_found_without_weights(kind: str, scale: fl
     assert head.plain and (head.scale, head.softcap) == (scale, softcap)
 
 
-def test_a_difference_is_told_with_its_size(tmp_path) -> None:
+def test_a_difference_is_reported_with_its_size(tmp_path) -> None:
     import small_ppo
     from transformers import LlamaForCausalLM
 

@@ -102,7 +102,7 @@ def test_a_model_without_pad_token_grows_by_the_mean_row(tmp_path, tokenizer):
     assert models[0].get_output_embeddings().weight is grown  # still tied
 
 
-def test_a_pointer_stands_for_the_untouched_base(saved, tmp_path):
+def test_a_pointer_means_the_untouched_base(saved, tmp_path):
     base = str(saved / "model")
     other = tmp_path / "artifact"
     other.mkdir()

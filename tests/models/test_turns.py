@@ -105,7 +105,7 @@ def test_plain_transformers_opens_and_answers_as_we_do(style, own, tmp_path):
         assert out[0, -2:].tolist() == [5, end] and out.shape[1] == len(prompt) + 2
 
 
-def test_a_system_turn_that_is_refused_is_said_by_the_user_and_told_once(style, own, caplog):
+def test_a_system_turn_that_is_refused_is_put_in_the_users_turn_and_reported_once(style, own, caplog):
     chat._say_folded.cache_clear()
     with caplog.at_level(logging.WARNING, "morlaif.data"):
         first = prompt_ids(own, [SYSTEM, *DIALOGUE])

@@ -193,14 +193,14 @@ def test_a_full_disk_is_one_line_without_a_traceback(tmp_path, built, monkeypatc
     assert record["units"][0]["error"].startswith("weights: the disk is full") and record["units"][0]["log"] is None
 
 
-def test_failures_that_are_alike_are_told_once(tmp_path, built):
+def test_failures_that_are_alike_are_reported_once(tmp_path, built):
     first = made_up("first", "first", 1, {})
     wrong = [made_up("second", f"second/{name}", 1, {"mistake": True, "n": name}, (first,)) for name in "abc"]
     _, dispatcher, _ = dispatch(tmp_path, first, *wrong)
     assert failures(dispatcher.run) == ["second/a and 2 more: data.path: no such file"]
 
 
-def test_what_is_to_be_doubted_is_said_once_when_built_and_when_cached(tmp_path, built, monkeypatch):
+def test_what_is_to_be_doubted_is_reported_once_when_built_and_when_cached(tmp_path, built, monkeypatch):
     unit = made_up("first", "first", 1, {})
     monkeypatch.setattr(type(unit.stage), "doubts", lambda self, unit, numbers: [f"few: {n}" for n in numbers])
     for first in ("loss", "value"):  # of its first step when it is built, of its summary when it was there

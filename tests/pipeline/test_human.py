@@ -126,7 +126,7 @@ def test_from_the_form_to_the_page(finished, tmp_path):
     assert sorted(path for path in (tmp_path / "store").rglob("*")) == store
 
 
-def test_the_page_of_a_run_that_runs_again_keeps_what_people_said(finished, tmp_path):
+def test_the_page_of_a_run_that_runs_again_keeps_what_people_answered(finished, tmp_path):
     human(tmp_path, "export", prompts=5)
     return_answers(finished, "Ann")
     human(tmp_path, "import")
@@ -137,7 +137,7 @@ def test_the_page_of_a_run_that_runs_again_keeps_what_people_said(finished, tmp_
     assert "What people preferred" in page and "<!--run-->old" not in page
 
 
-def test_a_comparison_reads_what_people_said(finished, tmp_path):
+def test_a_comparison_reads_what_people_answered(finished, tmp_path):
     """`human.json` is in the form that the page of several runs draws."""
     human(tmp_path, "export", prompts=5, pairs=["multi_vs_sft"])
     return_answers(finished, "Ann")

@@ -49,7 +49,7 @@ def test_a_run_of_the_toy_world_has_none():
 
 
 @pytest.mark.slow
-def test_everything_is_told_at_once():
+def test_everything_is_reported_at_once():
     lines = problems(
         "feedback=openai", "eval=hf", "data=jsonl", "data.path=gone.jsonl", "model=gpt2", "model.path=./gone",
         "pm=lora", "pm.base=./gone_too", "+eval.policies.other=./gone_as_well", "eval.rewardbench=gone.jsonl",
@@ -303,7 +303,7 @@ def test_a_run_stops_before_its_first_unit(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_policy_that_its_preference_models_cannot_sit_on_is_told(tmp_path):
+def test_a_policy_that_its_preference_models_cannot_sit_on_is_reported(tmp_path):
     def written(name: str, **facts: object) -> str:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": name, **facts}))

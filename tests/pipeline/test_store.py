@@ -272,7 +272,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("place", "told"), PLACES, ids=[told for _, told in PLACES])
-def test_a_store_that_cannot_be_is_told_in_a_line(tmp_path, place, told):
+def test_a_store_that_cannot_be_is_reported_in_a_line(tmp_path, place, told):
     root = place(tmp_path / "store")
     with pytest.raises(UserError, match=told) as caught:
         Store(root).build(UNIT, make)

@@ -237,7 +237,7 @@ def test_long_dialogues_lose_their_beginning_whatever_the_model(decoder, encoder
         assert len(long.ids) <= 40 and long.ids[-4:] == short.ids[-4:]
 
 
-def test_wrong_models_from_elsewhere_are_told_in_one_line(llama, gpt2, decoder, data, tmp_path) -> None:
+def test_wrong_models_from_elsewhere_are_reported_in_one_line(llama, gpt2, decoder, data, tmp_path) -> None:
     def measure(path: str):
         return measured("x", path, data, tmp_path)
 
@@ -310,7 +310,7 @@ def test_the_scores_of_a_model_are_listed_where_none_is_meant(several, output, l
         PretrainedModel.load("x", settings.source("x"), 40, output=settings.output_of("x"))
 
 
-def test_weights_that_changed_since_are_told(decoder, data, tmp_path) -> None:
+def test_weights_that_changed_since_are_reported(decoder, data, tmp_path) -> None:
     path = shutil.copytree(decoder, tmp_path / "model")
     (out := tmp_path / "out").mkdir()
     measured("x", str(path), data, out)

@@ -139,7 +139,7 @@ def test_labels_without_information_stand_above_all_figures(artifacts, config, t
     assert "openai:m" in warning and "The judge of the policies" in warning and "prefers the same place." in warning
 
 
-def test_responses_that_are_cut_are_told_above_all_figures(artifacts, config, tmp_path):
+def test_responses_that_are_cut_are_reported_above_all_figures(artifacts, config, tmp_path):
     folders = dict(artifacts())
     evaluated = tmp_path / "evaluate"
     shutil.copytree(folders["evaluate"], evaluated)
@@ -353,12 +353,12 @@ def test_equal_artifacts_give_equal_bytes(built, artifacts, config, tmp_path):
     assert again == built[0]
 
 
-def test_a_run_without_evaluation_is_said_in_one_line(config):
+def test_a_run_without_evaluation_is_reported_in_one_line(config):
     with pytest.raises(UserError, match="no unit 'evaluate'"):
         load({}, config)
 
 
-def test_what_was_too_long_is_said_beside_the_accuracies(built):
+def test_what_was_too_long_is_reported_beside_the_accuracies(built):
     _, page = built
     assert "Too long for the models: 12 training pairs and 3 held-out ones" in page.text
     assert "cut to 96 tokens, on both sides alike, by 3,400 tokens" in page.text and "left out: 1." in page.text
@@ -383,7 +383,7 @@ def test_a_drawing_of_ones_own_is_on_the_page_and_hostile_words_stay_text(artifa
     assert "<script" not in html and page.text.count(hostile.strip()) == 5
 
 
-def test_what_is_wrong_with_a_section_is_said(artifacts, config, tmp_path):
+def test_what_is_wrong_with_a_section_is_reported(artifacts, config, tmp_path):
     assert chosen(ReportSettings(sections=list(OURS))) is None
     for names, said in (
         (["result"], "no section 'result'. Did you mean 'results'?"),

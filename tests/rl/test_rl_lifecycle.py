@@ -162,7 +162,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, name, unbroken, caplog):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, name, unbroken, caplog):
     damage, words = DAMAGES[name]
     train(str(tmp_path))
     damage(tmp_path / "step-00000006.pt")
@@ -255,7 +255,7 @@ def test_best_survives_a_kill(small, tmp_path):
     assert result.best == 1 and torch.equal(weights(made), after[1])
 
 
-def test_evaluation_stands_in_the_curve_at_its_steps_and_at_the_end(small):
+def test_evaluation_is_in_the_curve_at_its_steps_and_at_the_end(small):
     config = small.settings(steps=5, eval_every=2, eval_prompts=4, samples=2)
     curve = small.trainer(config, held_out=HELD_OUT).run().curve
     assert [row["step"] for row in curve if "eval/reward" in row] == [2, 4, 5]

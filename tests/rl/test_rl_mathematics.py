@@ -237,7 +237,7 @@ def test_shape_by_hand(shaping_settings):
     assert shaping.shape(scores, ended, lengths, subtract).tolist() == [20.0, -3.0, -1.0]
 
 
-def test_score_stands_at_the_last_token_and_kl_at_each():
+def test_score_is_at_the_last_token_and_kl_at_each():
     mask = torch.tensor([[True, True, True], [True, False, False]])
     divergence = torch.tensor([[1.0, 2.0, 3.0], [4.0, 50.0, 60.0]])
     rewards = shaping.token_rewards(torch.tensor([10.0, 20.0]), divergence, 0.1, mask)

@@ -143,6 +143,6 @@ def too_many() -> str:
     return f"accepted on {ranks.count()}"
 
 
-def test_more_processes_than_rows_are_told(tmp_path):
+def test_more_processes_than_rows_are_reported(tmp_path):
     found = processes.run(too_many, folder=tmp_path, ranks=2)
     assert all("use fewer minibatches or more rollouts" in text for text in found)

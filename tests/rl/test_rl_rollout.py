@@ -182,7 +182,7 @@ def test_training_with_it(small, vllm, tmp_path):
     assert llm.resets == 4  # before the first step, two steps, the evaluation at the end
 
 
-def test_what_cannot_work_is_said(small, vllm, monkeypatch, tmp_path):
+def test_what_cannot_work_is_reported(small, vllm, monkeypatch, tmp_path):
     monkeypatch.setattr(ranks, "count", lambda: 4)
     with pytest.raises(UserError, match="tensor_parallel_size: 3 does not divide 4"):
         vllm(**{"vllm.tensor_parallel_size": 3})

@@ -45,7 +45,7 @@ def test_paper_preset_is_the_papers(small):
         ({"lam": 1.1}, "less than or equal to 1"),
     ],
 )
-def test_what_cannot_work_is_said(small, change, message):
+def test_what_cannot_work_is_reported(small, change, message):
     with pytest.raises(ValidationError, match=message):
         small.settings(**change)
 

@@ -317,7 +317,7 @@ def test_constant_score_names_the_principle(small):
     small.trainer(small.settings(steps=1, **{"shaping.constant_score": "allow"}), reward=reward).run()
 
 
-def test_a_run_that_diverges_is_told(small):
+def test_a_run_that_diverges_is_reported(small):
     config = small.settings(steps=9)
     # Settings refuse such a rate: it stands for whatever else makes a run diverge.
     wild = config.optimizer.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e9})

@@ -163,7 +163,7 @@ def test_dual_ascent_finds_the_constrained_optimum() -> None:
         ({"objectives": ["honesty"]}, "names 'honesty'"),
     ],
 )
-def test_mistakes_of_a_lagrangian_are_told_when_its_principles_are_known(params: dict, says: str) -> None:
+def test_mistakes_of_a_lagrangian_are_reported_when_its_principles_are_known(params: dict, says: str) -> None:
     config = preset("scalarizer", "lagrangian")
     with pytest.raises(UserError, match=says):
         resolve(ScalarizerSettings(**config | {"params": config["params"] | params}), NAMES)
@@ -300,7 +300,7 @@ def test_a_stateful_function_of_the_user(own) -> None:
     assert again.state_dict() == made.state_dict()
 
 
-def test_mistakes_of_a_stateful_function_are_told(own) -> None:
+def test_mistakes_of_a_stateful_function_are_reported(own) -> None:
     with pytest.raises(UserError, match="goal is missing"):
         own("laggard")
     with pytest.raises(UserError, match="Did you mean 'goal'"):

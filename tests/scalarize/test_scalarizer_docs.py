@@ -32,7 +32,7 @@ def preset(name: str):
     return resolve(ScalarizerSettings(**presets.preset("scalarizer", name)))
 
 
-def test_every_scalarizer_stands_in_both_tables() -> None:
+def test_every_scalarizer_is_in_both_tables() -> None:
     assert sorted(table("Which, and why")) == sorted(table("What a change of one score does")) == PRESETS
 
 

@@ -39,7 +39,7 @@ def scores(rows: int = 60) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", SEVEN)
-def test_one_reward_a_response_whatever_stands_beside_it(name: str) -> None:
+def test_one_reward_a_response_whatever_is_beside_it(name: str) -> None:
     """No reduction over the batch, with a batch of one too."""
     raw = scores()
     made = objective(name, raw)

@@ -71,7 +71,7 @@ def test_regression_agrees_with_newton_by_hand_and_with_a_search_without_derivat
     assert fit.log_loss == pytest.approx(blind.fun, rel=1e-9)
 
 
-def test_the_sign_is_said_only_where_the_interval_tells() -> None:
+def test_the_sign_is_reported_only_where_the_interval_tells() -> None:
     """Humans who reward one principle, punish another and do not see the third."""
     fit = regress(*sample(4000), NAMES)
     assert fit.sign == ["reward", "punish", "undecided"] == fit.as_dict()["sign"]

@@ -259,7 +259,7 @@ def test_a_gold_preference_model_judges_where_the_truth_is_unknown(inputs, tmp_p
     assert "gold" not in made["details"]["names"]
 
 
-def test_no_held_out_prompts_is_said_in_one_line(inputs, tmp_path):
+def test_no_held_out_prompts_is_reported_in_one_line(inputs, tmp_path):
     folder = tmp_path / "data"
     save_examples(folder, {"sft": [], "train": load_split(inputs["data"], "train"), "eval": []})
     with pytest.raises(UserError, match="split 'eval' is empty"):
@@ -363,7 +363,7 @@ def test_nothing_but_two_policies_and_prompts(inputs, tmp_path):
 
 
 @pytest.mark.slow
-def test_policies_from_outside_and_a_benchmark_are_told_beside_the_runs_own(inputs, tmp_path):
+def test_policies_from_outside_and_a_benchmark_are_reported_beside_the_runs_own(inputs, tmp_path):
     rows = [
         {"prompt": e.messages, "chosen": e.chosen, "rejected": e.rejected, "subset": "ab"[i % 2]}
         for i, e in enumerate(load_split(inputs["data"], "eval"))

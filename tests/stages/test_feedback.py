@@ -99,7 +99,7 @@ def test_no_label_at_all_is_an_error(tmp_path):
         run(tmp_path / "x", tmp_path / "respond", {"feedback": HumanSettings(source="human")})
 
 
-def test_labels_without_information_are_told_of_and_stop_where_that_is_asked_for(tmp_path, responses):
+def test_labels_without_information_are_reported_and_stop_where_that_is_asked_for(tmp_path, responses):
     """A file whose verdicts are all at one half."""
     pairs = [pair for split in ("train", "eval") for pair in load_pairs(responses, split)]
     flat = tmp_path / "flat.jsonl"

@@ -272,7 +272,7 @@ def test_bfloat16_trains_float32_weights(run):
     assert AutoModelForCausalLM.from_pretrained(out / "model").dtype == torch.float32
 
 
-def test_what_cannot_work_is_said(run):
+def test_what_cannot_work_is_reported(run):
     with pytest.raises(UserError, match=r"no preference model 'detial' in this run\. Did you mean 'detail'"):
         run("typo", **{"critic.kind": "separate", "critic.init": "pm", "critic.principle": "detial"})
     with pytest.raises(UserError, match="use bfloat16 or float32"):
@@ -345,7 +345,7 @@ def test_killed_stage_leaves_what_the_unbroken_one_does(inputs, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_objective_learnt_stands_beside_the_policy(run, inputs):
+def test_what_the_objective_learnt_is_beside_the_policy(run, inputs):
     out, _ = run("learning", scalarizer="lagrangian")
     state = json.loads((out / "objective.json").read_text())
     multiplier = state["scalarizer"]["lambda"]["toxicity"]

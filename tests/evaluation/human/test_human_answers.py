@@ -64,7 +64,7 @@ def test_answers_of_several_files_are_one_raters(study, ann):
         (lambda f: f["answers"].insert(0, "text"), "ann.json row 1: no item 'text'"),
     ],
 )
-def test_a_damaged_file_is_told_by_file_and_row(study, ann, change, line):
+def test_a_damaged_file_is_named_by_file_and_row(study, ann, change, line):
     file = json.loads(ann)
     change(file)
     with pytest.raises(UserError) as error:
@@ -92,7 +92,7 @@ def test_two_people_with_one_name(study, ann):
         read({"1.json": ann, "2.json": other}, study.key())
 
 
-def test_many_mistakes_are_told_briefly(study, ann):
+def test_many_mistakes_are_reported_briefly(study, ann):
     file = json.loads(ann)
     for row in file["answers"]:
         row["answer"] = "?"
@@ -117,7 +117,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_value_that_cannot_be_is_told_by_its_row_in_few_words(study, ann, case):
+def test_a_value_that_cannot_be_is_named_by_its_row_in_few_words(study, ann, case):
     change, line = WRONG[case]
     file = json.loads(ann)
     file["answers"][0] |= change

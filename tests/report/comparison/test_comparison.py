@@ -69,7 +69,7 @@ def unprinted(monkeypatch):
     monkeypatch.setattr(compare, "_write_figure", lambda out, chart: chart.table())
 
 
-def test_each_policy_stands_once_under_a_name_that_tells_it_apart(built):
+def test_each_policy_is_there_once_under_a_name_that_tells_it_apart(built):
     found, _, _ = built
     labels = {policy["label"]: policy for policy in found["policies"]}
     assert list(labels) == ["linear", "max-min", "soft-max-min", "single PM", "SFT"]
@@ -124,7 +124,7 @@ def test_published_values_stand_beside_ours_where_they_apply(built, runs, tmp_pa
     assert spans["linear"] is None and spans["single PM"] == [0.678, 0.716]
 
 
-def test_runs_are_told_apart_by_what_differs_alone(built):
+def test_runs_are_distinguished_by_what_differs_alone(built):
     _, html, _ = built
     (table,) = re.findall(r'aria-label="Runs">.*?</table>', html, re.DOTALL)
     heads = re.findall(r"<th scope=\"col\">(.*?)</th>", table)

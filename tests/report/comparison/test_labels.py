@@ -16,7 +16,7 @@ def test_only_keys_that_differ():
     assert differing([config("max_min"), config("linear")]) == ["scalarizer.name"], "its function follows from it"
 
 
-def test_a_parameter_that_differs_under_one_name_is_told():
+def test_a_parameter_that_differs_under_one_name_is_reported():
     soft = {"scalarizer.params.temperature": 1.0}, {"scalarizer.params.temperature": 2.0}
     found = differing([config("soft_max_min", **soft[0]), config("soft_max_min", **soft[1]), config()])
     assert found == ["scalarizer.name", "scalarizer.params.temperature"]
@@ -26,7 +26,7 @@ def test_a_key_that_some_configs_lack_tells_nothing():
     assert differing([config(), config() | {"ppo.new": 3}]) == []
 
 
-def test_the_count_of_principles_stands_for_how_it_was_chosen():
+def test_the_count_of_principles_means_how_it_was_chosen():
     assert differing([config(principles=4) | {"principles.count": 4}, config() | {"principles.count": None}]) == [
         "principles"
     ]
