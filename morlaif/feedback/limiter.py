@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +17,7 @@ BOLDER = 1.5  # by how much a rate that was learnt from 429s is raised at first,
 ENOUGH = 20  # requests that must have been taken before their number tells a rate
 SETTLED = 1.03  # below this it is no longer raised
 FIRST_WIDTH = 8  # requests in flight before the server has answered any
+SLOWER = 3.0  # times the fastest answer: what took longer waited for others
 
 
 class Stopped(Exception):
@@ -96,12 +98,16 @@ class Limiter:
     """Paces requests and tokens, and bounds how many requests are in flight.
 
     The width doubles with each round of good answers until the server pushes back, is halved then, and grows by one a
-    round from there: additive increase, multiplicative decrease. A pause holds for all requests, since a server that
+    round from there: additive increase, multiplicative decrease. A server that takes all and answers ever later pushes
+    back too, before it is too late: past a quarter of `timeout` the width grows no more, past half of it it is halved.
+    A pause holds for all requests, since a server that
     turns one away has no room for the others. A closed limiter lets what is on its way come home, as it is paid for,
     and sends nothing more.
     """
 
-    def __init__(self, concurrency: int, requests: float | None = None, tokens: float | None = None) -> None:
+    def __init__(
+        self, concurrency: int, requests: float | None = None, tokens: float | None = None, timeout: float = math.inf
+    ) -> None:
         self.most = concurrency
         self.width = float(min(FIRST_WIDTH, concurrency))
         self.requests, self.tokens = RateLimit(requests), RateLimit(tokens)
@@ -113,6 +119,33 @@ class Limiter:
         self._resume = 0.0  # no request before this moment of the loop's clock
         self._narrowed = 0.0  # when the width was last halved
         self._closed = asyncio.Event()
+        self._timeout, self._fastest = timeout, math.inf  # seconds of a request: at most, and of the fastest
+        self._grouped, self._room = 0, asyncio.Event()  # requests that groups have room for, and news of room
+
+    def bound(self, most: int) -> None:
+        """The server works on no more than `most` at once."""
+        self.most = min(self.most, most)
+        self.width = min(self.width, float(self.most))
+
+    @asynccontextmanager
+    async def group(self, requests: int) -> AsyncIterator[None]:
+        """Hold room for `requests` at once that follow one another: a server that works on few at once still has what
+        the next one shares with the last.
+
+        Raises:
+            Stopped: the limiter is closed.
+        """
+        while self._grouped and self._grouped + requests > int(self.width) and not self._closed.is_set():
+            self._room.clear()
+            await self._room.wait()
+        if self._closed.is_set():
+            raise Stopped
+        self._grouped += requests
+        try:
+            yield
+        finally:
+            self._grouped -= requests
+            self._room.set()
 
     @asynccontextmanager
     async def slot(self, tokens: float = 0.0) -> AsyncIterator[None]:
@@ -142,7 +175,12 @@ class Limiter:
         """A good answer came to a request of the moment `sent`: widen, if the width was what held us back."""
         if self._learner:
             self._learner.taken(sent)
-        if self._waiting or self._in_flight + 1 >= self.width:
+        took = _now() - sent if sent else 0.0
+        self._fastest = min(self._fastest, took)
+        if took > max(self._timeout / 4, SLOWER * self._fastest):
+            if took > self._timeout / 2:
+                self.pushed_back(since=sent)
+        elif self._waiting or self._in_flight + 1 >= self.width:
             self.width = min(self.most, self.width + (1.0 if self._doubling else 1.0 / self.width))
             self._wake()
 
@@ -181,6 +219,7 @@ class Limiter:
 
     def close(self) -> None:
         self._closed.set()
+        self._room.set()
 
     async def _enter(self) -> None:
         if self._in_flight < int(self.width) and not self._waiting:
@@ -200,6 +239,7 @@ class Limiter:
         self._wake()
 
     def _wake(self) -> None:
+        self._room.set()
         while self._waiting and self._in_flight < int(self.width):
             if not (turn := self._waiting.popleft()).done():
                 self._in_flight += 1

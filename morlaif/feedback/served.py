@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 from morlaif.errors import suggest
@@ -34,6 +34,7 @@ class Served:
     name: str  # as the server calls it
     fingerprint: Mapping[str, Any]  # what tells it from others; empty: only the name does
     names: tuple[str, ...] = ()  # under which its replies may come
+    slots: int | None = None  # requests that it works on at once, where it tells
 
     @property
     def id(self) -> str:
@@ -56,7 +57,7 @@ def find(models: Any, model: str, alias: Alias, ask: Ask) -> Served | None:
     Raises:
         NotServed: the server lists its models, and this one is not among them; with what it serves, in words.
     """
-    entries = _entries(models)
+    entries, ask = _entries(models), cache(ask)
     if not entries:
         return None
     entry = _chosen(entries, model, alias)
@@ -67,7 +68,7 @@ def find(models: Any, model: str, alias: Alias, ask: Ask) -> Served | None:
     fingerprint = _fingerprint(entry, ask)
     if not any(same(model, name) for name in _names(entry)):
         fingerprint["listed"] = entry["id"]  # an alias allows it, and may allow another one tomorrow
-    return Served(entry["id"], fingerprint, tuple(_names(entry)))
+    return Served(entry["id"], fingerprint, tuple(_names(entry)), _slots(entry, ask))
 
 
 def only(models: Any) -> str:
@@ -146,7 +147,7 @@ def _strict(entries: Sequence[Mapping[str, Any]]) -> bool:
 def _fingerprint(entry: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
     fingerprint: dict[str, Any] = {}
     meta, owner = entry.get("meta"), entry.get("owned_by")
-    if owner == "llamacpp" or (isinstance(meta, Mapping) and "n_params" in meta):
+    if _is_llama_cpp(entry):
         fingerprint |= {name: meta[name] for name in META if isinstance(meta, Mapping) and name in meta}
         props = ask("/props")
         if isinstance(props, Mapping):
@@ -161,6 +162,17 @@ def _fingerprint(entry: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
     if owner == entry["id"] and isinstance(info := ask("/info"), Mapping):  # Text Generation Inference
         fingerprint |= {name: info[name] for name in ("model_id", "model_sha", "model_dtype") if info.get(name)}
     return fingerprint
+
+
+def _is_llama_cpp(entry: Mapping[str, Any]) -> bool:
+    meta = entry.get("meta")
+    return entry.get("owned_by") == "llamacpp" or (isinstance(meta, Mapping) and "n_params" in meta)
+
+
+def _slots(entry: Mapping[str, Any], ask: Ask) -> int | None:
+    props = ask("/props") if _is_llama_cpp(entry) else None
+    slots = props.get("total_slots") if isinstance(props, Mapping) else None
+    return slots if isinstance(slots, int) and slots > 0 else None
 
 
 def _of_props(props: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,19 +47,14 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
     counts = "verdict"
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
-        settings = unit.reads.feedback
-        company = unit.reads.company.principles if unit.reads.company else ()
-        respond = unit.of("respond")[0].reads.respond
-        new = respond.max_new_tokens if isinstance(respond, SampleResponses) else ASSUMED_TOKENS[1]
-        judge = judging(settings, len(company) or 1, new)
+        judge = judging(unit.reads.feedback, _side_by_side(unit.reads), _longest(unit) or ASSUMED_TOKENS[1])
         return None if judge is None else judged_here(self.name, judge, machine)
 
     def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
         settings = unit.reads.feedback
         if not isinstance(settings, HfSettings):
             return []  # a server takes its own time, which the table of costs has
-        company = unit.reads.company.principles if unit.reads.company else ()
-        judge = judging(settings, len(company) or 1, data.response)
+        judge = judging(settings, _side_by_side(unit.reads), min(data.response, _longest(unit) or data.response))
         if judge is None or data.examples is None:
             return None
         verdicts = data.examples * (unit.reads.verdicts_per_pair or 1)
@@ -76,6 +71,17 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
             and not processor_lacks_bfloat16()
         ):
             yield "feedback.dtype=bfloat16"  # other numbers, to rounding: other verdicts
+
+
+def _side_by_side(reads: FeedbackReads) -> int:
+    """Principles under which a pair is judged one right after another."""
+    return len(reads.company.principles) if reads.company else reads.verdicts_per_pair or 1
+
+
+def _longest(unit: Unit) -> int | None:
+    """Tokens of a response at most; None: the responses are the data's own."""
+    respond = unit.of("respond")[0].reads.respond
+    return respond.max_new_tokens if isinstance(respond, SampleResponses) else None
 
 
 INSTRUCTION, ENDING = 60, 90  # tokens of the instruction before the dialogue, and of a principle behind it

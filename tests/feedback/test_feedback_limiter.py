@@ -92,6 +92,52 @@ def test_the_width_stays_where_it_is_not_used():
     asyncio.run(main())
 
 
+def test_answers_that_come_ever_later_narrow_the_width_before_they_time_out():
+    """A server with few places that takes all requests answers to nobody in time."""
+
+    async def main():
+        limiter, now = Limiter(100, timeout=100.0), asyncio.get_running_loop().time
+        limiter._in_flight = 100  # the width is what holds us back
+        for seconds, width in ((4, 9), (24, 10), (26, 10), (49, 10), (51, 5)):
+            limiter.succeeded(now() - seconds)
+            assert limiter.width == width, seconds
+        slow = Limiter(100, timeout=100.0)  # alone, it takes as long: that is no queue
+        slow._in_flight = 100
+        for _ in range(3):
+            slow.succeeded(now() - 60)
+        assert slow.width == 11
+
+    asyncio.run(main())
+
+
+def test_groups_have_as_much_room_as_requests():
+    async def main():
+        limiter, open_at_once, most = Limiter(100), 0, []
+
+        async def grouped():
+            nonlocal open_at_once
+            async with limiter.group(2):
+                open_at_once += 1
+                most.append(open_at_once)
+                for _ in range(3):
+                    await asyncio.sleep(0.001)
+                open_at_once -= 1
+
+        limiter.bound(5)
+        await asyncio.gather(*(grouped() for _ in range(20)))
+        assert len(most) == 20 and max(most) == 2
+        limiter.bound(1)
+        await asyncio.gather(*(grouped() for _ in range(3)))  # one at least
+        async with limiter.group(2):
+            waiting = asyncio.ensure_future(grouped())
+            await asyncio.sleep(0.001)
+            limiter.close()
+            with pytest.raises(Stopped):
+                await waiting
+
+    asyncio.run(main())
+
+
 def test_never_more_in_flight_than_the_width():
     async def main():
         limiter, now, most = Limiter(3), 0, 0

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from chat_server import ChatServer, fingerprint, grade_of, judged_gap, leaning
+from servers import llama_cpp
 
 from morlaif.errors import UserError
 from morlaif.feedback.arithmetic import soft_label
@@ -168,6 +169,21 @@ def test_pair_major_order_sends_one_question_of_a_pair_ahead(pairs, principles, 
         order = list(dict.fromkeys(asked))
         assert [asked.index(text) for text in order] == sorted(asked.index(text) for text in order)
         assert max(i for i, text in enumerate(asked) if text == order[0]) < 30  # a pair's questions lie close together
+        assert server.most_in_flight <= 2
+
+
+def test_a_server_of_few_places_gets_no_more_at_once(pairs, principles, settings_for, tmp_path):
+    """And a pair's questions follow one another there: what they share is still in its place."""
+    with ChatServer(delay=0.01) as server:
+        llama_cpp(server, "m.gguf")
+        judge = open_judge(
+            settings_for(server, model="m.gguf", order="pair", logprobs="always"), ledger=tmp_path / "l", seed=0
+        )
+        label_all(judge, PairChunks.of(pairs[:8]), principles.chosen[:3], tmp_path / "lock")
+        assert server.received == 48 and server.most_in_flight <= 2
+        asked = [body["messages"][1]["content"].split("\nOption A")[0] for body in server.bodies]
+        pair = [list(dict.fromkeys(asked)).index(text) for text in asked]
+        assert pair[-12:] == [pair[-12]] * 6 + [pair[-1]] * 6  # once it is known how many places it has
 
 
 def test_an_unknown_way_of_asking_is_named(server, settings_for):

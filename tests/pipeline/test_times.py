@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from composed import config
 
@@ -92,3 +94,17 @@ def test_as_many_preference_models_learn_at_once_as_fit(tmp_path):
     for size in halves("hardware.machine.device_memory", 64):
         smaller = memory_of(apply(made, [size]), "pm")
         assert smaller.device <= large.device
+
+
+def test_a_judge_reads_once_what_a_pairs_verdicts_share(made, tmp_path):
+    """And of a sampled response no more than it may be long."""
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **shape}))
+
+    def of(*more):
+        judged = apply(made, ["feedback=hf", f"feedback.path={tmp_path}", "respond=sample", *more])
+        return seconds(judged).seconds["feedback/single"]
+
+    once, twice = of("principles.verdicts_per_pair=1"), of("principles.verdicts_per_pair=2")
+    assert once < twice < 2 * once
+    assert of("respond.max_new_tokens=16") < of("respond.max_new_tokens=32")

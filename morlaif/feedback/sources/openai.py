@@ -50,6 +50,7 @@ log = logging.getLogger("morlaif.feedback")
 
 ELSEWHERE = 0.05  # seconds between two looks for an answer that another process is waiting for
 MOST_SYSTEMS = 8  # fingerprints of a server's systems that are recorded
+ORDERS = 2  # questions of a verdict, which are asked side by side
 ENOUGH = 100  # verdicts after which a low share of valid ones stops the work
 
 
@@ -137,7 +138,7 @@ class Chat(Generic[A, V]):
         pairs = (list(group) for _, group in itertools.groupby(comparisons, key=lambda asked: asked.id))
         settings = self._settings
         self._limiter = limiter = Limiter(
-            settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute
+            settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute, settings.timeout
         )
         failures: list[UserError | MachineError] = []
 
@@ -156,8 +157,11 @@ class Chat(Generic[A, V]):
             try:
                 for pair in pairs:
                     if settings.order == "pair" and len(pair) > 1:
-                        await done(pair.pop(0))  # alone, so that the others find the pair's prefix at the server
-                    await _all(done(asked) for asked in pair)
+                        async with limiter.group(ORDERS):
+                            for asked in pair:  # each finds the prefix that they share at the server
+                                await done(asked)
+                    else:
+                        await _all(done(asked) for asked in pair)
             except Stopped:
                 pass
             except (UserError, MachineError) as error:
@@ -193,6 +197,8 @@ class Chat(Generic[A, V]):
                 remember(ledger, self._settings, found.served)
                 self._watch.know(found.served)
                 self._note(ledger, found.served)
+                if found.served is not None and found.served.slots and self._limiter is not None:
+                    self._limiter.bound(found.served.slots)
             elif found.state == "away" and not is_identified(self._settings, ledger):
                 return ServerCheck("wrong", found.line)  # perhaps it answers questions and nothing else: that will show
             return found
