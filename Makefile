@@ -10,7 +10,7 @@ ARGS ?=
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed  ## Run the whole pipeline on the toy world and open-ready its report (2 to 3 minutes)
+demo: $(VENV)/installed  ## Run the whole pipeline on the toy world; prints where its report lies (2 to 3 minutes)
 	$(BIN)/morlaif experiment=quickstart $(ARGS)
 
 real: given $(VENV)/installed  ## Run the whole pipeline on MODEL= and JUDGE= of yours and thirty example dialogues (some 20 minutes with 0.3B on two cores)

@@ -59,7 +59,7 @@ def _judge(part: str, otherwise: str | None, *, _root_: DictConfig) -> str | Non
 
 @contextmanager
 def composing(config_dir: str | None) -> Iterator[None]:
-    """Inside, Hydra's `compose` reads our presets and all that stand beside them."""
+    """Inside, Hydra's `compose` reads our presets and all beside them."""
     from hydra import initialize_config_module
 
     from morlaif.searchpath import with_folder

@@ -51,7 +51,7 @@ class KeyType(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """What may stand at the discriminator, but for dotted paths."""
+        """What may be given at the discriminator, but for dotted paths."""
         if not isinstance(self.by, OneOf):
             return list(self.members)
         ours = [tag for tag in self.members if tag != OneOf.OTHERS]

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_flags(words: Sequence[str]) -> argparse.Namespace:
-    """The flags and overrides of a command line, on whichever side of each other they stand.
+    """The flags and overrides of a command line, on whichever side of each other they are.
 
     Raises:
         UserError: a flag that there is not, or one that lacks or misses its value.

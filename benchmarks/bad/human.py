@@ -61,7 +61,7 @@ def answers(name: str, change: Callable[[dict[str, Any]], Any], *wants: str) -> 
 
 
 def table(*rows: str) -> Callable[[Path], None]:
-    """Ann's answers as a CSV of these rows, in which FORM and ITEM stand for what they are."""
+    """Ann's answers as a CSV of these rows, in which FORM and ITEM are replaced by what they are."""
 
     def change(human: Path) -> None:
         known = json.loads((human / "key.json").read_text())

@@ -154,7 +154,7 @@ def _rows(stream: BufferedIOBase, name: str, where: list[str]) -> Iterator[tuple
 
 
 def _lines_before_array(stream: BufferedIOBase) -> int | None:
-    """How many line ends stand before the array that the stream holds; None if it holds none. The stream is at the
+    """How many line ends there are before the array that the stream holds; None if it holds none. The stream is at the
     array's "[", or at its beginning."""
     read, lines = 0, 0
     while block := stream.read(4096):

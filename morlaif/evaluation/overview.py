@@ -40,7 +40,7 @@ class Scored:
 
     @property
     def parts(self) -> list[str]:
-        """Models that each stand for one principle; all where none does."""
+        """Models of one principle each; all where none does."""
         return [name for name in self.names if name in self.principles] or list(self.names)
 
     def columns(self, names: Sequence[str]) -> list[int]:

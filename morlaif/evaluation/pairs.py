@@ -55,7 +55,7 @@ class ScoredPairs:
 
     @property
     def of_principles(self) -> list[int]:
-        """Columns of the models that each stand for one principle; of all models where none does."""
+        """Columns of the models of one principle each; of all models where none does."""
         return [k for k, name in enumerate(self.names) if name not in self.whole] or list(range(len(self.names)))
 
 

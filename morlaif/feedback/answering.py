@@ -40,7 +40,7 @@ def settle(
 
     Args:
         ledger: its file, which need not exist.
-        key: where the settings stand in the config.
+        key: of the settings in the config.
         patience: seconds for which a server that is loading its model is waited for.
         say: hears a line where the server was silent, or something else is worth knowing.
 

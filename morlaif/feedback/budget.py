@@ -16,7 +16,7 @@ OTHERS = 0.2  # seconds between two looks at what other processes have set aside
 class Budget:
     """Spends at most `limit` US dollars (None: any sum) of all that the ledger holds, with what is on its way.
 
-    Reservations stand in the ledger, so that several processes share one cap. What a killed process had set aside is
+    Reservations are in the ledger, so that several processes share one cap. What a killed process had set aside is
     given back: at once if it ran on this machine, else `stale` seconds after it last touched its reservation.
     """
 
@@ -32,7 +32,7 @@ class Budget:
     async def reserve(self, most: float) -> AsyncIterator[None]:
         """Set `most` dollars aside for one request, until its real cost is in the ledger.
 
-        Waits where only reservations stand in the way, which are higher than what they will cost.
+        Waits where only reservations are in the way, which are higher than what they will cost.
 
         Raises:
             UserError: the rest of the money is not enough.

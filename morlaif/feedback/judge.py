@@ -42,7 +42,7 @@ class Judge:
         raise NotImplementedError
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
-        """The valid verdicts that are known already, for a judge that remembers; invalid ones stand for the others."""
+        """The valid verdicts that are known already, for a judge that remembers, with invalid ones for the others."""
         return Verdicts.none(self.name, pair_ids)
 
     def truth(self, comparison: Comparison) -> float | None:
@@ -69,7 +69,7 @@ class SourceJudge(Judge, Generic[S]):
 
 
 def at_home(error: UserError | MachineError, key: str) -> UserError | MachineError:
-    """The same error for settings that stand at `key`: a source speaks of the group `feedback`."""
+    """The same error for settings at `key`: a source speaks of the group `feedback`."""
     return error if key == "feedback" else type(error)(re.sub(r"\bfeedback\.(?=[a-z])", f"{key}.", str(error)))
 
 

@@ -109,7 +109,7 @@ def label_all(
 
 
 def draw(constitution: Sequence[Principle], count: int, seed: int) -> Assign:
-    """`count` different principles for each pair, drawn by its identity: the same whatever pairs stand beside it."""
+    """`count` different principles for each pair, drawn by its identity: the same whatever the other pairs are."""
 
     def assign(pair_id: str) -> Sequence[Principle]:
         return random.Random(f"{seed}/{pair_id}").sample(constitution, count)

@@ -3,11 +3,11 @@
 One SQLite file in WAL mode, shared by all runs of a store and by several processes at once. Each answer is one
 transaction: a process killed at any moment loses none that was written, and a torn write is rolled back on opening.
 (With synchronous=NORMAL: after a loss of power the file is consistent, but may lack the last answers.) The small
-columns that labelling reads stand in one table, the raw replies, compressed and kept for audit, in another.
+columns that labelling reads are in one table, the raw replies, compressed and kept for audit, in another.
 
 What labelling reads back is the table of verdicts: both orders of a pair as one row, under a *scope* (who judges, under
 which principle, in which words) and the pair's own identity. It follows from the answers, and can be looked up a
-hundred times faster than the questions can be written out again and hashed. Only valid verdicts stand there.
+hundred times faster than the questions can be written out again and hashed. Only valid verdicts are there.
 """
 
 from __future__ import annotations

@@ -326,7 +326,7 @@ def grade_drawn(reply: Reply) -> Value:
 
 
 def field_drawn(name: str, reply: Reply) -> Value:
-    """+1 or −1 for the letter under `name` in a JSON reply, which may stand in a fenced block."""
+    """+1 or −1 for the letter under `name` in a JSON reply, which may be in a fenced block."""
     if reply.text is not None and "{" not in reply.text and not unfinished(reply):
         return refused(reply) or (None, NO_JSON)
 

@@ -49,7 +49,7 @@ def server_problems(key: str, settings: OpenAISettings, *, away_is_one: bool = T
     """What would keep a run from asking this server, a finished line each, within `LIMIT` seconds.
 
     Args:
-        key: where `settings` stand in the config, such as "feedback" or "eval.judge.engine".
+        key: of `settings` in the config, such as "feedback" or "eval.judge.engine".
         away_is_one: whether it is a problem if nothing answers; not where the ledger may know all that will be asked.
     """
     try:

@@ -44,7 +44,7 @@ from morlaif.settings import (
 Covers = Annotated[tuple[Line, ...], Field(min_length=1), DISTINCT]  # toy principles whose mean the rules judge takes
 
 
-RESERVED = ("single", "human", "gold")  # preference models of labels that stand for no one principle
+RESERVED = ("single", "human", "gold")  # preference models of labels of no one principle
 
 
 class Wording(Settings):
@@ -352,7 +352,7 @@ class PluginFeedback(Settings):
         """Imports it.
 
         Args:
-            key: where these settings stand in the config, for messages.
+            key: of these settings in the config, for messages.
             methods: of which it must have one of its own.
 
         Raises:

@@ -13,7 +13,7 @@ Scope = Callable[[Principle], tuple[bytes, str] | None]  # identity and descript
 
 
 class VerdictCache:
-    """`scope` names where verdicts under a principle stand. Belongs to one thread at a time, as its ledger does."""
+    """`scope` names where verdicts under a principle are kept. Belongs to one thread at a time, as its ledger does."""
 
     def __init__(self, name: str, ledger: Ledger, scope: Scope) -> None:
         self.name = name  # the judge's

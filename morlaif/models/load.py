@@ -210,7 +210,7 @@ def chat_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> G
 
 
 def point_to(folder: Path, source: Source) -> dict[str, Any]:
-    """Let the artifact folder `folder` stand for the untouched model of `source`; a hub id is pinned to its commit.
+    """Let the artifact folder `folder` point to the untouched model of `source`; a hub id is pinned to its commit.
 
     Whether the model may run Python of its own is not written down: the config of each run says so anew.
     """
@@ -228,7 +228,7 @@ def point_to(folder: Path, source: Source) -> dict[str, Any]:
 
 
 def point_to_adapter(folder: Path, base: Path) -> None:
-    """Let the artifact folder `folder` stand for the model of the artifact `base` with the adapter in `ADAPTER`."""
+    """Let the artifact folder `folder` point to the model of the artifact `base` with the adapter in `ADAPTER`."""
     source = source_of(base)
     origin = {
         "path": source.path, "revision": source.revision, "attention": source.attention, "untouched": not source.own,

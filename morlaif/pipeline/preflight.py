@@ -277,7 +277,7 @@ def _labels(settings: JsonlSettings) -> Iterator[str]:
 
 
 def _asked(config: Config, stages: set[str]) -> Iterator[tuple[str, FeedbackSettings]]:
-    """The judges that are still to be asked, by where their settings stand."""
+    """The judges that are still to be asked, by the keys of their settings."""
     reward = config.reward
     parts = reward.parts if isinstance(reward, MixtureReward) else {"": reward}
     raters = {name: part for name, part in parts.items() if isinstance(part, JudgeReward)}

@@ -34,7 +34,7 @@ def with_served(config: Config, say: Callable[[str], Any], wait: bool) -> Config
 
 
 def asked(config: Config) -> Iterator[tuple[tuple[str, ...], OpenAISettings]]:
-    """The servers that the stages of a run would ask, by where their settings stand in the config."""
+    """The servers that the stages of a run would ask, by the keys of their settings."""
     stages = reached(config.stages)
     if (
         isinstance(config.feedback, OpenAISettings)

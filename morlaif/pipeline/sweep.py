@@ -84,7 +84,7 @@ class Sweep:
         folders = [self.runs / name for _, name in self.jobs]
         try:
             made = _page(folders, self.labels(), config, self.folder, self.command, console)
-        except (UserError, MachineError) as error:  # the runs stand, whatever happens to their page
+        except (UserError, MachineError) as error:  # the runs are finished, whatever happens to their page
             say(console, ("comparison failed:", "bold red"), f" {error}")
             return False
         if not made:

@@ -65,7 +65,7 @@ class PreferenceBank:
         return scores
 
     def deviation(self, prompts: Prompts, responses: Sequence[str]) -> Tensor:
-        """(B, K): how far the members of each score stand apart; NaN for models that are no ensemble."""
+        """(B, K): how far the members of each score are apart; NaN for models that are no ensemble."""
         return self._read(prompts, responses, [reader.deviation for reader in self._readers])
 
     def modules(self) -> Iterator[nn.Module]:

@@ -34,7 +34,7 @@ scores = trunk.score(mean)[:, 0]  # (B,); `model(...).logits` would read the las
 def write_card(path: Path, report: PMReport, settings: TrainedPM, about: str) -> None:
     """README.md with principle, data, accuracy, calibration, and the lines that load the model without this project.
 
-    about: the kind in a sentence, in which {together}, {members}, {offsets} and {rule} may stand.
+    about: the kind in a sentence, in which {together}, {members}, {offsets} and {rule} may be used.
     """
     adapter = report.adapter is not None
     accuracy, length, pairs = report.accuracy, report.length_baseline, report.pairs
@@ -143,7 +143,7 @@ def _question(report: PMReport) -> str:
         return ""
     asked = report.question.replace("\n", "\n    ")
     return f"""
-Behind it, not counted in that length, stand two line breaks, this text, and EOS again:
+Behind it, not counted in that length, come two line breaks, this text, and EOS again:
 
     {visible(asked, lines=True)}
 """

@@ -43,7 +43,7 @@ class TrainingCheckpoints:
         self.found: list[_Found] = ranks.on_first(self._whole)
 
     def place(self, name: str, member: int = 0) -> str | None:
-        """The folder that principle `name` goes on from. Those with the same one stand at the same step."""
+        """The folder that principle `name` goes on from. Those with the same one are at the same step."""
         own = self.fingerprints[name]
         fitting = [one for one in self.found if one.member == member and one.fingerprints.get(name) == own]
         return max(fitting, key=lambda one: one.step).folder if fitting else None

@@ -178,7 +178,7 @@ class Conditioned(Shared[ConditionedPM]):
         if recurrent(name):
             return f"has recurrent layers ({name}), which read several questions in one pass as one text"
         if local or (slopes(name) and text.get("alibi", name != "falcon") is True):
-            return f"takes no positions ({name}), so that several questions cannot stand behind one dialogue"
+            return f"takes no positions ({name}), so that several questions cannot follow one dialogue"
         return None
 
     def learn(self, session: Session, taught: Sequence[int]) -> None:

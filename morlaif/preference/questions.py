@@ -28,7 +28,7 @@ def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def question_states(model: PreTrainedModel, batch: PaddedBatch, questions: Sequence[Sequence[int]]) -> Tensor:
-    """Last hidden states (B, K, H) at the end of each question, as if each stood alone behind each dialogue."""
+    """Last hidden states (B, K, H) at the end of each question, as if each were alone behind each dialogue."""
     device, (rows, width) = batch.ids.device, batch.ids.shape
     tail = torch.tensor([token for question in questions for token in question], device=device)
     owner = torch.tensor([k for k, question in enumerate(questions) for _ in question], device=device)
@@ -92,7 +92,7 @@ def _masks(model: PreTrainedModel, seen: Tensor, positions: Tensor) -> Tensor | 
     """Additive masks (B, 1, L, L) as the trunk takes them: one, or one for each kind of layer that its config names.
 
     `seen` (B, L, L): who sees whom where attention is full. Windows and chunks are counted in positions, not in
-    places: questions stand side by side, but each as if right behind its dialogue.
+    places: questions come side by side, but each as if right behind its dialogue.
     """
     config = model.config.get_text_config()
     device_type = seen.device.type

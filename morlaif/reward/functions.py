@@ -1,4 +1,4 @@
-"""Rewards that need no model. Yours may stand in any module: see `FunctionReward`."""
+"""Rewards that need no model. Yours may be in any module: see `FunctionReward`."""
 
 from __future__ import annotations
 

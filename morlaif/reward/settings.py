@@ -93,7 +93,7 @@ class PluginReward(Named):
         """What makes it; imports the class.
 
         Args:
-            key: where these settings stand in the config, for messages.
+            key: of these settings in the config, for messages.
 
         Raises:
             UserError: there is none, it cannot be imported, or it has other parameters.
@@ -154,7 +154,7 @@ class Column(Settings):
 
 
 class RewardLayout(Settings):
-    """The columns of a reward in their order. They stand in the digest, and tell the stages how to put it together."""
+    """The columns of a reward in their order. They count in the digest, and tell stages how to put it together."""
 
     reward: RewardSettings
     columns: tuple[Column, ...]
@@ -209,7 +209,7 @@ def of_whole(reward: RewardSettings, labels: str) -> RewardLayout:
 
 
 def key_of(reward: RewardSettings, part: str) -> str:
-    """Where a part's settings stand in the config."""
+    """The key of a part's settings."""
     return f"reward.parts.{part}" if isinstance(reward, MixtureReward) else "reward"
 
 

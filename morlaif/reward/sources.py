@@ -101,7 +101,7 @@ class JudgeScores:
     """
 
     def __init__(self, rater: Rater, asked: Mapping[str, Criterion], settings: JudgeReward, key: str) -> None:
-        """`asked`: the criterion of each column. `key`: where `settings` stand in the config, for messages."""
+        """`asked`: the criterion of each column. `key`: of `settings` in the config, for messages."""
         self.names = tuple(asked)
         self._rater, self._asked, self._settings, self._key = rater, asked, settings, key
         self._count: Counter[str] = Counter()

@@ -31,7 +31,7 @@ class Experience:
     stopped: Tensor  # (B,) bool: by a stop string
     scores: Tensor  # (B, K) of each principle, as the reward gave them
     reward: Tensor  # (B,) scalarized, before shaping and KL
-    shaped: Tensor  # (B,) scaled, clipped, punished: what stands at the last token
+    shaped: Tensor  # (B,) scaled, clipped, punished: what is paid at the last token
     logprobs: Tensor  # (B, T) of the sampled tokens under the policy as it was, from the training forward
     ref_logprobs: Tensor  # (B, T) under the reference
     entropy: Tensor  # (B, T) of the policy before each token
@@ -53,7 +53,7 @@ class Batch:
     positions: Tensor  # (1, W) 0 … W - 1
     read: Tensor  # (N,) places, in the flattened batch, of the states before response tokens
     targets: Tensor  # (N,) the response tokens, row after row
-    mask: Tensor  # (m, T) bool: where those N stand in a padded response
+    mask: Tensor  # (m, T) bool: where those N are in a padded response
 
     def unpack(self, packed: Tensor) -> Tensor:
         """(N,) -> (m, T), zero on padding."""

@@ -8,7 +8,7 @@ EPS = 1e-8
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `x` over the true places of `mask`, all axes: a scalar. What stands elsewhere, even NaN, is not read."""
+    """Mean of `x` over the true places of `mask`, all axes: a scalar. What is elsewhere, even NaN, is not read."""
     return x.masked_fill(~mask, 0).sum() / mask.sum()
 
 

@@ -1,4 +1,4 @@
-"""What a PPO run may be told. The values and their sources stand in `conf/ppo/`."""
+"""Settings of a PPO run. The values and their sources are in `conf/ppo/`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Seen:
-    """An update, an epoch or a step, once all ranks have said what they saw."""
+    """An update, an epoch or a step, once all ranks have reported what they saw."""
 
     tokens: int
     states: int

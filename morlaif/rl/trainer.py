@@ -2,7 +2,7 @@
 
     1 sample  →  2 score  →  3 shape the reward  →  4 estimate advantages  →  5 optimise  →  6 log
 
-`PPOTrainer.step` is the algorithm; the mathematics stands in `advantages`, `kl`, `losses`, `masked` and `shaping`.
+`PPOTrainer.step` is the algorithm; the mathematics is in `advantages`, `kl`, `losses`, `masked` and `shaping`.
 With many processes, each samples, scores, evaluates and learns from its share of the rows; the tables of a step
 (`Experience`) are small, and every process holds them whole, so nothing in between knows of the others.
 """

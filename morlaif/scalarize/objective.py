@@ -149,7 +149,7 @@ class Objective:
             )
 
     def state_dict(self) -> State:
-        """What `observe` has learnt, as JSON. Principles stand by name, so their order does not matter."""
+        """What `observe` has learnt, as JSON. Principles are given by name, so their order does not matter."""
         return copy.deepcopy(self.state)
 
     def load_state_dict(self, state: State) -> None:

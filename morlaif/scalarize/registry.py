@@ -173,7 +173,7 @@ def _parts(function: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 @cache
 def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of one function that are given by name: all but the rewards, which stand first."""
+    """The parameters of one function that are given by name: all but the rewards, which come first."""
     parameters = inspect.signature(function).parameters.items()
     first = next(iter(parameters), (None, None))[0]
     return {key: p for key, p in parameters if key != first or p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -23,7 +23,7 @@ from morlaif.units.unit import Stage, Unit
 @dataclass(frozen=True, kw_only=True)
 class FeedbackReads(Reads):
     feedback: FeedbackSettings
-    principle: Principle | None = None  # none for a constitution, and for human labels that stand for no principle
+    principle: Principle | None = None  # none for a constitution, and for human labels of no principle
     constitution: tuple[Principle, ...] | None = None
     verdicts_per_pair: int | None = None  # of the constitution
     together: tuple[Principle, ...] | None = None  # all that one request asks about

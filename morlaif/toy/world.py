@@ -40,7 +40,7 @@ def make_world(seed: int, sft: int = 4000, train: int = 900, eval: int = 300) ->
 
 
 def _prompts(seed: int, split: str) -> Iterator[tuple[Random, Prompt]]:
-    """Endless prompts that may stand in `split`, each with the generator to go on with."""
+    """Endless prompts that belong to `split`, each with the generator to go on with."""
     rng = Random(f"{seed}/{split}")
     while True:
         prompt = sample_prompt(rng)

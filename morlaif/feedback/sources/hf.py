@@ -82,7 +82,7 @@ class LocalJudge(SourceJudge[HfSettings]):
         return key, f"{principle.name}, {self.name}"
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
-        """Pair after pair as they come, those under several principles together where they stand side by side."""
+        """Pair after pair as they come, those under several principles together where they come side by side."""
         waiting: list[list[Comparison]] = []
         for _, group in itertools.groupby(comparisons, key=lambda asked: asked.id):
             waiting.append(list(group))

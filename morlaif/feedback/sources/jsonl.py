@@ -187,7 +187,7 @@ _NAMED = "id:"  # before the name of a pair, so that no content is taken for one
 
 
 def _pair(row: Mapping[str, Any], where: str) -> tuple[str, bool]:
-    """What a row's pair is known by, and whether its responses stand in the other order there."""
+    """What a row's pair is known by, and whether its responses are in the other order there."""
     if row.get("pair_id") is not None:
         return _NAMED + row["pair_id"], False
     if (row.get("prompt") is None) == (row.get("messages") is None) or None in (row.get("first"), row.get("second")):

@@ -294,7 +294,7 @@
     const redraw = () => {
       const width = Math.max(240, plot.clientWidth), made = draw[chart.kind](chart, width, hidden);
       made.setAttribute("role", "img");
-      made.setAttribute("aria-label", `${chart.title}. ${chart.caption} The data stand below.`);
+      made.setAttribute("aria-label", `${chart.title}. ${chart.caption} The data are below.`);
       plot.replaceChildren(made);
     };
     const keys = entries(chart);
