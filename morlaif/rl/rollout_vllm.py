@@ -84,14 +84,14 @@ class VLLMRollout:
             return {}
         gap, most = found["sampler/gap"], found["sampler/gap_max"]
         behind = (own - reference)[known].abs().mean().item()
-        distance = (
+        gaps = (
             f"its log-probabilities differ from the policy's by {gap:.2g} nats a token on average, {most:.2g} at most"
         )
         if gap > FAR.get(self.dtype, FAR[torch.bfloat16]):
-            raise MachineError(f"ppo.rollout: vllm samples from another model than the one that learns: {distance}")
+            raise MachineError(f"ppo.rollout: vllm samples from another model than the one that learns: {gaps}")
         if gap > 1e-5 and gap > 2 * behind:  # what rounding leaves is as far from either
             raise MachineError(
-                f"ppo.rollout: vllm did not take over the policy's weights: {distance}, and from those of the policy that "
+                f"ppo.rollout: vllm did not take over the policy's weights: {gaps}, and from those of the policy that "
                 f"the run began with by {behind:.2g}"
             )
         return found
