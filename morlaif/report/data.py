@@ -22,6 +22,7 @@ class RunData:
     details: RunDetails
     samples: list[dict[str, Any]]  # samples.jsonl of evaluate
     curves: Mapping[str, list[dict[str, float]]]  # PPO steps of each arm
+    diagnostics: Mapping[str, list[dict[str, Any]]]  # the lists and tables of those steps, where the method leaves them
 
     @property
     def names(self) -> list[str]:
@@ -88,12 +89,17 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
         raise UserError("report: the run has no unit 'evaluate' to report on; add it to `stages`")
     folder = inputs["evaluate"]
     details = results.load(RunDetails, folder / "details.json", "an evaluation's details")
+    policies = {name: inputs[f"{arm.method}/{name}"] for name, arm in details.arms.items()}
     return RunData(
         config=config,
         results=results.load(RunResults, folder / "results.json", "an evaluation's results"),
         details=details,
         samples=read_lines(folder / "samples.jsonl"),
-        curves={name: read_lines(inputs[f"{arm.method}/{name}"] / "curve.jsonl") for name, arm in details.arms.items()},
+        curves={name: read_lines(folder / "curve.jsonl") for name, folder in policies.items()},
+        diagnostics={
+            name: read_lines(file) if (file := folder / "diagnostics.jsonl").is_file() else []
+            for name, folder in policies.items()
+        },
     )
 
 

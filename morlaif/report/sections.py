@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from morlaif.report import analysis, figures, tables
+from morlaif.report import analysis, figures, steps, tables
 from morlaif.report import labels as about_labels
 from morlaif.report.data import RunData, words
 from morlaif.report.section import Drawing, Section
@@ -76,12 +76,18 @@ def training(run: RunData) -> Section:
     return Section(
         "training",
         "Training",
-        drawings=_drawn(run, "training", "training_principles"),
+        drawings=_drawn(run, *(name for name in figures.FIGURES if name.startswith("training"))),
         template="section_training.html.j2",
         context={
             "names": run.names,
             "curve_rows": tables.curve_rows(run),
             "principle_curve_rows": tables.principle_curve_rows(run),
+            "epoch_rows": steps.epoch_rows(run),
+            "part_rows": steps.part_rows(run),
+            "first": run.label(run.policy),
+            "findings": steps.finding_rows(run),
+            "distribution_rows": steps.distribution_rows(run),
+            "cosines": steps.cosine_table(run),
         },
     )
 

@@ -292,6 +292,10 @@ def spoken(run: RunData, figure: str) -> str:
         "correlations": "Correlations between principles: labels below the diagonal, scores above it",
         "training": "Objective, KL and response length over PPO steps",
         "training_principles": "Score of each preference model over PPO steps",
+        "training_updates": "Figures of each update over PPO steps: divergence, clips, entropy, gradients, critic",
+        "training_distributions": "Spread of the shaped rewards and of the advantages over PPO steps",
+        "training_reward": "Each principle over PPO steps: whether it decides, its share of the variance, its cosine",
+        "training_cosines": "Cosine of the advantages of each two principles",
         "cross_accuracy": "Accuracy of each preference model on the labels of each principle",
         "ablation": "Accuracy of the objective against the number of its principles",
         "label_agreement": "How often the labels of two principles prefer the same response",
@@ -302,4 +306,4 @@ def spoken(run: RunData, figure: str) -> str:
 def numbers(run: RunData) -> dict[str, Any]:
     """Every number behind the page."""
     found = {"results": as_json(run.results), "details": as_json(run.details)}
-    return {**found, "curves": run.curves, "samples": run.samples}
+    return {**found, "curves": run.curves, "diagnostics": run.diagnostics, "samples": run.samples}

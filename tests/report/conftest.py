@@ -91,6 +91,20 @@ def beyond(names: list[str], principles: list[str], arms: tuple[str, ...], truth
     }
 
 
+def step_details(rng: np.random.Generator, names) -> dict:
+    """Two epochs of two updates, histograms, and cosines where there are several principles."""
+    keys = ("approx_kl_k3", "clip_fraction", "ratio_max", "entropy", "grad_norm", "explained_variance")
+    found: dict = {f"updates/{key}": rng.uniform(0, 1, 4).tolist() for key in keys}
+    found |= {f"epochs/{key}": rng.uniform(0, 1, 2).tolist() for key in keys}
+    counts = rng.multinomial(64, [0.1, 0.4, 0.4, 0.1]).tolist()
+    histogram = {"edges": [-2.0, -1.0, 0.0, 1.0, 2.0], "counts": counts}
+    found |= {"histogram/advantage": histogram, "histogram/shaped_reward": histogram}
+    if len(names) > 1:
+        near = matrix(rng, len(names), 0.2) if len(names) > 5 else np.eye(len(names)).tolist()
+        found["cosines/advantage"] = {"names": list(names), "values": near}
+    return found
+
+
 def write_artifacts(
     root: Path,
     principles: tuple[str, ...] = PRINCIPLES,
@@ -204,15 +218,20 @@ def write_artifacts(
     (folders["evaluate"] / "details.json").write_text(json.dumps(details))
     (folders["evaluate"] / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
     for arm in arms:
-        lines = []
+        lines, tables = [], []
         for step in range(1, 26):
             grown = 1 - np.exp(-step / 9)
             row = {"step": step, "reward": 4.3 * grown + rng.normal(0, 0.1), "kl": 9.3 * grown + rng.normal(0, 0.1)}
             row["length"] = 38 + 13 * grown + rng.normal(0, 0.6)
             keys = ["single"] if arm == "single" else principles
             row |= {f"score/{name}": rng.normal(0.9 - 0.1 * k, 0.02) * grown for k, name in enumerate(keys)}
+            kinds = ("decides", "variance_share", "advantage_cosine") if len(keys) > 1 else ()
+            row |= {f"{kind}/{name}": rng.uniform(0, 2 / len(keys)) for kind in kinds for name in keys}
+            row |= {"ended": 0.9, "ratio_max": 1.5, "explained_variance": -0.3, "clip_fraction": 0.1}
             lines.append(json.dumps({key: float(value) for key, value in row.items()} | {"step": step}) + "\n")
+            tables.append(json.dumps({"step": step, **step_details(rng, keys)}) + "\n")
         (folders[f"ppo/{arm}"] / "curve.jsonl").write_text("".join(lines))
+        (folders[f"ppo/{arm}"] / "diagnostics.jsonl").write_text("".join(tables))
     return folders
 
 
