@@ -153,7 +153,7 @@ def _answer(flags: Namespace) -> int:
     _check_places(jobs)
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
-    return _sweep(hydra_run, jobs, preset) if multirun else _single(hydra_run)
+    return _sweep(hydra_run, jobs, preset) if multirun else _single(jobs[0], flags.config_dir)
 
 
 def _check_places(jobs: list[Composed]) -> None:
@@ -205,8 +205,10 @@ def _command(words: Sequence[str]) -> str:
     return redact(shlex.join(["morlaif", *words]))
 
 
-def _single(hydra_run: Callable[[], None]) -> int:
-    hydra_run()
+def _single(job: Composed, config_dir: str | None) -> int:
+    from morlaif.compose import run_job
+
+    run_job(job, config_dir, _job)
     if _outcome:
         raise _outcome[0]
     return SUCCESS

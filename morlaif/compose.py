@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from math import prod
@@ -35,7 +35,8 @@ class Composed(NamedTuple):
     overrides: list[str]
     config: Config
     run_name: str
-    launcher: str = ""  # the class of Hydra's launcher
+    launcher: str  # the class of Hydra's launcher
+    tree: DictConfig  # what Hydra composed, its own part included
 
 
 def register() -> None:
@@ -175,14 +176,34 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
             sets = BasicSweeper.split_arguments(every, None)[0]
             trees = [(list(job), compose(CONFIG_NAME, list(job), return_hydra_config=True)) for job in sets]
         launcher = str(base.hydra.launcher.get("_target_")) if multirun else ""
-        plains = [(job, plain(tree)) for job, tree in trees]
-        jobs = [Composed(job, validate(values), _run_name(values), launcher) for job, values in plains]
+        plains = [(job, plain(tree), tree) for job, tree in trees]
+        jobs = [Composed(job, validate(values), _run_name(values), launcher, tree) for job, values, tree in plains]
         choices = [tree.hydra.runtime.choices for _, tree in trees]
         lines = [line for job, chosen in zip(jobs, choices, strict=True) for line in strangers(job.config, chosen)]
         if lines:
             raise UserError("\n".join(dict.fromkeys(lines)))
     _check_distinct(jobs)
     return jobs, multirun, base.hydra.runtime.choices.get("sweep")
+
+
+def run_job(job: Composed, config_dir: str | None, task: Callable[[DictConfig], None]) -> None:
+    """What Hydra does for one job: it makes the folder, sets the environment, calls `task`.
+
+    Hydra's command line would compose the same config twice more, once for its mode alone, at a second each.
+    """
+    from hydra._internal.hydra import Hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.utils import configure_log
+
+    class Given(Hydra):
+        def compose_config(self, *_: Any, with_log_configuration: bool = False, **__: Any) -> DictConfig:
+            if with_log_configuration:
+                configure_log(job.tree.hydra.hydra_logging, job.tree.hydra.verbose)
+            return job.tree
+
+    with composing(config_dir):
+        loader = GlobalHydra.instance().config_loader()
+        Given("morlaif", loader).run(CONFIG_NAME, task, job.overrides)
 
 
 def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Mapping[str, set[str]]) -> None:
