@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -22,6 +23,11 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # How long an example takes says how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """A collection of garbage, which comes after each unit, need not read a million objects of imported libraries."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -92,7 +92,8 @@ def test_in_parts_it_learns_as_whole(stage: int, stopping, llama, make_pairs, pm
 
     assert two(tmp_path / "two") == pytest.approx(whole, rel=1e-4)
     assert_same_model(tmp_path / "two", tmp_path / "whole")
-    subprocess.run([sys.executable, "-c", LOADS, tmp_path / "two/out/model"], check=True, timeout=100)
+    if stage == 3:  # the one whose weights have to be gathered
+        subprocess.run([sys.executable, "-c", LOADS, tmp_path / "two/out/model"], check=True, timeout=100)
 
     # two ranks, then one; one, then two
     begun = two(tmp_path / "fewer", 3)

@@ -7,6 +7,7 @@ that a library reads when it is imported are those of the server: whoever needs 
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import signal
 import subprocess
@@ -79,6 +80,7 @@ class Run:
 
 def _run(arguments: list[str], cwd: str, environment: dict[str, str], folder: str, group: bool, warm: bool) -> None:
     """What `python -m morlaif` does, with its streams in files."""
+    gc.freeze()  # as in `processes`
     if group:
         os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # pytest may itself run where they are ignored

@@ -6,6 +6,7 @@ process group), so that a start takes milliseconds; the test process never makes
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import multiprocessing.context
 import os
@@ -82,6 +83,7 @@ class Died(Exception):
 
 
 def _child(place: tuple[str, str], args: tuple, folder: str, rank: int, ranks: int) -> None:
+    gc.freeze()  # else each collection reads, and copies, a million objects of imported libraries
     log = os.open(f"{folder}/output-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import runpy
 import signal
@@ -65,6 +66,7 @@ def _module(args: Any) -> str | None:
 def _become(module: str, args: Sequence[str], env: Any, streams: Sequence[int], start_new_session: bool) -> None:
     """Run the module as a new process would: its streams alone are open, signals are as at the start."""
     code = 1
+    gc.freeze()  # as in `processes`
     try:
         _name(f"{module.removeprefix(PREFIX)}-{(env or os.environ).get('RANK', '')}")
         if start_new_session:
