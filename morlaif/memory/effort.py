@@ -19,7 +19,8 @@ class Amounts(NamedTuple):
     held_out: int | None
     demonstrations: int | None
     prompt: int  # tokens
-    response: int
+    response: int  # of the data's own
+    sampled: int  # of those that the run judges and learns from: its own samples, or the data's
 
 
 @dataclass(frozen=True)
@@ -57,4 +58,4 @@ def scored(dims: Dimensions, rows: int, models: int, data: Amounts) -> Iterator[
     """To score so many responses under `models` preference models."""
     at_once = max(1, min(8, rows))
     if models and rows:
-        yield Effort("read", "base", dims, at_once, data.prompt + data.response, rows * models / at_once)
+        yield Effort("read", "base", dims, at_once, data.prompt + data.sampled, rows * models / at_once)

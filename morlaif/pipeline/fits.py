@@ -1,4 +1,5 @@
-"""What fits only where something else is otherwise: lengths within a model's positions, adapters on modules it has."""
+"""What fits only where something else is otherwise: lengths within a model's positions, adapters on modules it has,
+prompts to train on beside those to look at."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.config import Config
+from morlaif.data.settings import ToyData
 from morlaif.errors import UserError
 from morlaif.files import read_json
 from morlaif.models.headers import read_header
@@ -29,6 +31,7 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
         yield from _no_room("respond.max_new_tokens", config.respond.max_new_tokens, positions)
     if "ppo" in stages:
         yield from _no_room("ppo.max_new_tokens", config.ppo.max_new_tokens, positions)
+        yield from _no_prompts(config)
     kind = kind_of(config.pm)
     base, held = kind.base, kind.footprint
     other = own if base is None else folder_of(base.path, base.revision)
@@ -93,3 +96,17 @@ def _positions(folder: Path | None) -> int | None:
         return None
     found = next((facts[name] for name in POSITIONS if name in facts), None)
     return found if type(found) is int and found > 0 else None
+
+
+def _no_prompts(config: Config) -> Iterator[str]:
+    """Where the most training prompts that the data can have are no more than those that PPO only looks at."""
+    data, held_out = config.data, config.ppo.eval_prompts
+    if isinstance(data, ToyData):
+        most, where = data.train, f"data.train={data.train}"
+    elif data.limit is not None:
+        held = data.eval_size if data.eval_size is not None else round(data.limit * (data.eval_fraction or 0.0))
+        most, where = data.limit - held, f"data.limit={data.limit} less {held} of evaluation"
+    else:
+        return
+    if held_out and held_out >= most:
+        yield f"ppo.eval_prompts={held_out} leaves none of the {max(0, most)} training prompts ({where}) to train on"

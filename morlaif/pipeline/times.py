@@ -11,6 +11,7 @@ from morlaif.feedback.chunks import arrow_rows
 from morlaif.feedback.estimate import ASSUMED_TOKENS
 from morlaif.memory.effort import Amounts, Effort
 from morlaif.memory.machine import Machine
+from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.resources import machine_of
 from morlaif.pipeline.timing import Times
 from morlaif.units.store import Store
@@ -65,13 +66,15 @@ def amounts(plan: Plan, store: Store, config: Config) -> Amounts:
     data = config.data
     toy = isinstance(data, ToyData)
     prompt, response = TOY_TOKENS if toy else ASSUMED_TOKENS[:2]
+    respond = config.respond
+    sampled = min(response, respond.max_new_tokens) if isinstance(respond, SampleResponses) else response
     unit = plan.by_name.get("data")
     if unit is not None and store.has(unit):
         train, held = (arrow_rows(store.folder(unit) / DATASET / split) for split in ("train", "eval"))
-        return Amounts(train + held, held, train, prompt, response)
+        return Amounts(train + held, held, train, prompt, response, sampled)
     if isinstance(data, ToyData):
-        return Amounts(data.train + data.eval, data.eval, data.sft, prompt, response)
+        return Amounts(data.train + data.eval, data.eval, data.sft, prompt, response, sampled)
     if data.limit is None:
-        return Amounts(None, None, None, prompt, response)
+        return Amounts(None, None, None, prompt, response, sampled)
     held = data.eval_size if data.eval_size is not None else round(data.limit * (data.eval_fraction or 0.0))
-    return Amounts(data.limit, min(held, data.limit), data.limit, prompt, response)
+    return Amounts(data.limit, min(held, data.limit), data.limit, prompt, response, sampled)

@@ -47,14 +47,16 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
     counts = "verdict"
 
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
-        judge = judging(unit.reads.feedback, _side_by_side(unit.reads), _longest(unit) or ASSUMED_TOKENS[1])
+        respond = unit.of("respond")[0].reads.respond
+        new = respond.max_new_tokens if isinstance(respond, SampleResponses) else ASSUMED_TOKENS[1]
+        judge = judging(unit.reads.feedback, _side_by_side(unit.reads), new)
         return None if judge is None else judged_here(self.name, judge, machine)
 
     def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
         settings = unit.reads.feedback
         if not isinstance(settings, HfSettings):
             return []  # a server takes its own time, which the table of costs has
-        judge = judging(settings, _side_by_side(unit.reads), min(data.response, _longest(unit) or data.response))
+        judge = judging(settings, _side_by_side(unit.reads), data.sampled)
         if judge is None or data.examples is None:
             return None
         verdicts = data.examples * (unit.reads.verdicts_per_pair or 1)
@@ -76,12 +78,6 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
 def _side_by_side(reads: FeedbackReads) -> int:
     """Principles under which a pair is judged one right after another."""
     return len(reads.company.principles) if reads.company else reads.verdicts_per_pair or 1
-
-
-def _longest(unit: Unit) -> int | None:
-    """Tokens of a response at most; None: the responses are the data's own."""
-    respond = unit.of("respond")[0].reads.respond
-    return respond.max_new_tokens if isinstance(respond, SampleResponses) else None
 
 
 INSTRUCTION, ENDING = 60, 90  # tokens of the instruction before the dialogue, and of a principle behind it

@@ -171,7 +171,7 @@ def training_efforts(unit: Unit, machine: Machine, data: Amounts) -> list[Effort
     if held is None or batch is None or data.examples is None or data.held_out is None:
         return None
     micro = batch_of(settings, machine.layout.ranks).micro
-    length = min(held.max_length, data.prompt + data.response)
+    length = min(held.max_length, data.prompt + data.sampled)
     pairs = (data.examples - data.held_out) * getattr(settings, "epochs", 1) * held.members
     rows = max(1, min(2 * micro, 2 * pairs))
     return [

@@ -146,9 +146,9 @@ def _vllm(s: PPOSettings, machine: Machine) -> list[Item]:
 
 
 def _one_base(s: PPOSettings, machine: Machine) -> bool:
-    """Under stage 3 one frozen base carries the policy's adapter and those of the preference models."""
+    """Whether one frozen base carries the policy's adapter and those of the preference models."""
     adapters = machine.kind is not None and machine.kind.lora is not None
-    return machine.layout.stage == 3 and s.policy.kind == "lora" and adapters and machine.on_policy
+    return s.policy.kind == "lora" and adapters and machine.on_policy
 
 
 STAGE = PPO()

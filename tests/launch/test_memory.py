@@ -116,6 +116,16 @@ def test_what_is_advised_fits_and_no_less_does(overrides, name):
             assert not fits(stage(name, less), less.hardware), left_out
 
 
+def test_preference_models_score_on_the_frozen_base_of_a_policy_that_is_an_adapter():
+    made = config("model=llama2_7b", "sft=lora", "pm=lora", "hardware=rtx3090")
+
+    def bases(kind: str) -> int:
+        items = stage("ppo", apply(made, [f"ppo.policy.kind={kind}"])).items()
+        return sum(item.formula.startswith("preference models' base") for item, _ in items)
+
+    assert bases("lora") == 0 and bases("full") == 1
+
+
 def test_the_plan_counts_the_logits_that_ppo_holds():
     assert LOGITS == CHUNK  # the plan imports no torch
 

@@ -191,6 +191,14 @@ def test_a_toy_model_is_of_the_length_that_its_settings_say():
     assert line.startswith("sft.max_length=600 exceeds the model's 512 positions")
 
 
+def test_prompts_are_left_to_train_on():
+    few = made("data.train=20", "ppo.eval_prompts=20")
+    (line,) = fit_problems(few, {"ppo"})
+    assert line == "ppo.eval_prompts=20 leaves none of the 20 training prompts (data.train=20) to train on"
+    assert not [*fit_problems(few, {"pm"})]
+    assert not [*fit_problems(made("data.train=21", "ppo.eval_prompts=20"), {"ppo"})]
+
+
 def test_checkpoints_of_which_none_is_whole(tmp_path):
     wanted = made(f"paths.store={tmp_path / 'store'}")
     store = Store(wanted.paths.store)
