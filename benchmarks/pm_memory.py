@@ -70,14 +70,14 @@ def write(folder: Path) -> None:
 
     from morlaif.models.adapters import adapter_hash, read_adapter, write_adapter
     from morlaif.models.load import load_tokenizer
+    from morlaif.models.settings import LoRASettings
     from morlaif.preference.model import fingerprint, load_classifier
     from morlaif.preference.report import PMReport
-    from morlaif.preference.settings import LoraSettings
 
     save_base("gpt2", folder / "base")
     tokenizer = load_tokenizer(folder / "base")
     model = load_classifier(folder / "base", tokenizer)
-    lora = LoraSettings(r=8, alpha=8, dropout=0.0, target_modules="all-linear")
+    lora = LoRASettings(r=8, alpha=8, dropout=0.0, target_modules="all-linear")
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     for k in range(12):
         out = folder / str(k)
