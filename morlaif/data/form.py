@@ -85,9 +85,9 @@ def _answer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int | None]:
     if len(places) < 3:
         return "", None
     begin, end = places[1][0], places[2][1]
-    header, tail = whole[places[0][1] : begin], whole[end:]
+    header, ending = whole[places[0][1] : begin], whole[end:]
     control = control_of(tokenizer)
-    opens, ends = (control.only(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (header, tail))
+    opens, ends = (control.only(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (header, ending))
     between = whole[len(asked) : begin] if whole.startswith(asked) and len(asked) <= begin else ""
     # a template that always opens the next answer, and ends none, would seem to end one with what opens it
     no_end = not ends or (always and opens[-1:] == ends[:1])

@@ -118,8 +118,8 @@ def _of_folder(folder: Path, hashes: Hashes) -> str:
     files = sorted(
         {file for file in (*folder.iterdir(), *below) if file.is_file() and _counts(file.relative_to(folder))}
     )
-    marks = zip((file.relative_to(folder).as_posix() for file in files), hashes.of(files), strict=True)
-    return hashlib.sha256(json.dumps(list(marks)).encode()).hexdigest()[:32]
+    hashed = zip((file.relative_to(folder).as_posix() for file in files), hashes.of(files), strict=True)
+    return hashlib.sha256(json.dumps(list(hashed)).encode()).hexdigest()[:32]
 
 
 def _counts(file: Path) -> bool:

@@ -28,7 +28,7 @@ from morlaif.models.checkpoint import Checkpoints
 
 log = logging.getLogger("morlaif.preference")
 FACTS = "facts.json"  # beside the states: whose they are
-FORMAT = 1  # raise it when `PMTrainer.state` changes: older checkpoints are then not found
+FORMAT = 2  # raise it when `PMTrainer.state` or the facts change: older checkpoints are then not found
 State = dict[str, Any]
 
 
@@ -57,7 +57,7 @@ class TrainingCheckpoints:
         if begun is not None and not self.apart and list(begun.fingerprints) != list(names):
             begun = None
         source = None if begun is None else (self._checkpoints(begun.folder), begun.step)
-        return FitCheckpoint(self._checkpoints(own), {"member": member, "marks": fingerprints}, source)
+        return FitCheckpoint(self._checkpoints(own), {"member": member, "fingerprints": fingerprints}, source)
 
     def _checkpoints(self, folder: str) -> Checkpoints:
         return Checkpoints(self.keep / folder, self.identity)
@@ -74,7 +74,7 @@ class TrainingCheckpoints:
                 shutil.rmtree(folder)
                 continue
             if step is not None:
-                found.append(_Found(folder.name, step, facts["member"], facts["marks"]))
+                found.append(_Found(folder.name, step, facts["member"], facts["fingerprints"]))
         return found
 
 

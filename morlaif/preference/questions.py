@@ -30,16 +30,16 @@ def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def question_states(model: PreTrainedModel, batch: PaddedBatch, questions: Sequence[Sequence[int]]) -> Tensor:
     """Last hidden states (B, K, H) at the end of each question, as if each were alone behind each dialogue."""
     device, (rows, width) = batch.ids.device, batch.ids.shape
-    tail = torch.tensor([token for question in questions for token in question], device=device)
+    asked = torch.tensor([token for question in questions for token in question], device=device)
     owner = torch.tensor([k for k, question in enumerate(questions) for _ in question], device=device)
     offset = torch.tensor([i for question in questions for i in range(len(question))], device=device)
 
-    ids = torch.cat([batch.ids, tail.expand(rows, -1)], dim=1)
+    ids = torch.cat([batch.ids, asked.expand(rows, -1)], dim=1)
     place = torch.arange(width, device=device)
     positions = torch.cat([place.expand(rows, -1), batch.lengths.unsqueeze(1) + offset], dim=1)
 
     # who sees whom, (B, L, L): the dialogue what came before it; a question the dialogue and its own beginning
-    total = width + len(tail)
+    total = width + len(asked)
     seen = torch.zeros(rows, total, total, dtype=torch.bool, device=device)
     seen[:, :width, :width] = place.unsqueeze(1) >= place
     seen[:, width:, :width] = (place < batch.lengths.unsqueeze(1)).unsqueeze(1)
