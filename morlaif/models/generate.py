@@ -23,6 +23,7 @@ from morlaif.models.ends import Ends
 # Leaving costs one copy of the key-value cache, so rows leave together: as soon as this share of the batch has ended.
 COMPACT_AT = 0.125
 MANY = 2**14  # ids from which a draw looks for its block first
+Drawn = tuple[list[int], list[float]]  # ids, and the log-probability of each where that was asked for
 
 
 def generate(
@@ -38,6 +39,7 @@ def generate(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     gather: float = math.inf,
+    logprobs: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens` ids.
 
@@ -45,7 +47,7 @@ def generate(
     string, which cuts the text alone (`morlaif.models.ends`). Temperature 0 is greedy. Prompts of like length share a
     batch; results are in the order given. The same generator state and arguments give the same ids. `noise` (rows,
     max_new_tokens), uniform on [0, 1), takes the generator's place: each row's own noise, whichever rows are generated
-    with it.
+    with it. A list `logprobs` is filled with the log-probabilities of each row's ids at this temperature.
 
     Several ranks make the same call; each samples its share, `batch_size` rows at once, and all get all rows. Weights
     that lie in parts are gathered whole for it if they take at most `gather` bytes (`sharded.ready_to_sample`).
@@ -60,16 +62,19 @@ def generate(
     own = ranks.share(order)
     batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     ends, pad = Ends.of(model, tokenizer, stop), tokenizer.pad_token_id or 0
-    found: dict[int, list[int]] = {}
+    found: dict[int, Drawn] = {}
     with _inference(model), sharded.ready_to_sample(model, gather) as in_step:
         turns = -(-len(order) // (ranks.count() * batch_size)) if in_step else len(batches)
         for turn in range(turns):
             rows = batches[turn] if turn < len(batches) else order[-1:]  # one for company
             batch = [list(prompts[row]) for row in rows]
-            done = _generate_batch(model, pad, batch, ends, max_new_tokens, temperature, top_p, noise[rows], in_step)
+            how = (max_new_tokens, temperature, top_p, noise[rows], in_step, logprobs is not None)
+            done = _generate_batch(model, pad, batch, ends, *how)
             found |= zip(rows, done, strict=True)
     answers = dict(zip(order, ranks.unshare([found[row] for row in own]), strict=True))
-    return [answers[row] for row in range(len(prompts))]
+    if logprobs is not None:
+        logprobs[:] = [answers[row][1] for row in range(len(prompts))]
+    return [answers[row][0] for row in range(len(prompts))]
 
 
 def _check(
@@ -167,8 +172,10 @@ def _generate_batch(
     top_p: float,
     noise: Tensor,
     in_step: bool,
-) -> list[list[int]]:
-    """`in_step`: each forward is an exchange between ranks, so none stops before the last."""
+    watched: bool,
+) -> list[Drawn]:
+    """`in_step`: each forward is an exchange between ranks, so none stops before the last. `watched`: with
+    log-probabilities."""
     device = model.device
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)  # (B, T), padded on the left
@@ -179,15 +186,18 @@ def _generate_batch(
     noise = noise.to(device)
 
     results: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
     seats = list(range(len(prompts)))  # which row sits at each place of the batch
     open_rows = set(seats)
     for step in range(max_new_tokens):
         logits = steps.step(ids, mask[:, : width + step], positions)
         picked = sample(logits, temperature, top_p, noise[:, step])
-        for row, token in zip(seats, picked.tolist(), strict=True):
+        seen = logprob(logits, picked, temperature).tolist() if watched else [0.0] * len(seats)
+        for row, token, own in zip(seats, picked.tolist(), seen, strict=True):
             if row not in open_rows:
                 continue
             results[row].append(token)
+            logprobs[row].append(own)
             if ends.ended(results[row]):
                 open_rows.remove(row)
         if ranks.everywhere(not open_rows, device) if in_step else not open_rows:
@@ -200,7 +210,13 @@ def _generate_batch(
             steps.keep(kept)
             ids, positions, mask, noise = ids[kept], positions[kept], mask[kept], noise[kept]
             seats = [seats[place] for place in places]
-    return results
+    return list(zip(results, logprobs, strict=True))
+
+
+def logprob(logits: Tensor, picked: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) (B, V) at `picked` (B,), float32; no table of it is made."""
+    scaled = logits.float() / temperature
+    return scaled.gather(1, picked[:, None])[:, 0] - scaled.logsumexp(1)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from morlaif.models.generate import draw, generate
+from morlaif.rl.diagnostics import mismatch, sampler_table
 from morlaif.rl.engine import Engine
 from morlaif.rl.settings import PPOSettings
 
@@ -48,7 +49,8 @@ class TransformersRollout:
         autocast: Callable[[], AbstractContextManager[object]],
         gather: float = math.inf,
     ) -> None:
-        """`gather`: see `generate`."""
+        """`gather`: see `generate`. Log-probabilities of the sampler are taken down where they may differ from those of
+        the training forward by more than the last digits of float32, or are to be weighed."""
         self.engine, self.tokenizer, self.settings = engine, tokenizer, settings
         self.autocast, self.gather = autocast, gather
         self.sampled: Sequence[Sequence[float]] = ()
@@ -57,11 +59,15 @@ class TransformersRollout:
         s = self.settings
         noise = draw(len(prompts), s.max_new_tokens, generator, generator.device)
         with self.engine.sampling() as model, self.autocast():
-            return generate(
+            coarse = torch.is_autocast_enabled(model.device.type) or model.dtype != torch.float32
+            own: list[list[float]] | None = [] if coarse or s.importance_cap is not None else None
+            rows = generate(
                 model, self.tokenizer, prompts, max_new_tokens=s.max_new_tokens, temperature=s.temperature, stop=s.stop,
-                batch_size=s.generation_batch_size, noise=noise, gather=self.gather,
+                batch_size=s.generation_batch_size, noise=noise, gather=self.gather, logprobs=own,
             )  # fmt: skip
+        self.sampled = own or ()
+        return rows
 
     def compare(self, policy: Tensor, reference: Tensor) -> dict[str, float]:
-        """Nothing: it is the policy itself that sampled."""
-        return {}
+        """It is the policy itself that sampled, with a cache and in other batches: what differs is rounding."""
+        return mismatch(policy, *sampler_table(self.sampled, policy))

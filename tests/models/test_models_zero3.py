@@ -96,9 +96,9 @@ def test_noise_is_each_rows_own(monkeypatch):
     """However the rows are shared, a row's noise is that of one process: what makes ranks sample alike."""
     seen: dict[int, dict[int, torch.Tensor]] = {}
 
-    def record(model, pad, prompts, ends, new, temperature, top_p, noise, in_step):
+    def record(model, pad, prompts, ends, new, temperature, top_p, noise, in_step, watched):
         seen[ranks.rank()] |= {prompt[0]: row for prompt, row in zip(prompts, noise, strict=True)}
-        return [[1] for _ in prompts]
+        return [([1], [0.0]) for _ in prompts]
 
     monkeypatch.setattr(generation, "_generate_batch", record)
     prompts = [[3 + row] * (1 + row % 3) for row in range(7)]

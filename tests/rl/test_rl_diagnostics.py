@@ -241,31 +241,25 @@ def test_entropy_of_the_first_update_is_that_of_the_step(small):
     assert first == pytest.approx(row["entropy"], rel=1e-5) and second != pytest.approx(first, rel=1e-4)
 
 
+def test_the_sampler_in_this_process_has_the_trainers_numbers(small):
+    """Its log-probabilities, with a cache and padding on the left, beside those of the training forward."""
+    row = small.trainer(small.settings(steps=1, importance_cap=5.0, temperature=0.7)).run().curve[0]
+    assert row["sampler/gap_max"] < 1e-5 and row["sampler/ratio_max"] == pytest.approx(1, abs=1e-5)
+    assert row["sampler/weight"] == pytest.approx(1, abs=1e-5)
+    assert not any(name.startswith("sampler/") for name in small.trainer(small.settings(steps=1)).run().curve[0])
+
+
+def test_in_bfloat16_the_sampler_differs_and_is_reported(small):
+    row = small.trainer(small.settings(steps=1), autocast=torch.bfloat16).run().curve[0]
+    assert 1e-5 < row["sampler/gap_max"] < 1 and 0 < row["sampler/kl_k3"] < 0.05
+
+
 def test_weights_enter_the_loss(small):
-    """A cap of a half, where sampler and trainer agree, halves the policy's loss and leaves the critic's."""
-    rows = {}
-    for cap in (None, 5.0, 0.5):
-        run = small.trainer(small.settings(steps=1, epochs=1, minibatches=1, importance_cap=cap))
-        sample = run.rollout.sample
-
-        def sampled(*args, run=run, sample=sample):
-            found = sample(*args)
-            run.rollout.sampled = [[math.nan] * len(ids) for ids in found]
-            return found
-
-        run.rollout.sample = sampled
-        evaluate = run.evaluate
-
-        def evaluated(*args, run=run, evaluate=evaluate):
-            logprobs, *others = evaluate(*args)
-            run.rollout.sampled = [logprobs[row, : len(own)].tolist() for row, own in enumerate(run.rollout.sampled)]
-            return logprobs, *others
-
-        run.evaluate = evaluated
-        rows[cap] = run.step(0)
-    assert rows[5.0]["policy_loss"] == rows[None]["policy_loss"] and rows[5.0]["sampler/weight"] == 1
-    assert rows[0.5]["policy_loss"] == pytest.approx(rows[None]["policy_loss"] / 2)
-    assert rows[0.5]["value_loss"] == rows[None]["value_loss"]
+    """A cap of a half halves the policy's loss, where sampler and trainer agree, and leaves the critic's."""
+    once = {"steps": 1, "epochs": 1, "minibatches": 1}
+    whole, half = (small.trainer(small.settings(**once, importance_cap=cap)).run().curve[0] for cap in (None, 0.5))
+    assert half["sampler/weight"] == 0.5
+    assert half["policy_loss"] == pytest.approx(whole["policy_loss"] / 2) and half["value_loss"] == whole["value_loss"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"advantage": "grpo", "critic.kind": "none", "samples_per_prompt": 4}])
