@@ -5,8 +5,9 @@
 
 PYTHON is the interpreter of an environment with TRL 1.12 (the last with PPOTrainer; `benchmarks/ppo/make_trl_env.sh`)
 or 1.16. A peer that is not given is left out. Each side is a process of its own that loads once; they work in turn,
-round about round, and figures are medians over rounds. Ratios are of processor seconds a token (verdict, score), which
-other programs on the machine disturb least; memory is the peak of the whole process.
+round about round (with `--apart` one side after another), and figures are medians over rounds. Ratios are of processor
+seconds a token (verdict, score), which other programs on the machine disturb least; memory is the peak of the whole
+process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import sys
 import tempfile
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--critics", nargs="+", default=["shared", "adapter", "separate"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm", type=int, default=1, help="rounds before those that count")
+    parser.add_argument("--apart", action="store_true", help="one side after another, where memory does not hold all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="where to keep float32 copies; default: a temporary folder")
     parser.add_argument("--verbose", action="store_true", help="show what the sides print")
@@ -72,17 +75,21 @@ def run(what: str, args: Namespace, work: Path) -> None:
     else:
         script = [sys.executable, str(HERE / "real/sides.py"), what]
         sides = {name: [*script, name, str(folder), str(args.threads)] for name in ("theirs", "ours")}
-    started = [Side(name, command, args.threads, args.verbose) for name, command in sides.items()]
-    for _ in range(args.warm + args.rounds):
-        for side in started:
+    make = [partial(Side, name, command, args.threads, args.verbose) for name, command in sides.items()]
+    groups = [[one] for one in make] if args.apart else [make]
+    ended: list[Side] = []
+    for group in groups:
+        started = [one() for one in group]
+        for side in (side for _ in range(args.warm + args.rounds) for side in started):
             row = side.step()
             parts = "".join(f", {part} {value:.2f}" for part, value in row.get("parts", {}).items())
             print(f"{what}, {side.name}: {row['cpu']:.2f} CPU s, {row['peak']:.0f} MB{parts}", file=sys.stderr)
-    for side in started:
-        side.end()
-    for side in started:
+        for side in started:
+            side.end()
+        ended += started
+    for side in ended:
         side.rows = side.rows[args.warm :]
-        print(line(what, side, started[0]), flush=True)
+        print(line(what, side, ended[0]), flush=True)
 
 
 def line(what: str, side: Side, first: Side) -> str:

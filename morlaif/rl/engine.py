@@ -44,10 +44,25 @@ class Engine:
         self.max_norm = settings.optimizer.max_grad_norm
         self.optimizer = make_optimizer(models, settings.optimizer)
         self._accelerator = accelerator
+        self._begun: tuple[Batch, tuple[Tensor | None, ...]] | None = None
 
     def __call__(self, batch: Batch, **how: bool) -> tuple[Tensor | None, ...]:
         """`ActorCritic.forward`."""
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[0] is batch and torch.is_grad_enabled() and not any(how.values()):
+            return begun[1]
         return self.models(batch, **how)
+
+    def begin(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        """Policy and critic as they are, entropies too, where the next call is the update's first, of this very batch:
+        that gets the same forward, with its gradients, and need not repeat it.
+        """
+        if self.models.checkpointing:  # in another mode, and without what a backward pass wants
+            return self(batch)
+        with torch.enable_grad():
+            result = self.models(batch, entropies=True)
+        self._begun = batch, result
+        return tuple(None if x is None else x.detach() for x in result)
 
     def set_rates(self, rates: dict[str, float]) -> None:
         """The learning rates of the update that the next `backward` begins, by parameter group."""

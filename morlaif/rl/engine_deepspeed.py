@@ -49,6 +49,9 @@ class DeepSpeedEngine(Engine):
     def __call__(self, batch: Batch, **how: bool) -> tuple[Tensor | None, ...]:
         return self.ds(batch, **how)
 
+    def begin(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        return self(batch)  # DeepSpeed wants a backward pass right behind a forward with gradients
+
     def backward(self, loss: Tensor, last: bool) -> None:
         self.ds.set_gradient_accumulation_boundary(is_boundary=last)
         self.ds.backward(loss * ranks.count())

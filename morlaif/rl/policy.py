@@ -88,12 +88,12 @@ class ActorCritic(nn.Module):
         return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
 
     def forward(
-        self, batch: Batch, freeze_trunk: bool = False, reference: bool = False
+        self, batch: Batch, freeze_trunk: bool = False, reference: bool = False, entropies: bool = False
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Log-probabilities, entropies and values of the batch's response tokens, each (N,).
 
-        Entropies are left out (None) where gradients are on, unless the loss has them: they are for the log. With
-        `freeze_trunk` only the critic gets gradients, and only values are returned. With `reference` the
+        Entropies are left out (None) where gradients are on, unless the loss has them or `entropies` asks for them: they
+        are for the log. With `freeze_trunk` only the critic gets gradients, and only values are returned. With `reference` the
         log-probabilities are the reference's, without gradient, and alone.
         """
         if reference:
@@ -103,7 +103,8 @@ class ActorCritic(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_trunk):
                 states = _states(trunk_of(self.model), batch)
         if states is not None and not freeze_trunk:
-            want: Entropy = "value" if not torch.is_grad_enabled() else "gradient" if self.entropy_grad else "none"
+            learns = torch.is_grad_enabled()
+            want: Entropy = "gradient" if learns and self.entropy_grad else "value" if entropies or not learns else "none"
             logprobs, entropy = logprobs_of(self.heads[False], states, batch.targets, self.temperature, want)
         if self.value_head is None:
             return logprobs, entropy, None

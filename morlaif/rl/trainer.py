@@ -184,7 +184,7 @@ class PPOTrainer:
         # 3. Shape the reward. Log-probabilities come from the training forward, in the very micro-batches of the first
         #    pass, so that the ratio of the first minibatch is exactly 1.
         plan = self._plan(step, prompts, responses)
-        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask)
+        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask, step >= s.critic.warmup_steps)
         apart = self.rollout.compare(logprobs, ref_logprobs)
         weights = None
         if s.importance_cap is not None:
@@ -277,13 +277,18 @@ class PPOTrainer:
         ]
 
     @torch.no_grad()
-    def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor) -> tuple[Tensor, ...]:
-        """Log-probabilities under policy and reference, entropies and values, each (B, T)."""
+    def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor, learn: bool = False) -> tuple[Tensor, ...]:
+        """Log-probabilities under policy and reference, entropies and values, each (B, T).
+
+        `learn`: an update follows, whose first micro-batch is the first one here, which therefore comes last.
+        """
         tables = torch.zeros(4, *mask.shape, device=mask.device)
-        for rows, batch in (micro for minibatch in minibatches for micro in minibatch.micro):
+        micro = [micro for minibatch in minibatches for micro in minibatch.micro]
+        for i, (rows, batch) in reversed(list(enumerate(micro))):
             with self._autocast():
-                logprobs, entropy, values = self.engine(batch)
                 reference = self.engine(batch, reference=True)[0]
+                run = self.engine.begin if learn and i == 0 else self.engine
+                logprobs, entropy, values = run(batch)
             for column, packed in zip(tables, (logprobs, reference, entropy, values), strict=True):
                 if packed is not None and rows:
                     column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
