@@ -92,9 +92,9 @@ class ActorCritic(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Log-probabilities, entropies and values of the batch's response tokens, each (N,).
 
-        Entropies are left out (None) where gradients are on, unless the loss has them or `entropies` asks for them: they
-        are for the log. With `freeze_trunk` only the critic gets gradients, and only values are returned. With `reference` the
-        log-probabilities are the reference's, without gradient, and alone.
+        Entropies are left out (None) where gradients are on, unless the loss has them or `entropies` asks for them,
+        since they are for the log. With `freeze_trunk` only the critic gets gradients, and only values are returned. With
+        `reference` the log-probabilities are the reference's, without gradient, and alone.
         """
         if reference:
             return self.reference_logprobs(batch), None, None
@@ -104,7 +104,9 @@ class ActorCritic(nn.Module):
                 states = _states(trunk_of(self.model), batch)
         if states is not None and not freeze_trunk:
             learns = torch.is_grad_enabled()
-            want: Entropy = "gradient" if learns and self.entropy_grad else "value" if entropies or not learns else "none"
+            want: Entropy = (
+                "gradient" if learns and self.entropy_grad else "value" if entropies or not learns else "none"
+            )
             logprobs, entropy = logprobs_of(self.heads[False], states, batch.targets, self.temperature, want)
         if self.value_head is None:
             return logprobs, entropy, None

@@ -12,7 +12,8 @@ from small_ppo import timeless, weights
 from morlaif import sharded
 from morlaif.errors import UserError
 from morlaif.rl import schedule, trainer
-from morlaif.rl.engine import make_optimizer
+from morlaif.rl.engine import Engine, make_optimizer
+from morlaif.rl.policy import ActorCritic
 
 # --- exactness ---
 
@@ -59,6 +60,29 @@ def test_zero_reward_with_a_perfect_critic_leaves_the_policy_still(small):
 
 
 # --- invariances ---
+
+
+@pytest.mark.parametrize("change", [{"critic.kind": "shared"}, {"policy.kind": "lora", "critic.kind": "adapter"}])
+def test_the_first_forward_serves_evaluation_and_learning_alike(small, change, monkeypatch):
+    """One forward fewer a step, and the same run as with one for each of them."""
+    config = small.settings(steps=2, epochs=2, minibatches=2, micro_batch_size=4, **change)
+    counts, forward = [], ActorCritic.forward
+
+    def counted(models, *args, **how):
+        counts[-1] += not how.get("reference")
+        return forward(models, *args, **how)
+
+    def run():
+        counts.append(0)
+        made = small.models(config)
+        return timeless(small.trainer(config, made).run().curve), weights(made)
+
+    monkeypatch.setattr(ActorCritic, "forward", counted)
+    rows, learnt = run()
+    monkeypatch.setattr(Engine, "begin", Engine.__call__)
+    twice, same = run()
+    assert rows == twice and torch.equal(learnt, same)
+    assert counts[0] == counts[1] - 2
 
 
 @pytest.mark.slow
