@@ -93,8 +93,8 @@ class ActorCritic(nn.Module):
         """Log-probabilities, entropies and values of the batch's response tokens, each (N,).
 
         Entropies are left out (None) where gradients are on, unless the loss has them or `entropies` asks for them,
-        since they are for the log. With `freeze_trunk` only the critic gets gradients, and only values are returned. With
-        `reference` the log-probabilities are the reference's, without gradient, and alone.
+        since they are for the log. With `freeze_trunk` only the critic gets gradients, and only values are returned.
+        With `reference` the log-probabilities are the reference's, without gradient, and alone.
         """
         if reference:
             return self.reference_logprobs(batch), None, None
