@@ -6,6 +6,8 @@ import gc
 import os
 import shutil
 import sys
+import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,17 @@ settings.load_profile("any machine")
 def pytest_collection_finish() -> None:
     """A collection of garbage, which comes after each unit, need not read a million objects of imported libraries."""
     gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What libraries leave among temporary files goes when the tests end; those of pytest stay where they are."""
+    if hasattr(config, "workerinput"):  # of xdist, whose environment has all this
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="morlaif-tests-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    # After multiprocessing has removed its own in it, whose priority is -100.
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-200)
 
 
 @pytest.fixture

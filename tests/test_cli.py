@@ -9,6 +9,10 @@ from pathlib import Path
 import cli
 import pytest
 
+from morlaif.compose import compose_all
+from morlaif.planning.plan import plan
+from morlaif.usage import read_flags
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -54,15 +58,30 @@ def morlaif(*arguments: str, cwd, env: dict[str, str] | None = None) -> subproce
         (["experiment=null"], "experiment=null: give one of the group's options, or leave it out: ~experiment."),
     ],
 )
-@pytest.mark.parametrize("way", [[], ["dry_run=true"]], ids=["run", "plan"])
-def test_a_mistake_costs_one_line_and_exit_2(arguments, line, way, tmp_path):
-    done = morlaif(*arguments, *way, cwd=tmp_path)
+def test_a_mistake_costs_one_line_and_exit_2(arguments, line, tmp_path):
+    done = morlaif(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("morlaif: ")
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mistake", "line"),
+    [
+        ("experiment=quikstart", "Did you mean 'quickstart'?"),  # found by Hydra, by validation, and by the plan
+        ("ppo.steps=0", "ppo.steps=0: should be greater than or equal to 1"),
+        ("principles.select=[helpfullness]", "Did you mean 'helpfulness'?"),
+    ],
+)
+def test_a_plan_finds_it_too(mistake, line, tmp_path):
+    done = morlaif(mistake, "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 2 and line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_every_mistake_of_a_config_is_reported_at_once(tmp_path):
     done = morlaif("ppo.steps=x", "seed=-1", "+typo=1", cwd=tmp_path)
     assert done.returncode == 2
@@ -80,6 +99,7 @@ def test_a_sweep_is_checked_before_its_first_job(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_names_every_unit_and_builds_nothing(tmp_path):
     done = morlaif("dry_run=true", cwd=tmp_path)
     assert done.returncode == 0
@@ -91,12 +111,19 @@ def test_the_plan_names_every_unit_and_builds_nothing(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", [file.stem for file in (ROOT / "sweeps" / "sweep").glob("*.yaml")])
-def test_a_sweep_preset_means_several_runs(preset, tmp_path):
-    done = morlaif(f"sweep={preset}", "dry_run=true", cwd=tmp_path)
+def test_a_sweep_preset_shows_the_plan_of_each_run(tmp_path):
+    done = morlaif("sweep=seeds", "dry_run=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("quickstart-")]
-    assert len(set(names)) >= 3
+    assert len(names) == len(set(names)) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [file.stem for file in (ROOT / "sweeps" / "sweep").glob("*.yaml")])
+def test_a_sweep_preset_means_several_runs(preset):
+    jobs, several, name = compose_all(read_flags([f"sweep={preset}"]))
+    assert several and name == preset and len({job.run_name for job in jobs}) >= 3
+    assert all(plan(job.config).units for job in jobs)
 
 
 def planned(cwd, *arguments: str) -> list[list[str]]:

@@ -57,6 +57,7 @@ def test_a_command_finds_them(plugin, tmp_path):
     assert folder.stdout == shown.stdout, folder.stderr
 
 
+@pytest.mark.slow
 def test_presets_of_a_package_that_is_not_there_are_one_line(plugin, tmp_path):
     (record,) = Path(plugin.split(":")[1]).glob("*.dist-info/entry_points.txt")
     record.write_text("[morlaif.conf]\nexample = morlaif_plugin.nowhere\n")
@@ -65,6 +66,7 @@ def test_presets_of_a_package_that_is_not_there_are_one_line(plugin, tmp_path):
     assert "morlaif.conf: example of morlaif-plugin names 'morlaif_plugin.nowhere', which is no package" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_readme_shows_the_judge_as_it_is_and_its_command_works():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^```python\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)

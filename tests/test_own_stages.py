@@ -14,6 +14,8 @@ from composed import config
 from morlaif.errors import UserError
 from morlaif.planning.plan import plan
 
+pytestmark = pytest.mark.slow  # most compose a config of their own
+
 TINY = [
     "experiment=control", "+extra=lengths", "principles.count=2", "data.sft=60", "data.train=24", "data.eval=8",
     "sft.max_steps=3", "weights.prompts=8", "ppo.steps=1", "ppo.rollouts=8", "ppo.max_new_tokens=8",
@@ -26,7 +28,6 @@ def digests(*overrides: str) -> dict[str, str]:
     return {unit.name: unit.digest for unit in plan(config("experiment=control", "+extra=lengths", *overrides)).units}
 
 
-@pytest.mark.slow
 def test_both_in_one_run_by_their_names_and_the_pages_show_them(plugin, tmp_path):
     """The policy that nothing trained is the SFT policy, first among the arms and without scores of its own."""
     env = {"PYTHONPATH": os.pathsep.join([plugin, str(Path(__file__).parents[1])])}

@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,12 +16,9 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SMOKE = ["experiment=smoke"]
+SMOKE = ["experiment=smoke", "sft.max_steps=10", "pm.epochs=1", "weights.prompts=16"]
+SHORT = "report.sections=[results]"  # figures take most of a report's time
 TIMEOUT = 240
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "morlaif", *SMOKE, *arguments]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -30,15 +26,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "COLUMNS": "80", "PYTHONPATH": paths}
 
 
-def with_workers(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """As a user runs it, all processes started anew."""
-    return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=TIMEOUT
-    )
-
-
-def morlaif(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return cli.morlaif([*SMOKE, "hardware.workers=1", *arguments], folder, environment(folder), TIMEOUT)
+def morlaif(folder: Path, *arguments: str, workers: int = 1) -> subprocess.CompletedProcess[str]:
+    return cli.morlaif([*SMOKE, f"hardware.workers={workers}", *arguments], folder, environment(folder), TIMEOUT)
 
 
 def run_folder(folder: Path, done: subprocess.CompletedProcess[str]) -> Path:
@@ -62,9 +51,9 @@ def finished(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """A finished smoke run: its folder, and what it printed."""
+    """A finished smoke run by two workers: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = with_workers(folder)
+    done = morlaif(folder, workers=2)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 
@@ -105,16 +94,15 @@ def test_the_same_command_builds_nothing(first):
     assert "results.json" in os.listdir(run_folder(folder, again))
 
 
-def test_another_scalarizer_rebuilds_only_what_reads_it(first):
+def test_another_scalarizer_or_fewer_principles_rebuild_only_what_reads_them(first):
+    """Fewer principles label and train nothing new."""
     folder, _ = first
-    done = morlaif(folder, "scalarizer=max_min")
-    assert done.returncode == 0 and built(run_folder(folder, done)) == {"ppo/morlaif", "evaluate", "report"}
-
-
-def test_fewer_principles_label_and_train_nothing_new(first):
-    folder, _ = first
-    done = morlaif(folder, "principles.count=2")
-    assert done.returncode == 0
+    for override, rebuilt in (("scalarizer=max_min", set()), ("principles.count=2", {"weigh/morlaif"})):
+        plan = morlaif(folder, override, "dry_run=true")
+        to_do = {line.split()[1] for line in plan.stdout.splitlines() if " to do " in line}
+        assert to_do == {"ppo/morlaif", "evaluate", "report"} | rebuilt
+    done = morlaif(folder, "scalarizer=max_min", "principles.count=2", SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert built(run_folder(folder, done)) == {"weigh/morlaif", "ppo/morlaif", "evaluate", "report"}
 
 
@@ -124,47 +112,41 @@ def test_stages_build_what_they_need_and_stop_there(first, tmp_path):
     assert built(run_folder(tmp_path, done)) == {"data", "respond"}  # the data's own pairs need no policy
 
 
-def test_numbers_are_the_same_for_the_same_seed_whatever_the_workers(first, tmp_path):
-    folder, before = first
-    done = morlaif(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    one, other = (
-        json.loads((run_folder(f, d) / "results.json").read_text()) for f, d in ((folder, before), (tmp_path, done))
-    )
-    del one["seconds"], other["seconds"]
-    assert one == other
+def numbers(run: Path) -> dict[str, object]:
+    results = json.loads((run / "results.json").read_text())
+    del results["seconds"]
+    return results
 
 
-def test_kill_at_any_moment_then_the_same_command(tmp_path):
-    """No finished unit is built again; what is left behind stops no later run."""
+def test_kill_at_any_moment_then_the_same_command(first, tmp_path):
+    """No finished unit is built again; what is left behind stops no later run, and changes no number.
+
+    The numbers are those of a run that nobody killed, with another number of workers.
+    """
     rng = random.Random(0)
-    for seconds in (4, 3, 2, 1):
+    for seconds, workers in ((4, 2), (3, 1), (2, 1), (1, 1)):  # workers die with their run
         before = finished(tmp_path)
-        run: cli.Run | subprocess.Popen[bytes]
-        if seconds == 4:  # its workers die with it
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            run = subprocess.Popen(command(), cwd=tmp_path, env=environment(tmp_path), **quiet)
-            time.sleep(5)  # imports
-        else:
-            run = cli.Run([*SMOKE, "hardware.workers=1"], tmp_path)
+        run = cli.Run([*SMOKE, SHORT, f"hardware.workers={workers}"], tmp_path, environment(tmp_path), warm=True)
         time.sleep(rng.uniform(0, seconds))
         run.send_signal(signal.SIGKILL)
         run.wait()
         assert before <= finished(tmp_path)
     before = finished(tmp_path)
-    done = morlaif(tmp_path)
+    done = morlaif(tmp_path, SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     states = json.loads((run_folder(tmp_path, done) / "run.json").read_text())["units"]
     assert {f"{unit['stage']}/{unit['digest']}" for unit in states if unit["state"] == "cached"} >= before
+    folder, unbroken = first
+    assert numbers(run_folder(tmp_path, done)) == numbers(run_folder(folder, unbroken))
 
 
 def test_two_runs_at_once_build_each_unit_once(tmp_path):
-    arguments = [[], ["scalarizer=max_min"]]
-    runs = [cli.Run([*SMOKE, "hardware.workers=1", *more], tmp_path) for more in arguments]
+    short = [*SMOKE, "hardware.workers=1", "stages=[ppo]", "arms.select=[morlaif]"]
+    runs = [cli.Run([*short, *more], tmp_path) for more in ([], ["scalarizer=max_min"])]
     outputs = [run.communicate(TIMEOUT)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     runs = [tmp_path / re.findall(r"run: +(\S+)", output)[0] for output in outputs]
-    shared = set(units(runs[0])) - {"ppo/morlaif", "evaluate", "report"}
+    shared = set(units(runs[0])) - {"ppo/morlaif"}
     assert not built(runs[0]) & built(runs[1]) & shared
     assert (built(runs[0]) | built(runs[1])) >= shared
 
@@ -183,7 +165,12 @@ def fragile(scores):
 def test_a_sweep_outlives_a_failing_job_and_resumes(first):
     folder, _ = first
     (folder / "plugin.py").write_text(PLUGIN)
-    sweep = ["-m", "scalarizer.function=plugin.fragile,morlaif.scalarize.functions.linear", "arms.select=[morlaif]"]
+    sweep = [
+        "-m",
+        "scalarizer.function=plugin.fragile,morlaif.scalarize.functions.linear",
+        "arms.select=[morlaif]",
+        SHORT,
+    ]
     done = morlaif(folder, *sweep)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 succeeded" in done.stdout and "1 failed" in done.stdout and "Traceback" not in done.stdout + done.stderr
@@ -228,7 +215,7 @@ def test_any_finished_runs_can_be_compared(first):
     [
         (["stages=[compare]"], "compare.runs: name the runs to compare"),
         (["stages=[compare]", "compare.runs=nothing"], "compare.runs: no run folder matches 'nothing'."),
-        (["stages=[compare,report]"], "compare reads finished runs, beside no other stage"),
+        (["stages=[compare,report]"], "compare reads finished runs and goes with no other stage"),
         (["-m", "stages=[compare]", "seed=0,1"], "is one job, not a sweep"),
     ],
 )

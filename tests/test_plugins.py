@@ -21,6 +21,8 @@ from morlaif.planning.plan import plan
 from morlaif.reward.settings import check, layout
 from morlaif.reward.sources import open_reward
 
+pytestmark = pytest.mark.slow  # most compose a config of their own
+
 TINY = [
     "data=tabs", "respond=pairs", "feedback=shorter", "reward=plain", "principles.count=1", "sft.max_steps=3",
     "weights.prompts=8", "ppo.steps=1", "ppo.rollouts=8", "ppo.max_new_tokens=8", "ppo.eval_prompts=0",
@@ -42,7 +44,6 @@ def digests(*overrides: str) -> dict[str, str]:
     return {unit.name: unit.digest for unit in plan(config(*overrides)).units}
 
 
-@pytest.mark.slow
 def test_all_three_in_one_run(plugin, file):
     """Rows become pairs, the judge labels them, a preference model learns that, and PPO learns from the reward."""
     env = {"PYTHONPATH": os.pathsep.join([plugin, str(Path(__file__).parents[1])])}

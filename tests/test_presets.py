@@ -62,6 +62,7 @@ def test_a_name_that_is_none_brings_the_near_one():
         preset("ppo", "to")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -76,6 +77,7 @@ def test_values_set_in_a_copy_are_what_hydra_composes(overrides):
     assert composed("ppo=toy_rloo") == in_full("ppo=toy_rloo"), "the copy is another tree"
 
 
+@pytest.mark.slow
 def test_stop_strings_follow_the_evaluation():
     """One setting: a policy learns on, and is judged by, responses that end alike."""
     assert preset("ppo", "toy")["stop"] == preset("ppo", "toy_rloo")["stop"] == preset("eval", "toy")["stop"] == []

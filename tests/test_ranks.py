@@ -52,6 +52,7 @@ def talk():
     }
 
 
+@pytest.mark.slow
 def test_three_processes(tmp_path):
     found = processes.run(talk, folder=tmp_path, ranks=3)
     assert [row["who"] for row in found] == [(0, 3, True), (1, 3, False), (2, 3, False)]
@@ -80,6 +81,7 @@ def mistaken():
         return error.args[0]
 
 
+@pytest.mark.slow
 def test_a_mistake_of_one_rank_is_that_of_all(tmp_path):
     assert processes.run(mistaken, folder=tmp_path, ranks=2) == ["c", "c"] and mistaken() == "c"
 
@@ -90,6 +92,7 @@ def fail_on_second():
     ranks.barrier()
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_others(tmp_path):
     with pytest.raises(AssertionError, match="the second one is ill"):
         processes.run(fail_on_second, folder=tmp_path, ranks=2, timeout=30)

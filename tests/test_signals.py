@@ -21,9 +21,10 @@ SMALL = ["experiment=smoke", "stages=[sft]", "data.sft=30", "data.train=4", "dat
 LONG, SHORT = [*SMALL, "sft.max_steps=100000"], [*SMALL, "sft.max_steps=20", "hardware.workers=1"]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str] | cli.Run:
-    if "hardware.workers=1" in arguments:
-        return cli.Run(arguments, folder, {"COLUMNS": "300"})
+def start(folder: Path, *arguments: str, fresh: bool = False) -> subprocess.Popen[str] | cli.Run:
+    """`fresh`: each of its processes is a new Python; else they are forked (`warm`)."""
+    if not fresh:
+        return cli.Run(arguments, folder, {"COLUMNS": "300"}, warm=True)
 
     def as_from_a_shell() -> None:  # a test may itself run where signals are ignored
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -47,8 +48,8 @@ def wait_for(process: subprocess.Popen[str] | cli.Run, folder: Path, pattern: st
 
 
 def children(parent: int) -> dict[int, str]:
-    """The command of each process below `parent`."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    """The name and the command of each process below `parent`."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,comm,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     found: dict[int, str] = {}
     while new := {int(p): a for p, pp, a in rows if int(pp) in {parent, *found} and int(p) not in found}:
@@ -65,18 +66,18 @@ def lives(pid: int) -> bool:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("number", "whom", "more"),
+    ("number", "whom", "workers", "fresh"),
     [
-        (signal.SIGTERM, "the run", []),
-        (signal.SIGINT, "the run", ["hardware.workers=1"]),
-        (signal.SIGTERM, "its worker", ["hardware.workers=2"]),
+        (signal.SIGTERM, "the run", 2, True),
+        (signal.SIGINT, "the run", 1, False),
+        (signal.SIGTERM, "its worker", 2, False),
     ],
 )
-def test_a_run_that_is_asked_to_end_says_a_line_and_leaves_no_process(tmp_path, number, whom, more):
-    process = start(tmp_path, *LONG, *more)
+def test_a_run_that_is_asked_to_end_says_a_line_and_leaves_no_process(tmp_path, number, whom, workers, fresh):
+    process = start(tmp_path, *LONG, f"hardware.workers={workers}", fresh=fresh)
     wait_for(process, tmp_path, "store/sft/.*/keep/metrics.jsonl")
     below = children(process.pid)
-    target = process.pid if whom == "the run" else next(p for p, a in below.items() if "morlaif.launch.worker" in a)
+    target = process.pid if whom == "the run" else next(pid for pid, a in below.items() if a.startswith("worker-"))
     os.kill(target, number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number

@@ -46,6 +46,7 @@ def calls(file: Path):
             yield node, ast.unparse(node.func)
 
 
+@pytest.mark.slow
 def test_no_file_goes_past_the_borders():
     """Whoever prints, fills a table, writes a CSV or opens templates asks the module of the border for it."""
     past = []

@@ -11,6 +11,7 @@ from morlaif.presets import options, places
 LOCAL = "experiment=local model.path=m data.path=d.jsonl judge.path=j"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "given", "instead"), [
     ("model=gpt2", "sft=toy respond=toy pm=toy ppo=toy data=toy feedback=rules eval=toy", "sft=auto respond=sample"),
     (f"{LOCAL} sft=toy", "sft=toy", "sft=auto"),
@@ -28,6 +29,7 @@ def test_what_does_not_go_together_is_one_line(command, given, instead):
     assert line.count("\n") == 0 and line.startswith(f"{given}:") and instead in line.partition(":")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [
     LOCAL,
     f"{LOCAL} sft=none budget=paper",

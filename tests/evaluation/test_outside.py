@@ -74,6 +74,7 @@ def test_a_folder_without_a_model_is_none(tmp_path):
         identities({"base": str(tmp_path)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, told",
     [

@@ -150,6 +150,7 @@ def test_an_unusable_rating_is_drawn_at_the_next_attempt(criteria, settings_for,
         assert server.received == before
 
 
+@pytest.mark.slow
 def test_a_budget_stops_and_a_larger_one_goes_on_without_paying_twice(criteria, settings_for, tmp_path):
     with ChatServer() as server:
         asked = singles(criteria, 30)

@@ -263,6 +263,7 @@ def test_a_run_that_does_not_exist(tmp_path):
         human(tmp_path, "export")
 
 
+@pytest.mark.slow
 def test_on_the_command_line(finished, tmp_path):
     assert HUMAN_SPELLINGS.sub("human=", "evaluate.human=import") == "human=import"
     done = cli.morlaif(["eval.human=export", f"human.run={finished.name}", "human.prompts=5"], tmp_path)

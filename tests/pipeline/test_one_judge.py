@@ -23,6 +23,8 @@ from morlaif.pipeline.preflight import Preflight
 from morlaif.planning.settle import settled
 from morlaif.usage import with_judge
 
+pytestmark = pytest.mark.slow  # most compose a config of their own
+
 LOCAL = ("experiment=local", "data.path=d.jsonl")
 
 

@@ -217,6 +217,7 @@ def test_checkpoints_of_which_none_is_whole(tmp_path):
     assert f"Remove {keep} to begin anew" in line
 
 
+@pytest.mark.slow
 def test_a_folder_in_place_of_the_ledger(tmp_path):
     (tmp_path / "store" / "ledger.sqlite").mkdir(parents=True)
     lines = problems("feedback=server", f"feedback.{NOBODY}", "stages=[feedback]")
@@ -230,6 +231,7 @@ def test_stages_that_are_not_asked_for_need_nothing():
     assert [line.split(":")[0] for line in problems(*later, "stages=[feedback]")] == ["feedback.api_key_env"]
 
 
+@pytest.mark.slow
 def test_what_the_store_has_needs_neither_server_nor_key(monkeypatch):
     monkeypatch.setattr(Store, "has", lambda self, unit: unit.stage != "report")
     assert problems("feedback=openai", "ppo.rollout=vllm", "pm=lora", "pm.base=gpt2") == []

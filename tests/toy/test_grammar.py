@@ -100,6 +100,7 @@ def test_principles_vary_independently(two_answers):
     assert np.abs(correlation).max() < 0.07  # 4.4 deviations of a correlation of nothing over 4000 rows
 
 
+@pytest.mark.slow
 def test_ties_are_rare_and_deviations_are_as_documented(two_answers):
     first, second = two_answers
     ties = dict(zip(PRINCIPLES, (first == second).mean(0), strict=True))

@@ -25,6 +25,8 @@ PAPER = {"principle_accuracy", "objective_accuracy", "win_matrix", "win_rates", 
 HUMAN = {"comparisons": {"multi_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3, "n": 60},
                          "multi_vs_sft": {"win": 0.7, "tie": 0.1, "loss": 0.2, "n": 60}}}  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 
 def build(made: tuple[list[dict], dict[str, Path]], out: Path, **changes) -> tuple[dict, str]:
     runs, inputs = made
@@ -189,7 +191,6 @@ def test_runs_that_answered_different_prompts_are_judged_apart(runs, tmp_path):
     assert "different prompts are not compared" in found["judged"]["note"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"arms": ("multi",)}, {"principles": ("preference",), "truth": False}, {"arms": ("single", "multi")}],
@@ -265,7 +266,6 @@ def test_the_page_asks_the_network_for_nothing(built):
     assert "default-src 'none'" in html
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 @pytest.mark.parametrize("width", [1280, 400])
 def test_in_a_browser_every_figure_is_drawn_without_a_word_on_the_console(built, tmp_path, width):
