@@ -94,6 +94,7 @@ def test_the_same_command_builds_nothing(first):
     assert "results.json" in os.listdir(run_folder(folder, again))
 
 
+@pytest.mark.timeout(420)
 def test_another_scalarizer_or_fewer_principles_rebuild_only_what_reads_them(first):
     """Fewer principles label and train nothing new."""
     folder, _ = first
@@ -118,6 +119,7 @@ def numbers(run: Path) -> dict[str, object]:
     return results
 
 
+@pytest.mark.timeout(420)
 def test_kill_at_any_moment_then_the_same_command(first, tmp_path):
     """No finished unit is built again; what is left behind stops no later run, and changes no number.
 
@@ -140,6 +142,7 @@ def test_kill_at_any_moment_then_the_same_command(first, tmp_path):
     assert numbers(run_folder(tmp_path, done)) == numbers(run_folder(folder, unbroken))
 
 
+@pytest.mark.timeout(420)
 def test_two_runs_at_once_build_each_unit_once(tmp_path):
     short = [*SMOKE, "hardware.workers=1", "stages=[ppo]", "arms.select=[morlaif]"]
     runs = [cli.Run([*short, *more], tmp_path) for more in ([], ["scalarizer=max_min"])]
