@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import cli
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -128,11 +129,8 @@ def test_a_job_submitted_from_elsewhere_says_where_from(tmp_path):
 
 @pytest.mark.slow
 def test_several_nodes_without_the_script_are_reported_to_use_it(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "morlaif", "experiment=smoke", "stages=[sft]", "data.sft=40", "hardware=cpu2_zero3",
-         "hardware.nodes=2"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+    command = ["experiment=smoke", "stages=[sft]", "data.sft=40", "hardware=cpu2_zero3", "hardware.nodes=2"]
+    done = cli.morlaif(command, tmp_path, {"COLUMNS": "200"})
     assert done.returncode == 2
     assert "start the run on each node by launch/multinode.sh" in done.stderr
 
