@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ KINDS: dict[str, dict[str, Any]] = {
 NO_HEAD_DIM = {"falcon"}
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11, 12, 13, 14]]
 RESPONSES = [[20, 21, 1], [22, 23, 24, 25, 1], [26, 5]]
-NEW = 8
+NEW = 5
 Measured = dict[str, float]
 
 
@@ -103,8 +104,13 @@ class Small:
         self.batch = collate(PROMPTS, RESPONSES, 0, torch.device("cpu"))
 
     def classifier(self) -> PreTrainedModel:
+        """A copy of one with random weights."""
         if self.kind not in CLASSIFIERS:
             raise UserError("has no sequence classifier in transformers")
+        return copy.deepcopy(self._classifier)
+
+    @cached_property
+    def _classifier(self) -> PreTrainedModel:
         return made(self.kind, AutoModelForSequenceClassification, num_labels=1)
 
     def logprobs(self) -> Measured:
