@@ -60,7 +60,7 @@ def updates(run: RunData) -> Figure | None:
     if not shown:
         return None
     curves = [row for arm in run.arms for row in run.curves[arm]]
-    steps = [key for key in STEPS if any(row.get(key) is not None for row in curves)]
+    steps = [key for key in STEPS if any(row.get(key) for row in curves)]  # what never was is no panel
     made, panels = multiples([UPDATES[key] for key in shown] + [STEPS[key] for key in steps])
     for key in shown:
         panel = next(panels)
@@ -69,7 +69,8 @@ def updates(run: RunData) -> Figure | None:
             if points:
                 panel.plot(*zip(*points, strict=True), color=PALETTE.of(index), linestyle=_dashes(index), linewidth=1.1)
     for key in steps:
-        _curves(next(panels), run, key)
+        _curves(panel := next(panels), run, key)
+        panel.tick_params(labelsize=7)
     _arm_legend(made, run)
     return made
 

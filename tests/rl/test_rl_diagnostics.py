@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +277,18 @@ def test_principles_of_a_step(small, changes):
     )
     for a, b in itertools.product(range(2), repeat=2):
         assert table["values"][a][b] == table["values"][b][a]
+
+
+def test_every_key_is_documented(small):
+    """In docs/training.md, in code; a name behind a slash as <principle>, <figure> or <name>."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    known = {name for code in re.findall(r"`([^`]+)`", text) for name in [code]}
+    config = small.settings(
+        steps=1, eval_prompts=4, importance_cap=2.0, **{"shaping.clip": 2.0, "critic.kind": "separate"}
+    )
+    result = small.trainer(config, held_out=small.prompts[:4]).run()
+    loss = small.trainer(small.settings(steps=1, **{"kl.placement": "loss", "kl.estimator": "k3"})).run()
+    for key in {*result.curve[0], *result.details[0], *loss.curve[0]} - {"step"}:
+        kind = key.partition("/")[0]
+        forms = {key, *(f"{kind}/<{word}>" for word in ("principle", "figure", "name"))}
+        assert forms & known, key

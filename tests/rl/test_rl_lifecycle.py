@@ -60,6 +60,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_unbroken_run(small, change, tmp_p
     found = small.trainer(config, resumed, keep=keep, held_out=HELD_OUT).run(lambda row: seen.append(row["step"]))
     assert seen == [5, 6]
     assert timeless(found.curve) == timeless(expected.curve) and found.samples == expected.samples
+    assert found.details == expected.details and len(found.details) == 6
     assert found.best == expected.best
     assert torch.equal(weights(resumed), weights(unbroken))
 
