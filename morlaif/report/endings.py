@@ -15,18 +15,16 @@ MIN_ENDED: float = ModelSettings.neutral["min_ended"][0]  # pages have no key at
 def warnings(
     details: RunDetails, curves: Mapping[str, Sequence[Mapping[str, float]]], least: float = MIN_ENDED
 ) -> list[str]:
-    """A line for each policy of whose answers, or of whose last rollouts, less than a share `least` ends."""
-    named, found = titles(details.arms), []
-    shares = [(f"The answers of {named.get(name, name)}", facts.ended) for name, facts in details.responses.items()]
-    shares += [
-        (f"The rollouts of {named.get(name, name)}", rows[-1]["ended"])
-        for name, rows in curves.items()
-        if rows and "ended" in rows[-1]
-    ]
-    for whose, ended in shares:
-        if ended < least:
+    """A line about answers, and one about last rollouts, with each policy of whose less than a share `least` ends."""
+    named = titles(details.arms)
+    answers = {name: facts.ended for name, facts in details.responses.items()}
+    rollouts = {name: rows[-1]["ended"] for name, rows in curves.items() if rows and "ended" in rows[-1]}
+    found = []
+    for what, shares in (("answers", answers), ("rollouts", rollouts)):
+        few = [f"of {named.get(name, name)} {percent(share, 0)}" for name, share in shares.items() if share < least]
+        if few:
             found.append(
-                f"{whose} end by themselves in {percent(ended, 0)} of cases; the others were cut at the limit of "
-                "tokens, so that rewards and verdicts are of unfinished texts."
+                f"Few {what} end by themselves ({', '.join(few)}); the others were cut at the limit of tokens, so that "
+                "rewards and verdicts are of unfinished texts."
             )
     return found

@@ -24,7 +24,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
-    return DASH if value is None else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    return DASH if value is None else f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", "−")
 
 
 def interval(i: Estimate | None) -> str:

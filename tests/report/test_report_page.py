@@ -149,7 +149,7 @@ def test_responses_that_are_cut_are_reported_above_all_figures(artifacts, config
     folders |= {"evaluate": evaluated}
     html, _ = build(folders, config, tmp_path / "out")
     (warning,) = re.findall(r'<aside class="warning".*?</aside>', html, re.DOTALL)
-    assert warning.count("<li>") == 1 and "The answers of SFT end by themselves in 31 %" in warning
+    assert warning.count("<li>") == 1 and "Few answers end by themselves (of SFT 31 %); " in warning
     asked = {**config, "model": {**config["model"], "min_ended": 0.3}}
     assert "<aside" not in build(folders, asked, tmp_path / "asked")[0]
 
