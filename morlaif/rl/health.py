@@ -1,4 +1,4 @@
-"""What of a curve is unhealthy, a sentence each, with what usually helps. Each threshold stands here, with its reason.
+"""What of a curve is unhealthy, a sentence each, with what usually helps. Each threshold is here, with its reason.
 
 A figure is judged by its mean over the last third of the steps, where a run shows what it has come to.
 """
@@ -88,8 +88,8 @@ def _shown(sign: Sign, curve: Curve) -> Iterator[str]:
             value = max(values) / middle if middle > 0 else 1.0
         if value > sign.limit if sign.side == "above" else value < sign.limit:
             name = key.removeprefix(sign.key).replace("_", " ")
-            said = sign.says.format(value=value, name=name)
-            yield f"{said[0].upper()}{said[1:]}. What usually helps: {sign.helps}."
+            sentence = sign.says.format(value=value, name=name)
+            yield f"{sentence[0].upper()}{sentence[1:]}. What usually helps: {sign.helps}."
 
 
 def _chosen(sign: Sign, values: Sequence[float]) -> bool:

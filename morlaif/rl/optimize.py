@@ -15,7 +15,7 @@ from morlaif.rl.kl import ESTIMATORS
 from morlaif.rl.losses import Actions, beyond_clip, value_loss
 from morlaif.rl.registry import PolicyLoss
 from morlaif.rl.settings import PPOSettings
-from morlaif.rl.tally import Tally, Update, Updates
+from morlaif.rl.tally import Tally, Update, UpdateTally
 
 
 def optimize(
@@ -29,7 +29,7 @@ def optimize(
     kl_coef: float,
     critic_only: bool,
     autocast: AbstractContextManager[object],
-) -> Updates:
+) -> UpdateTally:
     """Update the models once for each minibatch; what was seen before each update, for the log.
 
     Args:
@@ -52,7 +52,7 @@ def optimize(
                 # cannot matter.
                 engine.backward(loss / minibatch.tokens, last=i == len(minibatch.micro) - 1)
             update.norms = engine.step(critic_only)
-    return Updates.of(tally.seen())
+    return UpdateTally.of(tally.seen())
 
 
 def _loss(

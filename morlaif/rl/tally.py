@@ -101,14 +101,14 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Updates:
+class UpdateTally:
     """For the log: the step as a whole, and lists with a number for each update and each epoch."""
 
     step: dict[str, float]
     lists: dict[str, list[float]]
 
     @classmethod
-    def of(cls, seen: Sequence[tuple[int, Seen]]) -> Updates:
+    def of(cls, seen: Sequence[tuple[int, Seen]]) -> UpdateTally:
         step = Seen.together([one for _, one in seen]).row()
         for name in ("entropy", "explained_variance"):  # the log has those from before the updates
             step.pop(name, None)

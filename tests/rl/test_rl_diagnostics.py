@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morlaif.rl import diagnostics, masked
-from morlaif.rl.tally import Tally, Updates
+from morlaif.rl.tally import Tally, UpdateTally
 from morlaif.scalarize import functions
 
 seeds = st.integers(0, 2**31 - 1)
@@ -91,7 +91,7 @@ def test_updates_epochs_and_step_are_means_over_the_same_tokens():
         update.add(ratio=torch.tensor(total / 2))
         update.ratios += [torch.tensor([1.0, 1.0]), torch.tensor([1.0 - 0.1 * epoch, 1.0 + total / 100])]
         update.norms = {"grad_norm": torch.tensor(total)}
-    found = Updates.of(tally.seen())
+    found = UpdateTally.of(tally.seen())
     assert found.lists["updates/ratio_mean"] == [2, 1, 2] and found.lists["epochs/ratio_mean"] == [1.25, 2]
     assert found.step["ratio_mean"] == 26 / 16 and found.lists["epochs/grad_norm"] == [5, 16]
     assert found.step["ratio_max"] == pytest.approx(1.16) and found.lists["epochs/ratio_min"] == pytest.approx([1, 0.9])
