@@ -65,9 +65,9 @@ def cosine_table(run: RunData) -> tuple[list[str], Rows]:
     return [words(name) for name in names], matrix_rows(names, table)
 
 
-def mean_cosines(run: RunData) -> tuple[list[str], list[list[float | None]]]:
-    """Names and cosines of the advantages of the policy's principles, mean over the last third of the steps."""
-    tables = [row["cosines/advantage"] for row in run.diagnostics[run.policy] if "cosines/advantage" in row]
+def mean_cosines(run: RunData, of: str = "advantage") -> tuple[list[str], list[list[float | None]]]:
+    """Names and cosines of the policy's principles, mean over the last third of the steps that have them."""
+    tables = [row[key] for row in run.diagnostics[run.policy] if (key := f"cosines/{of}") in row]
     if not tables:
         return [], []
     last = tables[-(-2 * len(tables) // 3) :] or tables[-1:]

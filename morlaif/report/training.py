@@ -119,14 +119,15 @@ def parts_of_reward(run: RunData) -> Figure | None:
 
 
 def advantage_cosines(run: RunData) -> Figure | None:
-    """Each two principles of the policy: the cosine of their advantages, mean over the last third of the steps."""
+    """Each two principles of the policy. Lower triangle: cosines of advantages; upper one: of gradients, where kept."""
     names, table = mean_cosines(run)
+    gradients = mean_cosines(run, "gradient")[1]
     if not names:
         return None
 
     def cell(i: int, j: int) -> tuple[str, float] | None:
-        value = table[i][j]
-        if i < j or value is None:
+        value = table[i][j] if i > j else gradients[i][j] if gradients else None
+        if value is None:
             return None
         text = f"{abs(value):.2f}".removeprefix("0") if len(names) > 8 else f"{abs(value):.2f}"
         return ("\u2212" if round(value, 2) < 0 else "") + text, value

@@ -77,15 +77,10 @@ def objectives_row(
         target: (B,) what it made of them.
         group: neighbours that answer one prompt.
     """
-    names, row, tables = objective.active, dict[str, float](), dict[str, Any]()
+    names = objective.active
     if len(names) < 2:
-        return row, tables
-    weighed = objective.weigh(normal)
-    gains = diagnostics.centred(torch.cat([weighed, target[:, None]], 1), group)
-    angles = diagnostics.cosines(gains)
-    row |= _named("advantage_cosine", names, angles[-1, :-1])
-    row |= pair_row("advantage", angles[:-1, :-1])
-    tables["cosines/advantage"] = diagnostics.matrix(names, angles[:-1, :-1])
+        return {}, {}
+    row, tables = angles_row("advantage", names, diagnostics.cosines(gains_of(objective, normal, target, group)))
     slope = diagnostics.slopes(objective.combine, normal)
     if slope is not None:
         kept = (objective.weight > 0).to(slope.device)
@@ -94,7 +89,18 @@ def objectives_row(
     return row, tables
 
 
-def pair_row(what: str, angles: Tensor) -> dict[str, float]:
+def gains_of(objective: Objective, normal: Tensor, target: Tensor, group: int) -> Tensor:
+    """(B, K' + 1) what each response gains over its baseline under each principle that has a weight, and under all."""
+    return diagnostics.centred(torch.cat([objective.weigh(normal), target[:, None]], 1), group)
+
+
+def angles_row(what: str, names: Sequence[str], angles: Tensor) -> tuple[dict[str, float], dict[str, Any]]:
+    """Numbers and table of (K + 1, K + 1) cosines, the reward's last."""
+    row = _named(f"{what}_cosine", names, angles[-1, :-1]) | _pair_row(what, angles[:-1, :-1])
+    return row, {f"cosines/{what}": diagnostics.matrix(names, angles[:-1, :-1])}
+
+
+def _pair_row(what: str, angles: Tensor) -> dict[str, float]:
     """Of (K, K) cosines between principles: the least, and the share of pairs that point apart."""
     pairs = angles[torch.ones_like(angles, dtype=torch.bool).triu(1)]
     pairs = pairs[pairs.isfinite()]

@@ -155,6 +155,7 @@ class PPOSettings(Settings):
         "loss": ("clip",),
         "loss_params": ({},),
         "importance_cap": (None,),
+        "gradient_cosines_every": (0,),
     }
     reads_outside: ClassVar[Mapping[str, Outside]] = {"advantage": "function", "loss": "function"}
 
@@ -194,6 +195,7 @@ class PPOSettings(Settings):
     value_coef: Coefficient
     entropy_coef: Coefficient
     # 6. log, keep
+    gradient_cosines_every: Whole
     checkpoint_every: Whole
     eval_every: Whole
     eval_prompts: Whole
@@ -227,6 +229,11 @@ class PPOSettings(Settings):
             raise ValueError(
                 "critic.kind: adapter shares the policy's frozen base, which policy.kind: full moves; use "
                 "policy.kind: lora, or critic.kind: separate"
+            )
+        if self.gradient_cosines_every and self.policy.kind != "lora":
+            raise ValueError(
+                "gradient_cosines_every: a gradient of each principle is held, as large as what learns; use "
+                "policy.kind: lora, or 0"
             )
         if self.samples > self.eval_prompts:
             raise ValueError(f"samples: {self.samples} is more than eval_prompts: {self.eval_prompts}, which it shows")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from morlaif import ranks
+from morlaif import ranks, sharded
 from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message
 from morlaif.data.spool import token_spool
@@ -36,10 +36,11 @@ from morlaif.rl.diagnostics import importance_weights, sampler_table
 from morlaif.rl.engines import make_engine
 from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
 from morlaif.rl.held_out import Answers, table
-from morlaif.rl.log import Clock, experience_row, histograms, objectives_row
+from morlaif.rl.log import Clock, angles_row, experience_row, gains_of, histograms, objectives_row
 from morlaif.rl.masked import whiten
 from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
+from morlaif.rl.pulls import gradient_cosines
 from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
 from morlaif.rl.rollout import Rollout, TransformersRollout
 from morlaif.rl.scores import check_rewards, check_row, check_scores
@@ -120,6 +121,11 @@ class PPOTrainer:
         self.seed, self.dtype = seed, autocast
         self.device = models.model.device
 
+        if settings.gradient_cosines_every and any(map(sharded.is_sharded, models.groups()["policy"])):
+            raise UserError(
+                "ppo.gradient_cosines_every: the weights lie in parts on several ranks, and so would each principle's "
+                "gradient; use 0, or another stage of ZeRO than 3"
+            )
         self.estimator = with_params(ESTIMATORS, settings.advantage, settings.advantage_params)
         self.policy_loss = with_params(LOSSES, settings.loss, settings.loss_params)
         self.engine = make_engine(models, settings, accelerator)
@@ -212,6 +218,12 @@ class PPOTrainer:
         clock.lap("evaluate")
 
         # 5. Optimise: several passes, each over all minibatches.
+        many, tables = objectives_row(self.objective, normal, target, group)
+        if many and s.gradient_cosines_every and step % s.gradient_cosines_every == 0:
+            gains = gains_of(self.objective, normal, target, group)
+            pulls = gradient_cosines(self.engine, plan[0][0], gains, self._autocast())
+            row, table = angles_row("gradient", self.objective.active, pulls)
+            many, tables = many | row, tables | table
         rates = self._rates(step)
         updates = optimize(
             self.engine, experience, plan, rates, s,
@@ -221,7 +233,6 @@ class PPOTrainer:
             autocast=self._autocast(),
         )  # fmt: skip
         row = experience_row(experience, self.names, self.objective, s)
-        many, tables = objectives_row(self.objective, normal, target, group)
         coef, self.kl = self.kl.coef, self.kl.update(row["kl"], s.rollouts)
         clock.lap("optimise")
 

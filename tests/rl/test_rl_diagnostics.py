@@ -279,6 +279,43 @@ def test_principles_of_a_step(small, changes):
         assert table["values"][a][b] == table["values"][b][a]
 
 
+def test_gradients_of_principles_are_those_of_losses_of_their_own(small):
+    """Against a backward pass of a whole loss for each principle, and two principles that are opposed."""
+    from morlaif.rl.pulls import gradient_cosines
+
+    config = small.settings(steps=1, micro_batch_size=5, **{"policy.kind": "lora"})
+    run = small.trainer(config)
+    prompts, responses = run.prompt_ids[:12], [[3 + i, 4 + i % 3, 1] for i in range(12)]
+    minibatch = run._plan(0, list(prompts), responses)[0][0]
+    for p in run.models.groups()["policy"]:  # B is zero at the start, and A has no gradient there
+        p.data += 0.1 * drawn(p.numel(), *p.shape).float()
+    gains = drawn(0, 12, 2).float()
+    gains = torch.cat([gains, -gains[:, :1]], 1)
+    found = gradient_cosines(run.engine, minibatch, gains, run._autocast())
+    assert all(p.grad is None for p in run.models.parameters())  # nothing is left for the update
+    rows = []
+    for column in gains.unbind(1):
+        for part, batch in minibatch.micro:
+            logprobs = batch.unpack(run.engine(batch)[0])
+            (-(column[part, None] * logprobs).sum()).backward()
+        rows.append(torch.cat([p.grad.flatten() for p in run.models.groups()["policy"]]).double().numpy())
+        run.models.zero_grad()
+    expected = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a in rows] for b in rows])
+    assert np.allclose(found.numpy(), expected, atol=1e-5) and found[0, 2] == pytest.approx(-1)
+
+
+def test_gradients_of_principles_change_nothing_else(small):
+    usual = {"steps": 3, "policy.kind": "lora", "optimizer.learning_rate": 1e-2}
+    plain = small.trainer(small.settings(**usual)).run()
+    watched = small.trainer(small.settings(**usual, gradient_cosines_every=2)).run()
+    assert ["cosines/gradient" in details for details in watched.details] == [True, False, True]
+    for a, b in zip(plain.curve, watched.curve, strict=True):
+        assert all(a[key] == b[key] for key in a if not key.startswith("seconds"))
+    assert {"gradient_cosine/early", "gradient_cosine_min", "gradient_conflicts"} <= watched.curve[2].keys()
+    with pytest.raises(ValueError, match=r"gradient_cosines_every.*policy\.kind: lora"):
+        small.settings(gradient_cosines_every=1)
+
+
 def test_every_key_is_documented(small):
     """In docs/training.md, in code; a name behind a slash as <principle>, <figure> or <name>."""
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -288,7 +325,9 @@ def test_every_key_is_documented(small):
     )
     result = small.trainer(config, held_out=small.prompts[:4]).run()
     loss = small.trainer(small.settings(steps=1, **{"kl.placement": "loss", "kl.estimator": "k3"})).run()
-    for key in {*result.curve[0], *result.details[0], *loss.curve[0]} - {"step"}:
+    pulls = small.trainer(small.settings(steps=1, gradient_cosines_every=1, **{"policy.kind": "lora"})).run()
+    rows = (result.curve[0], result.details[0], loss.curve[0], pulls.curve[0], pulls.details[0])
+    for key in {key for row in rows for key in row} - {"step"}:
         kind = key.partition("/")[0]
         forms = {key, *(f"{kind}/<{word}>" for word in ("principle", "figure", "name"))}
         assert forms & known, key
