@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from morlaif.models.layers import trunk_name, trunk_of
 
-LARGE, FEW, BLOCK = 2**24, 64, 1024  # weights of a head that is read by blocks; rows up to which; its rows at once
+LARGE, FEW, BLOCK = 2**24, 64, 512  # weights of a head that is read by blocks; rows up to which; its rows at once
 _CLOSE = 1e-5  # relative; some heads compute in float32
 _PROBES = (1e-4, -1e-4, 0.5, -0.5, 3.0, -3.0, 20.0, -20.0, 100.0, -100.0, 1e9, -1e9)  # what a layer might give
 
@@ -66,9 +66,13 @@ def _product(layer: nn.Module, states: Tensor) -> Tensor:
         return layer(states)
     assert isinstance(layer, nn.Linear)
     result = states.new_empty(len(states), layer.out_features)
-    for start in range(0, layer.out_features, BLOCK):
-        block = slice(start, start + BLOCK)
-        torch.mm(states, layer.weight[block].T, out=result[:, block])
+    count = layer.out_features // BLOCK
+    whole = count * BLOCK
+    blocks = layer.weight[:whole].view(count, BLOCK, layer.in_features)
+    products = torch.bmm(states.expand(count, -1, -1), blocks.transpose(1, 2))  # one call, which threads share
+    result[:, :whole].unflatten(1, (count, BLOCK)).copy_(products.transpose(0, 1))
+    if whole < layer.out_features:
+        torch.mm(states, layer.weight[whole:].T, out=result[:, whole:])
     return result if layer.bias is None else result.add_(layer.bias)
 
 

@@ -215,8 +215,9 @@ def test_a_large_head_is_read_by_blocks(monkeypatch, tokenizer):
     args = {"max_new_tokens": NEW, "temperature": 0.0, "batch_size": 5}
     whole = generate(model, tokenizer, prompts, **args)
     blocks = []
-    product = torch.mm
-    monkeypatch.setattr(torch, "mm", lambda x, w, out: blocks.append(w.shape[1]) or product(x, w, out=out))
+    one, many = torch.mm, torch.bmm
+    monkeypatch.setattr(torch, "mm", lambda x, w, out: blocks.append(w.shape[1]) or one(x, w, out=out))
+    monkeypatch.setattr(torch, "bmm", lambda x, w: blocks.append(w.shape[2]) or many(x, w))
     monkeypatch.setattr("morlaif.models.head.LARGE", 0)
     monkeypatch.setattr("morlaif.models.head.BLOCK", 100)
     assert generate(model, tokenizer, prompts, **args) == whole
