@@ -26,6 +26,7 @@ LOGITS = {"cpu": 2**24, "cuda": 2**27}  # logits that PPO holds at once (morlaif
 CHUNK = 2**25  # logits that TRL's loss makes at once, on a GPU (4096 tokens, some of the vocabulary)
 RETURN = 1.5  # what one layer's backward takes beside what was kept, in units of that (measured, with the allocator)
 CONTEXT = 1.0e9  # bytes that CUDA, its libraries and the allocator's gaps take on a GPU
+PROCESS = 0.6e9  # bytes that Python and its libraries take of a machine without (measured once all are imported)
 
 
 class Item(NamedTuple):
@@ -226,7 +227,7 @@ def fits(memory: StageMemory, hardware: HardwareSettings) -> bool:
 
 def usable(hardware: HardwareSettings) -> float:
     """Bytes of a device that tensors may take."""
-    return hardware.machine.device_memory * 1e9 - (CONTEXT if hardware.device != "cpu" else 0.0)
+    return hardware.machine.device_memory * 1e9 - (CONTEXT if hardware.device != "cpu" else PROCESS)
 
 
 def host_bytes(memory: StageMemory, hardware: HardwareSettings) -> float:
