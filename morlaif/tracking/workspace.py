@@ -19,6 +19,12 @@ RATES = (
 )
 COLUMNS = (("config", "scalarizer.name"), ("config", "seed"), *(("summary", name) for name in (*RATES, "kl")))
 FIGURES = ("win_rates", "changes", "objective_accuracy", "pm_accuracy", "correlations", "training")
+UPDATES = {
+    "approx_kl_k3": "KL within a step", "clip_fraction": "clipped tokens", "ratio_max": "largest ratio",
+    "entropy": "entropy", "grad_norm": "gradient norm", "explained_variance": "explained variance",
+    "value_clip_fraction": "clipped values",
+}  # fmt: skip
+PARTS = {"decides": "decides", "variance_share": "share of variance", "advantage_cosine": "cosine with the reward"}
 
 
 def workspace(entity: str, project: str, group: str | None, principles: Sequence[str]) -> Any:
@@ -57,6 +63,14 @@ def workspace(entity: str, project: str, group: str | None, principles: Sequence
         ws.Section(
             name="PPO", is_open=True,
             panels=[curve("reward", "objective"), curve("kl", "KL to SFT"), curve("length", "tokens a response")],
+        ),
+        ws.Section(name="PPO's updates", panels=[curve(f"updates/{name}", title) for name, title in UPDATES.items()]),
+        ws.Section(
+            name="What the reward is made of", is_open=bool(principles),
+            panels=[
+                curve(f"{kind}/{name}", f"{name.replace('_', ' ')}: {title}")
+                for name in principles for kind, title in PARTS.items()
+            ],
         ),
         ws.Section(
             name="Principles", is_open=bool(principles),

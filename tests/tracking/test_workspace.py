@@ -26,10 +26,12 @@ def test_it_compares_the_scalarizers_of_one_sweep(spec):
 
 def test_its_panels_show_what_a_run_tells_its_tracker(spec):
     sections = {s["name"]: s for s in spec["section"]["panelBankConfig"]["sections"]}
-    assert list(sections)[:4] == ["Scalarizers", "PPO", "Principles", "Samples and figures"]
+    names = ["Scalarizers", "PPO", "PPO's updates", "What the reward is made of", "Principles", "Samples and figures"]
+    assert list(sections)[:6] == names
     text = json.dumps(spec)
     for key in ("win_rate.morlaif_vs_sft.value", "win_rate.morlaif_vs_rlaif.value", "ppo/morlaif/reward",
-                "ppo/morlaif/step", "ppo/morlaif/score/empathy", "figures/win_rates", "samples"):  # fmt: skip
+                "ppo/morlaif/step", "ppo/morlaif/score/empathy", "ppo/morlaif/updates/ratio_max",
+                "ppo/morlaif/variance_share/bias", "figures/win_rates", "samples"):  # fmt: skip
         assert key in text, key
 
 
