@@ -64,11 +64,14 @@ class PPO(Method[PPOReads, MethodNeeds]):
 
         update = ForwardSize(min(s.micro_batch_size, rollouts), length)
         rank, checkpointing = (s.policy.r, 0.0) if lora else None, s.policy.gradient_checkpointing
+        kept = layout.activations(policy, update, checkpointing, logits=False, lora=rank)
+        if s.critic.kind in ("adapter", "separate"):  # one loss: the forwards of both wait for its backward
+            kept = [*kept, *(item._replace(formula=f"critic: {item.formula}") for item in kept)]
         turns = {
             "sampling": sampling,
             "scoring": machine.scoring(),
             "learning": [
-                *layout.activations(policy, update, checkpointing, logits=False, lora=rank),
+                *kept,
                 machine.logits(update.rows * s.max_new_tokens),
             ],
         }
