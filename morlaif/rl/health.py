@@ -51,7 +51,8 @@ SIGNS = (
     # A clip is for outliers; beyond it responses have no order any more.
     Sign("reward_clipped", "above", 0.1, "{value:.0%} of the rewards lie at the clip, where none is the better one",
          "a wider ppo.shaping.clip, or ppo.shaping.scaling=running"),
-    # Rounding leaves 1e-6 nats in float32 and some 1e-3 in bfloat16 (docs/launch.md).
+    # For small gaps k3 is half their square: .01 is gaps of .14 nats, a tenth or more of every probability. float32
+    # leaves 1e-6 to 1e-4 (docs/launch.md).
     Sign("sampler/kl_k3", "above", 0.01, "the sampler is {value:.2g} nats a token from the policy that learns",
          "ppo.importance_cap=2, or hardware.dtype=float32"),
     # The update then lowers that principle's score, whatever it weighs.
