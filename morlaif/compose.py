@@ -187,23 +187,26 @@ def look_ahead(flags: Namespace) -> tuple[list[Composed], bool, str | None]:
 
 
 def run_job(job: Composed, config_dir: str | None, task: Callable[[DictConfig], None]) -> None:
-    """What Hydra does for one job: it makes the folder, sets the environment, calls `task`.
+    """What Hydra does for one job: it makes the folder, sets the environment, calls `task` and the callbacks.
 
-    Hydra's command line would compose the same config twice more, once for its mode alone, at a second each.
+    By the function that Hydra's launchers call: its command line would compose the same config twice more, once for
+    its mode alone, at a second each.
     """
-    from hydra._internal.hydra import Hydra
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core import utils
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.utils import configure_log
+    from hydra.types import HydraContext, RunMode
 
-    class Given(Hydra):
-        def compose_config(self, *_: Any, with_log_configuration: bool = False, **__: Any) -> DictConfig:
-            if with_log_configuration:
-                configure_log(job.tree.hydra.hydra_logging, job.tree.hydra.verbose)
-            return job.tree
-
+    tree = job.tree
+    tree.hydra.mode = RunMode.RUN
     with composing(config_dir):
-        loader = GlobalHydra.instance().config_loader()
-        Given("morlaif", loader).run(CONFIG_NAME, task, job.overrides)
+        utils.configure_log(tree.hydra.hydra_logging, tree.hydra.verbose)
+        callbacks = Callbacks(tree)
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
+        callbacks.on_run_start(config=tree, config_name=CONFIG_NAME)
+        done = utils.run_job(task, tree, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=tree, config_name=CONFIG_NAME, job_return=done)
+    _ = done.return_value  # raises what the task raised
 
 
 def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Mapping[str, set[str]]) -> None:
