@@ -98,11 +98,19 @@ def grpo(t: Trajectories) -> Estimate:
     return t.spread(group_normalized(t.rewards.sum(1, keepdim=True), t.group)), None
 
 
+@estimator(grouped=True)
+def dr_grpo(t: Trajectories) -> Estimate:
+    """GRPO done right (Liu et al. 2025, arXiv 2503.20783, section 3): r - mean of the group, over no deviation, which
+    would weigh prompts by how alike their answers are."""
+    return t.spread(t.totals - t.totals.mean(1, keepdim=True)), None
+
+
 @estimator(grouped=True, apart=True)
 def gdpo(t: Trajectories) -> Estimate:
     """Group-reward-decoupled (arXiv 2601.05242): the rewards combine scores that went through `group_normalized` apart.
 
-    Here only their group's mean goes, which a non-linear scalarizer leaves behind; whitening the batch follows.
+    Here only their group's mean goes, which a non-linear scalarizer leaves behind; the normalisation over the responses
+    of the batch follows (`whiten_responses`).
     """
     return t.spread(t.totals - t.totals.mean(1, keepdim=True)), None
 

@@ -68,7 +68,8 @@ class Minibatch:
     nothing, since a sharded model wants the same number of forwards from all.
     """
 
-    tokens: int  # response tokens of all its rows, on all ranks
+    responses: int  # all its rows, on all ranks
+    tokens: int  # response tokens, likewise
     states: int  # states that the critic values, likewise
     micro: list[tuple[list[int], Batch]]  # this rank's: rows, and their batch
 
@@ -91,7 +92,7 @@ def plan_minibatch(
     if len(own) < -(-len(micro) // ranks.count()):
         own.append(([], collated(micro[0])))
     tokens, states = (sum(len(ids[row]) for rows in micro for row in rows) for ids in (responses, read))
-    return Minibatch(tokens, states, own)
+    return Minibatch(sum(map(len, micro)), tokens, states, own)
 
 
 def with_end(responses: Sequence[Sequence[int]], pad: int, room: int) -> list[list[int]]:

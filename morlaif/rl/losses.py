@@ -1,4 +1,4 @@
-"""Losses of single tokens. The trainer sums them and divides by the tokens of the whole minibatch.
+"""Losses of single tokens. The trainer takes their mean as `ppo.loss_aggregation` has it (`aggregated`).
 
 A policy loss takes `Actions`, further keywords of its own if it has any (`ppo.loss_params`), and returns (N,). All of a
 response's tokens are in one call, so it may also look at whole responses. Nothing here imports torch.
@@ -6,8 +6,8 @@ response's tokens are in one call, so it may also look at whole responses. Nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,42 @@ class Actions:
 def clip(a: Actions) -> Tensor:
     """The clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7), negated: -min(ρA, clip(ρ, 1 ± clip)A)."""
     return (-a.advantages * a.ratio).maximum(-a.advantages * a.ratio.clamp(1 - a.clip, 1 + a.clip))
+
+
+def clip_sequence(a: Actions) -> Tensor:
+    """`clip` with the ratio of the whole response, Π ρ_t, on each of its tokens: what TRL's RLOO does, and at ρ = 1 the
+    gradient of RLOO itself, A ∇ log π(y | x). Of use with `loss_aggregation: sequence`."""
+    return clip(sequences(a))
+
+
+def sequences(a: Actions) -> Actions:
+    """Each token with the log-ratio of its whole response, and with the mean of that response's advantages."""
+    rows = int(a.response[-1]) + 1
+
+    def total(x: Tensor) -> Tensor:
+        return x.new_zeros(rows).index_add(0, a.response, x)[a.response]
+
+    moved, length = total(a.logprobs - a.old_logprobs), total(a.advantages.new_ones(a.advantages.shape))
+    return replace(a, logprobs=a.old_logprobs + moved, advantages=total(a.advantages) / length)
+
+
+def aggregated(
+    lengths: Tensor, how: Literal["token", "sequence", "constant"], tokens: int, responses: int, limit: int
+) -> Tensor:
+    """What each token counts, so that the sum over a minibatch divided by its `tokens` is
+
+    token: the mean over all tokens (PPO, DAPO); sequence: the mean over responses of each one's mean (GRPO: a token of
+    a long response counts less); constant: the sum over tokens / (responses · limit) (Dr. GRPO: every token counts
+    the same whatever the lengths are).
+
+    Args:
+        lengths: (N,) of the response that each token belongs to.
+        tokens, responses: of the whole minibatch.
+        limit: ppo.max_new_tokens.
+    """
+    if how == "token":
+        return lengths.new_ones(lengths.shape)
+    return tokens / (responses * (lengths if how == "sequence" else lengths.new_full(lengths.shape, limit)))
 
 
 def beyond_clip(a: Actions) -> Tensor:

@@ -12,7 +12,7 @@ from morlaif.rl.diagnostics import policy_sums, value_sums
 from morlaif.rl.engine import Engine
 from morlaif.rl.experience import Experience, Minibatch
 from morlaif.rl.kl import ESTIMATORS
-from morlaif.rl.losses import Actions, beyond_clip, value_loss
+from morlaif.rl.losses import Actions, aggregated, beyond_clip, sequences, value_loss
 from morlaif.rl.registry import PolicyLoss
 from morlaif.rl.settings import PPOSettings
 from morlaif.rl.tally import Tally, Update, UpdateTally
@@ -87,17 +87,22 @@ def _loss(
             entropy = None if entropy is None else entropy[is_token]
         actions = Actions(logprobs, old, ref, advantages, response, settings.clip_range)
         losses = policy_loss(actions)
+        counts = aggregated(
+            experience.mask[rows].sum(1).to(losses)[response], settings.loss_aggregation,
+            minibatch.tokens, minibatch.responses, settings.max_new_tokens,
+        )  # fmt: skip
         if experience.weights is not None:
             weights = at(experience.weights)
             losses = losses * (weights[is_token] if minibatch.states > minibatch.tokens else weights)
-        policy = losses.sum()
+        policy = (losses * counts).sum()
         loss = loss + policy
         with torch.no_grad():
-            update.add(policy_loss=policy, clip_fraction=beyond_clip(actions).sum())
+            clipped = sequences(actions) if settings.loss == "clip_sequence" else actions
+            update.add(policy_loss=policy, clip_fraction=beyond_clip(clipped).sum())
             update.add(**policy_sums(logprobs, old, before))
             update.ratios.append(torch.stack(actions.ratio.aminmax()))
         if kl_coef:
-            estimate = ESTIMATORS[settings.kl.estimator](logprobs, ref).sum()
+            estimate = (ESTIMATORS[settings.kl.estimator](logprobs, ref) * counts).sum()
             loss = loss + kl_coef * estimate
             update.add(kl_loss=estimate)
         if settings.entropy_coef and entropy is not None:

@@ -20,11 +20,12 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 ESTIMATORS: Registry[Estimator] = Registry(
     "estimator", "ppo.advantage", "morlaif.rl.advantages",
-    {name: f"morlaif.rl.advantages.{name}" for name in ("gae", "rloo", "grpo", "gdpo", "reinforce_pp")},
+    {name: f"morlaif.rl.advantages.{name}" for name in ("gae", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce_pp")},
 )  # fmt: skip
 LOSSES: Registry[PolicyLoss] = Registry(
-    "policy_loss", "ppo.loss", "morlaif.rl.losses", {"clip": "morlaif.rl.losses.clip"}
-)
+    "policy_loss", "ppo.loss", "morlaif.rl.losses",
+    {name: f"morlaif.rl.losses.{name}" for name in ("clip", "clip_sequence")},
+)  # fmt: skip
 
 
 def with_params(registry: Registry[T], name: str, params: Mapping[str, Any]) -> T:

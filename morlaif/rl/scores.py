@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from morlaif.errors import UserError
+from morlaif.rl.settings import ShapingSettings
+
+log = logging.getLogger(__name__)
 
 
 def check_scores(
@@ -50,6 +54,32 @@ def check_rewards(rewards: Tensor, texts: Sequence[str], step: int) -> None:
             f"step {step}: the scalarized reward is {rewards[row].item()} for response {row} ({_short(texts[row])}), "
             "though each principle's score is finite: look at the scalarizer"
         )
+
+
+def check_shaped(shaped: Tensor, ended: Tensor, texts: Sequence[str], step: int, settings: ShapingSettings) -> None:
+    """What is learnt from may be constant where the scores were not: each of them replaced, or clipped.
+
+    A warning, since a policy may pass through such a step; at the first step, which shows what was set wrongly, an
+    error unless `constant_score` allows it.
+
+    Raises:
+        UserError: saying what levelled them.
+    """
+    if len(set(texts)) < 2 or not torch.equal(shaped, shaped[:1].expand(len(shaped))):
+        return
+    value, shown = f"{shaped[0].item():g}", f"all {len(texts)} responses"
+    if settings.missing_eos == "replace" and not ended.any():
+        why = "none of them ended by itself, so ppo.shaping.missing_eos=replace has replaced each score"
+        what = "raise ppo.max_new_tokens, name what ends a response in ppo.stop, or use ppo.shaping.missing_eos=none"
+    elif settings.clip is not None and abs(abs(shaped[0].item()) - settings.clip) < 1e-6:
+        why, what = "each score is clipped", "raise ppo.shaping.clip, or look at what scores them"
+    else:
+        why, what = "the scalarizer or the shaping has levelled them", "look at scalarizer and ppo.shaping"
+    message = f"step {step}: the shaped reward is {value} for {shown}, so nothing can be learnt from it: {why}; {what}"
+    if step or settings.constant_score == "allow":
+        log.warning(message)
+        return
+    raise UserError(f"{message}, or set ppo.shaping.constant_score=allow")
 
 
 def check_row(row: Mapping[str, float], step: int) -> None:

@@ -156,6 +156,7 @@ class PPOSettings(Settings):
         "loss_params": ({},),
         "importance_cap": (None,),
         "gradient_cosines_every": (0,),
+        "loss_aggregation": ("token",),
     }
     reads_outside: ClassVar[Mapping[str, Outside]] = {"advantage": "function", "loss": "function"}
 
@@ -187,6 +188,7 @@ class PPOSettings(Settings):
     optimizer: OptimizerSettings
     loss: Annotated[Line, AfterValidator(LOSSES.checked)]  # of the policy; a name, or the dotted path of your own
     loss_params: Params  # its keywords, where it has any
+    loss_aggregation: Literal["token", "sequence", "constant"]
     epochs: Count
     minibatches: Batch
     micro_batch_size: Batch

@@ -37,13 +37,13 @@ from morlaif.rl.engines import make_engine
 from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
 from morlaif.rl.held_out import Answers, table
 from morlaif.rl.log import Clock, angles_row, experience_row, gains_of, histograms, objectives_row
-from morlaif.rl.masked import whiten
+from morlaif.rl.masked import whiten, whiten_responses
 from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.pulls import gradient_cosines
 from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
 from morlaif.rl.rollout import Rollout, TransformersRollout
-from morlaif.rl.scores import check_rewards, check_row, check_scores
+from morlaif.rl.scores import check_rewards, check_row, check_scores, check_shaped
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.objective import Objective
 from morlaif.settings import identity
@@ -201,6 +201,7 @@ class PPOTrainer:
             target = self.objective.combine(normal).float()
         scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
         shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
+        check_shaped(shaped, ended, texts, step, s.shaping)
         divergence = kl.k1(logprobs, ref_logprobs).masked_fill(~mask, 0)  # (B, T)
         in_reward = s.kl.placement == "reward"
         rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, value_mask)
@@ -210,7 +211,7 @@ class PPOTrainer:
         # 4. Estimate advantages.
         advantages, returns = self.estimator(Trajectories(rewards, values, value_mask, group, s.gamma, s.lam))
         if s.whiten_advantages:
-            advantages = whiten(advantages, mask)
+            advantages = (whiten_responses if s.traits.grouped else whiten)(advantages, mask)
         experience = Experience(
             prompts, responses, texts, mask, value_mask, ended, stopped, scores, reward, shaped, logprobs, ref_logprobs,
             entropy, values, rewards, advantages, torch.zeros_like(values) if returns is None else returns, weights,

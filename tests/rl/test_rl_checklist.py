@@ -10,7 +10,7 @@
     whitening                    mathematics: masked; below, rewards keep their mean; ranks: global
     loss over global tokens      trainer: micro-batches; ranks
     gradient clip 1              trainer: test_gradient_is_clipped_to_its_norm; below, the presets
-    value head                   forward: test_value_head_begins_at_the_usual_deviation
+    value head                   forward: test_the_critic_begins_by_knowing_nothing
     critic from PM or SFT        stages: test_critic_of_its_own and its neighbours
     critic warm-up               trainer: test_critic_warmup_leaves_the_policy
     Adam's epsilon               trainer: test_optimizer_has_the_usual_epsilon; below, the presets
@@ -150,7 +150,9 @@ def test_whitened_rewards_keep_their_mean(small):
 def test_presets_have_the_fields_values(name):
     s = PPOSettings(**preset("ppo", name))
     assert s.optimizer.max_grad_norm == 1.0 and s.optimizer.eps == 1e-5
-    assert s.kl.placement == "reward" and s.kl.estimator == "k1"
+    assert (s.kl.placement, s.kl.estimator) == (
+        ("loss", "k3") if "grpo" in name or name == "gdpo" else ("reward", "k1")
+    )
 
 
 # --- a critic of its own on the shared base ---

@@ -12,7 +12,7 @@ import processes
 import pytest
 import small_ppo
 import torch
-from small_ppo import timeless, weights
+from small_ppo import algorithm, timeless, weights
 
 from morlaif.errors import UserError
 from morlaif.models.states import verified
@@ -38,9 +38,11 @@ class Killed(Exception):
         {"policy.kind": "lora", "kl.controller": "adaptive", "kl.target": 0.1, "optimizer.schedule": "cosine"},
         {"policy.kind": "lora", "critic.kind": "adapter"},
         {"critic.kind": "separate", "shaping.scaling": "running", "shaping.center": True, "optimizer.warmup_steps": 3},
+        algorithm("rloo") | {"stop": ["w9"], "shaping.missing_eos": "replace"},
+        algorithm("gdpo"),
         {"shaping.scaling": "frozen", "rollouts": 8},  # eight of twelve prompts a step: a pass ends inside a step
     ],
-    ids=["full", "lora-adaptive-cosine", "adapter", "separate-running-warmup", "frozen-stream"],
+    ids=["full", "lora-adaptive-cosine", "adapter", "separate-running-warmup", "rloo-stop", "gdpo", "frozen-stream"],
 )
 def test_killed_and_resumed_is_bit_for_bit_the_unbroken_run(small, change, tmp_path):
     config = small.settings(**LONG, **change)

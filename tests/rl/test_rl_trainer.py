@@ -341,6 +341,27 @@ def test_constant_score_names_the_principle(small):
     small.trainer(small.settings(steps=1, **{"shaping.constant_score": "allow"}), reward=reward).run()
 
 
+def test_a_reward_that_shaping_has_levelled_stops_at_the_first_step(small, caplog):
+    """No response ended, and each score was replaced: the scores differ, what is learnt from does not."""
+    endless = {"max_new_tokens": 5, "shaping.missing_eos": "replace", "kl.coef": 0.0}
+
+    def run(step=0, **changes):
+        made = small.trainer(small.settings(steps=1, **(endless | changes)))
+        sample = made.rollout.sample
+        made.rollout.sample = lambda *given: [[max(3, i) for i in ids[:-1]] + [9] for ids in sample(*given)]
+        return made.step(step)
+
+    match = r"step 0: the shaped reward is -1 for all 12 responses.*none of them ended by itself.*ppo\.max_new_tokens"
+    with pytest.raises(UserError, match=match):
+        run()
+    with pytest.raises(UserError, match=r"0\.01 for all 12 .*each score is clipped; raise ppo\.shaping\.clip"):
+        run(**{"shaping.missing_eos": "none", "shaping.clip": 0.01})
+    assert not caplog.records
+    run(**{"shaping.constant_score": "allow"})
+    run(step=1)  # a policy may pass through such a step
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
 def test_a_run_that_diverges_is_reported(small):
     config = small.settings(steps=9)
     # Settings refuse such a rate: it stands for whatever else makes a run diverge.

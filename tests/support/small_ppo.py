@@ -83,6 +83,22 @@ def settings(**changes: Any) -> PPOSettings:
     return PPOSettings(**config)
 
 
+ALGORITHM = (  # the keys that make one; what is left is a matter of size
+    "advantage", "whiten_advantages", "whiten_rewards", "loss", "loss_aggregation", "epochs", "gamma", "critic.kind",
+    "kl.placement", "kl.estimator", "kl.controller", "kl.coef", "shaping.scaling", "shaping.center", "shaping.clip",
+)  # fmt: skip
+
+
+def algorithm(name: str) -> dict[str, Any]:
+    """What the preset `name` says of the algorithm, as changes for `settings`."""
+    tree = preset("ppo", name)
+    found = {}
+    for key in ALGORITHM:
+        first, _, rest = key.partition(".")
+        found[key] = tree[first][rest] if rest else tree[first]
+    return found | {"samples_per_prompt": 1 if name in ("paper", "reinforce_pp") else 4}
+
+
 def word_reward(prompts: Any, responses: Any) -> torch.Tensor:
     """Two principles: many early words of the vocabulary, many different words."""
     numbers = [[int(word[1:]) for word in text.split() if word[0] == "w"] for text in responses]
