@@ -59,7 +59,13 @@ def test_rows_that_end_by_themselves_are_not_counted_as_stopped(small):
 
 def test_a_stopped_response_is_not_one_that_was_cut_off(small):
     """What missing_eos punishes is the limit of the length alone."""
-    config = small.settings(steps=1, rollouts=24, max_new_tokens=6, stop=STOP, **{"shaping.missing_eos_value": -50.0})
+    config = small.settings(
+        steps=1,
+        rollouts=24,
+        max_new_tokens=6,
+        stop=STOP,
+        **{"shaping.missing_eos": "replace", "shaping.missing_eos_value": -50.0},
+    )
     run = small.trainer(config, small.models(config, never_ends()))
     row = run.run().curve[0]
     assert 0 < row["stopped"] < 1

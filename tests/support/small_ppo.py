@@ -72,6 +72,9 @@ def settings(**changes: Any) -> PPOSettings:
         "samples": 0,
         "shaping.scaling": "none",
         "shaping.center": False,
+        "shaping.missing_eos": "none",  # of a few short responses at times none ends, and nothing would be left
+        "kl.coef": 0.05,
+        "clip_range_value": 0.2,
     }
     for key, value in (small | changes).items():
         *path, last = key.split(".")
