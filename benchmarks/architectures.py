@@ -118,6 +118,7 @@ class Small:
         if fault := logits_fault(self.model):
             raise AssertionError(fault)
         models = ActorCritic(copy.deepcopy(self.model), small_ppo.settings(temperature=0.7))
+        models.value_head.weight.data.normal_(std=0.1)  # it begins at zero, behind which no gradient reaches the trunk
         found, _, values = models(self.batch)
         wanted = self._logprobs(self.model, 0.7)
         found.sum().backward(retain_graph=True)

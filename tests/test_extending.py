@@ -37,7 +37,7 @@ def test_an_installed_package_brings_its_presets(plugin):
     assert (tree.ppo.max_new_tokens, tree.ppo.steps) == (40, composed("ppo=toy").ppo.steps)
     assert "brief" in options()["ppo"] and CONF in places()
     assert "Did you mean 'brief'?" in told("ppo=breif")
-    assert "It offers adapter, brief, median, paper, sequence, toy" in told("ppo=5")
+    assert "It offers adapter, brief, dr_grpo, gdpo, grpo, median, paper, " in told("ppo=5")
 
 
 def test_a_folder_brings_its_presets():
@@ -50,7 +50,7 @@ def test_a_folder_brings_its_presets():
 def test_a_command_finds_them(plugin, tmp_path):
     env = {"PYTHONPATH": plugin}
     offered = morlaif(["--help"], tmp_path, env).stdout
-    assert re.search(r"^ppo: adapter, brief, median, paper, sequence, toy", offered, flags=re.MULTILINE)
+    assert re.search(r"^ppo: adapter, brief, dr_grpo, gdpo, grpo, median, paper", offered, flags=re.MULTILINE)
     shown = morlaif(["--cfg", "job", "ppo=brief", "--package", "ppo"], tmp_path, env)
     assert "max_new_tokens: 40" in shown.stdout, shown.stderr
     folder = morlaif(["--cfg", "job", "ppo=brief", "--package", "ppo", "--config-dir", str(CONF)], tmp_path)

@@ -66,7 +66,7 @@ def test_units_in_one_go_share_a_line(shown):
 
 
 def test_a_rate_is_of_this_run_and_of_what_is_counted_now():
-    beat = Beat("verdict", began=0.0, told=0.0)
+    beat = Beat("verdict", began=0.0, written=0.0)
     beat.on(10.0, 500, 1000, {})  # 500 of them were known
     beat.on(20.0, 510, 1000, {})
     assert "verdict 510 of 1,000, 1 a second, 8.2 min to go" in beat.line(20.0)
@@ -83,7 +83,7 @@ def test_durations(seconds, said):
 
 
 def test_steps_of_a_cache_are_no_rate():
-    beat = Beat("step", began=0.0, told=0.0)
+    beat = Beat("step", began=0.0, written=0.0)
     for step in range(1, 4001):
         beat.on(step * 1e-4, step, 5000, {})
     assert beat.line(0.5) == "step 4,000 of 5,000, < 1 s so far"

@@ -74,7 +74,7 @@ def test_columns_are_found_by_name() -> None:
         ({"direction": torch.tensor([1.0, 0.5, 1.0])}, "direction"),
         ({"mean": torch.tensor([1.0, float("nan"), 1.0])}, "finite"),
         ({"mean": torch.zeros(2)}, "must hold 3"),
-        ({"names": ("a", "a", "b")}, "stands twice"),
+        ({"names": ("a", "a", "b")}, "is given twice"),
     ],
 )
 def test_what_cannot_be_right(change: dict, says: str) -> None:

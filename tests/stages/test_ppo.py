@@ -58,6 +58,7 @@ def ppo_settings(**changes: Any) -> PPOSettings:
         "eval_every": 0,
         "eval_prompts": 4,
         "checkpoint_every": 1,
+        "shaping.missing_eos": "none",  # a policy from nothing ends no response, and one replaced score teaches nothing
     }
     for key, value in (small | changes).items():
         *path, last = key.split(".")
