@@ -49,7 +49,7 @@ QUICK = ["data.sft=8", "data.train=4", "data.eval=4"]
         ("+pm=lora", "'+pm=lora': the group is there already; write pm=<option>."),
         ("pm=null", "'pm=null': give one of the group's options. It offers conditioned"),
         ("pm=[lora,full]", "'pm=[lora,full]': give one option, or several runs: -m pm=a,b."),
-        ("ppo=5", "'ppo=5': give one of the group's options. It offers adapter, paper, toy"),
+        ("ppo=5", "'ppo=5': give one of the group's options. It offers adapter, dr_grpo, gdpo"),
         ("experiment=smok", "Did you mean 'smoke'?"),
         ("+experiment=smoke", "'+experiment': the group is there already; write it without the plus."),
         ("sweep=seed", "Did you mean 'seeds'?"),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # most compose a config of their own
 TINY = [
     "experiment=control", "+extra=lengths", "principles.count=2", "data.sft=60", "data.train=24", "data.eval=8",
     "sft.max_steps=3", "weights.prompts=8", "ppo.steps=1", "ppo.rollouts=8", "ppo.max_new_tokens=8",
-    "ppo.samples=0", "eval.prompts=6", "eval.max_new_tokens=8", "hardware.workers=1",
+    "ppo.shaping.missing_eos=none", "ppo.samples=0", "eval.prompts=6", "eval.max_new_tokens=8", "hardware.workers=1",
 ]  # fmt: skip
 ARM, EXTRA = "arms.definitions.untouched", "extra.lengths"
 

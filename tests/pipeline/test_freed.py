@@ -33,4 +33,5 @@ def test_pieces_that_were_freed_go_back_to_the_system():
     job = SimpleNamespace(hardware=SimpleNamespace(threads=None, device="cpu"))
     before = resident()
     built = build_here(SimpleNamespace(stage=SimpleNamespace(loads_model=True, build=build)), job)
-    assert built - before > 140 and resident() - before < 40
+    assert built - before > 80  # of 300 MB, less what lay free before
+    assert resident() - before < 40

@@ -88,6 +88,7 @@ def test_from_feedback_to_ppo(plugin, tmp_path: Path) -> None:
         "experiment=smoke",
         "pm=words",
         "sft.max_steps=1",
+        "ppo.shaping.missing_eos=none",
         "principles.count=2",
         "arms.select=[morlaif]",
         "stages=[ppo]",

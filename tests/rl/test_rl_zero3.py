@@ -123,7 +123,7 @@ def test_bfloat16_in_parts_learns_what_float32_does(tmp_path, changes):
     if not changes.get("critic.kind"):  # else the critic of one process is another
         before = torch.cat([value.flatten() for value in small_ppo.models(settings(changes)).trained_state().values()])
         after = train(changes, str(tmp_path / "one"))[1]
-        assert torch.cosine_similarity(weights - before, after - before, dim=0) > 0.8
+        assert torch.cosine_similarity(weights - before, after - before, dim=0) > 0.6  # of unrelated steps: 0
 
 
 @pytest.mark.timeout(450)
