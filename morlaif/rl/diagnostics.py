@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from morlaif.rl import kl
+
 # Fine where normalised numbers lie, coarse beyond; one scale for all runs, so that histograms can be compared.
 _HALF = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 EDGES = (*(-edge for edge in reversed(_HALF)), 0.0, *_HALF)
@@ -31,13 +33,12 @@ def policy_sums(logprobs: Tensor, old_logprobs: Tensor, entropy: Tensor) -> dict
       E_old[log old] = -H_old, and exact where the policies are equal. It needs no pass over the vocabulary.
     """
     new, old = logprobs.detach().double(), old_logprobs.double()
-    moved = new - old
-    ratio = moved.exp()
+    ratio = (new - old).exp()
     return {
         "ratio": ratio.sum(),
-        "approx_kl_k1": -moved.sum(),
-        "approx_kl_k3": (moved.expm1() - moved).sum(),
-        "step_kl": 0.5 * moved.square().sum(),
+        "approx_kl_k1": kl.k1(old, new).sum(),
+        "approx_kl_k3": kl.k3(old, new).sum(),
+        "step_kl": kl.k2(old, new).sum(),
         "entropy": (entropy.double() - (ratio * new - old)).sum(),
     }
 
@@ -96,15 +97,16 @@ def mismatch(policy: Tensor, sampler: Tensor, known: Tensor) -> dict[str, float]
     With ρ = policy / sampler: `kl_k1` and `kl_k3` estimate KL[sampler || policy] in nats a token (-log ρ, and
     ρ - 1 - log ρ), `ratio_max` and `ratio_min` are the extremes of ρ. Empty where nothing is known.
     """
-    moved = (policy - sampler)[known].double()
-    if not len(moved):
+    own, new = sampler[known].double(), policy[known].double()
+    if not len(own):
         return {}
+    moved = new - own
     ratio = moved.exp()
     return {
         "sampler/gap": moved.abs().mean().item(),
         "sampler/gap_max": moved.abs().max().item(),
-        "sampler/kl_k1": -moved.mean().item(),
-        "sampler/kl_k3": (moved.expm1() - moved).mean().item(),
+        "sampler/kl_k1": kl.k1(own, new).mean().item(),
+        "sampler/kl_k3": kl.k3(own, new).mean().item(),
         "sampler/ratio_max": ratio.max().item(),
         "sampler/ratio_min": ratio.min().item(),
     }

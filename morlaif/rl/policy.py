@@ -72,13 +72,11 @@ class ActorCritic(nn.Module):
         self.value_head = None
         if settings.critic.kind != "none":
             size = (model if self.critic is None or critic is None else critic).config.get_text_config().hidden_size
-            self.value_head = nn.Linear(size, 1)  # drawn on the CPU: the same head wherever the model is
-            nn.init.zeros_(
-                self.value_head.weight
-            )  # as OpenAI's lm-human-preferences and Huang 2024 (2403.17031): states
-            nn.init.zeros_(
-                self.value_head.bias
-            )  # of pretrained models are of size 4 to 6, and noise in them outweighs returns
+            # At zero, as OpenAI's lm-human-preferences and Huang 2024 (2403.17031): states of pretrained models are of
+            # size 4 to 6, and noise in them outweighs returns.
+            self.value_head = nn.Linear(size, 1)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
             self.value_head.to(model.device)
             score = getattr(critic, "score", None)
             if settings.critic.init == "pm" and isinstance(score, nn.Linear):  # go on from its own head

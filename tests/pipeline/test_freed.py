@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,8 @@ def test_pieces_that_were_freed_go_back_to_the_system():
         return resident()
 
     job = SimpleNamespace(hardware=SimpleNamespace(threads=None, device="cpu"))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what tests before this one left free would be used anew, and not show
     before = resident()
     built = build_here(SimpleNamespace(stage=SimpleNamespace(loads_model=True, build=build)), job)
-    assert built - before > 80  # of 300 MB, less what lay free before
-    assert resident() - before < 40
+    assert built - before > 140 and resident() - before < 40
