@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from morlaif.compose import look_ahead, register
 from morlaif.planning.plan import plan
-from morlaif.rl import trainer
+from morlaif.rl import learner, trainer
 from morlaif.rl.rollout import TransformersRollout
 from morlaif.units.job import Job, gather
 from morlaif.units.store import Store
@@ -96,7 +96,7 @@ class Parts:
         self.around(TransformersRollout, "sample", "sample")
         self.around(trainer.PPOTrainer, "score", "score")
         self.around(trainer.PPOTrainer, "evaluate", "evaluate")
-        self.around(trainer, "optimize", "optimise")
+        self.around(learner, "optimize", "optimise")
         step = trainer.PPOTrainer.step
 
         def counted(made, number):

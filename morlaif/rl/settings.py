@@ -147,7 +147,7 @@ class VLLMSettings(Settings):
 
 
 class PPOSettings(Settings):
-    """One PPO run: the numbered steps of `morlaif.rl.trainer`, in their order."""
+    """One PPO run: the numbered parts of `morlaif.rl.learner`, in their order."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {

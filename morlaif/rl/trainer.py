@@ -1,10 +1,6 @@
-"""Proximal policy optimisation of a language model (Schulman et al. 2017; Ziegler et al. 2019), as numbered steps.
+"""A run of proximal policy optimisation: its steps, the look at held-out prompts, what is kept and taken up again.
 
-    1 sample  →  2 score  →  3 shape the reward  →  4 estimate advantages  →  5 optimise  →  6 log
-
-`PPOTrainer.step` is the algorithm; the mathematics is in `advantages`, `kl`, `losses`, `masked` and `shaping`.
-With many processes, each samples, scores, evaluates and learns from its share of the rows; the tables of a step
-(`Experience`) are small, and every process holds them whole, so nothing in between knows of the others.
+The algorithm itself is `morlaif.rl.learner`.
 """
 
 from __future__ import annotations
@@ -13,45 +9,30 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from morlaif import ranks, sharded
+from morlaif import ranks
 from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message
-from morlaif.data.spool import token_spool
-from morlaif.errors import MachineError, UserError
 from morlaif.models.checkpoint import Checkpoints
-from morlaif.models.ends import Ends
 from morlaif.pace import Pace
 from morlaif.rl import kl, schedule, shaping
-from morlaif.rl.advantages import Trajectories, group_normalized
-from morlaif.rl.diagnostics import importance_weights, sampler_table
-from morlaif.rl.engines import make_engine
-from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
+from morlaif.rl.experience import cut, plan_minibatch, response_mask
 from morlaif.rl.held_out import Answers, table
-from morlaif.rl.log import Clock, angles_row, experience_row, gains_of, histograms, objectives_row
-from morlaif.rl.masked import whiten, whiten_responses
-from morlaif.rl.optimize import optimize
+from morlaif.rl.learner import Learner, Reward
 from morlaif.rl.policy import ActorCritic
-from morlaif.rl.pulls import gradient_cosines
-from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
-from morlaif.rl.rollout import Rollout, TransformersRollout
-from morlaif.rl.scores import check_rewards, check_row, check_scores, check_shaped
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.objective import Objective
 from morlaif.settings import identity
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-Reward = Callable[[Sequence[list[Message]], Sequence[str]], Tensor]  # prompts, responses -> (B, K)
 
 
 @dataclass(frozen=True)
@@ -64,7 +45,7 @@ class TrainResult:
     other: dict[str, Tensor] | None  # weights of the policy (last or best) that the settings do not keep
 
 
-class PPOTrainer:
+class PPOTrainer(Learner):
     """One run. All randomness is a function of `seed` and the step, so a resumed run repeats the unbroken one."""
 
     def __init__(
@@ -84,58 +65,20 @@ class PPOTrainer:
         accelerator: Accelerator | None = None,
         gather: float = math.inf,
     ) -> None:
-        """Train `models` in place.
+        """Train `models` in place. What is not here is as `Learner` has it.
 
         Args:
-            names: of the K principles that `reward` scores.
-            objective: (B, K) scores -> (B,); a bare function gets them as `reward` gives them.
             keep: folder of the checkpoints.
             held_out: prompts that are only evaluated on (`schedule.hold_out` draws some).
-            autocast: compute in this type; weights that learn keep their own.
-            accelerator: of accelerate; one whose type is DeepSpeed shards the models.
-            gather: most bytes of a sharded policy that each rank gathers whole to sample from.
         """
-        if not prompts:
-            raise UserError("PPO needs prompts, and the train split has none")
-        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-            raise UserError("the tokenizer needs a pad token other than EOS: see morlaif.data.chat.prepare_tokenizer")
-        self.processes = ranks.count()
-        if settings.rollouts // settings.minibatches < self.processes:
-            raise UserError(
-                f"ppo.minibatches: {settings.rollouts} rollouts in {settings.minibatches} minibatches give the "
-                f"{self.processes} processes less than one row each; use fewer minibatches or more rollouts"
-            )
-        self.models, self.tokenizer, self.settings = models, tokenizer, settings
-        self.pad: int = tokenizer.pad_token_id
-        self.ends = Ends.of(models.model, tokenizer, settings.stop)
-        self.prompts, self.reward, self.names = prompts, reward, tuple(names)
-        self.objective = objective if isinstance(objective, Objective) else Objective.of(objective, names)
-        self.grouped = settings.traits.apart or self.objective.normalizer == "group"
-        if self.grouped and settings.samples_per_prompt < 2:
-            raise UserError("normalizer group compares answers to one prompt; set samples_per_prompt above 1")
-        self.prompt_ids = token_spool(
-            keep, (prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in prompts)
-        )
+        super().__init__(
+            models, tokenizer, prompts, reward, names, objective, settings,
+            seed=seed, keep=keep, autocast=autocast, accelerator=accelerator, gather=gather,
+        )  # fmt: skip
         self.held_out = held_out
         self.held_out_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in held_out]
-        self.seed, self.dtype = seed, autocast
-        self.device = models.model.device
-
-        if settings.gradient_cosines_every and any(map(sharded.is_sharded, models.groups()["policy"])):
-            raise UserError(
-                "ppo.gradient_cosines_every: the weights lie in parts on several ranks, and so would each principle's "
-                "gradient; use 0, or another stage of ZeRO than 3"
-            )
-        self.estimator = with_params(ESTIMATORS, settings.advantage, settings.advantage_params)
-        self.policy_loss = with_params(LOSSES, settings.loss, settings.loss_params)
-        self.engine = make_engine(models, settings, accelerator)
-        adaptive = settings.kl.controller == "adaptive"
-        self.kl = kl.KLController(settings.kl.coef, settings.kl.target if adaptive else None, settings.kl.horizon)
-        self.seen = shaping.Moments()
         self.checkpoints = Checkpoints(keep, self._fingerprint())
-        self.rollout = self._rollout(gather)
         self.curve: list[dict[str, float]] = []
-        self.details: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.before: Answers | None = None  # the answers to the held-out prompts before the first step
         self.best: tuple[int, float] | None = None  # step and held-out reward
@@ -161,163 +104,6 @@ class PPOTrainer:
                 on_step(row | self.details[-1])
         best = self.best and self.best[0]
         return TrainResult(self.curve, self.details, self.samples, stopped, best, self._choose())
-
-    def step(self, step: int) -> dict[str, float]:
-        """One step: the policy learns from responses of its own. Returns the row of the log; `details` gets one too."""
-        s = self.settings
-        clock = Clock()
-
-        # 1. Sample: n responses to each of the next prompts, neighbours in the batch.
-        group = s.samples_per_prompt
-        count = s.rollouts // group
-        rows = [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
-        prompts = [self.prompt_ids[row] for row in rows]
-        responses = self._sample(prompts, group, step)
-        texts = list(map(self.ends.text, responses))
-        mask, value_mask = self._masks(responses)
-        ended = torch.tensor(list(map(self.ends.ended, responses)), device=self.device)
-        stopped = torch.tensor(list(map(self.ends.stopped, responses)), device=self.device)
-        clock.lap("sample")
-
-        # 2. Score: each principle apart, (B, K), then one number for each response, (B,).
-        scores = self.score([self.prompts[row] for row in rows], texts, "score", step)
-        check_scores(scores, self.names, texts, step, allow_constant=s.shaping.constant_score == "allow")
-        self.objective.observe(scores)  # of all processes; what the objective learns moves before it is asked
-        reward = self.objective(scores).float()
-        check_rewards(reward, texts, step)
-        clock.lap("score")
-
-        # 3. Shape the reward. Log-probabilities come from the training forward, in the very micro-batches of the first
-        #    pass, so that the ratio of the first minibatch is exactly 1.
-        plan = self._plan(step, prompts, responses)
-        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask, step >= s.critic.warmup_steps)
-        apart = self.rollout.compare(logprobs, ref_logprobs)
-        weights = None
-        if s.importance_cap is not None:
-            weights = importance_weights(logprobs, *sampler_table(self.rollout.sampled, logprobs), s.importance_cap)
-        target, normal = reward, self.objective.normalize(scores)
-        if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
-            normal = group_normalized(scores, group)
-            target = self.objective.combine(normal).float()
-        scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
-        shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
-        check_shaped(shaped, ended, texts, step, s.shaping)
-        divergence = kl.k1(logprobs, ref_logprobs).masked_fill(~mask, 0)  # (B, T)
-        in_reward = s.kl.placement == "reward"
-        rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, value_mask)
-        if s.whiten_rewards:
-            rewards = whiten(rewards, value_mask, keep_mean=True)
-
-        # 4. Estimate advantages.
-        advantages, returns = self.estimator(Trajectories(rewards, values, value_mask, group, s.gamma, s.lam))
-        if s.whiten_advantages:
-            advantages = (whiten_responses if s.traits.grouped else whiten)(advantages, mask)
-        experience = Experience(
-            prompts, responses, texts, mask, value_mask, ended, stopped, scores, reward, shaped, logprobs, ref_logprobs,
-            entropy, values, rewards, advantages, torch.zeros_like(values) if returns is None else returns, weights,
-        )  # fmt: skip
-        clock.lap("evaluate")
-
-        # 5. Optimise: several passes, each over all minibatches.
-        many, tables = objectives_row(self.objective, normal, target, group)
-        if many and s.gradient_cosines_every and step % s.gradient_cosines_every == 0:
-            gains = gains_of(self.objective, normal, target, group)
-            pulls = gradient_cosines(self.engine, plan[0][0], gains, self._autocast())
-            row, table = angles_row("gradient", self.objective.active, pulls)
-            many, tables = many | row, tables | table
-        rates = self._rates(step)
-        updates = optimize(
-            self.engine, experience, plan, rates, s,
-            policy_loss=self.policy_loss,
-            kl_coef=0.0 if in_reward else self.kl.coef,
-            critic_only=step < s.critic.warmup_steps,
-            autocast=self._autocast(),
-        )  # fmt: skip
-        row = experience_row(experience, self.names, self.objective, s)
-        coef, self.kl = self.kl.coef, self.kl.update(row["kl"], s.rollouts)
-        clock.lap("optimise")
-
-        # 6. Log.
-        row = {"step": step + 1} | row | many | updates.step | apart
-        row |= {"kl_coef": coef, "learning_rate": rates[-1]["policy"]}
-        check_row(row, step)
-        self.details.append(updates.lists | histograms(experience) | tables)
-        return row | clock.seconds()
-
-    # --- the parts of a step, in their order ---
-
-    def _sample(self, prompts: list[list[int]], group: int, step: int) -> list[list[int]]:
-        try:
-            return self.rollout.sample(prompts, schedule.generator(self.seed, "sample", step), group)
-        except MachineError:  # a server that is gone
-            self._give_up("score")
-            raise
-
-    def _masks(self, responses: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """(B, T) tokens and (B, T) states that the critic values, which with `score_at: after_eos` are more."""
-        mask = response_mask(responses).to(self.device)
-        if self.settings.shaping.score_at == "last_token":
-            return mask, mask
-        ended = with_end(responses, self.pad, self.settings.max_new_tokens)
-        value_mask = response_mask(ended).to(self.device)
-        return nn.functional.pad(mask, (0, value_mask.shape[1] - mask.shape[1])), value_mask
-
-    def score(self, prompts: Sequence[list[Message]], texts: Sequence[str], purpose: str, step: int) -> Tensor:
-        """(B, K) of each response, scored by whichever rank it falls to."""
-        schedule.seed_globals(self.seed, f"{purpose} {ranks.rank()}", step)  # a reward may draw
-        try:
-            scores = ranks.mapped(
-                lambda *rows: self.reward(*rows).detach().float(), prompts, texts, mistake=(UserError, MachineError)
-            )
-        except (UserError, MachineError):
-            self._give_up(purpose)
-            raise
-        return scores.to(self.device)
-
-    def _plan(self, step: int, prompts: list[list[int]], responses: list[list[int]]) -> list[list[Minibatch]]:
-        """Epochs of minibatches."""
-        s = self.settings
-        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
-        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        generator = schedule.generator(self.seed, "minibatches", step)
-        return [
-            [
-                plan_minibatch(micro, prompts, responses, self.pad, self.device, room)
-                for micro in partition(lengths, s.minibatches, s.micro_batch_size, generator, self.processes)
-            ]
-            for _ in range(s.epochs)
-        ]
-
-    @torch.no_grad()
-    def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor, learn: bool = False) -> tuple[Tensor, ...]:
-        """Log-probabilities under policy and reference, entropies and values, each (B, T).
-
-        `learn`: an update follows, whose first micro-batch is the first one here, which therefore comes last.
-        """
-        tables = torch.zeros(4, *mask.shape, device=mask.device)
-        micro = [micro for minibatch in minibatches for micro in minibatch.micro]
-        for i, (rows, batch) in reversed(list(enumerate(micro))):
-            with self._autocast():
-                reference = self.engine(batch, reference=True)[0]
-                run = self.engine.begin if learn and i == 0 else self.engine
-                logprobs, entropy, values = run(batch)
-            for column, packed in zip(tables, (logprobs, reference, entropy, values), strict=True):
-                if packed is not None and rows:
-                    column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
-        return ranks.total(tables).unbind()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
-    def _rates(self, step: int) -> list[dict[str, float]]:
-        """The learning rate of each group for each update of the step."""
-        s = self.settings
-        per_step = s.epochs * s.minibatches
-        peaks = {"policy": s.optimizer.learning_rate, "critic": s.critic.learning_rate or s.optimizer.learning_rate}
-        return [
-            {n: schedule.learning_rate(update, s.steps * per_step, peak, s.optimizer) for n, peak in peaks.items()}
-            for update in range(step * per_step, (step + 1) * per_step)
-        ]
 
     # --- held-out prompts, and which policy is kept ---
 
@@ -366,14 +152,6 @@ class PPOTrainer:
         return last
 
     # --- the life of a run ---
-
-    def _rollout(self, gather: float) -> Rollout:
-        if self.settings.rollout == "vllm":
-            from morlaif.rl.rollout_vllm import VLLMRollout
-
-            dtype = torch.float32 if self.dtype is None else self.dtype
-            return VLLMRollout(self.engine, self.tokenizer, self.settings, dtype, self.checkpoints.folder)
-        return TransformersRollout(self.engine, self.tokenizer, self.settings, self._autocast, gather)
 
     def _counted(self) -> dict[str, float]:
         """What the reward has counted since the last row, where it counts (a judge: ratings, and what they cost)."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from morlaif.rl import optimize, trainer
+from morlaif.rl import learner, optimize
 from morlaif.rl.experience import plan_minibatch, with_end
 
 CHANGES = {"shaping.score_at": "after_eos", "whiten_advantages": False, "kl.coef": 0.1, "gamma": 0.9}
@@ -25,7 +25,7 @@ def test_returns_against_a_loop(small, monkeypatch):
         seen.append(experience)
         return optimize.optimize(engine, experience, *args, **kwargs)
 
-    monkeypatch.setattr(trainer, "optimize", spy)
+    monkeypatch.setattr(learner, "optimize", spy)
     config = small.settings(steps=2, **CHANGES)
     rows = small.trainer(config).run().curve
     assert [row["first_ratio_error"] for row in rows] == [0.0, 0.0]
