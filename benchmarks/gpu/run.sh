@@ -6,7 +6,8 @@
 # Without a GPU the same starts on the CPU with a tiny model. WHEELS=<folder> (pack.sh fills one) installs its wheels first,
 # beside what the machine's Python has, where that has no network; PYTHON=<python> is the one to use. Leaves logs and JSON
 # lines in the out folder (default: gpu-results), and tables in its table.md; with PAGE=benchmarks/gpu.md they go there too.
-# CHECKS="killed-ppo ranks", SHAPES="0.5b" and POLICIES="lora" choose. COMMIT names what runs, where git does not know.
+# CHECKS="killed-ppo ranks", SHAPES="0.5b" and POLICIES="lora" choose, and FIGURES_SECONDS=200 how much of the time `all`
+# keeps for figures. COMMIT names what runs, where git does not know.
 set -uo pipefail
 what=${1:-all}
 case $what in smoke | figures | all) ;; *) sed -n 2,10p "$0"; exit 2 ;; esac
@@ -35,7 +36,7 @@ commit=${COMMIT:-$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unk
 printf '{"device": "%s", "commit": "%s", "date": "%s"}\n' "${gpu:-a CPU}" "$commit" "$(date -u +%F)" >"$out/run.json"
 status=0
 if [ "$what" != figures ]; then
-  [ "$what" = all ] && rest=$([ -n "$gpu" ] && echo 330 || echo 120) || rest=0
+  [ "$what" = all ] && rest=${FIGURES_SECONDS:-$([ -n "$gpu" ] && echo 330 || echo 120)} || rest=0
   checks=${CHECKS:-$([ "$what" = all ] && [ -n "$gpu" ] && "$python" "$root/benchmarks/gpu/smoke.py" --list-without-shapes)}
   "$python" "$root/benchmarks/gpu/smoke.py" "$out" --seconds "$(left "$rest")" ${checks:+--only $checks} || status=1
 fi
