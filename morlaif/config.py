@@ -90,6 +90,11 @@ class Config(Settings):
     judge: JudgePlace
     extra: dict[Line, Extra]
 
+    def seed_of(self, group: str) -> int:
+        """From which the units of a group draw."""
+        own = getattr(getattr(self, group, None), "seed", None)
+        return self.seed if own is None else int(own)
+
 
 def validate(tree: Mapping[str, Any]) -> Config:
     """The typed config of a composed tree.

@@ -82,6 +82,17 @@ Seconds = Annotated[float, _real(gt=0, le=10**7), NUMBER]  # at most four months
 Dollars = Annotated[float, _real(ge=0, le=1e9), NUMBER]
 
 
+class Seeded(Settings):
+    """A group whose units may draw from a seed of their own.
+
+    No digest covers it: each unit reads the seed that results, so the same numbers have the same digests, whichever key
+    gave them. The one default outside `conf/`: the same settings are those of judges within other groups, which have
+    the seed of these.
+    """
+
+    seed: Seed | None = None  # null: the run's
+
+
 # --- Texts and paths ---------------------------------------------------------------------------------------------
 
 
@@ -276,6 +287,7 @@ def identity(value: Any) -> Any:
             name: identity(getattr(value, name))
             for name in type(value).model_fields
             if name not in value.outside_digest and getattr(value, name) not in value.neutral.get(name, ())
+            if not (name == "seed" and isinstance(value, Seeded))
         }
     if is_dataclass(value) and not isinstance(value, type):
         kept = (part.name for part in fields(value) if not _is_default(part, value))
@@ -300,7 +312,8 @@ def shown(settings: Settings, leave_out: Collection[str] = (), keep: Collection[
 
 def _without_neutral(value: Any, dumped: Any, keep: Collection[str]) -> Any:
     if isinstance(value, Settings):
-        gone = {name for name, values in value.neutral.items() if name not in keep and getattr(value, name) in values}
+        neutral = {**value.neutral, **({"seed": (None,)} if isinstance(value, Seeded) else {})}
+        gone = {name for name, values in neutral.items() if name not in keep and getattr(value, name) in values}
         return {k: _without_neutral(getattr(value, k), v, keep) for k, v in dumped.items() if k not in gone}
     if isinstance(value, Mapping):
         return {key: _without_neutral(inner, dumped[key], keep) for key, inner in value.items()}

@@ -12,12 +12,12 @@ from pydantic import model_validator
 from morlaif.errors import UserError
 from morlaif.params import checked, wanted
 from morlaif.registry import Registry
-from morlaif.settings import Batch, Count, Line, OneOf, Outside, Params, Part, PathText, Settings
+from morlaif.settings import Batch, Count, Line, OneOf, Outside, Params, Part, PathText, Seeded, Settings
 
 Format = Literal["auto", "dialogues", "pairs", "messages", "prompts", "scored"]
 
 
-class ToyData(Settings):
+class ToyData(Seeded):
     """The embedded world (`morlaif.toy`)."""
 
     source: Literal["toy"]
@@ -45,7 +45,7 @@ class Columns(Settings):
     score: Line
 
 
-class RowsData(Settings):
+class RowsData(Seeded):
     """What every source made of rows has in common."""
 
     format: Format  # of a row; "auto" sees it from the row's own columns

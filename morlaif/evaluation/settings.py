@@ -20,6 +20,7 @@ from morlaif.settings import (
     Number,
     Part,
     PathText,
+    Seeded,
     Settings,
     Share,
     Stop,
@@ -44,6 +45,12 @@ class _EngineJudge(Settings):
 
     question: Text
     description: Text
+
+    @model_validator(mode="after")
+    def _seed_of_the_evaluation(self) -> _EngineJudge:
+        if getattr(getattr(self, "engine", None), "seed", None) is not None:
+            raise ValueError("engine.seed: a judge of policies draws from eval.seed; give that")
+        return self
 
 
 class OpenAIJudge(_EngineJudge):
@@ -76,7 +83,7 @@ class PMJudge(Settings):
 JudgeSettings = Annotated[RulesJudge | OpenAIJudge | HfJudge | PluginJudge | PMJudge, Field(discriminator="source")]
 
 
-class EvalSettings(Settings):
+class EvalSettings(Seeded):
     # what the files hold counts, not where they lie
     outside_digest = frozenset({"policies", "trust_remote_code", "rewardbench"})
 

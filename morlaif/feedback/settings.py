@@ -33,6 +33,7 @@ from morlaif.settings import (
     Probability,
     Seconds,
     Seed,
+    Seeded,
     Settings,
     Share,
     Temperature,
@@ -149,7 +150,7 @@ class StopSettings(Settings):
     letter_mass: Probability | None
 
 
-class RulesSettings(Settings):
+class RulesSettings(Seeded):
     """The toy world's transparent judge, made fallible: gap = (s_A − s_B + noise·ε)/temperature + position_bias."""
 
     outside_digest = frozenset({"stop_if"})
@@ -222,7 +223,7 @@ class BatchSettings(Settings):
     rounds: Batch
 
 
-class OpenAISettings(Settings):
+class OpenAISettings(Seeded):
     """A server that speaks OpenAI's chat completions: OpenAI, vLLM, SGLang, llama.cpp, Ollama."""
 
     outside_digest = frozenset({
@@ -296,13 +297,13 @@ class JudgePlace(Settings):
     api_key_env: Line | None
 
 
-class HumanSettings(Settings):
+class HumanSettings(Seeded):
     """The label that human raters gave, where the data has one; the principle's wording plays no part."""
 
     source: Literal["human"]
 
 
-class HfSettings(Settings):
+class HfSettings(Seeded):
     """A causal language model of your own, run here."""
 
     outside_digest = frozenset({"device", "batch_size", "order", "stop_if", "path", "revision", "trust_remote_code"})
@@ -320,7 +321,7 @@ class HfSettings(Settings):
     order: Literal["principle", "pair"]
 
 
-class JsonlSettings(Settings):
+class JsonlSettings(Seeded):
     """Ready verdicts from a file, whose content, not its place, counts in a digest."""
 
     outside_digest = frozenset({"path", "stop_if"})
@@ -338,7 +339,7 @@ class FoundJudge(NamedTuple):
     takes_seed: bool
 
 
-class PluginFeedback(Settings):
+class PluginFeedback(Seeded):
     """A judge in a package of the user's: a class that inherits `morlaif.feedback.plugin.PairJudge`."""
 
     outside_digest = frozenset({"stop_if"})

@@ -22,6 +22,7 @@ from morlaif.settings import (
     PathText,
     Positive,
     Probability,
+    Seeded,
     Settings,
     Share,
     Size,
@@ -89,7 +90,7 @@ class LoRASettings(Settings):
     target_modules: Literal["all-linear"] | Names
 
 
-class _Training(Settings):
+class _Training(Seeded):
     outside_digest: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint_every", "log_every", "gradient_checkpointing", "micro_batch_size"}
     )
@@ -110,7 +111,7 @@ class _Training(Settings):
     log_every: Count
 
 
-class NoSFT(Settings):
+class NoSFT(Seeded):
     method: Literal["none"]
 
 
@@ -137,7 +138,7 @@ SFTSettings = Annotated[NoSFT | FullSFT | LoRASFT, Field(discriminator="method")
 GivenSFT = Annotated[NoSFT | FullSFT | LoRASFT | AutoSFT, Field(discriminator="method")]  # as a config has it
 
 
-class SampleResponses(Settings):
+class SampleResponses(Seeded):
     """Two distinct samples of the fine-tuned model for each prompt."""
 
     source: Literal["sample"]
@@ -150,7 +151,7 @@ class SampleResponses(Settings):
     attempts: Annotated[int, Field(ge=1, le=1000), NUMBER]  # draws of the second response before a prompt is given up
 
 
-class PairResponses(Settings):
+class PairResponses(Seeded):
     """The source's own pair for each prompt."""
 
     source: Literal["pairs"]

@@ -173,7 +173,7 @@ def labels_of(config: Config, labels: Labels, models: Sequence[str]) -> dict[str
     """What each of `models`, the preference models of some labels, is labelled by."""
     if not models:
         return {}
-    seed, judge = config.seed, config.feedback
+    seed, judge = config.seed_of("feedback"), config.feedback
     if labels == "constitution":
         constitution, drawn = tuple(config.principles.constitution), config.principles.verdicts_per_pair
         reads = FeedbackReads(feedback=judge, constitution=constitution, verdicts_per_pair=drawn, seed=seed)

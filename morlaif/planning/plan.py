@@ -94,10 +94,11 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     seed, places = config.seed, units.places
 
     # 1. what all arms have in common
-    data = units.add(DATA, DataReads(data=config.data, seed=seed), files=contents.files(input_files(config.data)))
-    sft = units.add(SFT, SFTReads(model=config.model, sft=settled_sft(config), seed=seed), [data])
+    rows = DataReads(data=config.data, seed=config.seed_of("data"))
+    data = units.add(DATA, rows, files=contents.files(input_files(config.data)))
+    sft = units.add(SFT, SFTReads(model=config.model, sft=settled_sft(config), seed=config.seed_of("sft")), [data])
     sampled = isinstance(config.respond, SampleResponses)
-    asked = RespondReads(respond=config.respond, places=places if sampled else None, seed=seed)
+    asked = RespondReads(respond=config.respond, places=places if sampled else None, seed=config.seed_of("respond"))
     respond = units.add(RESPOND, asked, [data, sft] if sampled else [data])
     common = {"data": [data], "sft": [sft], "respond": [respond]}
 
@@ -107,7 +108,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         if arm.labels not in labelled:
             models = [name for other in arms.values() if other.labels == arm.labels for name in other.layout.models]
             reads = labels_of(config, arm.labels, list(dict.fromkeys(models)))
-            labelled[arm.labels] = _preference_models(units, common, arm.labels, reads)
+            labelled[arm.labels] = _preference_models(units, common, arm.labels, reads, config.seed_of("pm"))
 
     # 3. each arm: weights, then its policy
     weighed, aligned = [], []
@@ -121,22 +122,25 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         scored["scalarizer"] = LINEAR if arm.labels in WHOLE else arm.config.scalarizer
         own_settings = method.settings(arm.groups, arm.settings.params)
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
+        scored["seed"] = arm.config.seed_of(method.name)
         reads = fitting(method, scored | own_settings, params, f"arms.definitions.{name}.params")
         needs = [unit for field in fields(method.needs) for unit in parts[field.name]]
         aligned.append(units.add(method, reads, needs, of=name))
 
     # 4. what it came to
     gold: list[Unit] = []
+    held_out = config.seed_of("eval")  # of the judge too: it stays the same where the seeds of training differ
     if isinstance(config.eval.judge, PMJudge):
-        human = {GOLD: FeedbackReads(feedback=HumanSettings(source="human"), seed=seed)}
-        gold = [unit for part in _preference_models(units, common, GOLD, human, "eval").values() for unit in part]
+        human = {GOLD: FeedbackReads(feedback=HumanSettings(source="human"), seed=held_out)}
+        of_people = _preference_models(units, common, GOLD, human, held_out, "eval")
+        gold = [unit for part in of_people.values() for unit in part]
     chain = [unit for parts in labelled.values() for unit in (*parts["feedback"], *parts["pm"])]
     evaluated = not {"evaluate", "report"}.isdisjoint(config.stages)  # else nothing of it need be there
     outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
     evaluation = EvaluateReads(
         eval=config.eval, scalarizer=config.scalarizer, objective=config.scalarizer.name,
         principles=tuple(config.principles.chosen), arms=tuple(arm.read(name) for name, arm in arms.items()),
-        places=places, seed=seed, **outside,
+        places=places, seed=held_out, **outside,
     )  # fmt: skip
     units.add(EVALUATE, evaluation, [data, sft, respond, *chain, *weighed, *aligned, *gold], files=bench)
     for name, extra in config.extra.items():
@@ -152,11 +156,11 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
 
 
 def _preference_models(
-    units: _Units, common: Mapping[str, list[Unit]], labels: str, reads: Mapping[str, FeedbackReads],
+    units: _Units, common: Mapping[str, list[Unit]], labels: str, reads: Mapping[str, FeedbackReads], seed: int,
     split: str = "train",
 ) -> dict[str, list[Unit]]:  # fmt: skip
     """Feedback and preference model for each of `reads`, by what the model is called."""
-    config, contents, kind, seed = units.config, units.contents, kind_of(units.config.pm), units.config.seed
+    config, contents, kind = units.config, units.contents, kind_of(units.config.pm)
     respond, base = common["respond"], common["sft"] if kind.on_policy else []
     judged = {
         name: units.add(FEEDBACK, own, respond, name, files=contents.files(feedback_files(own.feedback)))

@@ -24,6 +24,7 @@ from morlaif.settings import (
     Part,
     PathText,
     Positive,
+    Seeded,
     Settings,
     Share,
     Text,
@@ -58,7 +59,7 @@ class EarlyStopping(Settings):
     patience: Count  # measurements without a new best before the end
 
 
-class TrainedPM(Settings):
+class TrainedPM(Seeded):
     """What every kind that is trained on verdicts has in common."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset(
@@ -164,7 +165,7 @@ class EnsemblePM(TopLayers):
     penalty: Coefficient  # aggregate "uncertainty": times the members' variance, off the mean
 
 
-class PretrainedPM(Settings):
+class PretrainedPM(Seeded):
     """Reward models that exist already: any sequence classifier, by principle."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset(  # see `source`, and `output_of`
@@ -197,7 +198,7 @@ class PretrainedPM(Settings):
         return self.output.get(name) if isinstance(self.output, dict) else self.output
 
 
-class PluginPM(Settings):
+class PluginPM(Seeded):
     """A kind from outside (docs/extending.md)."""
 
     reads_outside: ClassVar[Mapping[str, Outside]] = {"kind": "function"}

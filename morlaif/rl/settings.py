@@ -27,6 +27,7 @@ from morlaif.settings import (
     Probability,
     Processes,
     Seconds,
+    Seeded,
     Settings,
     Share,
     Size,
@@ -146,7 +147,7 @@ class VLLMSettings(Settings):
         return self
 
 
-class PPOSettings(Settings):
+class PPOSettings(Seeded):
     """One PPO run: the numbered parts of `morlaif.rl.learner`, in their order."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
