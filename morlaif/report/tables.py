@@ -80,6 +80,10 @@ def cards(run: RunData) -> list[dict[str, Any]]:
         made.append({"title": title, "value": percent(sum(known.values()) / len(known)), "note": note})
     reward = run.results.reward
     note = f"from {number(reward.first)} to {number(reward.last)}, {run.label(run.policy)} objective"
+    last = run.curves[run.policy][-1]
+    if last.get("eval/gain") is not None:
+        low, high = number(last["eval/gain_low"], sign=True), number(last["eval/gain_high"], sign=True)
+        note += f"; on prompts held out from PPO {number(last['eval/gain'], sign=True)}, 95 % interval {low} to {high}"
     gained = number(reward.last - reward.first, sign=True)
     made.append({"title": "Reward gained in PPO", "value": gained, "note": note})
     length = run.results.length

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from morlaif.data.records import Message
 from morlaif.rl.log import score_row
+from morlaif.statistics import bootstrap_mean
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Answers:
     kl: float  # nats a sequence, as k1 estimates it
     length: float  # tokens, the one that ended it included
     ended: float  # share that ended by themselves
+    raw: list[list[float]] = field(default_factory=list)  # (B, K) as the reward gave them
 
     def row(self, names: Sequence[str], clip: float | None) -> dict[str, float]:
         row = {"reward": self.mean_reward, "kl": self.kl, "length": self.length, "ended": self.ended}
@@ -34,6 +37,18 @@ class Answers:
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def gain_row(
+    before: Answers, after: Answers, objective: Callable[[Tensor], Tensor], seed: int, confidence: float = 0.95
+) -> dict[str, float]:
+    """What the reward has gained on the same prompts, of both under the objective as it is now, with the bootstrap
+    interval over prompts."""
+    if len(before.raw) < 2:  # one prompt has no interval
+        return {}
+    gained = objective(torch.tensor(after.raw)) - objective(torch.tensor(before.raw))
+    found = bootstrap_mean(gained.tolist(), seed=seed, confidence=confidence)
+    return {"eval/gain": found.value, "eval/gain_low": found.low, "eval/gain_high": found.high}
 
 
 def table(

@@ -24,7 +24,7 @@ from morlaif.models.checkpoint import Checkpoints
 from morlaif.pace import Pace
 from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.experience import cut, plan_minibatch, response_mask
-from morlaif.rl.held_out import Answers, table
+from morlaif.rl.held_out import Answers, gain_row, table
 from morlaif.rl.learner import Learner, Reward
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.settings import PPOSettings
@@ -125,6 +125,7 @@ class PPOTrainer(Learner):
             kl=((logprobs - reference) * mask).sum(1).mean().item(),
             length=mask.sum(1).float().mean().item(),
             ended=sum(map(self.ends.ended, responses)) / len(responses),
+            raw=scores.tolist(),
         )
 
     def _evaluate_held_out(self, step: int) -> dict[str, float]:
@@ -137,7 +138,8 @@ class PPOTrainer(Learner):
             self.best = step, answers.mean_reward
             weights = self.engine.weights()
             ranks.on_first(lambda: self.checkpoints.save_best(step, weights))
-        return answers.row(self.names, self.settings.shaping.clip)
+        row = answers.row(self.names, self.settings.shaping.clip)
+        return row | gain_row(self.before, answers, self.objective, self.seed)
 
     def _choose(self) -> dict[str, Tensor] | None:
         """Put the weights that the settings keep into the models; the others, where they differ and are wanted too."""

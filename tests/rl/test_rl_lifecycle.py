@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import processes
@@ -17,6 +18,7 @@ from small_ppo import algorithm, timeless, weights
 from morlaif.errors import UserError
 from morlaif.models.states import verified
 from morlaif.rl import schedule
+from morlaif.rl.held_out import Answers, gain_row
 
 pytestmark = pytest.mark.slow
 
@@ -262,6 +264,9 @@ def test_evaluation_is_in_the_curve_at_its_steps_and_at_the_end(small):
     config = small.settings(steps=5, eval_every=2, eval_prompts=4, samples=2)
     curve = small.trainer(config, held_out=HELD_OUT).run().curve
     assert [row["step"] for row in curve if "eval/reward" in row] == [2, 4, 5]
+    assert all(
+        row["eval/gain_low"] <= row["eval/gain"] <= row["eval/gain_high"] for row in curve if "eval/reward" in row
+    )
     names = {f"eval/{x}" for x in ("reward", "kl", "length", "ended", "score/early", "score/different")}
     assert names <= curve[1].keys() and not names & curve[0].keys()
 
@@ -273,6 +278,7 @@ def test_evaluation_tells_the_truth(small):
     row, table = result.curve[0], result.samples
     scores = small.reward(HELD_OUT, [line["after"] for line in table])
     assert row["eval/kl"] == pytest.approx(0, abs=1e-6)
+    assert row["eval/gain"] == row["eval/gain_low"] == row["eval/gain_high"] == 0
     assert row["eval/score/early"] == pytest.approx(scores[:, 0].mean().item())
     assert row["eval/reward"] == pytest.approx(scores.mean().item())
     assert [line["before"] for line in table] == [line["after"] for line in table]
@@ -286,6 +292,14 @@ def test_evaluation_does_not_change_the_run(small):
     assert timeless(curves[0]) == [
         {name: value for name, value in row.items() if not name.startswith("eval/")} for row in timeless(curves[1])
     ]
+
+
+def test_gain_is_of_pairs_under_the_objective_as_it_is():
+    before, after = (Answers([""] * 4, [], [], 0, 1, 1, raw) for raw in ([[1], [2], [3], [4]], [[2], [4], [4], [5]]))
+    found = gain_row(before, after, lambda scores: 10 * scores[:, 0], seed=0)
+    assert found["eval/gain"] == pytest.approx(12.5)  # gains of 10, 20, 10 and 10, whatever the prompts differ by
+    assert 10 <= found["eval/gain_low"] < 12.5 < found["eval/gain_high"] <= 20
+    assert gain_row(replace(before, raw=[]), after, lambda scores: scores[:, 0], seed=0) == {}  # of an older checkpoint
 
 
 def test_samples_are_a_table_of_each_evaluation(small, tmp_path):
