@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+unexport PYTHONDONTWRITEBYTECODE  # compiling all tests anew takes each of pytest's workers some ten seconds
+
 .DEFAULT_GOAL := help
 .PHONY: help demo real given check test lint types docs wheel lock clean
 

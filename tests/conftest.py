@@ -43,6 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-200)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_compositions():
+    import quick_hydra
+
+    with quick_hydra.installed():
+        yield
+
+
 @pytest.fixture
 def plugin(tmp_path_factory, monkeypatch):
     """`tests/plugin` as an installed package; the value is a PYTHONPATH under which another process has it too."""

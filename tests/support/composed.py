@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+import pickle
 import shlex
+import tempfile
 from functools import cache
+from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,7 +22,7 @@ from morlaif.compose import compose_all, register
 from morlaif.config import Config, validate
 from morlaif.errors import UserError
 from morlaif.mistakes import explain
-from morlaif.presets import options
+from morlaif.presets import options, places
 from morlaif.usage import read_flags
 
 
@@ -53,7 +57,17 @@ def _groups() -> frozenset[str]:
 
 @cache
 def _presets(overrides: tuple[str, ...]) -> DictConfig:
-    return in_full(*overrides, hydra=True)
+    """Composed once for all processes of a run of tests, whose folder of temporary files is theirs alone."""
+    key = hashlib.sha256("\n".join([*overrides, str(places())]).encode()).hexdigest()
+    kept = Path(tempfile.gettempdir()) / f"composed-{key}.pickle"
+    if (shared := "morlaif-tests-" in str(kept)) and kept.is_file():
+        return pickle.loads(kept.read_bytes())
+    tree = in_full(*overrides, hydra=True)
+    if shared:
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(pickle.dumps(tree))
+        partial.rename(kept)
+    return tree
 
 
 def in_full(*overrides: str, hydra: bool = False) -> DictConfig:
