@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from morlaif.arms import instead
 from morlaif.errors import UserError
+from morlaif.presets import last_part
 from morlaif.texts import is_address
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def register() -> None:
     Plugins.instance().register(Presets)
     OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("morlaif.judge", _judge, replace=True)
+    OmegaConf.register_new_resolver("morlaif.last", last_part, replace=True)
 
 
 def _judge(part: str, otherwise: str | None, *, _root_: DictConfig) -> str | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo
 
 from morlaif.arms import ArmsSettings, Extra
 from morlaif.data.settings import DataSettings
@@ -23,7 +23,8 @@ from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import DISTINCT, Folder, Line, Seed, Settings
-from morlaif.stages.known import ALONE, NAMES
+from morlaif.stages.known import ALONE, NAMES, reached
+from morlaif.stages.ppo import STAGE as PPO
 from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
@@ -31,15 +32,16 @@ COMPARE = ALONE.name
 OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge"}
 
 
-def _stages(value: Any) -> Any:
+def _stages(value: Any, info: ValidationInfo) -> Any:
     if value == "all":
         return NAMES
+    known = (*NAMES, COMPARE, *info.data.get("extra", ()))
     if value is None or value == "" or value == [] or value == ():
         raise ValueError(f"names no stage. Give all, or a list of {', '.join(NAMES)}; or compare alone")
     for name in value if isinstance(value, list | tuple) else [value]:
-        if name not in (*NAMES, COMPARE):
-            hint = suggest(str(name), (*NAMES, COMPARE))
-            raise ValueError(f"no stage '{name}'.{hint} Give all, or a list of {', '.join(NAMES)}; or compare alone")
+        if name not in known:
+            hint, listed = suggest(str(name), known), ", ".join(one for one in known if one != COMPARE)
+            raise ValueError(f"no stage '{name}'.{hint} Give all, or a list of {listed}; or compare alone")
     value = tuple(value) if isinstance(value, list | tuple) else (value,)
     if COMPARE in value and len(value) > 1:
         raise ValueError(
@@ -66,6 +68,7 @@ class Config(Settings):
 
     name: Annotated[str, AfterValidator(_run_name)]
     seed: Seed
+    extra: dict[Line, Extra]  # before the stages, which may name them
     stages: Annotated[tuple[str, ...], BeforeValidator(_stages), DISTINCT]  # "all" in YAML: every stage
     arms: ArmsSettings
     dry_run: bool | Literal["probe"]  # probe: and measure how fast this machine is
@@ -88,7 +91,23 @@ class Config(Settings):
     compare: CompareSettings
     human: HumanStudySettings
     judge: JudgePlace
-    extra: dict[Line, Extra]
+
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """All stages of ours up to the furthest that the run builds; a unit of `extra` reaches what it needs."""
+
+        def of(name: str, below: tuple[str, ...] = ()) -> Iterator[str]:
+            """`name`: a stage's, a unit's, or a key of `extra`."""
+            stage = name.partition("/")[0]
+            if stage in NAMES:
+                yield stage
+            elif name in self.extra and name not in below:
+                for need in self.extra[name].needs:
+                    yield from of(need, (*below, name))
+            elif stage != COMPARE:
+                yield PPO.name  # a method of the user's
+
+        return reached(stage for name in self.stages for stage in of(name))
 
     def seed_of(self, group: str) -> int:
         """From which the units of a group draw."""

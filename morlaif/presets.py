@@ -20,6 +20,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import morlaif.conf
@@ -28,6 +29,7 @@ from morlaif.errors import UserError, suggest
 
 ENTRY_POINTS = "morlaif.conf"
 BUDGET = "${budget}"  # in a defaults list: the option of the group `budget`
+_LAST = re.compile(r"\$\{morlaif\.last:\$\{\.(\w+)\}\}")
 _FOLLOWS = re.compile(r"\$\{(\w+)\.(\w+)\}")
 HIDDEN = "_"  # a folder whose name begins so holds what presets inherit from; nothing in it is an option
 
@@ -130,10 +132,17 @@ def preset(group: str, name: str, **changes: Any) -> dict[str, Any]:
     return _merge(values, changes)
 
 
-def _alone(value: Any) -> Any:
+def last_part(path: str) -> str:
+    """`max_min` of `morlaif.scalarize.functions.max_min`: what a preset calls a function by."""
+    return str(path).rpartition(".")[2]
+
+
+def _alone(value: Any, beside: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """`value` as it is without a whole run beside it: `${morlaif.judge:url,<otherwise>}` is <otherwise>."""
     if isinstance(value, dict):
-        return {key: _alone(inner) for key, inner in value.items()}
+        return {key: _alone(inner, value) for key, inner in value.items()}
+    if isinstance(value, str) and (found := _LAST.fullmatch(value)):
+        return last_part(beside[found[1]])
     found = re.fullmatch(r"\$\{morlaif\.judge:\w+,(.*)\}", value) if isinstance(value, str) else None
     return value if found is None else None if found[1] == "null" else found[1]
 

@@ -9,7 +9,6 @@ from morlaif.data.settings import ToyData
 from morlaif.evaluation.settings import RulesJudge
 from morlaif.feedback.settings import RulesSettings
 from morlaif.models.settings import FullSFT
-from morlaif.stages.known import reached
 
 # What sizes a stage for the toy model, by group: its stage, and what to take for a pretrained model instead.
 SIZES = {"sft": "auto", "respond": "sample", "pm": "lora", "ppo": "adapter"}
@@ -28,7 +27,7 @@ def strangers(config: Config, choices: Mapping[str, str | None]) -> Iterator[str
     Args:
         choices: the option of each group, as it was composed.
     """
-    stages, own = reached(config.stages), isinstance(config.data, ToyData)
+    stages, own = config.reached, isinstance(config.data, ToyData)
     used = [group for group in (*SIZES, *WORLD) if STAGE_OF.get(group, group) in stages]
     toys = [group for group in used if group in SIZES and _is_toy(choices.get(group))]
     judges = [group for group in used if _judged_by_rules(config, group)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from composed import composed
 from golden_presets import OPTIONS, differences, meaning
+from written import ALL, heirs, idle, leaves, trees
 
 import morlaif.cli  # noqa: F401
 from morlaif.compose import plain, run_name
@@ -18,6 +19,7 @@ from morlaif.worlds import strangers
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
+MOST_SETTINGS = 840  # written in conf/, wordings included
 
 
 GIVEN = {  # what a preset leaves to its user
@@ -88,3 +90,14 @@ def test_no_secret_and_no_default_hides_in_the_settings_classes():
         if not (info.is_required() or (name == "seed" and issubclass(sub, Seeded)))
     ]
     assert not with_default
+
+
+def test_conf_stays_small_enough_to_read():
+    """A preset inherits and writes what differs; what others inherit from may be long, for it explains each key."""
+    files = trees()
+    written = {name: sum(1 for _ in leaves(tree)) for name, tree in files.items()}
+    assert sum(written.values()) <= MOST_SETTINGS, sorted(written.items(), key=lambda item: -item[1])[:12]
+    inherited_from = heirs(files)
+    long = {name for name, file in ALL.items() if len(file.read_text().splitlines()) > 60}
+    assert {name for name in long if name not in inherited_from} == {"config.yaml"}
+    assert not idle(files), "these lines repeat what is inherited"

@@ -12,6 +12,8 @@ import pytest
 from composed import config
 
 from morlaif.errors import UserError
+from morlaif.memory.estimate import Item, StageMemory
+from morlaif.pipeline.resources import stage_memories
 from morlaif.planning.plan import plan
 
 pytestmark = pytest.mark.slow  # most compose a config of their own
@@ -66,6 +68,26 @@ def test_a_name_means_the_same_code_and_the_same_reads(plugin):
 def test_the_stage_of_policies_is_that_of_every_method(plugin):
     assert {"ppo/morlaif", "untouched/untouched"} <= digests("stages=[ppo]").keys()
     assert "lengths" not in digests("stages=[evaluate]") and "lengths" in digests("stages=[report]")
+
+
+def test_a_unit_of_ones_own_is_built_with_what_it_needs_alone(plugin):
+    """`stages` names it by its key in `extra`, though the key is not the name of its stage."""
+    needs = ["+extra.words={stage: lengths, needs: [evaluate], params: {}}", "~extra.lengths"]
+    chosen = digests("stages=[words]", *needs)
+    assert {"lengths/words", "evaluate"} <= chosen.keys() and "report" not in chosen
+    assert chosen["lengths/words"] == digests(*needs)["lengths/words"], "the judge of the policies is another"
+    assert config("experiment=control", "+extra=lengths", "stages=[lengths]").reached[-1] == "evaluate"
+    with pytest.raises(UserError, match=r"no stage 'lenghts'\. Did you mean 'lengths'\?"):
+        config("experiment=control", "+extra=lengths", "stages=[lenghts]")
+
+
+def test_the_plan_asks_a_stage_of_ones_own_for_its_memory(plugin, monkeypatch):
+    chosen = config("experiment=control", "+extra=lengths")
+    made = plan(chosen)
+    (own,) = [unit.stage for unit in made.units if unit.name == "lengths"]
+    held = StageMemory("lengths", 1, (Item("model", 5.0, "five bytes"),), (), None, None, "a row")
+    monkeypatch.setattr(type(own), "memory", lambda self, unit, machine: held)
+    assert [one.device for one in stage_memories(chosen, made) if one.stage == "lengths"] == [5.0]
 
 
 @pytest.mark.parametrize(

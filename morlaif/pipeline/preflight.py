@@ -39,7 +39,7 @@ from morlaif.preference.kinds import kind_of
 from morlaif.preference.outputs import output_problem
 from morlaif.preference.settings import PretrainedPM, TrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward
-from morlaif.stages.known import STAGES, reached
+from morlaif.stages.known import STAGES
 from morlaif.tracking.check import tracking_problems
 from morlaif.units.folders import place_problems
 from morlaif.units.store import Store
@@ -201,7 +201,7 @@ def _planned(config: Config, tell: Callable[[str], None]) -> tuple[list[str], se
         units = [unit for unit in planned.units if not store.has(unit)]
         return [], {unit.stage.name for unit in units}, units
     except UserError as error:
-        return str(error).splitlines(), {*reached(config.stages)}, []
+        return str(error).splitlines(), {*config.reached}, []
 
 
 def _of_one_judge(config: Config, lines: Sequence[str]) -> Iterator[str]:

@@ -21,11 +21,10 @@ from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.timing import duration
 from morlaif.planning.plan import plan as make_plan
 from morlaif.preference.kinds import kind_of
-from morlaif.stages.known import STAGES
 from morlaif.stages.pm import PM
 from morlaif.stages.scoring import ScoringReads
 from morlaif.texts import Part, add_row, line
-from morlaif.units.unit import Plan
+from morlaif.units.unit import Plan, Unit
 
 COLUMNS = ("model", "grads", "adam", "lora", "activ", "cache", "gather")
 
@@ -35,8 +34,10 @@ def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
     machine = machine_of(config, plan)
     if machine is None:
         return []
-    first = {unit.stage.name: unit for unit in reversed(plan.units)}
-    found = [stage.memory(first[stage.name], machine) for stage in STAGES if stage.name in first]
+    first: dict[str, Unit] = {}
+    for unit in plan.units:
+        first.setdefault(unit.stage.name, unit)
+    found = [unit.stage.memory(unit, machine) for unit in first.values()]
     return [memory for memory in found if memory is not None]
 
 

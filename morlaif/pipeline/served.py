@@ -11,7 +11,6 @@ from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback
 from morlaif.planning.plan import plan
 from morlaif.reward.settings import MixtureReward
 from morlaif.settings import Settings
-from morlaif.stages.known import reached
 from morlaif.units.store import Store
 
 
@@ -35,7 +34,7 @@ def with_served(config: Config, say: Callable[[str], Any], wait: bool) -> Config
 
 def asked(config: Config) -> Iterator[tuple[tuple[str, ...], OpenAISettings]]:
     """The servers that the stages of a run would ask, by the keys of their settings."""
-    stages = reached(config.stages)
+    stages = config.reached
     if (
         isinstance(config.feedback, OpenAISettings)
         and "feedback" in stages

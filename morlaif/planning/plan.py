@@ -135,7 +135,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         of_people = _preference_models(units, common, GOLD, human, held_out, "eval")
         gold = [unit for part in of_people.values() for unit in part]
     chain = [unit for parts in labelled.values() for unit in (*parts["feedback"], *parts["pm"])]
-    evaluated = not {"evaluate", "report"}.isdisjoint(config.stages)  # else nothing of it need be there
+    evaluated = EVALUATE.name in config.reached  # else nothing of it need be there
     outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
     evaluation = EvaluateReads(
         eval=config.eval, scalarizer=config.scalarizer, objective=config.scalarizer.name,
@@ -143,16 +143,18 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         places=places, seed=held_out, **outside,
     )  # fmt: skip
     units.add(EVALUATE, evaluation, [data, sft, respond, *chain, *weighed, *aligned, *gold], files=bench)
+    chosen_extra = set()
     for name, extra in config.extra.items():
         stage, key = stage_of(extra.stage, f"extra.{name}"), f"extra.{name}"
         reads = fitting(stage, {"seed": seed}, extra.params, f"{key}.params")
         needs = named(units.made, extra.needs, f"{key}.needs")
         check_needs(stage, needs, f"{key}.needs")
-        units.add(stage, reads, needs, "" if name == stage.name else name)
+        made = units.add(stage, reads, needs, "" if name == stage.name else name)
+        chosen_extra |= {made.name} if name in config.stages else set()
     page = shown(given, OUTSIDE, keep={"served"})
     units.add(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), list(units.made))
     methods = {arm.method.name for arm in arms.values()} if PPO.name in config.stages else set()
-    return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods})
+    return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods}, chosen_extra)
 
 
 def _preference_models(

@@ -143,8 +143,8 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {unit.name: unit for unit in self.units})
 
-    def restricted_to(self, stages: Iterable[str]) -> Plan:
-        """The units of `stages` and all that they need."""
+    def restricted_to(self, stages: Iterable[str], units: Iterable[str] = ()) -> Plan:
+        """The units of `stages`, those called `units`, and all that they need."""
         wanted: set[str] = set()
 
         def want(unit: Unit) -> None:
@@ -153,9 +153,9 @@ class Plan:
                 for need in unit.needs:
                     want(need)
 
-        stages = set(stages)
+        stages, units = set(stages), set(units)
         for unit in self.units:
-            if unit.stage.name in stages:
+            if unit.stage.name in stages or unit.name in units:
                 want(unit)
         return Plan(tuple(unit for unit in self.units if unit.name in wanted))
 

@@ -40,9 +40,13 @@ def _json(value: Any) -> str:
 
 
 def meaning(tree: DictConfig) -> Flat:
-    """Every key of a composed config, and what a sweep's preset has it run. Interpolations stay as they are."""
+    """Every key of a composed config, and what a sweep's preset has it run.
+
+    Interpolations stay as they are, but for those within one preset.
+    """
     plain = OmegaConf.to_container(OmegaConf.masked_copy(tree, [key for key in tree if key not in ("hydra", *LEFT)]))
-    return flat(plain) | {f"sweep:{key}": value for key, value in (tree.hydra.sweeper.params or {}).items()}
+    own = {key: OmegaConf.select(tree, key) for key, value in flat(plain).items() if "${." in str(value)}
+    return flat(plain) | own | {f"sweep:{key}": value for key, value in (tree.hydra.sweeper.params or {}).items()}
 
 
 def recorded() -> dict[str, Flat]:
