@@ -30,6 +30,7 @@ from morlaif.statistics import NOTHING, Array, Interval, wilson
 
 # What an interval covers. "prompts": one seed, so other seeds may differ by more than it says.
 Method = Literal["seeds and prompts", "seeds", "prompts", "none"]
+Seed = tuple[str, ...]  # of each source that has one of its own
 LEAST = 1e-12  # a smaller p-value is given as this
 
 
@@ -140,20 +141,22 @@ def complete(values: ArrayLike) -> Array:
     return x[:, ~np.isnan(x).any(axis=0)]
 
 
-def crossed(values: ArrayLike, *, share: bool = False) -> Mean:
+def crossed(values: ArrayLike, *, seeds: Sequence[Seed] | None = None, share: bool = False) -> Mean:
     """Mean over seeds and prompts of `values` (S, N): S seeds that answered the same N prompts, NaN where unknown.
 
-    With one seed the interval is over prompts alone. A seed's own mean is over all that it has.
+    With one seed the interval is over prompts alone. A seed's own mean is over all that it has. `seeds` (S,) name each
+    row's seed where several sources have seeds of their own.
     """
     x = np.atleast_2d(np.asarray(values, dtype=float))
-    x = x[~np.isnan(x).all(axis=1)] if x.size else x
-    if x.size == 0:
+    known = ~np.isnan(x).all(axis=1)
+    if x.size == 0 or not known.any():
         return NO_MEAN
+    x, seeds = x[known], seeds and [seed for seed, kept in zip(seeds, known, strict=True) if kept]
     if x.shape[0] == 1:
         return over_prompts(x[0], share=share)
     of_seed = np.nanmean(x, axis=1)
     whole = complete(x)
-    parts = [(float(of_seed.var(ddof=1)) / of_seed.size, of_seed.size - 1.0)]
+    parts = _seed_parts(of_seed, seeds)
     if whole.shape[1] > 1:
         _, prompt, rest = mean_squares(whole)
         parts.append((max(0.0, prompt - rest) / whole.size, whole.shape[1] - 1.0))
@@ -182,14 +185,39 @@ def _known_means(values: Array, axis: int) -> Array:
     return np.asarray(np.nanmean(flat[~np.isnan(flat).all(axis=1)], axis=1))
 
 
-def over_seeds(values: Sequence[float] | Array, *, share: bool = False) -> Mean:
-    """Mean of independent `values` (S,), one a seed, with Student's t: where no prompts are shared, or none are known.
-    NaN is left out."""
+def over_seeds(values: Sequence[float] | Array, *, seeds: Sequence[Seed] | None = None, share: bool = False) -> Mean:
+    """Mean of `values` (S,), one a seed, with Student's t: where no prompts are shared, or none are known. NaN is left
+    out; `seeds` as in `crossed`."""
     x = np.asarray(values, dtype=float)
-    x = x[~np.isnan(x)]
+    known = ~np.isnan(x)
+    x, seeds = x[known], seeds and [seed for seed, kept in zip(seeds, known, strict=True) if kept]
     if x.size < 2:
         return Mean(float(x[0]), (), 1, 0, "none", share) if x.size else NO_MEAN
-    return Mean(float(x.mean()), ((float(x.var(ddof=1)) / x.size, x.size - 1.0),), x.size, 0, "seeds", share)
+    return Mean(float(x.mean()), tuple(_seed_parts(x, seeds)), x.size, 0, "seeds", share)
+
+
+def _seed_parts(means: Array, seeds: Sequence[Seed] | None) -> list[tuple[float, float]]:
+    """Variance that the seeds give to the mean of `means` (S,), with its degrees of freedom, source by source.
+
+    Rows are independent where one source varies, or where no two rows share a seed of it. Where sources are crossed
+    (each seed of the preference models with each of PPO), rows that share a seed are not: then each source counts by
+    the means of its own levels, and what the sources do together once.
+    """
+    sources = {tuple(column) for column in zip(*(seeds or ()), strict=True)}
+    levels = [np.unique(column, return_inverse=True)[1] for column in sources if len(set(column)) > 1]
+    if not levels or any(level.max() + 1 == means.size for level in levels):
+        return [(float(means.var(ddof=1)) / means.size, means.size - 1.0)]
+    found = []
+    for level in sorted(levels, key=lambda level: int(level.max())):
+        own = np.bincount(level, weights=means) / np.bincount(level)
+        found.append((float(own.var(ddof=1)) / own.size, own.size - 1.0))
+    if len(levels) == 2 and means.size == (found[0][1] + 1) * (found[1][1] + 1):
+        rows, columns = sorted(levels, key=lambda level: int(level.max()))
+        table = np.zeros((rows.max() + 1, columns.max() + 1))
+        table[rows, columns] = means
+        together = mean_squares(table)[2] / means.size
+        found[1] = max(0.0, found[1][0] - together), found[1][1]
+    return found
 
 
 def over_prompts(values: ArrayLike, *, share: bool = False) -> Mean:

@@ -6,7 +6,7 @@ A *cell* is an arm under one setting; its seeds are a sample. Everything here is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from morlaif.evaluation.results import Estimate
@@ -14,6 +14,7 @@ from morlaif.variance import Mean, Method
 
 # In words, of the first against the second. "one seed" and "unknown" are no verdicts.
 Verdict = Literal["better", "worse", "undecided", "one seed", "unknown"]
+_OTHER_SIDE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,23 @@ class CellRate(SeedEstimate):
     adjusted: float | None  # Holm, over all comparisons of the table
     verdict: Verdict
 
+    def turned(self, against: Cell) -> CellRate:
+        """The same seen from the other side, `against`."""
+        t, bootstrap = (one and _turned(one) for one in (self.t, self.bootstrap))
+        other = _turned(self)
+        return replace(
+            self, value=other.value, low=other.low, high=other.high,
+            cell=against.key, label=against.label, arm=against.arm, setting=against.setting,
+            against=self.cell, against_label=self.label, t=t, bootstrap=bootstrap,
+            by_seed={seed: 1 - value for seed, value in self.by_seed.items()},
+            verdict=_OTHER_SIDE.get(self.verdict, self.verdict),
+        )  # fmt: skip
+
+
+def _turned(rate: Estimate) -> Estimate:
+    value, low, high = (None if x is None else 1 - x for x in (rate.value, rate.high, rate.low))
+    return Estimate(value, low, high, rate.n)
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -99,8 +117,13 @@ class Aggregate:
         return next((one for one in self.measures if one.cell == cell and one.measure == measure), None)
 
     def rate(self, first: str, second: str) -> CellRate | None:
-        """As it was compared; the other way round is another call."""
-        return next((one for one in self.rates if (one.cell, one.against) == (first, second)), None)
+        """Of the cell `first` over `second`, whichever way round they were compared."""
+        for one in self.rates:
+            if (one.cell, one.against) == (first, second):
+                return one
+            if (one.cell, one.against) == (second, first):
+                return one.turned(next(cell for cell in self.cells if cell.key == first))
+        return None
 
 
 def verdict(mean: Mean, adjusted: float, confidence: float, null: float = 0.5) -> Verdict:

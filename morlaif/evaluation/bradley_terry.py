@@ -9,7 +9,9 @@ A pseudo-comparison for each pair that met, shared out evenly, keeps the strengt
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from morlaif.evaluation.matrix import WinMatrix
 from morlaif.statistics import Array, Interval, bias_corrected, resample_counts
+from morlaif.variance import Mean
 
 Met = NDArray[np.bool_]  # (P, P) which pairs were compared
 ELO = 400 / math.log(10)  # points for one unit of log-strength
@@ -61,6 +64,57 @@ def strengths(
     n = int((~np.isnan(matrix.outcome)).any(axis=0).sum())
     made = tuple(bias_corrected(float(t), draws[:, k], n, confidence) for k, t in enumerate(theta))
     return Strengths(matrix.names, made, float(tie))
+
+
+def pooled(
+    names: Sequence[str],
+    seeds: Sequence[Mapping[tuple[str, str], Array]],
+    *,
+    seed: int,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    prior: float = 1.0,
+) -> Strengths:
+    """From several seeds' outcomes (N,) of the first of two of `names` on the same prompts, all verdicts together.
+
+    The interval adds, in quadrature, the spread of the strengths that each seed has by itself and that of resamples of
+    the prompts: what prompts and seeds do together is in both, so it is a little too wide. With one seed it is over the
+    prompts, as that of `strengths`.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    pairs = list(itertools.combinations(names, 2))
+    size = len(next(iter(seeds[0].values())))
+    nothing = np.full(size, np.nan)
+    outcome = np.array([[own.get(pair, nothing) for pair in pairs] for own in seeds])  # (S, M, N)
+    if len(seeds) == 1:
+        matrix = WinMatrix(tuple(names), outcome[0], np.zeros(outcome[0].shape, dtype=bool))
+        return strengths(matrix, seed=seed, resamples=resamples, confidence=confidence, prior=prior)
+    square = WinMatrix(tuple(names), outcome[0], np.zeros(outcome[0].shape, dtype=bool)).square
+    won, tied, lost = ((outcome > 0.5).sum(0), (outcome == 0.5).sum(0), (outcome < 0.5).sum(0))
+    wins, ties = square(won.sum(1), lost.sum(1)), square(*[tied.sum(1)] * 2)
+    theta, tie = fit(wins, ties, prior=prior)
+    counts = resample_counts(size, seed=seed, resamples=resamples)
+    met = (wins + wins.T + ties) > 0
+    draws, _ = fit(
+        square(counts @ won.T, counts @ lost.T),
+        square(*[counts @ tied.T] * 2),
+        prior=prior,
+        met=met,
+        start=(theta, tie),
+    )
+    whole = outcome[~np.isnan(outcome).all(axis=2).any(axis=1)]  # seeds that have all pairs, so the same origin
+    alone = [
+        fit(square((o > 0.5).sum(1), (o < 0.5).sum(1)), square(*[(o == 0.5).sum(1)] * 2), prior=prior)[0] for o in whole
+    ]
+    made = []
+    for k, value in enumerate(theta):
+        parts = [(float(draws[:, k].var()), size - 1.0)]
+        if len(alone) > 1:
+            parts.append((float(np.var([one[k] for one in alone], ddof=1)) / len(alone), len(alone) - 1.0))
+        made.append(Mean(float(value), tuple(parts), len(alone), size, "seeds and prompts").interval(confidence))
+    return Strengths(tuple(names), tuple(made), float(tie))
 
 
 def fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,14 @@ class WinMatrix:
     @property
     def pairs(self) -> list[tuple[int, int]]:
         return list(itertools.combinations(range(len(self.names)), 2))
+
+    def between(self, first: str, second: str) -> Array:
+        """Outcomes (N,) of `first` against `second`; NaN where there is no verdict, ½ of a policy with itself."""
+        i, j = self.names.index(first), self.names.index(second)
+        if i == j:
+            return np.full(self.outcome.shape[1], 0.5)
+        found: Array = self.outcome[self.pairs.index((min(i, j), max(i, j)))]
+        return found if i < j else 1 - found
 
     def counts(self) -> tuple[Array, Array]:
         """(wins, ties), each (P, P): prompts on which row beats column, and on which they tie (symmetric)."""
@@ -95,15 +103,23 @@ class WinMatrix:
 
 
 def win_matrix(
-    policies: Mapping[str, Sequence[str]], prompts: Sequence[list[Message]], judge: PolicyJudge
+    policies: Mapping[str, Sequence[str]],
+    prompts: Sequence[list[Message]],
+    judge: PolicyJudge,
+    wanted: Callable[[str, str], bool] = lambda first, second: True,
 ) -> WinMatrix:
-    """Have `judge` compare the answers of every two of `policies` (by name, in the order of `prompts`)."""
+    """Have `judge` compare the answers of every two of `policies` (by name, in the order of `prompts`) that are
+    `wanted`; the others have no verdict."""
     for name, texts in policies.items():
         if len(texts) != len(prompts):
             raise ValueError(f"policy '{name}' has {len(texts)} answers to {len(prompts)} prompts")
     outcome, flip = [], []
-    for first, second in itertools.combinations(policies.values(), 2):
-        verdict = judge.compare(prompts, first, second)
+    for first, second in itertools.combinations(policies, 2):
+        if not wanted(first, second):
+            outcome.append(np.full(len(prompts), np.nan))
+            flip.append(np.zeros(len(prompts), dtype=bool))
+            continue
+        verdict = judge.compare(prompts, policies[first], policies[second])
         outcome.append(outcomes(verdict.forward, verdict.backward, verdict.valid))
         flip.append(flipped(verdict.forward, verdict.backward))
     shape = (-1, len(prompts))

@@ -32,7 +32,7 @@ CompareJob = Job[CompareReads, dict[str, Path]]
 
 class Compare(Stage[CompareReads, dict[str, Path]]):
     name = "compare"
-    version = 4
+    version = 5
     reads = CompareReads
     work = "morlaif.stages.work.compare"
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.evaluation import results
+from morlaif.evaluation.aggregate import Aggregate
 from morlaif.evaluation.results import SFT, ArmFacts, Estimate, Rate, RunDetails, RunResults
 from morlaif.evaluation.wins import versus
-from morlaif.report.comparison.labels import RunLabels
+from morlaif.report.comparison.labels import RunLabels, shown
 from morlaif.report.data import read_lines, titles, words
 
 
@@ -41,6 +42,9 @@ class ComparedRun:
     def combined(self) -> str | None:
         """The first arm whose reward has a part for each principle."""
         return next((name for name, arm in self.arms.items() if arm.of_principles), None)
+
+    def labels_of(self, keys: Sequence[str]) -> dict[str, str]:
+        return {key: shown(self.config.get(key)) for key in keys}
 
     @property
     def principles(self) -> list[str]:
@@ -108,8 +112,7 @@ class Judged:
     """Every policy against every other, by one judge."""
 
     rates: Sequence[JudgedPair] = ()
-    strengths: Mapping[str, Estimate] = field(default_factory=dict)  # by policy key
-    tie: float | None = None
+    strengths: Mapping[str, Estimate] = field(default_factory=dict)  # by the key of a cell's first policy
     note: str = ""  # how, or why not
     hypervolume: Mapping[str, float] = field(default_factory=dict)  # by policy key
 
@@ -118,6 +121,7 @@ class Judged:
 class ComparedRuns:
     runs: Sequence[ComparedRun]
     judged: Judged = field(default_factory=Judged)
+    aggregate: Aggregate = field(default_factory=Aggregate)  # over seeds
 
     @cached_property
     def labels(self) -> RunLabels:
@@ -141,7 +145,7 @@ class ComparedRuns:
         made = []
         for key, (name, runs) in found.items():
             peers = [own for other, own in found.values() if other == name]
-            made.append(Policy(key, name, tuple(runs), self._policy_label(name, runs, peers)))
+            made.append(Policy(key, name, tuple(runs), self.policy_label(name, runs, peers)))
         twice = Counter(policy.label for policy in made)
         return [replace(p, label=f"{p.label} · {p.name}") if twice[p.label] > 1 else p for p in made]
 
@@ -153,8 +157,11 @@ class ComparedRuns:
             found = {**run.arms, **found}
         return sorted(found, key=lambda name: not found[name].of_principles)
 
-    def _policy_label(self, name: str, runs: Sequence[ComparedRun], peers: Sequence[Sequence[ComparedRun]]) -> str:
-        differs = self.labels.distinguish(*([[run.config for run in own] for own in (runs, *peers)]))
+    def policy_label(
+        self, name: str, runs: Sequence[ComparedRun], peers: Sequence[Sequence[ComparedRun]], but: Sequence[str] = ()
+    ) -> str:
+        """What tells a policy of some runs apart from those of its peers, without the keys in `but`."""
+        differs = self.labels.distinguish(*([[run.config for run in own] for own in (runs, *peers)]), but=but)
         arm = runs[0].arms.get(name)
         if arm is None and name != SFT:
             return name

@@ -25,10 +25,10 @@ class RunLabels:
         """The differing keys of one run, as its row of the table shows them."""
         return {key: shown(config.get(key)) for key in self.keys}
 
-    def distinguish(self, group: Sequence[Flat], *others: Sequence[Flat]) -> str:
-        """What `group` shares and `others` (which may hold it) do not."""
+    def distinguish(self, group: Sequence[Flat], *others: Sequence[Flat], but: Sequence[str] = ()) -> str:
+        """What `group` shares and `others` (which may hold it) do not, without the keys in `but`."""
         phrases = []
-        for key in self.keys:
+        for key in (key for key in self.keys if key not in but):
             values = {shown(config.get(key)) for config in group}
             differ = any({shown(config.get(key)) for config in other} != values for other in others)
             if len(values) == 1 and differ:

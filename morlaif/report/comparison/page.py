@@ -155,5 +155,6 @@ def numbers(data: ComparedRuns, made: Sequence[tuple[str, str, list[Chart]]]) ->
         ],
         "summary": lede(data),
         "judged": as_json(data.judged),
+        "aggregate": as_json(data.aggregate),
         "figures": {chart.name: chart.title for *_, charts in made for chart in charts},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,13 +13,14 @@ import numpy as np
 
 from morlaif.data.records import Message
 from morlaif.errors import Damaged, describe
-from morlaif.evaluation.bradley_terry import Strengths, strengths
+from morlaif.evaluation.aggregate import Cell
 from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, TruthJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
-from morlaif.evaluation.results import Estimate
 from morlaif.evaluation.settings import JudgeSettings, PMJudge, RulesJudge
 from morlaif.evaluation.wins import versus
 from morlaif.files import read_json
+from morlaif.report.comparison.aggregated import Judgements, aggregated
+from morlaif.report.comparison.cells import cells
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import ComparedRuns, Judged, JudgedPair, Policy, load
 from morlaif.report.comparison.page import chart_json, numbers, render, rounded, sections
@@ -33,15 +35,20 @@ Written = Mapping[str, tuple[list[Message], str]]  # prompt and response of one 
 
 
 def build(job: CompareJob) -> dict[str, Any]:
-    runs = load(job.reads.runs, job.needs)
-    policies = ComparedRuns(runs).policies
-    data = ComparedRuns(runs, replace(_judge_all(job, policies), hypervolume=_hypervolumes(policies)))
+    data = ComparedRuns(load(job.reads.runs, job.needs))
+    seconds = _seconds(job, data)
+    judged, verdicts = _judge_all(job, data.policies, cells(data))
+    how = Resampling(seed=job.seed, resamples=job.reads.resamples, confidence=job.reads.confidence)
+    found = aggregated(data, verdicts, how, seconds)
+    strong = {one.cell: one.strength for one in found.standings if one.strength}
+    judged = replace(judged, strengths=strong, hypervolume=_hypervolumes(data.policies))
+    data = ComparedRuns(data.runs, judged, found)
     made = sections(data)
     charts = [chart for *_, charts in made for chart in charts]
     for step, chart in enumerate(charts):
         _write_figure(job.out, chart)
         job.progress(step + 1, len(charts))
-    html = render(data, made, _seconds(job, data))
+    html = render(data, made, seconds)
     (job.out / "comparison.html").write_text(html, encoding="utf-8")
     _write_json(job.out / "comparison.json", numbers(data, made))
     return {"bytes": len(html.encode()), "policies": len(data.policies), "pairs": len(data.judged.rates)}
@@ -51,6 +58,8 @@ def trouble(run: Mapping[str, Any], inputs: Mapping[str, Path]) -> str | None:
     """Why one run, `{name, config, units, human}`, cannot be shown, or None."""
     try:
         data = ComparedRuns(load([run], inputs))
+        how = Resampling(seed=0, resamples=2, confidence=0.95)
+        data = replace(data, aggregate=aggregated(data, Judgements(), how, {}))
         numbers(data, sections(data))
     except Exception as error:
         return describe(error)
@@ -60,29 +69,42 @@ def trouble(run: Mapping[str, Any], inputs: Mapping[str, Path]) -> str | None:
 # --- who wins against whom ------------------------------------------------------------------------------------------
 
 
-def _judge_all(job: CompareJob, policies: Sequence[Policy]) -> Judged:
-    """Every two policies on the prompts that both have answered, by the judge that the runs share."""
+def _judge_all(job: CompareJob, policies: Sequence[Policy], own: Sequence[Cell]) -> tuple[Judged, Judgements]:
+    """Every two policies on the prompts that both have answered, by the judge that the runs share.
+
+    Of arms with several seeds, policies of one seed; where two arms share none, all of them.
+    """
     how = Resampling(seed=job.seed, resamples=job.reads.resamples, confidence=job.reads.confidence)
     if job.reads.judge is None:
-        return Judged(_known(policies), note=job.reads.why_not)
+        rates = _known(policies)
+        known = {(rate.first, rate.second): rate.value for rate in rates if rate.value is not None}
+        return Judged(rates, note=job.reads.why_not), Judgements(known=known)
     answers = {policy.key: _answers(job, policy) for policy in policies}
     judge = _judge(job, job.reads.judge, policies)
-    rates: list[JudgedPair] = []
-    ranked: list[Strengths] = []
+    meet = _meet(own)
+    rates, matrices = [], []
     for group in _groups(answers):
         shared = [id_ for id_ in answers[group[0]] if all(id_ in answers[key] for key in group)]
         shared = shared[: job.reads.prompts]
         prompts = [answers[group[0]][id_][0] for id_ in shared]
         texts = {key: [answers[key][id_][1] for id_ in shared] for key in group}
-        matrix = win_matrix(texts, prompts, judge)
-        rates += _rates(matrix, how)
-        ranked.append(strengths(matrix, **how))
+        matrix = win_matrix(texts, prompts, judge, lambda a, b: frozenset((a, b)) in meet)
+        rates += [rate for rate in _rates(matrix, how) if frozenset((rate.first, rate.second)) in meet]
+        matrices.append(matrix)
     note: str = job.reads.judge_note
-    if len(ranked) != 1:
-        apart = " Runs that answered different prompts are not compared with one another." if ranked else ""
-        return Judged(rates, note=note + apart)
-    found = {key: Estimate.of(one) for key, one in zip(ranked[0].names, ranked[0].strength, strict=True)}
-    return Judged(rates, found, ranked[0].tie, note)
+    if len(matrices) > 1:
+        note += " Runs that answered different prompts are not compared with one another."
+    return Judged(rates, note=note), Judgements(matrices)
+
+
+def _meet(own: Sequence[Cell]) -> set[frozenset[str]]:
+    """Policies, two by two, whose verdicts say something of their cells."""
+    found = set()
+    for first, second in itertools.combinations(own, 2):
+        seeds = [(seed, seed) for seed in first.policies if seed in second.policies]
+        for a, b in seeds or itertools.product(first.policies, second.policies):
+            found.add(frozenset((first.policies[a], second.policies[b])))
+    return found
 
 
 def _groups(answers: Mapping[str, Written]) -> list[list[str]]:
