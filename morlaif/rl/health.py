@@ -54,7 +54,7 @@ SIGNS = (
     # For small gaps k3 is half their square: .01 is gaps of .14 nats, a tenth or more of every probability. float32
     # leaves 1e-6 to 1e-4 (docs/launch.md).
     Sign("sampler/kl_k3", "above", 0.01, "the sampler is {value:.2g} nats a token from the policy that learns",
-         "ppo.importance_cap=2, or hardware.dtype=float32"),
+         "ppo.importance_cap=2, hardware.dtype=float32, or ppo.overlap=false"),
     # The update then lowers that principle's score, whatever it weighs.
     Sign("advantage_cosine/", "below", -0.1, "the reward works against {name} (cosine of their advantages {value:.2f})",
          "a higher weight for it, or a scalarizer that guards the lowest score (max_min, log_sum_exp, cvar)"),

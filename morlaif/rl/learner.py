@@ -9,9 +9,11 @@ With many processes, each samples, scores, evaluates and learns from its share o
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ from morlaif.errors import MachineError, UserError
 from morlaif.models.ends import Ends
 from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
-from morlaif.rl.diagnostics import importance_weights, sampler_table
+from morlaif.rl.diagnostics import importance_weights, mismatch, sampler_table
 from morlaif.rl.engines import make_engine
 from morlaif.rl.experience import Experience, Minibatch, partition, plan_minibatch, response_mask, with_end
 from morlaif.rl.log import Clock, angles_row, experience_row, gains_of, histograms, objectives_row
@@ -36,7 +38,7 @@ from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.pulls import gradient_cosines
 from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
-from morlaif.rl.rollout import Rollout, TransformersRollout
+from morlaif.rl.rollout import Finish, Rollout, TransformersRollout
 from morlaif.rl.scores import check_rewards, check_row, check_scores, check_shaped
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.objective import Objective
@@ -45,6 +47,16 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Reward = Callable[[Sequence[list[Message]], Sequence[str]], Tensor]  # prompts, responses -> (B, K)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """The responses of a step that the policy before the last update has sampled. Plain lists, for checkpoints."""
+
+    step: int
+    responses: list[list[int]]  # B rows of ids
+    sampled: list[list[float]]  # the sampler's log-probabilities of them
 
 
 class Learner:
@@ -112,6 +124,7 @@ class Learner:
         self.kl = kl.KLController(settings.kl.coef, settings.kl.target if adaptive else None, settings.kl.horizon)
         self.seen = shaping.Moments()
         self.rollout = self._rollout(gather, keep)
+        self.ahead: Ahead | None = None
         self.details: list[dict[str, Any]] = []  # of each step: what is no single number
 
     def step(self, step: int) -> dict[str, float]:
@@ -121,10 +134,11 @@ class Learner:
 
         # 1. Sample: n responses to each of the next prompts, neighbours in the batch.
         group = s.samples_per_prompt
-        count = s.rollouts // group
-        rows = [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
+        rows = self._rows(step)
         prompts = [self.prompt_ids[row] for row in rows]
-        responses = self._sample(prompts, group, step)
+        ahead = self.ahead if self.ahead is not None and self.ahead.step == step else None
+        responses = self._sample(prompts, group, step) if ahead is None else ahead.responses
+        sampled = self.rollout.sampled if ahead is None else ahead.sampled
         texts = list(map(self.ends.text, responses))
         mask, value_mask = self._masks(responses)
         ended = torch.tensor(list(map(self.ends.ended, responses)), device=self.device)
@@ -138,15 +152,21 @@ class Learner:
         reward = self.objective(scores).float()
         check_rewards(reward, texts, step)
         clock.lap("score")
+        coming = self._begin(step + 1) if s.overlap and step + 1 < s.steps else None
+        clock.lap("sample")
 
         # 3. Shape the reward. Log-probabilities come from the training forward, in the very micro-batches of the first
         #    pass, so that the ratio of the first minibatch is exactly 1.
         plan = self._plan(step, prompts, responses)
         logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask, step >= s.critic.warmup_steps)
-        apart = self.rollout.compare(logprobs, ref_logprobs)
+        own, known = sampler_table(sampled, logprobs)
+        # what was sampled ahead is another policy's, which is no fault of the sampler
+        apart = self.rollout.compare(logprobs, ref_logprobs) if ahead is None else mismatch(logprobs, own, known)
         weights = None
         if s.importance_cap is not None:
-            weights = importance_weights(logprobs, *sampler_table(self.rollout.sampled, logprobs), s.importance_cap)
+            weights = importance_weights(logprobs, own, known, s.importance_cap)
+        elif ahead is not None:
+            logprobs = torch.where(known, own, logprobs)  # the ratio is to the policy that sampled
         target, normal = reward, self.objective.normalize(scores)
         if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
             normal = group_normalized(scores, group)
@@ -188,6 +208,8 @@ class Learner:
         row = experience_row(experience, self.names, self.objective, s)
         coef, self.kl = self.kl.coef, self.kl.update(row["kl"], s.rollouts)
         clock.lap("optimise")
+        self.ahead = None if coming is None else self._finished(step + 1, coming)
+        clock.lap("sample")
 
         # 6. Log.
         row = {"step": step + 1} | row | many | updates.step | apart
@@ -198,12 +220,35 @@ class Learner:
 
     # --- the parts of a step, in their order ---
 
+    def _rows(self, step: int) -> list[int]:
+        """The places of the step's prompts, one for each response."""
+        group = self.settings.samples_per_prompt
+        count = self.settings.rollouts // group
+        return [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
+
     def _sample(self, prompts: list[list[int]], group: int, step: int) -> list[list[int]]:
         try:
             return self.rollout.sample(prompts, schedule.generator(self.seed, "sample", step), group)
         except MachineError:  # a server that is gone
             self._give_up("score")
             raise
+
+    def _begin(self, step: int) -> Finish:
+        """Have `step` sampled from the policy as it is now."""
+        prompts, group = [self.prompt_ids[row] for row in self._rows(step)], self.settings.samples_per_prompt
+        try:
+            return self.rollout.begin(prompts, schedule.generator(self.seed, "sample", step), group)
+        except MachineError:
+            self._give_up("score")
+            raise
+
+    def _finished(self, step: int, coming: Finish) -> Ahead | None:
+        try:
+            responses, sampled = coming()
+        except MachineError as error:  # the update that was made meanwhile is not lost by it
+            log.warning("step %d is sampled anew, from the policy as it is by then: %s", step + 1, error)
+            return None
+        return Ahead(step, responses, [list(row) for row in sampled])
 
     def _masks(self, responses: list[list[int]]) -> tuple[Tensor, Tensor]:
         """(B, T) tokens and (B, T) states that the critic values, which with `score_at: after_eos` are more."""

@@ -25,7 +25,7 @@ class Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[f"seconds/{name}"] = now - self.last
+        self.laps[f"seconds/{name}"] = self.laps.get(f"seconds/{name}", 0.0) + now - self.last
         self.last = now
 
     def seconds(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from morlaif.errors import MachineError, UserError
 from morlaif.models.ends import Ends
 from morlaif.rl.diagnostics import mismatch, sampler_table
 from morlaif.rl.engine import Engine
+from morlaif.rl.rollout import Finish
 from morlaif.rl.settings import PPOSettings
 from morlaif.rl.vllm_colocated import Colocated, Sampled
 from morlaif.rl.vllm_server import Server
@@ -31,8 +32,9 @@ class Sampler(Protocol):
         """Take over the policy's weights, under transformers' names; of every rank."""
         ...
 
-    def sample(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sampled]:
-        """One answer to each prompt, the same list on every rank."""
+    def begin(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Callable[[], list[Sampled]]:
+        """One answer to each prompt, the same list on every rank, from whoever waits for it by calling what is given;
+        where the sampler is elsewhere it works meanwhile."""
         ...
 
 
@@ -61,16 +63,25 @@ class VLLMRollout:
             if importlib.util.find_spec("vllm") is None:
                 raise UserError("ppo.rollout: vllm is not installed; pip install vllm, or use ppo.rollout=transformers")
             self.sampler = Colocated(engine.models.model, settings, ids, dtype)
-        self.sampled: list[list[float]] = []
+        self.sampled: Sequence[Sequence[float]] = []
 
     def sample(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> list[list[int]]:
         """See `Rollout`."""
+        rows, self.sampled = self.begin(prompts, generator, group)()
+        return rows
+
+    def begin(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> Finish:
+        """See `Rollout`. The weights are taken over before this returns, so that what learns may move them."""
         self.sampler.load(_weights(self.engine, self.dtype))
         seeds = torch.randint(2**31 - 1, (len(prompts),), generator=generator, device=generator.device).tolist()
-        found = self.sampler.sample(prompts, seeds)
-        rows = [self._ended(one.ids) for one in found]
-        self.sampled = [one.logprobs[: len(row)] for one, row in zip(found, rows, strict=True)]
-        return rows
+        finish = self.sampler.begin(prompts, seeds)
+
+        def finished() -> tuple[list[list[int]], list[list[float]]]:
+            found = finish()
+            rows = [self._ended(one.ids) for one in found]
+            return rows, [one.logprobs[: len(row)] for one, row in zip(found, rows, strict=True)]
+
+        return finished
 
     def compare(self, policy: Tensor, reference: Tensor) -> dict[str, float]:
         """The sampler's log-probabilities of what it sampled last, beside the trainer's (B, T): for the log.

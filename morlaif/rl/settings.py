@@ -155,6 +155,7 @@ class PPOSettings(Seeded):
         "advantage_params": ({},),
         "loss": ("clip",),
         "loss_params": ({},),
+        "overlap": (False,),
         "importance_cap": (None,),
         "gradient_cosines_every": (0,),
         "loss_aggregation": ("token",),
@@ -172,6 +173,7 @@ class PPOSettings(Seeded):
     generation_batch_size: Batch
     rollout: Literal["transformers", "vllm"]
     vllm: VLLMSettings
+    overlap: bool
     importance_cap: Positive | None
     # 2. score, 3. shape the reward
     shaping: ShapingSettings

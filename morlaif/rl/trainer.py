@@ -25,7 +25,7 @@ from morlaif.pace import Pace
 from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.experience import cut, plan_minibatch, response_mask
 from morlaif.rl.held_out import Answers, gain_row, table
-from morlaif.rl.learner import Learner, Reward
+from morlaif.rl.learner import Ahead, Learner, Reward
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.objective import Objective
@@ -188,6 +188,7 @@ class PPOTrainer(Learner):
             "samples": self.samples,
             "before": self.before and self.before.state(),
             "best": self.best,
+            "ahead": self.ahead and asdict(self.ahead),
             "kl_coef": self.kl.coef,
             "seen": asdict(self.seen),
             "objective": self.objective.state_dict(),
@@ -204,6 +205,7 @@ class PPOTrainer(Learner):
         self.curve, self.details = state["curve"], state["details"]
         self.samples, self.best = state["samples"], state["best"]
         self.before = state["before"] and Answers(**state["before"])
+        self.ahead = Ahead(**state["ahead"]) if state.get("ahead") else None
         self.kl = kl.KLController(state["kl_coef"], self.kl.target, self.kl.horizon)
         self.seen = shaping.Moments(**state["seen"])
         self.objective.load_state_dict(state["objective"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -75,14 +75,19 @@ class Server:
         else:
             self._load_folder()
 
-    def sample(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sampled]:
-        """One answer to each prompt."""
+    def begin(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Callable[[], list[Sampled]]:
+        """One answer to each prompt; the server is at work until the answers are asked for."""
+        pool = ThreadPoolExecutor(min(AT_ONCE, len(prompts))) if ranks.is_first() else None
+        asked = [pool.submit(self._answer, *one) for one in zip(prompts, seeds, strict=True)] if pool else []
 
         def all_rows() -> list[Sampled]:
-            with ThreadPoolExecutor(min(AT_ONCE, len(prompts))) as pool:
-                return list(pool.map(self._answer, prompts, seeds))
+            try:
+                return [answer.result() for answer in asked]
+            finally:
+                assert pool is not None  # of the first rank, which alone is here
+                pool.shutdown(cancel_futures=True)
 
-        return ranks.on_first(all_rows, patiently=True)
+        return lambda: ranks.on_first(all_rows, patiently=True)
 
     def _answer(self, prompt: list[int], seed: int) -> Sampled:
         s = self.settings

@@ -43,8 +43,18 @@ class Killed(Exception):
         algorithm("rloo") | {"stop": ["w9"], "shaping.missing_eos": "replace"},
         algorithm("gdpo"),
         {"shaping.scaling": "frozen", "rollouts": 8},  # eight of twelve prompts a step: a pass ends inside a step
+        {"overlap": True, "policy.kind": "lora"},
     ],
-    ids=["full", "lora-adaptive-cosine", "adapter", "separate-running-warmup", "rloo-stop", "gdpo", "frozen-stream"],
+    ids=[
+        "full",
+        "lora-adaptive-cosine",
+        "adapter",
+        "separate-running-warmup",
+        "rloo-stop",
+        "gdpo",
+        "frozen-stream",
+        "ahead",
+    ],
 )
 def test_killed_and_resumed_is_bit_for_bit_the_unbroken_run(small, change, tmp_path):
     config = small.settings(**LONG, **change)

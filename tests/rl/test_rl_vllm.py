@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from morlaif.errors import MachineError, UserError
 from morlaif.models.generate import generate
+from morlaif.rl.diagnostics import mismatch, sampler_table
 from morlaif.rl.engines import make_engine
 from morlaif.rl.rollout_vllm import VLLMRollout
 
@@ -155,6 +156,23 @@ def test_a_server_takes_the_weights_over(small, folders, server, handover, kind)
     config = served(small, server[0], handover, **{"policy.kind": kind})
     curve = trainer(small, folders[False], config, tied=False).run().curve
     assert curve[-1]["kl"] > 0.01 and max(row["sampler/gap_max"] for row in curve) < GAP, curve
+
+
+def test_a_server_samples_ahead(small, folders, server):
+    """From the policy before the update that is made meanwhile: by its own log-probabilities, as by the trainer's."""
+    config = served(small, server[0], "adapter", overlap=True, **{"policy.kind": "lora"})
+    run = trainer(small, folders[False], config, tied=False)
+    before = run.engine.weights()
+    run.step(0)
+    ahead, gaps = run.ahead, []
+    for state in (before, run.engine.weights()):
+        run.engine.load_weights(state)
+        plan = run._plan(1, [run.prompt_ids[row] for row in run._rows(1)], ahead.responses)
+        mask = run._masks(ahead.responses)[1]
+        policy = run.evaluate(plan[0], mask)[0]
+        gaps.append(mismatch(policy, *sampler_table(ahead.sampled, policy))["sampler/gap_max"])
+    assert gaps[0] < GAP < gaps[1]
+    assert run.step(1)["sampler/gap_max"] == pytest.approx(gaps[1], rel=1e-3)
 
 
 def test_what_a_server_was_not_started_for(small, folders, server):
