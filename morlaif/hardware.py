@@ -51,6 +51,7 @@ class HardwareSettings(Settings):
     dtype: Literal["float32", "bfloat16", "float16"]
     threads: Processes | None
     workers: Processes
+    cuda_graphs: bool
     processes: Processes  # ranks of a unit on each node
     nodes: Processes
     zero: ZeroSettings

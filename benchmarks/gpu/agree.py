@@ -34,6 +34,7 @@ from morlaif.errors import UserError  # noqa: E402
 from morlaif.feedback.records import Comparison, Verdict  # noqa: E402
 from morlaif.feedback.settings import HfSettings, PrinciplesSettings  # noqa: E402
 from morlaif.feedback.sources.hf import LetterModel, _orders  # noqa: E402
+from morlaif.models import decode  # noqa: E402
 from morlaif.models.finetune import finetune  # noqa: E402
 from morlaif.models.generate import generate  # noqa: E402
 from morlaif.models.load import load_causal_lm, load_tokenizer  # noqa: E402
@@ -152,6 +153,30 @@ def _bfloat(device: torch.device, folder: Path) -> dict[str, Any]:
     model = load_causal_lm(path, device=device, dtype=torch.bfloat16, tokenizer=tokenizer)
     found = generate(model, tokenizer, [[5, 6, 7]] * 8, max_new_tokens=16, temperature=1.0, batch_size=8)
     return {"ok": len(found) == 8, "tokens": sum(map(len, found))}
+
+
+@check("generate: a step that cannot be recorded")
+def _unrecorded(device: torch.device, folder: Path) -> dict[str, Any]:
+    """It waits for a number from the GPU. Sampling goes on, and so do dropout and other graphs."""
+    path = world(folder)
+    tokenizer = load_tokenizer(path)
+    model = load_causal_lm(path, device=device, tokenizer=tokenizer)
+
+    def sampled(fixed: bool) -> list[list[int]]:
+        return generate(
+            model, tokenizer, [[5, 6, 7], [8, 9]] * 4, max_new_tokens=16, temperature=1.0, batch_size=8,
+            generator=torch.Generator().manual_seed(3), fixed=fixed,
+        )  # fmt: skip
+
+    wanted, plain = sampled(False), sampled(True)
+    hook = model.model.norm.register_forward_pre_hook(lambda _, given: print(end=" " * int(given[0].isnan().any())))
+    waiting = sampled(True)
+    hook.remove()
+    refused = device.type == "cpu" or not decode._fixed.pop(model)  # and is forgotten
+    again, dropped = sampled(True), torch.dropout(torch.ones(1000, device=device), 0.5, True)
+    rows = {"recorded": plain, "waits": waiting, "recorded again": again}
+    alike = {"refused": refused} | {name: found == wanted for name, found in rows.items()}
+    return {"ok": all(alike.values()) and 300 < int((dropped > 0).sum()) < 700, **alike}
 
 
 # --- supervised fine-tuning ---

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+EXTRA = ("times", "difference", "ms a token step", "first round", "peak_gb", "alike", "first difference")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -52,7 +53,7 @@ def show(folder: Path) -> None:
         for row in own:
             if "tokens" in row:
                 share = f"{row['share']:.1%}" if "share" in row else ""
-                rest = ", ".join(f"{key} {row[key]}" for key in ("times", "difference") if key in row)
+                rest = ", ".join(f"{key} {row[key]}" for key in EXTRA if key in row)
                 speed = f"{row['tokens_a_second']:,}"
                 cells = [row["what"], f"{row['tokens']:,}", row["seconds"], speed, row["tflops"], share, rest]
                 print("| " + " | ".join(map(str, cells)) + " |")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 def reserved_cache(config: PreTrainedConfig, tokens: int) -> DynamicCache:
@@ -50,3 +50,40 @@ class ReservedLayer(DynamicLayer):
 
     def _use(self, tokens: int) -> None:
         self.keys, self.values = self._keys[:, :, :tokens], self._values[:, :, :tokens]
+
+
+def fixed_cache(config: PreTrainedConfig, tokens: int, column: Tensor) -> DynamicCache | None:
+    """A cache whose steps all read and write the same tensors: a step writes the column that `column` (1,) holds.
+
+    None where a layer keeps something else, or looks back over a window of fewer than `tokens`.
+    """
+    cache = DynamicCache(config=config)
+    for layer in cache.layers:
+        windowed = type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= tokens
+        if not windowed and type(layer) is not DynamicLayer:
+            return None
+    cache.layers = [FixedLayer(tokens, column) for _ in cache.layers]
+    return cache
+
+
+class FixedLayer(DynamicLayer):
+    """`keys` and `values` (B, heads, tokens, head size), zero where nothing has been written: masks leave those out."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, tokens: int, column: Tensor) -> None:
+        super().__init__()
+        self.tokens, self.column = tokens, column
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.is_initialized:
+            self.keys.index_copy_(2, self.column, key_states)
+            self.values.index_copy_(2, self.column, value_states)
+            return self.keys, self.values
+        self.lazy_initialization(key_states, value_states)
+        read = key_states.shape[2]
+        self.keys = key_states.new_zeros(*key_states.shape[:2], self.tokens, key_states.shape[3])
+        self.values = value_states.new_zeros(*value_states.shape[:2], self.tokens, value_states.shape[3])
+        self.keys[:, :, :read], self.values[:, :, :read] = key_states, value_states
+        return key_states, value_states

@@ -2,7 +2,8 @@
 
 A cache must stand rows that are padded on the left, and rows that leave. Attention's does; that of recurrent layers
 does in part, and some models have none. So each model is asked once, on two short rows, whether its cached steps are
-those of its plain forward; where they are not, each step reads the rows anew.
+those of its plain forward; where they are not, each step reads the rows anew. On a GPU a step is recorded, where what
+it keeps can stay where it is.
 """
 
 from __future__ import annotations
@@ -23,16 +24,21 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
-from morlaif.models.cache import ReservedLayer, reserved_cache
+from morlaif.models import graphs
+from morlaif.models.cache import FixedLayer, ReservedLayer, fixed_cache, reserved_cache
 from morlaif.models.head import Head, head_of, last_states, wins_by_blocks
 from morlaif.models.layers import trunk_of
 
+SHORT = 6  # tokens of the rows that a model is asked on
 log = logging.getLogger(__name__)
 _asked: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_fixed: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 class Decoder(Protocol):
     """Rows that grow by a token a step."""
+
+    shrinks: bool  # whether `keep` may be called
 
     def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Logits (B, V) after `ids`: first the prompts (B, T), padded on the left, then (B, 1) what was picked.
@@ -46,21 +52,31 @@ class Decoder(Protocol):
         ...
 
 
-def decoder(model: PreTrainedModel, room: int) -> Decoder:
-    """What samples from `model` rows of at most `room` tokens."""
+def decoder(model: PreTrainedModel, room: int, fixed: bool | None = None) -> Decoder:
+    """What samples from `model` rows of at most `room` tokens.
+
+    fixed: by tensors that stay where they are, where the model allows it; None: where a GPU can record such steps.
+    """
     if isinstance(model, PreTrainedModel) and not cache_holds(model):
         return Rereading(model)
-    return Cached(model, room)
+    wanted = graphs.enabled and graphs.on(model.device) if fixed is None else fixed
+    return Fixed(model, room) if wanted and Fixed.possible(model, room) else Cached(model, room)
 
 
 class Cached:
     """Keys, values and states of what was read are kept."""
 
+    shrinks = True
+
     def __init__(self, model: PreTrainedModel, room: int) -> None:
-        self.model, self.cache = model, reserved_cache(model.config, room)
+        self.model = model
+        self.cache = self._cache(room)
         self.ready = _takes_ready_masks(model, self.cache)
         self.name = "past_key_values" if _takes(model, "past_key_values") else "cache_params"  # Mamba's word for it
         self.head = _large_head(model) if self.name == "past_key_values" else None
+
+    def _cache(self, room: int) -> DynamicCache:
+        return reserved_cache(self.model.config, room)
 
     def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         first = ids.shape[1] == mask.shape[1]
@@ -81,6 +97,75 @@ class Cached:
         keep_rows(self.cache, rows)
 
 
+class Fixed(Cached):
+    """As `Cached`, by tensors that stay where they are. On a GPU the second token's step is recorded, and run again.
+
+    No row leaves: a step takes the time of reading the weights, whatever the rows.
+    """
+
+    shrinks = False
+
+    def __init__(self, model: PreTrainedModel, room: int) -> None:
+        self.room = -(-room // 8) * 8  # whole 16 bytes of a mask, which kernels of attention ask for
+        self.column = torch.zeros(1, dtype=torch.long, device=model.device)
+        super().__init__(model, room)
+        self.steps = 0  # by single tokens
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    @classmethod
+    def possible(cls, model: PreTrainedModel, room: int) -> bool:
+        """Whether such steps are right, asked once of each model, and its layers take rows of `room` tokens."""
+        if not isinstance(model, PreTrainedModel) or not model._can_compile_fullgraph or not attends_alone(model):
+            return False
+        if any(hasattr(weight, "ds_id") for weight in model.parameters()):  # ZeRO-3 moves weights
+            return False
+        if fixed_cache(model.config, -(-room // 8) * 8, torch.zeros(1)) is None:
+            return False
+        if model not in _fixed:
+            _fixed[model] = cls(model, SHORT).ready and _right_steps(model, cls)
+        return _fixed[model]
+
+    def _cache(self, room: int) -> DynamicCache:
+        cache = fixed_cache(self.model.config, self.room, self.column)
+        assert cache is not None
+        return cache
+
+    def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        if ids.shape[1] == mask.shape[1]:
+            self.ids, self.positions = ids[:, -1:].clone(), positions[:, -1:].clone()
+            self.mask = mask.new_zeros(len(mask), self.room)
+            self.mask[:, : mask.shape[1]] = mask
+            self.column.fill_(mask.shape[1] - 1)
+            return super().step(ids, mask, positions)
+        self.ids.copy_(ids)
+        self.steps += 1
+        if self.steps == 2 and graphs.on(self.model.device):
+            self._record()
+        if self.graph is None:
+            return self._next()
+        self.graph.replay()
+        return self.result
+
+    def _next(self) -> Tensor:
+        self.column += 1
+        self.positions += 1
+        self.mask.index_fill_(1, self.column, 1)
+        return super().step(self.ids, self.mask, self.positions)
+
+    def _record(self) -> None:
+        try:
+            self.graph, self.result = graphs.record(self._next, self.model.device)
+        except RuntimeError as error:
+            _fixed[self.model] = False
+            log.warning(
+                "%s: a step of sampling could not be recorded, so each launches its kernels anew: %s",
+                type(self.model).__name__, str(error).splitlines()[0],
+            )  # fmt: skip
+
+    def keep(self, rows: Tensor) -> None:
+        raise NotImplementedError("rows stay")
+
+
 def _large_head(model: PreTrainedModel) -> Head | None:
     """The head, where it is worth while to compute it by itself."""
     if not isinstance(model, PreTrainedModel) or not wins_by_blocks(model.get_output_embeddings()):
@@ -97,6 +182,8 @@ def head_apart(model: PreTrainedModel) -> Head | None:
 
 class Rereading:
     """Nothing is kept: each step reads the rows from their beginning, padded on the right."""
+
+    shrinks = True
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.trunk, self.head = trunk_of(model), head_of(model)
@@ -145,9 +232,9 @@ def cache_holds(model: PreTrainedModel) -> bool:
     return _asked[model]
 
 
-def _right_steps(model: PreTrainedModel) -> bool:
+def _right_steps(model: PreTrainedModel, kind: type[Cached] = Cached) -> bool:
     exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
-    if not exact and attends_alone(model):
+    if not exact and kind is Cached and attends_alone(model):
         return True  # rounding, above all of a router of experts, hides what there is to see
     training, device = model.training, model.device
     ids = torch.tensor([[5, 5, 3, 4, 6], [4, 6, 3, 5, 3]], device=device)  # the first row begins with padding
@@ -155,10 +242,13 @@ def _right_steps(model: PreTrainedModel) -> bool:
     positions = torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]], device=device)
     alone = model.eval()(input_ids=torch.tensor([[3, 4, 6, 7]], device=device), use_cache=False).logits[0, -2:].float()
     try:
-        cached = Cached(model, 6)
+        cached = kind(model, SHORT)
         before = cached.step(ids, mask[:, :5], positions)[0]
-        cached.keep(torch.tensor([0], device=device))
-        after = cached.step(torch.tensor([[7]], device=device), mask[:1], positions[:1, -1:] + 1)[0]
+        stay = [0] if cached.shrinks else [0, 1]
+        if cached.shrinks:
+            cached.keep(torch.tensor(stay, device=device))
+        picked = torch.tensor([[7], [7]], device=device)[stay]
+        after = cached.step(picked, mask[stay], positions[stay, -1:] + 1)[0]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):  # each has its own
         return False
     finally:
@@ -185,5 +275,5 @@ def _takes_ready_masks(model: PreTrainedModel, cache: DynamicCache) -> bool:
     Not where layers see through windows, or positions are not rotations and may come of the mask itself (ALiBi).
     """
     rotary = hasattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb")  # as model files call it
-    plain = all(isinstance(layer, ReservedLayer) for layer in cache.layers)
+    plain = all(isinstance(layer, ReservedLayer | FixedLayer) for layer in cache.layers)
     return rotary and plain and model.config._attn_implementation == "sdpa"

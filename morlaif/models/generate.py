@@ -40,6 +40,7 @@ def generate(
     noise: Tensor | None = None,
     gather: float = math.inf,
     logprobs: list[list[float]] | None = None,
+    fixed: bool | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens` ids.
 
@@ -47,7 +48,8 @@ def generate(
     string, which cuts the text alone (`morlaif.models.ends`). Temperature 0 is greedy. Prompts of like length share a
     batch; results are in the order given. The same generator state and arguments give the same ids. `noise` (rows,
     max_new_tokens), uniform on [0, 1), takes the generator's place: each row's own noise, whichever rows are generated
-    with it. A list `logprobs` is filled with the log-probabilities of each row's ids at this temperature.
+    with it. A list `logprobs` is filled with the log-probabilities of each row's ids at this temperature. `fixed`: see
+    `decoder`.
 
     Several ranks make the same call; each samples its share, `batch_size` rows at once, and all get all rows. Weights
     that lie in parts are gathered whole for it if they take at most `gather` bytes (`sharded.ready_to_sample`).
@@ -68,7 +70,7 @@ def generate(
         for turn in range(turns):
             rows = batches[turn] if turn < len(batches) else order[-1:]  # one for company
             batch = [list(prompts[row]) for row in rows]
-            how = (max_new_tokens, temperature, top_p, noise[rows], in_step, logprobs is not None)
+            how = (max_new_tokens, temperature, top_p, noise[rows], in_step, logprobs is not None, fixed)
             done = _generate_batch(model, pad, batch, ends, *how)
             found |= zip(rows, done, strict=True)
     answers = dict(zip(order, ranks.unshare([found[row] for row in own]), strict=True))
@@ -173,6 +175,7 @@ def _generate_batch(
     noise: Tensor,
     in_step: bool,
     watched: bool,
+    fixed: bool | None,
 ) -> list[Drawn]:
     """`in_step`: each forward is an exchange between ranks, so none stops before the last. `watched`: with
     log-probabilities."""
@@ -182,7 +185,7 @@ def _generate_batch(
     room = width + max_new_tokens
     mask = torch.tensor([[0] * (width - len(p)) + [1] * (room - width + len(p)) for p in prompts], device=device)
     positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
-    steps = decoder(model, room)
+    steps = decoder(model, room, fixed)
     noise = noise.to(device)
 
     results: list[list[int]] = [[] for _ in prompts]
@@ -204,7 +207,7 @@ def _generate_batch(
             break
 
         ids, positions = picked[:, None], positions[:, -1:] + 1
-        if open_rows and len(seats) - len(open_rows) >= max(1, COMPACT_AT * len(seats)):
+        if steps.shrinks and open_rows and len(seats) - len(open_rows) >= max(1, COMPACT_AT * len(seats)):
             places = [place for place, row in enumerate(seats) if row in open_rows]
             kept = torch.tensor(places, device=device)
             steps.keep(kept)

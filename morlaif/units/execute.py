@@ -281,5 +281,8 @@ def _prepare(hardware: HardwareSettings) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
 
+    from morlaif.models import graphs
+
+    graphs.enabled = hardware.cuda_graphs
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
