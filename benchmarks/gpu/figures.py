@@ -56,6 +56,7 @@ POLICIES = {  # in the order of their weight
     "rloo": ["ppo.policy.kind=lora", "ppo.advantage=rloo", "ppo.critic.kind=none", "ppo.samples_per_prompt=4"],
     "full": ["ppo.policy.kind=full"],
 }
+COMPARISON = 20  # seconds that one takes at most
 STAGES = ("data", "sft", "respond", "feedback", "pm", "weigh", "ppo")
 
 
@@ -190,7 +191,7 @@ def measure(
     last = 0.0  # seconds of the part before; the first run builds what all share
     for name, part in parts.items():
         began = time.monotonic()
-        if began + last / 2 > until:
+        if began + (last / 2 if name.startswith("run") else min(last / 2, COMPARISON)) > until:
             figures.row(name, left_out="out of time")
             continue
         with figures.part(name):
