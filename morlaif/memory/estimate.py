@@ -100,6 +100,18 @@ class Layout:
             Item("adam", 12 * p / self.ranks, f"{_count(p)} × 12 B (float32 original, 2 moments) / {self.ranks} ranks"),
         ]
 
+    def twin(self, dims: Dimensions) -> list[Item]:
+        """A frozen copy of a model that learns in full. In one process that is in float32, but for matrices, which the
+        copy keeps in the run's dtype (`morlaif.rl.policy`)."""
+        if self.ranks > 1:
+            return self.frozen(dims)
+        embeddings = dims.vocabulary * dims.width
+        head = embeddings if dims.parameters - dims.products >= 2 * embeddings else 0  # else tied, and in float32
+        narrow = dims.products + head
+        size = narrow * self.element + (dims.parameters - narrow) * 4
+        text = f"{_count(narrow)} × {self.element} B + {_count(dims.parameters - narrow)} × 4 B"
+        return [Item("model", size, text)]
+
     def adapters(self, parameters: int, learn: int, frozen: int = 0, whole: bool = False) -> list[Item]:
         """`learn` adapters of `parameters` each in training, `frozen` that only compute. `whole`: DeepSpeed does not
         know of them, each rank has all."""

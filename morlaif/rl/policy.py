@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from morlaif.errors import UserError
 from morlaif.models.head import Head, head_of, last_states
@@ -32,11 +33,13 @@ class ActorCritic(nn.Module):
         settings: PPOSettings,
         critic: PreTrainedModel | None = None,
         reference: PreTrainedModel | None = None,
+        computed: torch.dtype | None = None,
     ) -> None:
         """`model` is trained in place. `critic`: any model whose trunk gives hidden states, what may learn marked so.
 
         For the kind `adapter` that is what `adapter_critic` made of `model` (None: it is made here). `reference`: a
         twin of a full policy, where `model` cannot be copied because its weights lie in parts on several ranks.
+        `computed`: what autocast computes in, under which all forwards will run; None: in the weights' own type.
 
         Raises:
             UserError: LoRA finds none of its target modules.
@@ -51,7 +54,8 @@ class ActorCritic(nn.Module):
             self.policy: PreTrainedModel | PeftModel = _with_lora(model, settings)
         else:
             self.policy = model.requires_grad_(True)
-            disable_dropout(twin := copy.deepcopy(model) if reference is None else reference)
+            twin = _twin(model, computed) if reference is None else reference
+            disable_dropout(twin)
             self.reference = twin.requires_grad_(False).eval()
         if settings.policy.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -167,6 +171,21 @@ def _with_lora(model: PreTrainedModel, settings: PPOSettings) -> PeftModel:
     except ValueError as error:
         modules = settings.policy.target_modules
         raise UserError(f"ppo.policy.target_modules: {modules!r}: {str(error).splitlines()[0]}") from None
+
+
+def _twin(model: PreTrainedModel, computed: torch.dtype | None) -> PreTrainedModel:
+    """A copy of `model`, its matrices in `computed`. Autocast rounds them to that in each forward, so the copy computes
+    the very numbers of `model`; norms and embeddings, and a head that is tied to these, enter in their own type."""
+    narrowed: dict[int, object] = {}
+    if computed is not None:
+        modules = list(model.modules())
+        others = {id(p) for m in modules if type(m) not in (nn.Linear, Conv1D) for p in m.parameters(recurse=False)}
+        for module in modules:
+            if type(module) in (nn.Linear, Conv1D):
+                for p in module.parameters(recurse=False):
+                    if id(p) not in others:
+                        narrowed[id(p)] = nn.Parameter(p.detach().to(computed), requires_grad=False)
+    return copy.deepcopy(model, narrowed)
 
 
 def _states(trunk: nn.Module, batch: Batch) -> Tensor:

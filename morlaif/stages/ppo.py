@@ -128,8 +128,7 @@ def _policy(s: PPOSettings, machine: Machine) -> tuple[list[Item], int]:
         learning = adapters * size
     else:
         always += layout.trained(policy)
-        twin = layout if layout.ranks > 1 else replace(layout, element=4)  # a copy of weights in float32
-        always += [item._replace(formula=f"reference: {item.formula}") for item in twin.frozen(policy)]
+        always += [item._replace(formula=f"reference: {item.formula}") for item in layout.twin(policy)]
         learning = policy.parameters
     if s.critic.kind == "separate":
         always += [item._replace(formula=f"critic: {item.formula}") for item in layout.trained(policy)]

@@ -9,6 +9,7 @@ from morlaif.models.generate import generate
 from morlaif.rl import blocks, logprobs
 from morlaif.rl.experience import collate, partition, response_mask
 from morlaif.rl.logprobs import token_logprobs
+from morlaif.rl.policy import ActorCritic
 
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11, 12]]
 RESPONSES = [[20, 21, 1], [22, 23, 24, 25, 1], [26]]
@@ -234,3 +235,21 @@ def test_lora_learns_the_adapter_alone(small):
     trained = [name for name in models.trained_state() if not name.startswith("value_head")]
     assert trained and all("lora_" in name for name in trained)
     assert models.reference is None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "untied", "gpt2"])
+def test_the_reference_of_a_whole_policy_is_narrow_and_the_same(small, architecture):
+    """Its matrices are in the type that autocast computes in; the KL of a policy that has not moved is exactly 0."""
+    config = small.settings(steps=1)
+    model = small.gpt2() if architecture == "gpt2" else small.llama()
+    if architecture == "untied":
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 1.1)
+    made = ActorCritic(model, config, computed=torch.bfloat16)
+    reference = {name: p.dtype for name, p in made.reference.named_parameters()}
+    narrow = [name for name, dtype in reference.items() if dtype == torch.bfloat16]
+    assert len(narrow) == (16 if architecture == "gpt2" else 14 + (architecture == "untied")), narrow
+    assert not any("norm" in name or "ln_" in name or "embed" in name or "wte" in name for name in narrow)
+    assert all(p.dtype == torch.float32 for p in made.policy.parameters())
+    row = small.trainer(config, made, autocast=torch.bfloat16).run().curve[0]
+    assert row["kl"] == row["kl_k3"] == 0.0 and row["entropy"] > 1

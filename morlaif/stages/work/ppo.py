@@ -41,13 +41,15 @@ def build(job: PPOJob) -> dict[str, Any]:
 
     # 1. the models: weights that learn stay in float32, whatever the computation's number format
     kept = torch.float32 if settings.policy.kind == "full" else job.dtype
+    computed = None if job.dtype == torch.float32 else job.dtype
     model, tokenizer = policy_of(job, dtype=kept)
     reference = None
     if settings.policy.kind == "full" and sharded.is_sharded(next(model.parameters())):
         reference = policy_of(job, dtype=kept)[0]
     with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):  # else of every GPU
         torch.manual_seed(job.seed)  # for the value head and the adapter
-        models = ActorCritic(model, settings, _critic(job, settings, pms, model, tokenizer), reference)
+        critic = _critic(job, settings, pms, model, tokenizer)
+        models = ActorCritic(model, settings, critic, reference, computed=computed)
 
     # 2. the reward: scores, and the objective that makes one number of them. Preference models that are adapters on the
     # SFT model score on the policy's own frozen base, which a whole policy does not keep
@@ -59,7 +61,7 @@ def build(job: PPOJob) -> dict[str, Any]:
     prompts, held_out = hold_out(different, settings.eval_prompts, job.seed)
     trainer = PPOTrainer(
         models, tokenizer, prompts, scores, names, objective, settings,
-        seed=job.seed, keep=job.keep, held_out=held_out, autocast=None if job.dtype == torch.float32 else job.dtype,
+        seed=job.seed, keep=job.keep, held_out=held_out, autocast=computed,
         accelerator=sharded.accelerator(), gather=job.hardware.zero.most_gathered,
     )  # fmt: skip
     result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
