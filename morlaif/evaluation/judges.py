@@ -22,6 +22,7 @@ from morlaif.feedback.settings import Principle
 from morlaif.statistics import Array
 from morlaif.texts import visible
 from morlaif.toy import judge as toy
+from morlaif.toy.world import human_utility
 
 log = logging.getLogger("morlaif.evaluation")
 
@@ -66,20 +67,17 @@ class _NoServer:
     warnings: Sequence[str] = ()
 
 
-class TruthJudge(_NoServer):
-    """The toy world's own verdict: the higher mean true score over `principles` wins, equal means tie.
+class UtilityJudge(_NoServer):
+    """The toy world's own verdict: the response of the higher hidden human utility wins, equal ones tie.
 
+    It is over all principles of that world, whichever a run uses: one yardstick for all runs, and no run's objective.
     Rules see no order, so both orders agree by construction.
     """
 
-    name = "rules"
-
-    def __init__(self, principles: Mapping[str, Sequence[str]]) -> None:
-        self.principles = principles  # name -> the toy principles it covers
+    name = "human utility"
 
     def compare(self, prompts: Sequence[list[Message]], first: Sequence[str], second: Sequence[str]) -> Judgement:
-        gap = true_scores(prompts, first, self.principles) - true_scores(prompts, second, self.principles)
-        verdict = side(gap.mean(axis=1))
+        verdict = side(utilities(prompts, first) - utilities(prompts, second))
         return Judgement(verdict, verdict, np.ones(len(verdict), dtype=bool))
 
 
@@ -171,6 +169,11 @@ def true_scores(
             for messages, text in zip(prompts, responses, strict=True)
         ]
     ).reshape(len(responses), len(principles))
+
+
+def utilities(prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
+    """The hidden human utility (N,) of the toy world's responses, in log-odds."""
+    return np.array([human_utility(*row) for row in zip(prompts, responses, strict=True)], dtype=float)
 
 
 def side(gap: Array) -> Array:

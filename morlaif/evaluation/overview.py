@@ -111,6 +111,7 @@ class Moves:
 
     score_change: dict[str, dict[str, Estimate]]
     true_change: dict[str, dict[str, Estimate]] | None
+    utility_change: dict[str, Estimate] | None
     sacrificed: Losses
     hacking: dict[str, Signs]
     pareto: Pareto
@@ -141,7 +142,11 @@ def of_policies(
         policy: _signs(policy, sft, one, models, found, kl, moved[policy], truly[policy] if truly else None, how)
         for policy, one in others.items()
     }
-    return Moves(moved, truly, Losses(lost, truly_lost), signs, _pareto(answers, models, reference))
+    utility = None
+    if sft.utility is not None:
+        gained = {policy: one.utility - sft.utility for policy, one in others.items() if one.utility is not None}
+        utility = {policy: Estimate.of(bootstrap_mean(gain, **how)) for policy, gain in gained.items()}
+    return Moves(moved, truly, utility, Losses(lost, truly_lost), signs, _pareto(answers, models, reference))
 
 
 def _signs(
@@ -158,19 +163,19 @@ def _signs(
     """Signs of reward hacking for one policy; see `tradeoffs.hacking`."""
     rows = len(sft.scores)
     true = dict(truly or {})
-    gap = None
-    if sft.true is not None and one.true is not None:
-        gap = one.true[:rows] - sft.true[:rows]
-        for name in models.whole:  # its truth is that of all principles together
-            true |= tradeoffs.changes([name], *(x.mean(axis=1, keepdims=True) for x in (sft.true, one.true)), **how)
+    gap = worth = None
+    if sft.true is not None and one.true is not None and sft.utility is not None and one.utility is not None:
+        gap, worth = one.true[:rows] - sft.true[:rows], one.utility[:rows] - sft.utility[:rows]
+        for name in models.whole:  # its truth is what people want, all in all
+            true |= tradeoffs.changes([name], sft.utility[:, None], one.utility[:, None], **how)
     objective = models.objectives.get(policy)
     gain = by_models = truth = None
     if objective is not None:
         value = as_function(objective, models.names)
         gain = bootstrap_mean(value(one.scores) - value(sft.scores), **how)
-        if gap is not None and set(objective.names) <= {*models.principles, *models.whole}:
+        if gap is not None and worth is not None and set(objective.names) <= {*models.principles, *models.whole}:
             by_models = (one.scores - sft.scores)[:, models.columns(objective.names)]
-            truth = np.stack([_own_truth(gap, name, models) for name in objective.names], axis=1)
+            truth = np.stack([_own_truth(gap, worth, name, models) for name in objective.names], axis=1)
     against = found.get((policy, SFT))
     return tradeoffs.hacking(
         moved, true or None, against.rate if against else None, objective=gain, model_gap=by_models, true_gap=truth,
@@ -178,9 +183,9 @@ def _signs(
     )  # fmt: skip
 
 
-def _own_truth(gap: Array, model: str, models: Scored) -> Array:
-    """(N,) of the principles' true changes `gap` (N, P): those of `model`'s principle, or their mean."""
-    return gap.mean(axis=1) if model in models.whole else gap[:, list(models.principles).index(model)]
+def _own_truth(gap: Array, worth: Array, model: str, models: Scored) -> Array:
+    """(N,) of the principles' true changes `gap` (N, P), that of `model`'s principle; of the utility, `worth` (N,)."""
+    return worth if model in models.whole else gap[:, list(models.principles).index(model)]
 
 
 def _pareto(answers: Mapping[str, Answered], models: Scored, reference: float) -> Pareto:

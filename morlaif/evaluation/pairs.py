@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from morlaif.data.records import Pair
-from morlaif.evaluation.judges import Score, side, true_scores
+from morlaif.evaluation.judges import Score, side, true_scores, utilities
 from morlaif.evaluation.preferences import calibration, pair_accuracy, with_ties
 from morlaif.evaluation.results import (
     CEILING,
@@ -38,7 +38,8 @@ class ScoredPairs:
     principles: tuple[str, ...] | None  # those of the known truth, where there is one
     true_first: Array | None  # (N, P) true scores of the first response
     true_second: Array | None
-    whole: tuple[str, ...] = ()  # models of no single principle: the truth of one is the mean over all
+    utility_gap: Array | None = None  # (N,) hidden human utility of the first less that of the second
+    whole: tuple[str, ...] = ()  # models of no single principle: the truth of one is the utility
 
     @property
     def gap(self) -> Array:
@@ -79,6 +80,7 @@ def score_pairs(
         principles=tuple(truth) if truth else None,
         true_first=true_scores(messages, first, truth) if truth else None,
         true_second=true_scores(messages, second, truth) if truth else None,
+        utility_gap=utilities(messages, first) - utilities(messages, second) if truth else None,
         whole=tuple(whole),
     )
 
@@ -92,13 +94,13 @@ class Standard:
 
 
 def standards(pairs: ScoredPairs, human: ScoredPairs) -> dict[str, Standard]:
-    """By kind, those that there are: `human` (labels of people, on the pairs `human`), `truth` (the mean true score)
+    """By kind, those that there are: `human` (labels of people, on the pairs `human`), `truth` (the hidden utility)
     and `label` (the mean of the AI labels over the principles)."""
     found = {}
     if not np.isnan(human.human).all():
         found["human"] = Standard(human, human.human)
-    if (gap := pairs.mean_true_gap) is not None:
-        found["truth"] = Standard(pairs, side(gap))
+    if pairs.utility_gap is not None:
+        found["truth"] = Standard(pairs, side(pairs.utility_gap))
     labels = pairs.labels[:, pairs.of_principles]
     known = ~np.isnan(labels)
     if known.any():
@@ -154,12 +156,12 @@ def length_baseline(kinds: Mapping[str, Standard], confidence: float) -> Accurac
 
 
 def truth_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Estimate]:
-    """How often each model orders a pair as the truth of its principle does; a model of the whole, as their mean."""
+    """How often each model orders a pair as the truth of its principle does; a model of the whole, as the utility."""
     gap = pairs.true_gap
     if gap is None or pairs.principles is None:
         return {}
     target = {name: gap[:, k] for k, name in enumerate(pairs.principles)}
-    target |= dict.fromkeys(pairs.whole, gap.mean(axis=1))
+    target |= dict.fromkeys(pairs.whole, gap.mean(axis=1) if pairs.utility_gap is None else pairs.utility_gap)
     return {
         name: Estimate.of(pair_accuracy(pairs.gap[:, k], side(target[name]), confidence))
         for k, name in enumerate(pairs.names)

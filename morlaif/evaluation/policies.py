@@ -46,13 +46,14 @@ class Answered:
     responses: PolicyResponses
     scores: Array  # (n, K) raw scores of the preference models on the first n ≤ N
     true: Array | None  # (N, P) by the known truth
+    utility: Array | None = None  # (N,) by the hidden utility of a world that is known
 
 
 def response_rows(
     prompts: Sequence[list[Message]], answers: Mapping[str, Answered], names: Sequence[str], principles: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A row for each prompt: every policy's text, its tokens, raw scores by model (None where not scored) and true
-    scores by principle (None where unknown)."""
+    """A row for each prompt: every policy's text, its tokens, raw scores by model (None where not scored), true
+    scores by principle and the hidden utility (None where unknown)."""
 
     def one(answer: Answered, i: int) -> dict[str, Any]:
         scored, true = i < len(answer.scores) and bool(names), answer.true
@@ -61,6 +62,7 @@ def response_rows(
             "tokens": answer.responses.lengths[i],
             "scores": dict(zip(names, answer.scores[i].tolist(), strict=True)) if scored else None,
             "truth": None if true is None else dict(zip(principles, true[i].tolist(), strict=True)),
+            "utility": None if answer.utility is None else round(float(answer.utility[i]), 6),
         }
 
     return [

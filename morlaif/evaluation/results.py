@@ -1,7 +1,7 @@
 """What an evaluation leaves behind, typed: `results.json`, the headlines, and `details.json`, all that pages show.
 
 `evaluate` builds both, `report` and `compare` read them back; what does not fit is an error with its place.
-Accuracies are by standard: `human` (labels of people), `truth` (a world whose truth is known), `label` (AI labels).
+Accuracies are by standard: `human` (labels of people), `truth` (the hidden utility of a world that is known), `label` (AI labels).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from morlaif.statistics import Interval
 
 T = TypeVar("T")
 SFT, CEILING = "sft", "ceiling"
-LAYOUT = 4  # the first version of the stage that wrote these files as they are
+LAYOUT = 6  # the first version of the stage that wrote these files as they are
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 
@@ -85,8 +85,9 @@ class RunResults:
     pm_accuracy: dict[str, Estimate]  # of the principles' models, on their own held-out labels
     single_pm_accuracy: Estimate | None  # of the constitution's
     pm_truth_accuracy: dict[str, Estimate]
-    objective_accuracy: dict[str, Accuracies]  # by arm; "ceiling": the mean of the true scores
+    objective_accuracy: dict[str, Accuracies]  # by arm; "ceiling": the mean of the true scores of the run's principles
     win_rate: dict[str, Rate]
+    yardstick: Yardstick  # of all win rates
     reward: Gain  # of the first arm, as is `kl`
     kl: float | None
     length: dict[str, float]  # mean tokens of each policy's answers
@@ -114,6 +115,33 @@ class ArmFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Yardstick:
+    """By what policies were compared, and on what. Rows of different ones share no table."""
+
+    id: str  # of all below but the name
+    judge: str  # its name
+    judge_id: str  # of its settings, its weights, the version of the hidden utility
+    template: str  # of the words in which a language model is asked; empty: none is
+    prompts: str  # of the prompts
+    count: int  # of the prompts
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeAgreement:
+    """Of a judge with people on held-out pairs, and of the rule that the longer response is better."""
+
+    judge: Estimate
+    longer: Estimate
+    difference: Estimate  # of the two, on the same pairs
+
+    @property
+    def tells(self) -> bool:
+        """Whether the judge is clearly better than the rule, and than chance."""
+        sure, apart = self.judge.low, self.difference.low
+        return sure is not None and sure > 0.5 and apart is not None and apart > 0
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeFacts:
     source: str
     name: str
@@ -121,6 +149,16 @@ class JudgeFacts:
     served: dict[str, Any] | None = None  # which model answered, by its server
     warnings: list[str] = field(default_factory=list)  # why its verdicts say nothing
     accuracy: Estimate | None = None  # of a preference model as the judge, on pairs that it was not trained on
+    agreement: JudgeAgreement | None = None  # with people, where the data has labels of theirs
+
+    @property
+    def doubt(self) -> str:
+        """Why its win rates bear no verdict in words; empty where they do."""
+        if self.source == "rules":  # the hidden utility itself
+            return ""
+        if self.agreement is None:
+            return "how far it agrees with people is not known: the data has no human labels to ask it about"
+        return "" if self.agreement.tells else "it is not clearly surer of what people prefer than the longer response"
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +458,7 @@ class RunDetails:
     paired: list[Difference]
     score_change: dict[str, dict[str, Estimate]]  # by policy and model, against SFT, in deviations of its scores
     true_change: dict[str, dict[str, Estimate]] | None
+    utility_change: dict[str, Estimate] | None  # by policy, of the hidden utility, in log-odds, against SFT
     sacrificed: Losses
     hacking: dict[str, Signs]
     pareto: Pareto

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,7 +35,8 @@ TAKEN = ("sft", "policy", "gold")
 
 
 class RulesJudge(Settings):
-    """The toy world's exact judge: the better response has the higher mean true score over the run's principles."""
+    """The toy world's exact judge: the better response has the higher hidden human utility, over all principles of
+    that world, whichever the run uses."""
 
     source: Literal["rules"]
 
@@ -86,10 +87,12 @@ JudgeSettings = Annotated[RulesJudge | OpenAIJudge | HfJudge | PluginJudge | PMJ
 class EvalSettings(Seeded):
     # what the files hold counts, not where they lie
     outside_digest = frozenset({"policies", "trust_remote_code", "rewardbench"})
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"agreement": (0,)}
 
     prompts: Count  # held-out prompts on which policies are compared
     scored: Count  # of them, those whose responses the preference models score
     pairs: Count | None  # held-out pairs on which preference models and objectives are compared; null: all
+    agreement: Whole  # pairs with human labels on which the judge is compared with people; 0: none
     temperature: GreedyTemperature  # 0 is greedy
     top_p: Share
     max_prompt_tokens: Tokens | None

@@ -142,7 +142,7 @@ def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> C
     overall = Principle(
         name="overall", question=judge.question, description=judge.description or "-", covers=("overall",)
     )
-    count = prompts * len(contests(config.arms.select, list(config.eval.policies)))
+    count = prompts * len(contests(config.arms.select, list(config.eval.policies))) + config.eval.agreement
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
     return estimate("evaluate", judge.engine, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 

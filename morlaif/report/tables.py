@@ -14,7 +14,7 @@ from morlaif.report.data import RunData, words
 DASH = "–"
 Rows = Sequence[Sequence[str]]  # of a table: texts of its cells, escaped when they are put in
 JUDGES = {
-    "rules": "The toy world’s own rules decide: the higher mean true score over the run’s principles wins.",
+    "rules": "The hidden human utility of the toy world decides, over all its principles, whichever the run uses.",
     "pm": "A gold preference model, trained on the held-out human labels that no policy has seen, decides.",
 }
 
@@ -103,7 +103,9 @@ def _win_card(run: RunData, key: str, rate: Rate) -> dict[str, Any]:
         return card | {"note": "no valid verdict"}
     level = percent(run.details.confidence, 0)
     verdict = "No clear difference: the interval holds one half."
-    if rate.low > 0.5:
+    if run.details.judge.doubt:
+        verdict = ""
+    elif rate.low > 0.5:
         verdict = "Better: the whole interval is above one half."
     elif rate.high < 0.5:
         verdict = "Worse: the whole interval is below one half."
@@ -112,14 +114,15 @@ def _win_card(run: RunData, key: str, rate: Rate) -> dict[str, Any]:
 
 
 def judge_sentence(judge: JudgeFacts) -> str:
-    if judge.source not in JUDGES:
-        served = judge.served or {}  # which model that was, by its server
-        answered = served.get("id") or served.get("name")
-        return f"{judge.name}{f' ({answered})' if answered else ''} decides."  # a language model
-    sentence = JUDGES[judge.source]
-    if judge.accuracy and judge.accuracy.value is not None:
-        sentence += f" On human labels it was not trained on it is right in {percent(judge.accuracy.value)}."
-    return sentence
+    """Who decides, and how far that is what people would say."""
+    served = judge.served or {}  # which model that was, by its server
+    answered = served.get("id") or served.get("name")
+    who = JUDGES.get(judge.source, f"{judge.name}{f' ({answered})' if answered else ''} decides.")  # a language model
+    found = judge.agreement
+    if found is not None:
+        rule = f"the rule “the longer response is better” with {interval(found.longer)}"
+        who += f" It agrees with people on {interval(found.judge)} of {found.judge.n} pairs, {rule}."
+    return f"{who} No verdict in words: {judge.doubt}." if judge.doubt else who
 
 
 def win_rows(run: RunData) -> Rows:

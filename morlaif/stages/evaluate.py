@@ -59,7 +59,7 @@ EvaluateJob = Job[EvaluateReads, EvaluateNeeds]
 
 class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
     name = "evaluate"
-    version = 5
+    version = 6
     reads = EvaluateReads
     needs = EvaluateNeeds
     work = "morlaif.stages.work.evaluate"
@@ -96,7 +96,7 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
         pairs = 2 * min(s.pairs or data.held_out or 0, data.held_out or 0)
         yield from scored(machine.base, policies * min(s.scored, prompts) + pairs, models, data)
         if (judge := judging(getattr(s.judge, "engine", None), 1, min(s.max_new_tokens, data.response))) is not None:
-            yield judge_effort(judge, prompts * (2 * len(unit.reads.arms) - 1))
+            yield judge_effort(judge, prompts * (2 * len(unit.reads.arms) - 1) + s.agreement)
 
     def smaller(self, reads: EvaluateReads) -> Iterator[str]:
         return halves("eval.batch_size", reads.eval.batch_size)

@@ -18,6 +18,7 @@ HUMAN_WEIGHTS: dict[str, float] = {
     "relevance": 0.7, "context": 0.5, "bias": 0.4, "understandability": 0.4, "detail": 0.4, "conciseness": 0.3,
 }  # fmt: skip
 
+UTILITY_VERSION = 1  # raised where a response becomes worth more or less: by these weights, or by the judge's rules
 EVAL_SHARE = 8  # one prompt in 8 is set aside for evaluation, by its hash
 
 

@@ -29,7 +29,8 @@ def pairs():
     first, second = rng.normal(size=(80, 4)), rng.normal(size=(80, 4))
     labels = 1 / (1 + np.exp(second - first))
     human = (first.mean(1) > second.mean(1)).astype(float)
-    return ScoredPairs(NAMES, first, second, labels, human, np.zeros(80), NAMES, first, second)
+    utility = (first - second).mean(1)
+    return ScoredPairs(NAMES, first, second, labels, human, np.zeros(80), NAMES, first, second, utility)
 
 
 def test_nested_subsets_follow_the_order_and_equal_a_count_by_hand(pairs):

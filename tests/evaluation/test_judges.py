@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from morlaif.errors import UserError
-from morlaif.evaluation.judges import EngineJudge, ScoreJudge, TruthJudge, side, true_scores
+from morlaif.evaluation.judges import EngineJudge, ScoreJudge, UtilityJudge, side, true_scores, utilities
 from morlaif.evaluation.settings import OpenAIJudge
 from morlaif.presets import preset
 from morlaif.statistics import win_rate
 from morlaif.toy import judge as toy
-from morlaif.toy.world import make_world
+from morlaif.toy.world import HUMAN_WEIGHTS, make_world
 
 ROOT = Path(__file__).parents[2]
 ASK = [{"role": "user", "content": "Which one is better?"}]
@@ -63,14 +63,17 @@ def test_truth_is_the_toy_judge_averaged_over_what_a_principle_covers():
         true_scores(prompts, texts, {"x": ("empaty",)})
 
 
-def test_the_truth_judge_prefers_the_higher_mean_in_both_orders():
+def test_the_worlds_judge_prefers_the_higher_human_utility_in_both_orders():
     rows = make_world(1, sft=0, train=0, eval=40)["eval"]
     prompts, chosen, rejected = zip(*((row.messages, row.chosen, row.rejected) for row in rows), strict=True)
-    judge = TruthJudge({name: (name,) for name in toy.PRINCIPLES})
+    judge = UtilityJudge()
     verdict = judge.compare(prompts, chosen, rejected)
     for i, row in enumerate(rows):
-        gap = sum(toy.truth(row.messages, row.chosen).values()) - sum(toy.truth(row.messages, row.rejected).values())
+        truth = (toy.truth(row.messages, text) for text in (row.chosen, row.rejected))
+        worth, other = (sum(HUMAN_WEIGHTS[name] * value for name, value in own.items()) for own in truth)
+        gap = 0 if abs(worth - other) < 1e-9 else worth - other
         assert verdict.forward[i] == verdict.backward[i] == (0.5 if gap == 0 else float(gap > 0))
+        assert utilities([row.messages], [row.chosen])[0] == pytest.approx(worth)
     swapped = judge.compare(prompts, rejected, chosen)
     assert (swapped.forward == 1 - verdict.forward).all()
     assert (judge.compare(prompts, chosen, chosen).forward == 0.5).all()

@@ -15,7 +15,7 @@ from morlaif.evaluation.preferences import agreement, calibration, pair_accuracy
 from morlaif.evaluation.tradeoffs import change
 from morlaif.preference import metrics
 from morlaif.toy import judge as toy
-from morlaif.toy.world import make_world
+from morlaif.toy.world import human_utility, make_world
 
 NAN = math.nan
 
@@ -94,8 +94,12 @@ def test_perfect_models_agree_with_the_truth_and_the_ceiling_is_theirs(world):
 
     objective = {"multi": lambda scores: scores.sum(1), "wrong": lambda scores: -scores.sum(1)}
     result = held_out.objective_accuracy(objective, held_out.standards(scored, scored), 0.95)
-    assert result["multi"] == result["ceiling"] and result["multi"]["truth"].value == 1
-    assert result["wrong"]["truth"].value == 0
+    assert result["multi"] == result["ceiling"]
+    want = [human_utility(p.messages, p.first) - human_utility(p.messages, p.second) for p in world]
+    assert np.allclose(scored.utility_gap, want)
+    people = held_out.accuracies(lambda pairs: pairs.utility_gap, held_out.standards(scored, scored), 0.95)
+    assert people["truth"].value == 1 > result["multi"]["truth"].value > 0.5, "two principles are not all of it"
+    assert result["wrong"]["truth"].value == pytest.approx(1 - result["multi"]["truth"].value)
     assert result["multi"]["human"].value + result["wrong"]["human"].value == pytest.approx(1)
 
 

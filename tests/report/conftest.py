@@ -148,6 +148,14 @@ def write_artifacts(
             arm: {"human": share(0.66, 300)} | ({"truth": share(0.93, 290)} if truth else {}) for arm in arms
         },
         "win_rate": rates,
+        "yardstick": {
+            "id": "y",
+            "judge": "human utility",
+            "judge_id": "u",
+            "template": "",
+            "prompts": "p",
+            "count": 300,
+        },
         "reward": {"first": 0.04, "last": 4.31},
         "kl": 9.27,
         "length": {"sft": 38.2, policy: 51.9} | dict.fromkeys(others, 49.0),
@@ -156,8 +164,10 @@ def write_artifacts(
         results["objective_accuracy"]["ceiling"] = {"human": share(0.72, 300), "truth": share(1.0, 290)}
     details = {
         "prompts": 300, "pairs": 300, "confidence": 0.95,
-        "judge": {"source": "rules", "name": "rules"} if truth else
-                 {"source": "pm", "name": "pm", "accuracy": share(0.61, 300)},
+        "judge": {"source": "rules", "name": "human utility"} if truth else {
+            "source": "pm", "name": "pm", "accuracy": share(0.61, 300),
+            "agreement": {"judge": share(0.61, 300), "longer": share(0.55, 300), "difference": interval(0.06, 0.05, 300)},
+        },
         "principles": list(principles), "names": names, "policies": {},
         "arms": {
             arm: {"labels": "constitution", "models": ["single"], "title": "single PM"} if arm == "single" else
@@ -166,6 +176,7 @@ def write_artifacts(
         "responses": {p: {"tokens": 38.2, "words": 31.0, "ended": 0.97, "distinct": 0.99} for p in policies},
         "score_change": change(names),
         "true_change": change(principles) if truth else None,
+        "utility_change": {arm: interval(1.2, 0.2, 300) for arm in arms} if truth else None,
         "correlation": {
             "names": names,
             "labels": matrix(rng, len(names), 0.1) if len(names) > 5 else np.eye(len(names)).tolist(),

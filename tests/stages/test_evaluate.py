@@ -15,6 +15,7 @@ from jobs import typed
 
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
 from morlaif.errors import Damaged, UserError
+from morlaif.evaluation.judges import side
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.results import ArmFacts
 from morlaif.evaluation.settings import EvalSettings
@@ -34,7 +35,7 @@ from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.evaluate import STAGE, ArmRead
 from morlaif.stages.work import evaluate
 from morlaif.toy import judge as toy
-from morlaif.toy.world import make_world
+from morlaif.toy.world import human_utility, make_world
 from morlaif.units.job import Job
 
 ROOT = Path(__file__).parents[2]
@@ -166,20 +167,37 @@ def test_results_have_the_promised_shape(made):
     assert results["reward"] == {"first": 0.1, "last": 0.3} and results["kl"] == 0.6
     assert set(results["length"]) == {"sft", "multi", "single"}
     assert set(results["objective_accuracy"]) == {"multi", "single", "ceiling"}
-    assert results["objective_accuracy"]["ceiling"]["truth"]["value"] == 1
+    assert 0.5 < results["objective_accuracy"]["ceiling"]["truth"]["value"] < 1, "two principles are not all of it"
 
 
-def test_win_rates_follow_from_the_responses_by_the_known_truth(made):
-    def mean_truth(row, policy):
-        return sum(toy.score(name, row["messages"], row["responses"][policy]["text"]) for name in PRINCIPLES)
+def test_win_rates_follow_from_the_responses_by_the_hidden_utility(made):
+    def utility(row, policy):
+        worth = human_utility(row["messages"], row["responses"][policy]["text"])
+        assert row["responses"][policy]["utility"] == pytest.approx(worth, abs=1e-6)
+        return worth
 
     assert len(made["samples"]) == 10
     for key, (first, second) in {
         "multi_vs_sft": ("multi", "sft"), "multi_vs_single": ("multi", "single"), "single_vs_sft": ("single", "sft"),
     }.items():  # fmt: skip
-        gaps = [mean_truth(row, first) - mean_truth(row, second) for row in made["samples"]]
-        expected = np.mean([(np.sign(gap) + 1) / 2 for gap in gaps])
-        assert made["results"]["win_rate"][key]["value"] == pytest.approx(expected)
+        gaps = np.array([utility(row, first) - utility(row, second) for row in made["samples"]])
+        assert made["results"]["win_rate"][key]["value"] == pytest.approx(side(gaps).mean())
+        if second == "sft":
+            assert made["details"]["utility_change"][first]["value"] == pytest.approx(gaps.mean())
+
+
+def test_a_policy_has_one_win_rate_whatever_principles_a_run_uses(inputs, made, tmp_path):
+    """The same single-model policy, in runs whose own principles are others."""
+    for k, chosen in enumerate((PRINCIPLES[:1], PRINCIPLES[1:])):
+        other = run(inputs, tmp_path / str(k), principles=chosen)
+        for key in ("single_vs_sft", "multi_vs_single"):
+            assert other["results"]["win_rate"][key] == made["results"]["win_rate"][key]
+        assert other["results"]["yardstick"] == made["results"]["yardstick"]
+        assert other["details"]["utility_change"] == made["details"]["utility_change"]
+    fewer = run(inputs, tmp_path / "fewer", prompts=6, scored=6, samples=6)["results"]["yardstick"]
+    first = made["results"]["yardstick"]
+    assert (fewer["judge_id"], fewer["count"], first["count"]) == (first["judge_id"], 6, 10)
+    assert fewer["id"] != first["id"] and fewer["prompts"] != first["prompts"]
 
 
 def test_samples_carry_every_models_score_relative_to_sft(made):
@@ -359,6 +377,8 @@ def test_nothing_but_two_policies_and_prompts(inputs, tmp_path):
     assert rate["n"] + rate["invalid"] == 10 and judged["details"]["judge"]["name"].startswith("hf:")
     assert set(judged["results"]["objective_accuracy"]["multi"]) == {"label"}
     assert judged["details"]["regression"] is None and judged["details"]["ablation"]["ceiling_of"] == "labels"
+    assert judged["details"]["judge"]["agreement"] is None and judged["results"]["yardstick"]["template"]
+    assert judged["details"]["utility_change"] is None
     assert judged["details"]["true_change"] is None and judged["details"]["hacking"]["multi"]["hacked"] == []
 
 

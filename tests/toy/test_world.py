@@ -5,7 +5,7 @@ import pytest
 
 from morlaif.data.records import prompt_id
 from morlaif.toy.judge import PRINCIPLES, truth
-from morlaif.toy.world import HUMAN_WEIGHTS, human_utility, make_world
+from morlaif.toy.world import HUMAN_WEIGHTS, UTILITY_VERSION, human_utility, make_world
 
 
 def prompts(examples) -> set[str]:
@@ -55,3 +55,11 @@ def test_utility_is_the_weighted_sum_of_the_truth():
     scores = truth(example.messages, example.chosen)
     assert tuple(HUMAN_WEIGHTS) == PRINCIPLES
     assert human_utility(example.messages, example.chosen) == sum(HUMAN_WEIGHTS[p] * scores[p] for p in PRINCIPLES)
+
+
+def test_the_utility_has_the_version_that_it_is_known_by():
+    """Where this fails because a response has become worth more or less, raise UTILITY_VERSION: results of two
+    versions are no longer compared."""
+    rows = make_world(11, sft=0, train=300, eval=0)["train"]
+    worth = [human_utility(row.messages, text) for row in rows for text in (row.chosen, row.rejected)]
+    assert (UTILITY_VERSION, round(sum(worth), 6), round(sum(x * x for x in worth), 6)) == (1, 66.0, 3230.74)

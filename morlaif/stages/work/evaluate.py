@@ -17,7 +17,7 @@ from morlaif.data.spool import Picked
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import budget, overview, regression, results, wins
 from morlaif.evaluation import pairs as held_out
-from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, TruthJudge, true_scores
+from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, UtilityJudge, true_scores, utilities
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.overview import Scored
@@ -26,6 +26,7 @@ from morlaif.evaluation.results import SFT, ArmFacts, ArmWeights, Estimate, RunD
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PluginJudge, PMJudge, RulesJudge
 from morlaif.evaluation.wins import Contest, Two, versus
+from morlaif.evaluation.yardstick import agrees_with_people, yardstick
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.files import read_json, read_json_lines
@@ -61,7 +62,8 @@ def build(job: EvaluateJob) -> dict[str, Any]:
     job.progress(run.steps, run.steps)
 
     # 5. the numbers
-    headlines = _results(job, run, answers, found, pairs, kinds)
+    measure = _yardstick(job, run, judge, prompts)
+    headlines = _results(job, run, answers, found, pairs, kinds, measure)
     details = RunDetails(
         prompts=len(prompts),
         pairs=len(pairs.human),
@@ -204,7 +206,8 @@ def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], scor
         made = respond(load, prompts, settings, seed=job.seed, gather=job.hardware.zero.most_gathered)
         scored = score(prompts[: settings.scored], made.texts[: settings.scored])
         true = true_scores(prompts, made.texts, run.truth) if run.truth else None
-        answers[policy] = Answered(made, scored, true)
+        utility = utilities(prompts, made.texts) if run.truth else None
+        answers[policy] = Answered(made, scored, true, utility)
         job.progress(step, run.steps, tokens=made.facts().tokens)
     return answers
 
@@ -212,7 +215,7 @@ def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], scor
 def _judge(job: EvaluateJob, run: _Run) -> PolicyJudge:
     match run.settings.judge:
         case RulesJudge():
-            return TruthJudge(run.principles)
+            return UtilityJudge()
         case PMJudge():
             gold = _scorer(job, [GOLD])
             return ScoreJudge(lambda prompts, responses: gold(prompts, responses)[:, 0])
@@ -221,10 +224,29 @@ def _judge(job: EvaluateJob, run: _Run) -> PolicyJudge:
 
 
 def _judge_facts(job: EvaluateJob, run: _Run, judge: PolicyJudge) -> results.JudgeFacts:
-    warnings = list(dict.fromkeys(judge.warnings))
     gold = _accuracy(job, GOLD) if GOLD in job.needs.pm else None
+    agreement = _agreement(job, run, judge)  # before its cost is counted
+    warnings = list(dict.fromkeys(judge.warnings))
     served = dict(judge.served) if judge.served else None
-    return results.JudgeFacts(run.settings.judge.source, judge.name, dict(judge.cost), served, warnings, gold)
+    return results.JudgeFacts(
+        run.settings.judge.source, judge.name, dict(judge.cost), served, warnings, gold, agreement
+    )
+
+
+def _agreement(job: EvaluateJob, run: _Run, judge: PolicyJudge) -> results.JudgeAgreement | None:
+    """Of the judge with people, on pairs that it has not seen. A gold model has learnt from those held out."""
+    count, source = run.settings.agreement, run.settings.judge.source
+    if not count or source == "rules":
+        return None
+    pairs = _human_pairs(job, "train" if source == "pm" else "eval")[:count]
+    return agrees_with_people(judge, pairs, **run.how)
+
+
+def _yardstick(job: EvaluateJob, run: _Run, judge: PolicyJudge, prompts: Sequence[list[Message]]) -> results.Yardstick:
+    contents = {key: value for key, value in job.reads.contents.items() if key.startswith("eval.judge.")}
+    gold = job.needs.pm.get(GOLD)
+    known = None if gold is None else str(_manifest(gold).get("digest", gold.name))
+    return yardstick(run.settings.judge, judge.name, prompts, contents=contents, gold=known)
 
 
 def _contests(
@@ -259,9 +281,9 @@ def _labels(folder: Path, pairs: Sequence[Pair]) -> list[float | None]:
     return [known.get(pair.id, np.nan) for pair in pairs]
 
 
-def _human_pairs(job: EvaluateJob) -> Sequence[Pair]:
-    """The data's own held-out pairs, where it has any."""
-    examples = load_split(job.needs.data, "eval")
+def _human_pairs(job: EvaluateJob, split: str = "eval") -> Sequence[Pair]:
+    """The data's own pairs, held out by default, where it has any."""
+    examples = load_split(job.needs.data, split)
     paired = [row for row, e in enumerate(examples) if e.chosen is not None and e.rejected is not None]
     return source_pairs(Picked(examples, paired)).pairs
 
@@ -276,6 +298,7 @@ def _results(
     found: Mapping[Two, Contest],
     pairs: held_out.ScoredPairs,
     kinds: Mapping[str, held_out.Standard],
+    measure: results.Yardstick,
 ) -> RunResults:
     names, confidence = run.models.names, run.settings.confidence
     functions = {arm: as_function(objective, names) for arm, objective in run.models.objectives.items()}
@@ -286,6 +309,7 @@ def _results(
         pm_truth_accuracy=held_out.truth_accuracy(pairs, confidence),
         objective_accuracy=held_out.objective_accuracy(functions, kinds, confidence),
         win_rate={versus(*two): contest.rate for two, contest in found.items()},
+        yardstick=measure,
         reward=results.Gain(curve[0]["reward"], curve[-1]["reward"]),
         kl=run.kl[run.policy],
         length={policy: one.responses.facts().tokens for policy, one in answers.items()},
