@@ -1,7 +1,7 @@
 """What an evaluation leaves behind, typed: `results.json`, the headlines, and `details.json`, all that pages show.
 
 `evaluate` builds both, `report` and `compare` read them back; what does not fit is an error with its place.
-Accuracies are by standard: `human` (labels of people), `truth` (the hidden utility of a world that is known), `label` (AI labels).
+Accuracies are by standard: `human` (labels of people), `truth` (a known world's hidden utility), `label` (AI labels).
 """
 
 from __future__ import annotations

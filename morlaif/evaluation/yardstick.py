@@ -75,5 +75,5 @@ def agrees_with_people(judge: PolicyJudge, pairs: Sequence[Pair], **how: Unpack[
     right = agreement(lean, human)
     longer = agreement([len(pair.first) - len(pair.second) for pair in known], human)
     longer = np.where(np.isnan(right), np.nan, longer)  # on the pairs that have a verdict
-    of = (Estimate.of(accuracy(share, how["confidence"])) for share in (right, longer))
-    return JudgeAgreement(*of, Estimate.of(bootstrap_mean(right - longer, **how)))
+    of_judge, of_rule = (Estimate.of(accuracy(share, how["confidence"])) for share in (right, longer))
+    return JudgeAgreement(of_judge, of_rule, Estimate.of(bootstrap_mean(right - longer, **how)))

@@ -37,7 +37,7 @@ def test_a_yardstick_is_the_judge_its_words_and_the_prompts():
 
 
 def pairs(count: int = 200, longer_wins: float = 0.5) -> list[Pair]:
-    """Texts whose worth is their number of a's; people prefer the worthier, which is the longer one as often as said."""
+    """Texts whose worth is their number of a's; people prefer the worthier, the longer one as often as said."""
     made = []
     for k in range(count):
         good, bad = "a" * (2 + k % 3), "a"

@@ -166,7 +166,8 @@ def write_artifacts(
         "prompts": 300, "pairs": 300, "confidence": 0.95,
         "judge": {"source": "rules", "name": "human utility"} if truth else {
             "source": "pm", "name": "pm", "accuracy": share(0.61, 300),
-            "agreement": {"judge": share(0.61, 300), "longer": share(0.55, 300), "difference": interval(0.06, 0.05, 300)},
+            "agreement": {"judge": share(0.61, 300), "longer": share(0.55, 300),
+                          "difference": interval(0.06, 0.05, 300)},
         },
         "principles": list(principles), "names": names, "policies": {},
         "arms": {

@@ -14,7 +14,7 @@ import numpy as np
 from morlaif.data.records import Message
 from morlaif.errors import Damaged, describe
 from morlaif.evaluation.aggregate import Cell
-from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, TruthJudge
+from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, UtilityJudge
 from morlaif.evaluation.matrix import WinMatrix, win_matrix
 from morlaif.evaluation.settings import JudgeSettings, PMJudge, RulesJudge
 from morlaif.evaluation.wins import versus
@@ -161,7 +161,7 @@ def _known(policies: Sequence[Policy]) -> list[JudgedPair]:
 def _judge(job: CompareJob, settings: JudgeSettings, policies: Sequence[Policy]) -> PolicyJudge:
     match settings:
         case RulesJudge():
-            return TruthJudge(job.reads.principles)
+            return UtilityJudge()
         case PMJudge():
             return ScoreJudge(_Remembered(_gold(job, policies[0].run.units)))
         case engine:  # a source of feedback
