@@ -104,7 +104,7 @@ def test_the_plan_names_every_unit_and_builds_nothing(tmp_path):
     done = morlaif("dry_run=true", cwd=tmp_path)
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines() if " to do " in line]
-    assert [row[1] for row in rows if row[0] == "ppo"] == ["ppo/morlaif", "ppo/rlaif"]
+    assert [row[1] for row in rows if row[0] == "ppo"] == ["ppo/morlaif", "ppo/regressed", "ppo/rlaif"]
     assert sum(row[0] == "pm" for row in rows) == 13
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     assert list(tmp_path.iterdir()) == []

@@ -142,7 +142,10 @@ def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> C
     overall = Principle(
         name="overall", question=judge.question, description=judge.description or "-", covers=("overall",)
     )
-    count = prompts * len(contests(config.arms.select, list(config.eval.policies))) + config.eval.agreement
+    of_people = (
+        min(config.eval.agreement, config.data.eval) if isinstance(config.data, ToyData) else config.eval.agreement
+    )
+    count = prompts * len(contests(config.arms.select, list(config.eval.policies))) + of_people
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
     return estimate("evaluate", judge.engine, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 

@@ -24,10 +24,10 @@ def rows(*overrides: str) -> dict[str, list[str]]:
 
 def test_a_language_model_that_judges_policies_has_a_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = ("eval=default", "eval.prompts=10")
-    both, one = rows(*asked), rows(*asked, "arms.select=[morlaif]")
-    assert both["evaluate"][:2] == ["30", "0"]  # each arm against SFT, and one arm against the other
-    assert one["evaluate"][:2] == ["10", "0"]
+    asked = ("eval=default", "eval.prompts=10", "eval.agreement=7")
+    both, one = rows(*asked, "arms.select=[morlaif,rlaif]"), rows(*asked, "arms.select=[morlaif]")
+    assert both["evaluate"][:2] == ["37", "0"]  # each arm against SFT, and one arm against the other; people's pairs
+    assert one["evaluate"][:2] == ["17", "0"]
     assert int(both["evaluate"][2]) > int(one["evaluate"][2]) > 0  # requests
 
 
