@@ -70,12 +70,13 @@ class Size:
     rollouts: int = 64
     micro: int = 16
     pairs: int = 96
+    principles: int = 12
     steps: int = 2
     square: int = 8192  # of the matrix product
     rounds: int = 1
 
 
-SMALL = Size(length=32, prompt=16, new=6, rollouts=8, micro=4, pairs=24, steps=1, square=64, rounds=1)
+SMALL = Size(length=32, prompt=16, new=6, rollouts=8, micro=4, pairs=24, principles=2, steps=1, square=64, rounds=1)
 FEW = replace(Size(), new=32, rollouts=16, steps=1, pairs=40, square=4096, rounds=1)  # on a GPU, to see that all runs
 
 
@@ -90,7 +91,8 @@ def overrides(size: Size, model: Path, data: Path, device: str) -> list[str]:
         "sft=full", f"sft.max_steps={size.steps + 1}", "sft.log_every=1", f"sft.max_length={size.length}",
         "sft.checkpoint_every=null", f"sft.batch_size={2 * size.micro}", f"sft.micro_batch_size={size.micro // 2}",
         "feedback=hf", f"feedback.path={model}", f"feedback.dtype={dtype}", f"feedback.device={device}",
-        "pm=lora", "pm.joint=12", f"pm.joint_tokens={32 * size.length}", f"pm.max_length={size.length}",
+        f"principles.count={size.principles}", "pm=lora", f"pm.joint={size.principles}",
+        f"pm.joint_tokens={32 * size.length}", f"pm.max_length={size.length}",
         "pm.batch_size=16", "pm.micro_batch_size=4", "pm.checkpoint_every=null",
         f"weights.prompts={prompts}", f"weights.max_prompt_tokens={size.prompt}", f"weights.max_new_tokens={size.new}",
         "ppo=paper", f"ppo.steps={size.steps}", f"ppo.rollouts={size.rollouts}",

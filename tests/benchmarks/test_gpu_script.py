@@ -28,7 +28,7 @@ def test_its_runs_are_valid(tmp_path, policy, size, device):
     made.write_dialogues(tmp_path / "pairs.jsonl", 20, 8, 8)
     words = figures.overrides(size, tmp_path, tmp_path / "pairs.jsonl", device)
     found = config(*words, *figures.POLICIES[policy])
-    assert found.ppo.rollouts == size.rollouts and len(found.principles.chosen) == 12
+    assert found.ppo.rollouts == size.rollouts and len(found.principles.chosen) == size.principles
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -87,7 +87,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(artifacts, config, out):
-    return build(artifacts(), config, out, png=True)
+    return build(artifacts(), config, out)
 
 
 def test_nothing_is_asked_of_the_network(built):
@@ -132,7 +132,7 @@ def test_labels_without_information_stand_above_all_figures(artifacts, config, t
         quality["information"] = {"warnings": ["sees <no> difference"]}
     details["judge"]["warnings"] = ["prefers the same place"]
     (evaluated / "details.json").write_text(json.dumps(details))
-    html, page = build(folders | {"evaluate": evaluated}, config, tmp_path / "out")
+    html, page = build(folders | {"evaluate": evaluated}, config, tmp_path / "out", sections=["results"])
     (warning,) = re.findall(r'<aside class="warning".*?</aside>', html, re.DOTALL)
     assert html.index(warning) < html.index('<section id="results"') and page.misnested == []
     assert warning.count("sees &lt;no&gt; difference") == 1, "one line for a judge, whatever the principles"
@@ -147,21 +147,22 @@ def test_responses_that_are_cut_are_reported_above_all_figures(artifacts, config
     details["responses"]["sft"]["ended"] = 0.31
     (evaluated / "details.json").write_text(json.dumps(details))
     folders |= {"evaluate": evaluated}
-    html, _ = build(folders, config, tmp_path / "out")
+    html, _ = build(folders, config, tmp_path / "out", sections=["results"])
     (warning,) = re.findall(r'<aside class="warning".*?</aside>', html, re.DOTALL)
     assert warning.count("<li>") == 1 and "Few answers end by themselves (of SFT 31 %); " in warning
     asked = {**config, "model": {**config["model"], "min_ended": 0.3}}
-    assert "<aside" not in build(folders, asked, tmp_path / "asked")[0]
+    assert "<aside" not in build(folders, asked, tmp_path / "asked", sections=["results"])[0]
 
 
 def test_sound_labels_have_no_such_banner(built):
     assert "<aside" not in built[0]
 
 
-def test_png_figures_and_numbers(built, out):
-    for name in FIGURES:
-        data = (out / "figures" / f"{name}.png").read_bytes()
-        assert data.startswith(b"\x89PNG") and len(data) > 5000
+def test_png_figures_and_numbers(built, artifacts, config, out, tmp_path):
+    build(artifacts(), config, tmp_path / "png", png=True, sections=["results"])
+    files = {file.stem: file.read_bytes() for file in (tmp_path / "png" / "figures").iterdir()}
+    assert files and files.keys() < FIGURES.keys()
+    assert all(data.startswith(b"\x89PNG") and len(data) > 5000 for data in files.values())
     numbers = json.loads((out / "numbers.json").read_text())
     assert numbers["results"]["win_rate"]["multi_vs_sft"]["value"] == 0.86
     assert len(numbers["curves"]["multi"]) == 25
@@ -215,7 +216,7 @@ def test_a_language_model_that_judges_here_and_a_policy_from_outside(artifacts, 
         details["policies"] = {"base": "hub/base"}
         details["length_controlled"]["multi_vs_base"] = details["length_controlled"]["multi_vs_sft"]
 
-    html, page = build(changed(artifacts(), elsewhere), config, tmp_path / "out")
+    html, page = build(changed(artifacts(), elsewhere), config, tmp_path / "out", sections=["results", "tradeoffs"])
     assert "hf:judge-1b decides." in page.text
     assert "max-min vs base" in rows_of(html, "Win rates if all answers were as long")
 
@@ -225,7 +226,7 @@ def test_a_withheld_figure_gives_its_reason(artifacts, config, tmp_path):
         for rate in details["length_controlled"].values():
             rate |= {"value": None, "withheld": "the first answer is longer on 100% of 60 prompts"}
 
-    html, _ = build(changed(artifacts(), withhold), config, tmp_path / "out")
+    html, _ = build(changed(artifacts(), withhold), config, tmp_path / "out", sections=["results", "tradeoffs"])
     ((rate, *_),) = rows_of(html, "Win rates if all answers were as long").values()
     assert rate == "withheld: the first answer is longer on 100% of 60 prompts"
 
@@ -270,7 +271,7 @@ def test_the_halo_of_joint_labels_its_audit_and_the_judge_are_paid_for(artifacts
             quality["halo"] = found | {"usd": 0.5 if name == "detail" else 0.0}  # whoever came first paid
         details["judge"]["cost"] = {"input_tokens": 1000.0, "output_tokens": 10.0, "usd": 0.004}
 
-    html, page = build(changed(artifacts(), audited), config, tmp_path / "out")
+    html, page = build(changed(artifacts(), audited), config, tmp_path / "out", sections=["labels"])
     text = " ".join(page.text.split())
     assert "On 40 pairs that were asked apart as well, 93.0 % of the labels keep their side (88.0–96.0)" in text
     assert "0.41 together and 0.22 apart: a halo of +0.19." in text
@@ -278,7 +279,7 @@ def test_the_halo_of_joint_labels_its_audit_and_the_judge_are_paid_for(artifacts
     assert spend["audit of joint labels"] == ["0.5000", "–", "–"]
     assert spend["judge of the policies"] == ["0.0040", "1,000", "10"] and spend["in all"][0] == "7.00"
     joint = config | {"feedback": config["feedback"] | {"mode": "joint"}}
-    _, page = build(artifacts(), joint, tmp_path / "unaudited")
+    _, page = build(artifacts(), joint, tmp_path / "unaudited", sections=["labels"])
     assert "so their halo is unknown" in page.text
 
 
@@ -290,7 +291,7 @@ def test_labels_that_no_human_gave_and_nobody_paid_for(artifacts, config, tmp_pa
                 quality[split] |= {"agreement_human": unknown, "kappa_human": unknown, "cost": {}, "invalid": {}}
 
     free = config | {"feedback": {"source": "rules"}}
-    html, page = build(changed(artifacts(), bare), free, tmp_path / "out")
+    html, page = build(changed(artifacts(), bare), free, tmp_path / "out", sections=["labels"])
     text = " ".join(page.text.split())
     assert "No human labels: these pairs have none" in text and "κ with humans" not in text
     assert "Nothing: the toy world’s own rules asked for no money." in text and 'aria-label="Actual spend"' not in html
@@ -345,12 +346,12 @@ def test_unknown_values_are_a_dash(artifacts, config, tmp_path):
     results["objective_accuracy"]["multi"]["human"] = unknown
     results["win_rate"]["multi_vs_sft"] |= unknown | {"win": None, "tie": None, "loss": None, "flip_rate": None}
     file.write_text(json.dumps(results))
-    _, page = build(folders, config, tmp_path / "out")
+    _, page = build(folders, config, tmp_path / "out", sections=["results", "models"])
     assert "no valid verdict" in page.text
 
 
 def test_equal_artifacts_give_equal_bytes(built, artifacts, config, tmp_path):
-    again, _ = build(artifacts(), config, tmp_path / "again", png=True)
+    again, _ = build(artifacts(), config, tmp_path / "again")
     assert again == built[0]
 
 

@@ -168,7 +168,7 @@ WIDE = {
     "lagrangian": [{"constraints": ["toxicity", "helpfulness"], "thresholds": [0.4, -0.2], "objectives": ["empathy"]}],
 }
 SIZES = (1, 2, 3, 4, 7, 12)
-BATCHES = (1, 1, 1, 2, 3, 8, 64, 417)  # rows of one size: with each of six sizes, 2,982
+BATCHES = (1, 1, 2, 3, 60)
 
 
 def columns(name: str, size: int) -> tuple[str, ...]:
@@ -193,14 +193,12 @@ def test_every_preset_has_an_oracle() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_equals_plain_loops_on_ten_thousand_cases(name: str) -> None:
-    rng, cases = random.Random(name), 0
-    while cases < 10_000:
-        for size in SIZES:
-            for params in [{}, *VARIANTS.get(name, []), *(WIDE.get(name, []) if size >= 3 else [])]:
-                for rows in BATCHES:
-                    compare(name, params, size, rows, rng)
-                    cases += rows
+def test_equals_plain_loops(name: str) -> None:
+    rng = random.Random(name)
+    for size in SIZES:
+        for params in [{}, *VARIANTS.get(name, []), *(WIDE.get(name, []) if size >= 3 else [])]:
+            for rows in BATCHES:
+                compare(name, params, size, rows, rng)
 
 
 @pytest.mark.parametrize("name", NAMES)

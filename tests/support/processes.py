@@ -27,6 +27,7 @@ PRELOAD = [
     "morlaif.config", "morlaif.pipeline.run", "morlaif.rl.engine_deepspeed", "morlaif.feedback.sources.openai",
     "morlaif.models.finetune", "morlaif.preference.separate",
     *(f"morlaif.stages.work.{stage}" for stage in ("data", "evaluate", "feedback", "pm", "ppo", "report", "respond")),
+    "quick_server",
 ]  # fmt: skip
 
 

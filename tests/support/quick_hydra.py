@@ -2,7 +2,7 @@
 
 Nothing is left out: a YAML text is parsed once a process (a copy of the result is handed out), and the map by which
 entries of a defaults list refer to other entries is made only where one does; Hydra makes it sixty times for each
-composition. `test_presets` compares the result with Hydra's own. Processes that tests start have Hydra as it is.
+composition. `test_presets` compares the result with Hydra's own. A new Python that a test starts has Hydra as it is.
 """
 
 from __future__ import annotations

@@ -1,0 +1,8 @@
+"""Imported by the server that processes of tests are forked from: they compose as quickly (`quick_hydra`)."""
+
+from composed import in_full
+from quick_hydra import installed
+
+_kept = installed()
+_kept.__enter__()
+in_full(hydra=True)  # parses what most compositions read
