@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU machine runs in one call: does all work here, and how fast. At most nine minutes (SECONDS_IN_ALL=540).
 #
-#   benchmarks/gpu/run.sh [smoke|figures|all] [out folder]
+#   benchmarks/gpu/run.sh [smoke|figures|sample|all] [out folder]
 #
 # Without a GPU the same starts on the CPU with a tiny model. WHEELS=<folder> (pack.sh fills one) installs its wheels first,
 # beside what the machine's Python has, where that has no network; PYTHON=<python> is the one to use. Leaves logs and JSON
@@ -10,7 +10,7 @@
 # keeps for figures. COMMIT names what runs, where git does not know.
 set -uo pipefail
 what=${1:-all}
-case $what in smoke | figures | all) ;; *) sed -n 2,10p "$0"; exit 2 ;; esac
+case $what in smoke | figures | sample | all) ;; *) sed -n 2,11p "$0"; exit 2 ;; esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 out=$(realpath -m "${2:-gpu-results}")
 python=$(command -v "${PYTHON:-python3}") || { echo "no ${PYTHON:-python3}"; exit 2; }
@@ -35,12 +35,12 @@ echo "device: ${gpu:-none, a CPU}"
 commit=${COMMIT:-$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)}
 printf '{"device": "%s", "commit": "%s", "date": "%s"}\n' "${gpu:-a CPU}" "$commit" "$(date -u +%F)" >"$out/run.json"
 status=0
-if [ "$what" != figures ]; then
+if [ "$what" = smoke ] || [ "$what" = all ]; then
   [ "$what" = all ] && rest=${FIGURES_SECONDS:-$([ -n "$gpu" ] && echo 330 || echo 120)} || rest=0
   checks=${CHECKS:-$([ "$what" = all ] && [ -n "$gpu" ] && "$python" "$root/benchmarks/gpu/smoke.py" --list-without-shapes)}
   "$python" "$root/benchmarks/gpu/smoke.py" "$out" --seconds "$(left "$rest")" ${checks:+--only $checks} || status=1
 fi
-if [ "$what" != smoke ]; then
+if [ "$what" = figures ] || [ "$what" = all ]; then
   shapes=(${SHAPES:-$([ -n "$gpu" ] && echo 0.5b 1.5b || echo tiny)})
   for i in "${!shapes[@]}"; do
     now=$(left 15)
@@ -48,6 +48,10 @@ if [ "$what" != smoke ]; then
     timeout -s KILL $((share + 10)) "$python" "$root/benchmarks/gpu/figures.py" "$out" --shape "${shapes[i]}" \
       --seconds "$share" ${POLICIES:+--policy $POLICIES} >"$out/figures-${shapes[i]}.log" 2>&1 || status=1
   done
+fi
+if [ "$what" = sample ]; then
+  timeout -s KILL "$(left 5)" "$python" "$root/benchmarks/gpu/sample.py" "$out" --shape "${SHAPES:-$([ -n "$gpu" ] && echo 0.5b || echo tiny)}" \
+    --seconds "$(left 60)" >"$out/sample.log" 2>&1 || status=1
 fi
 "$python" "$root/benchmarks/gpu/table.py" "$out" ${PAGE:+--page "$PAGE"} | tee "$out/table.md"
 exit $status
