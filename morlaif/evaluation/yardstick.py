@@ -49,12 +49,12 @@ def yardstick(
                 name="overall", question=engine.question, description=engine.description or "-", covers=("overall",)
             )
             asked = digest([dict(turn) for turn in comparison_messages(SHOWN, "a", "b", question)])
-    return measured_by(name, digest(who), asked, prompts)
+    return measured_by(name, digest(who), asked, list(map(prompt_id, prompts)))
 
 
-def measured_by(judge: str, judge_id: str, template: str, prompts: Sequence[list[Message]]) -> Yardstick:
-    """The yardstick of a known judge on `prompts`, whose order does not count."""
-    on = digest(sorted(map(prompt_id, prompts)))
+def measured_by(judge: str, judge_id: str, template: str, prompts: Sequence[str]) -> Yardstick:
+    """The yardstick of a known judge on `prompts`, by their ids; the order does not count."""
+    on = digest(sorted(prompts))
     return Yardstick(digest([judge_id, template, on]), judge, judge_id, template, on, len(prompts))
 
 

@@ -26,7 +26,7 @@ from morlaif.pipeline.display import Display
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
-from morlaif.stages.compare import STAGE, CompareReads
+from morlaif.stages.compare import STAGE, Asked, CompareReads
 from morlaif.stages.known import NAMES
 from morlaif.texts import say
 from morlaif.tracking import open_tracker
@@ -193,17 +193,10 @@ def _evaluated(evaluate: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 def unit_of(runs: Sequence[RunFolder], settings: CompareSettings) -> Unit:
     """The unit of work that compares `runs`: its digest follows from the units that it reads."""
-    judge, note, why_not = _judge(runs, settings)
-    principles: dict[str, list[str]] = {}
-    for run in sorted(runs, key=lambda run: -len(run.principles)):
-        principles |= {name: covers for name, covers in run.principles.items() if name not in principles}
     evaluation = runs[0].config["eval"]
     reads = CompareReads(
         runs=[_reads(run) for run in runs],
-        judge=judge,
-        judge_note=note + _truth_note(judge, runs),
-        why_not=why_not,
-        principles=principles,
+        judges=[_asked(run, settings) for run in runs],
         prompts=settings.prompts,
         confidence=evaluation["confidence"],
         resamples=evaluation["resamples"],
@@ -221,30 +214,19 @@ def _reads(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _judge(runs: Sequence[RunFolder], settings: CompareSettings) -> tuple[Any, str, str]:
-    """The judge of all policies, a note on it, and why there is none."""
-    sources = [run.config["eval"]["judge"] for run in runs]
-    if any(source != sources[0] for source in sources):
-        return None, "", "The runs were judged by different judges: only what each run compared itself is shown."
-    if any(not _has_responses(run) for run in runs):
-        return None, "", "A run kept no responses to judge: only what each run compared itself is shown."
+def _asked(run: RunFolder, settings: CompareSettings) -> Asked:
+    """The judge of a run, and why it judges no others."""
+    own = "only what each run compared itself is shown."
+    if not _has_responses(run):
+        return Asked(judge=None, why_not=f"A run kept no responses to judge: {own}")
     try:
-        judge = TypeAdapter(JudgeSettings).validate_python(sources[0])
+        judge: Any = TypeAdapter(JudgeSettings).validate_python(run.config["eval"]["judge"])
     except ValidationError:
-        return None, "", "The judge of these runs is not known to this version: only what each run compared is shown."
+        return Asked(judge=None, why_not=f"The judge of these runs is not known to this version: {own}")
     if _costs(judge) and not settings.spend:
-        why = "The judge costs money: only what the runs compared themselves is shown."
-        return None, "", why + " compare.spend=true asks for the rest."
-    if judge.source == "pm" and len({(run.units.get("pm/gold"), run.units["sft"]) for run in runs}) > 1:
-        return None, "", "Each run has a gold model of its own: only what each run compared itself is shown."
-    return judge, "Judged as in the runs, on the prompts that both have answered.", ""
-
-
-def _truth_note(judge: Any, runs: Sequence[RunFolder]) -> str:
-    """Where runs have different principles, the truth is that of all."""
-    differ = len({tuple(sorted(run.principles)) for run in runs}) > 1
-    known = judge is not None and judge.source == "rules"
-    return " The truth is the mean over the principles of all runs." if known and differ else ""
+        why = f"The judge costs money: {own} compare.spend=true asks for the rest."
+        return Asked(judge=None, why_not=why)
+    return Asked(judge=judge, why_not="")
 
 
 def _costs(judge: Any) -> bool:

@@ -16,12 +16,17 @@ from morlaif.units.unit import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The judge of one run, as far as it can judge others."""
+
+    judge: JudgeSettings | None
+    why_not: str  # where it cannot
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareReads(Reads):
     runs: Sequence[Mapping[str, Any]]  # name, config, units, human
-    judge: JudgeSettings | None  # that the runs share
-    judge_note: str
-    why_not: str  # where they share none
-    principles: Mapping[str, Sequence[str]]  # what each covers
+    judges: Sequence[Asked]  # by run
     prompts: int | None  # most; None: all that both answered
     confidence: float
     resamples: int

@@ -95,7 +95,7 @@ def test_the_digest_covers_what_is_read_and_not_where_it_lies(digest):
     assert digest(1).digest == first.digest, "another place, the same comparison"
     assert digest(2, human={"comparisons": {}}).digest != first.digest, "people have rated"
     assert digest(3, settings=SETTINGS.model_copy(update={"prompts": 5})).digest != first.digest
-    assert first.reads.judge.source == "rules" and first.reads.why_not == ""
+    assert [(asked.judge.source, asked.why_not) for asked in first.reads.judges] == [("rules", "")] * 2
 
 
 def paid(price: float) -> dict[str, Any]:
@@ -111,16 +111,20 @@ def paid(price: float) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_judge_that_costs_money_is_asked_only_with_leave(digest):
-    told = digest(0, judge=paid(1.0)).reads
+    told, *_ = digest(0, judge=paid(1.0)).reads.judges
     assert told.judge is None and "compare.spend=true asks for the rest" in told.why_not
-    assert digest(1, judge=paid(1.0), settings=SETTINGS.model_copy(update={"spend": True})).reads.judge is not None
-    assert digest(2, judge=paid(0.0)).reads.judge is not None
+    ready = digest(1, judge=paid(1.0), settings=SETTINGS.model_copy(update={"spend": True})).reads.judges
+    assert all(asked.judge is not None for asked in [*ready, *digest(2, judge=paid(0.0)).reads.judges])
 
 
-def test_runs_of_different_judges_are_not_judged_again(tmp_path):
-    folders = [make_run(tmp_path, "a"), make_run(tmp_path, "b", judge={"source": "pm"})]
-    reads = unit_of([read(folder, Store(tmp_path / "store")) for folder in folders], SETTINGS).reads
-    assert reads.judge is None and "different judges" in reads.why_not
+def test_each_run_offers_its_judge_where_it_can_be_asked(tmp_path):
+    judges = [RULES, {"source": "pm"}, {"source": "a judge of later versions"}]
+    folders = [make_run(tmp_path, name, judge) for name, judge in zip("abc", judges, strict=True)]
+    first, second, third = unit_of(
+        [read(folder, Store(tmp_path / "store")) for folder in folders], SETTINGS
+    ).reads.judges
+    assert first.judge.source == "rules" and second.judge.source == "pm"
+    assert third.judge is None and "not known to this version" in third.why_not
 
 
 def spoiled(text: str | bytes | dict):

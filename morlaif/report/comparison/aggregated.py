@@ -32,6 +32,7 @@ class Found:
     by_seed: dict[str, float]
     values: Array | None = None  # (S, N)
     paired: bool = True
+    on: frozenset[int] = frozenset()  # which matrices, so which prompts; empty: what the runs know
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Judgements:
 
     matrices: Sequence[WinMatrix] = ()  # policies by key; each of other prompts
     known: Mapping[tuple[str, str], float] = field(default_factory=dict)  # win rates of runs, by policies' keys
+    doubt: str = ""  # why they bear no verdict in words
 
     def outcome(self, first: str, second: str) -> tuple[int, Array] | None:
         """Of the first on each prompt, and which prompts they are."""
@@ -61,10 +63,17 @@ def aggregated(data: ComparedRuns, judged: Judgements, how: Resampling, seconds:
     own = cells(data)
     level = how["confidence"]
     rates = [_rate(a, b, judged, how) for k, a in enumerate(own) for b in own[k + 1 :]]
-    known = [rate for rate in rates if rate is not None]
+    every = [rate for rate in rates if rate is not None]
+    places = [on for *_, on in every]
+    most = max(places, key=places.count, default=None)  # rates on other prompts share no table
+    known = [(rate, mean) for rate, mean, on in every if on == most]
     adjusted = holm([math.nan if rate.p_value is None else rate.p_value for rate, _ in known])
     final = [
-        replace(rate, adjusted=None if math.isnan(p) else p, verdict=verdict(mean, p, level))
+        replace(
+            rate,
+            adjusted=None if math.isnan(p) else p,
+            verdict="unknown" if judged.doubt else verdict(mean, p, level),
+        )
         for (rate, mean), p in zip(known, adjusted, strict=True)
     ]
     found = Aggregate(level, own, [], final)
@@ -73,13 +82,19 @@ def aggregated(data: ComparedRuns, judged: Judgements, how: Resampling, seconds:
     note = ONE_SEED if few and all(rate.seeds < 2 for rate in final) else ""
     if few and not note:
         note = "some arms have one seed: their intervals cover prompts alone"
+    if len(known) < len(every):
+        note += f"{'; ' * bool(note)}arms that answered other prompts are in no table with these"
+    if judged.doubt:
+        note += f"{'; ' * bool(note)}no verdict in words: of the judge, {judged.doubt}"
     return replace(found, measures=measures, standings=_standings(found, judged, how), note=note)
 
 
 # --- every two cells ------------------------------------------------------------------------------------------------
 
 
-def _rate(first: Cell, second: Cell, judged: Judgements, how: Resampling) -> tuple[CellRate, Mean] | None:
+def _rate(
+    first: Cell, second: Cell, judged: Judgements, how: Resampling
+) -> tuple[CellRate, Mean, frozenset[int]] | None:
     found = against(first, second, judged)
     if math.isnan(found.mean.value):
         return None
@@ -90,7 +105,7 @@ def _rate(first: Cell, second: Cell, judged: Judgements, how: Resampling) -> tup
         against=second.key, against_label=second.label, paired=found.paired,
         p_value=None if math.isnan(p) else p, adjusted=None, verdict="unknown",
     )  # fmt: skip
-    return rate, found.mean
+    return rate, found.mean, found.on
 
 
 def against(first: Cell, second: Cell, judged: Judgements) -> Found:
@@ -104,21 +119,22 @@ def against(first: Cell, second: Cell, judged: Judgements) -> Found:
         flat = [one for row in outcomes for one in row]
         if all(one is not None for one in flat) and len({one[0] for one in flat if one}) == 1:
             mean = cross_pairs([[one[1] for one in row if one] for row in outcomes], share=True)
-            return Found(mean, {}, paired=False)
+            return Found(mean, {}, paired=False, on=frozenset(one[0] for one in flat if one))
         return Found(over_seeds([]), {}, paired=False)
     seen = {seed: one for seed, pair in pairs.items() if (one := judged.outcome(*pair)) is not None}
     if not seen:
         rates = {seed: rate for seed, pair in pairs.items() if (rate := judged.rate(*pair)) is not None}
         return _of_seeds(rates, {seed: pairs[seed] for seed in rates})
     by_seed = {seed: float(np.nanmean(outcome)) for seed, (_, outcome) in seen.items()}
-    if len({k for k, _ in seen.values()}) > 1:  # each seed has prompts of its own
-        return _of_seeds(by_seed, {seed: pairs[seed] for seed in seen})
+    on = frozenset(k for k, _ in seen.values())
+    if len(on) > 1:  # each seed has prompts of its own
+        return replace(_of_seeds(by_seed, {seed: pairs[seed] for seed in seen}), on=on)
     values = np.array([outcome for _, outcome in seen.values()])
     different = {pairs[seed]: row for seed, row in zip(seen, values, strict=True)}
     if len(different) == 1:
-        return Found(over_prompts(values[0], share=True), by_seed, values[:1])
+        return Found(over_prompts(values[0], share=True), by_seed, values[:1], on=on)
     mean = crossed(values, seeds=levels(list(seen)), share=True)
-    return Found(replace(mean, seeds=len(different)), by_seed, values)
+    return Found(replace(mean, seeds=len(different)), by_seed, values, on=on)
 
 
 def _of_seeds(values: dict[str, float], made_by: Mapping[str, object], *, share: bool = True) -> Found:

@@ -11,7 +11,7 @@ from typing import Any
 
 from morlaif.evaluation import results
 from morlaif.evaluation.aggregate import Aggregate
-from morlaif.evaluation.results import SFT, ArmFacts, Estimate, Rate, RunDetails, RunResults
+from morlaif.evaluation.results import SFT, ArmFacts, Estimate, Rate, RunDetails, RunResults, Yardstick
 from morlaif.evaluation.wins import versus
 from morlaif.report.comparison.labels import RunLabels, shown
 from morlaif.report.data import read_lines, titles, words
@@ -105,6 +105,7 @@ class JudgedPair(Rate):
 
     first: str
     second: str
+    yardstick: str = ""  # by which; see `Judged.yardsticks`
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class Judged:
     """Every policy against every other, by one judge."""
 
     rates: Sequence[JudgedPair] = ()
+    others: Sequence[JudgedPair] = ()  # by other judges: in no table with `rates`
+    yardsticks: Mapping[str, Yardstick] = field(default_factory=dict)  # of both
+    doubt: str = ""  # why the judge's rates bear no verdict in words
     strengths: Mapping[str, Estimate] = field(default_factory=dict)  # by the key of a cell's first policy
     note: str = ""  # how, or why not
     hypervolume: Mapping[str, float] = field(default_factory=dict)  # by policy key

@@ -17,7 +17,7 @@ from morlaif.hardware import HardwareSettings
 from morlaif.report.comparison.charts import front
 from morlaif.report.comparison.data import ComparedRuns, load
 from morlaif.report.comparison.page import add_jobs
-from morlaif.stages.compare import CompareReads
+from morlaif.stages.compare import Asked, CompareReads
 from morlaif.stages.work import compare
 from morlaif.units.job import Job
 
@@ -31,10 +31,9 @@ pytestmark = pytest.mark.slow
 def build(made: tuple[list[dict], dict[str, Path]], out: Path, **changes) -> tuple[dict, str]:
     runs, inputs = made
     out.mkdir()
-    principles = {"helpfulness": ["helpfulness"], "empathy": ["empathy"]}
+    judges = [Asked(judge=RulesJudge(source="rules"), why_not="") for _ in runs]
     config = {
-        "runs": runs, "judge": RulesJudge(source="rules"), "judge_note": "Judged.", "why_not": "", "prompts": None,
-        "principles": principles, "confidence": 0.95, "resamples": 200, **changes,
+        "runs": runs, "judges": judges, "prompts": None, "confidence": 0.95, "resamples": 200, **changes,
     }  # fmt: skip
     hardware = HardwareSettings.model_construct(device="cpu", dtype="float32", threads=1)
     job = Job(
@@ -171,7 +170,8 @@ def interval(value: float) -> dict:
 
 @pytest.mark.usefixtures("unprinted")
 def test_without_a_judge_only_what_the_runs_know_is_shown(runs, tmp_path):
-    found, html = build(runs(), tmp_path / "out", judge=None, why_not="The judge costs money.")
+    costs = [Asked(judge=None, why_not="The judge costs money.")] * 3
+    found, html = build(runs(), tmp_path / "out", judges=costs)
     pairs = {(row["first"], row["second"]) for row in found["judged"]["rates"]}
     assert pairs == {*((f"ppo/a{k}", other) for k in range(3) for other in ("sft/5f7", "ppo/b")), ("ppo/b", "sft/5f7")}
     assert found["judged"]["strengths"] == {} and "The judge costs money." in html
@@ -189,6 +189,41 @@ def test_runs_that_answered_different_prompts_are_judged_apart(runs, tmp_path):
     found, _ = build((made, inputs), tmp_path / "out")
     assert len(found["judged"]["rates"]) == 6 and found["judged"]["strengths"] == {}
     assert "different prompts are not compared" in found["judged"]["note"]
+    assert {row["yardstick"] for row in found["judged"]["rates"]} == {*found["judged"]["yardsticks"]}
+    assert len(found["judged"]["yardsticks"]) == 2 and len(found["aggregate"]["rates"]) == 3
+    assert "in no table with these" in found["aggregate"]["note"]
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_rows_of_different_standards_share_no_table(runs, tmp_path):
+    """One run was judged by another judge: all are judged anew by one, or else its rates stay by themselves."""
+
+    def other(number, details, results):
+        if number == 2:
+            results["yardstick"] |= {"id": "z", "judge": "someone", "judge_id": "other"}
+            results["win_rate"]["multi_vs_sft"]["value"] = 0.01
+
+    made = runs(change=other)
+    asked = [Asked(judge=RulesJudge(source="rules"), why_not="")] * 2 + [Asked(judge=None, why_not="Costs.")]
+    found, _ = build(made, tmp_path / "anew", judges=asked)
+    (only,) = found["judged"]["yardsticks"].values()
+    assert only["judge"] == "human utility" and only["count"] == 40 and found["judged"]["others"] == []
+    assert len(found["judged"]["rates"]) == 10 and "Some runs had another judge" in found["judged"]["note"]
+    found, _ = build(made, tmp_path / "known", judges=[Asked(judge=None, why_not="Costs.")] * 3)
+    rates, others = found["judged"]["rates"], found["judged"]["others"]
+    assert {row["yardstick"] for row in rates} == {"y"} and {row["yardstick"] for row in others} == {"z"}
+    assert "ppo/a2" not in {row["first"] for row in rates} and "ppo/a2" in {row["first"] for row in others}
+    assert 0.01 not in [row["value"] for row in found["aggregate"]["rates"]]
+
+
+@pytest.mark.usefixtures("unprinted")
+def test_a_judge_that_knows_no_more_than_the_longer_response_bears_no_verdict(runs, tmp_path):
+    def doubtful(number, details, results):
+        details["judge"]["source"] = "hf"
+
+    found, _ = build(runs(change=doubtful), tmp_path / "out")
+    assert {rate["verdict"] for rate in found["aggregate"]["rates"]} == {"unknown"}
+    assert "not known" in found["judged"]["doubt"] and found["judged"]["doubt"] in found["aggregate"]["note"]
 
 
 @pytest.mark.parametrize(
