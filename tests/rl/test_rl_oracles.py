@@ -1,4 +1,4 @@
-"""Every estimator, normalisation, loss and aggregation against a slow version in numpy, on 1,000 random batches."""
+"""Every estimator, normalisation, loss and aggregation against a slow version in numpy, on random batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from morlaif.rl import advantages, kl, losses, masked
 from morlaif.rl.advantages import Trajectories
 from morlaif.rl.losses import Actions
 
-BATCHES = 1000
+BATCHES = 200
 EPS = 1e-4
 
 

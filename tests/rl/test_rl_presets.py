@@ -52,7 +52,7 @@ def chain(prompts, responses):
 @pytest.mark.parametrize("name", ["paper", *ALGORITHMS])
 def test_a_decision_process_with_a_known_optimum_is_solved(small, name):
     changes = {"epochs": 1} if name == "paper" else {}
-    usual = {"steps": 45, "rollouts": 256, "max_new_tokens": 2, "minibatches": 2, "optimizer.learning_rate": 7e-3}
+    usual = {"steps": 45, "rollouts": 96, "max_new_tokens": 2, "minibatches": 2, "optimizer.learning_rate": 7e-3}
     curve = solved(small, name, chain, **(usual | changes))
     assert curve[0]["reward"] < 0.2 and curve[-1]["reward"] > 0.9
 
