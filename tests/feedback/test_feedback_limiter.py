@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
+import selectors
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
-from chat_server import ChatServer
 from feedback_cases import make_pairs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,31 @@ from hypothesis import strategies as st
 from morlaif.feedback.judge import open_judge
 from morlaif.feedback.label import label_with
 from morlaif.feedback.limiter import LAG, Limiter, RateLearner, RateLimit, Stopped, duration
+
+
+class Clock(selectors.SelectSelector):
+    """Where there is nothing to do, it is the next moment at once."""
+
+    now = 1000.0
+
+    def select(self, timeout=None):
+        if not (ready := super().select(0)) and timeout:
+            self.now += timeout
+        return ready
+
+
+class Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.clock = Clock()
+        super().__init__(self.clock)
+
+    def time(self) -> float:
+        return self.clock.now
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main)
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=200), st.floats(10, 6000))
@@ -79,7 +105,7 @@ def test_the_width_doubles_each_round_and_halves_on_push_back():
         await asyncio.gather(*(work(limiter, 0.005) for _ in range(150)))
         assert 51 < limiter.width < 53.5  # one a round from here
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_the_width_stays_where_it_is_not_used():
@@ -89,7 +115,7 @@ def test_the_width_stays_where_it_is_not_used():
             await work(limiter, 0)
         assert limiter.width == 8
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_answers_that_come_ever_later_narrow_the_width_before_they_time_out():
@@ -107,7 +133,7 @@ def test_answers_that_come_ever_later_narrow_the_width_before_they_time_out():
             slow.succeeded(now() - 60)
         assert slow.width == 11
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_groups_have_as_much_room_as_requests():
@@ -135,7 +161,7 @@ def test_groups_have_as_much_room_as_requests():
             with pytest.raises(Stopped):
                 await waiting
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_never_more_in_flight_than_the_width():
@@ -160,7 +186,7 @@ def test_never_more_in_flight_than_the_width():
         assert most == 3 and now == 0
         assert await asyncio.wait_for(one(), 1) is None  # no place was lost with the cancelled
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_closed_limiter_wakes_whoever_waits():
@@ -173,7 +199,7 @@ def test_a_closed_limiter_wakes_whoever_waits():
         with pytest.raises(Stopped):
             await asyncio.wait_for(waiting, 1)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_limits_are_learnt_from_headers_unless_given():
@@ -193,50 +219,74 @@ def test_limits_are_learnt_from_headers_unless_given():
         await work(learning, 0)
         assert asyncio.get_running_loop().time() - begun >= 0.079
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_the_engine_keeps_within_a_budget(helpfulness, settings_for, tmp_path):
-    """A server that allows 40 requests a second, in any second and a half, has nothing to complain about."""
-    window, rate = 1.5, 40
-    with ChatServer() as server:
+def test_requests_keep_within_a_budget():
+    """A server that allows 40 a second, in any second and a half, has nothing to complain about."""
+    rate, sent = 40, []
 
-        def limit(n, body):
-            recent = sum(server.times[n] - t < window for t in server.times[: n + 1])
-            return (429, {"message": "slow down"}) if recent > rate * (window + LAG) + 1 else None
+    async def ask(limiter: Limiter) -> None:
+        async with limiter.slot():
+            sent.append(moment := asyncio.get_running_loop().time())
+            await asyncio.sleep(0.03 if len(sent) % 7 else 0.4)
+        limiter.succeeded(moment)
 
-        server.fault = limit
-        settings = settings_for(server, requests_per_minute=60 * rate, concurrency=32)
-        judge = open_judge(settings, ledger=tmp_path / "l", seed=0)
-        label_with(judge, make_pairs(45), lambda _: (helpfulness,))
-        assert judge.usage.waits == 0 and server.received == 90
-        reached = (len(server.times) - 2) / (server.times[-1] - server.times[1])
-        assert reached <= 1.05 * rate
+    async def main() -> None:
+        limiter = Limiter(32, 60 * rate)
+        await asyncio.gather(*(ask(limiter) for _ in range(600)))
+
+    run(main())
+    for i, moment in enumerate(sent):
+        assert sum(moment <= other < moment + 1.5 for other in sent[i:]) <= rate * (1.5 + LAG) + 1
+    assert 0.9 * rate <= (len(sent) - 1) / (sent[-1] - sent[0]) <= rate
 
 
-@pytest.mark.slow
-def test_a_rate_is_learnt_from_refusals_alone(helpfulness, settings_for, tmp_path, monkeypatch):
+def test_the_engine_asks_the_limiter_for_each_request(server, helpfulness, settings_for, tmp_path, monkeypatch):
+    made: list[tuple[Limiter, list[float]]] = []
+
+    class Counted(Limiter):
+        def __init__(self, *args, **more) -> None:
+            super().__init__(*args, **more)
+            made.append((self, []))
+
+        def slot(self, tokens: float = 0.0):
+            made[-1][1].append(tokens)
+            return super().slot(tokens)
+
+    monkeypatch.setattr("morlaif.feedback.sources.openai.Limiter", Counted)
+    settings = settings_for(server, requests_per_minute=100_000, tokens_per_minute=1e9, concurrency=32)
+    judge = open_judge(settings, ledger=tmp_path / "l", seed=0)
+    label_with(judge, make_pairs(10), lambda _: (helpfulness,))
+    ((limiter, slots),) = made
+    assert (limiter.most, limiter.requests.limit, limiter.tokens.limit) == (32, 100_000, 1e9)
+    assert len(slots) == server.received == 20 and min(slots) > 0
+
+
+def test_a_rate_is_learnt_from_refusals_alone(monkeypatch):
     """A server that takes 40 requests in any second, and says nothing but 429 with Retry-After to the 41st."""
     monkeypatch.setattr("morlaif.feedback.limiter.WINDOW", 1.0)
     taken: list[float] = []
     refusals: list[float] = []
-    with ChatServer(delay=0.005) as server:
 
-        def limit(n, body):
-            now = time.monotonic()
-            with server.lock:
-                if sum(now - t < 1.0 for t in taken) < 40:
-                    taken.append(now)
-                    return None
-                refusals.append(now)
-                oldest = min(t for t in taken if now - t < 1.0)
-            return 429, {"message": "slow down"}, {"retry-after-ms": str(1000 * (oldest + 1.0 - now))}
+    async def ask(limiter: Limiter) -> None:
+        while True:
+            async with limiter.slot():
+                sent = asyncio.get_running_loop().time()
+                recent = [moment for moment in taken if sent - moment < 1.0]
+                (taken if len(recent) < 40 else refusals).append(sent)
+                await asyncio.sleep(0.005)
+                if len(recent) < 40:
+                    return limiter.succeeded(sent)
+                limiter.pushed_back(recent[0] + 1.0 - sent, since=sent, refused=True)
 
-        server.fault = limit
-        judge = open_judge(settings_for(server, concurrency=16, logprobs="always"), ledger=tmp_path / "l", seed=0)
-        label_with(judge, make_pairs(120), lambda _: (helpfulness,))
-        assert len(taken) == 240 and judge.usage.waits == len(refusals)
-        assert len(refusals) < 40  # a burst of the whole width each time that it dares, and fewer each time
+    async def main() -> None:
+        limiter = Limiter(16)
+        await asyncio.gather(*(ask(limiter) for _ in range(240)))
+
+    run(main())
+    assert len(taken) == 240 and taken[-1] - taken[0] < 8.0
+    assert 0 < len(refusals) < 40  # a burst of the whole width each time that it dares, and fewer each time
 
 
 def test_the_estimate_of_a_server_that_counts_by_the_minute_becomes_exact():
