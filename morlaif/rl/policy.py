@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -85,6 +86,11 @@ class ActorCritic(nn.Module):
             score = getattr(critic, "score", None)
             if settings.critic.init == "pm" and isinstance(score, nn.Linear):  # go on from its own head
                 self.value_head.weight.data.copy_(score.weight.data)
+        if computed is not None:
+            # peft gives an adapter's float32 weights an input in float32, which autocast rounds back: two more copies
+            for layer in self.modules():
+                if isinstance(layer, LoraLayer):
+                    layer.cast_input_dtype_enabled = False
         self.eval()
 
     @property

@@ -253,3 +253,40 @@ def test_the_reference_of_a_whole_policy_is_narrow_and_the_same(small, architect
     assert all(p.dtype == torch.float32 for p in made.policy.parameters())
     row = small.trainer(config, made, autocast=torch.bfloat16).run().curve[0]
     assert row["kl"] == row["kl_k3"] == 0.0 and row["entropy"] > 1
+
+
+@pytest.mark.parametrize("critic", ["shared", "adapter"])
+def test_adapters_under_autocast_share_the_inputs_of_their_layers(small, critic):
+    """The same numbers as with a copy in float32 for each, to the last digit, and half of the inputs kept."""
+    found = []
+    for copies in (False, True):
+        config = small.settings(**{"policy.kind": "lora", "critic.kind": critic})
+        torch.manual_seed(3)
+        made = ActorCritic(small.llama().bfloat16(), config, computed=torch.bfloat16)
+        layers = [layer for layer in made.modules() if hasattr(layer, "cast_input_dtype_enabled")]
+        assert len(layers) == (28 if critic == "adapter" else 14)
+        for layer in layers:
+            layer.cast_input_dtype_enabled = layer.cast_input_dtype_enabled or copies
+            torch.nn.init.normal_(layer.lora_B["default"].weight)
+        kept: dict[int, torch.Tensor] = {}
+        weights = {p.untyped_storage()._cdata for p in made.parameters()}
+
+        def keep(tensor, kept=kept, weights=weights):
+            if tensor.untyped_storage()._cdata not in weights:
+                kept[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            logprobs, _, values = made(collate(PROMPTS, RESPONSES, 0, CPU))
+        (logprobs.sum() + values.sum()).backward()
+        grads = [p.grad for p in made.parameters() if p.grad is not None]
+        found.append(
+            (logprobs.detach(), values.detach(), grads, sum(t.untyped_storage().nbytes() for t in kept.values()))
+        )
+    shared, copied = found
+    assert torch.equal(shared[0], copied[0]) and torch.equal(shared[1], copied[1])
+    assert all(torch.allclose(a, b, atol=1e-2, rtol=1e-2) for a, b in zip(shared[2], copied[2], strict=True))
+    assert shared[3] < 0.95 * copied[3]
