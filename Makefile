@@ -7,13 +7,16 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE  # compiling all tests anew takes each of pytest's workers some ten seconds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real given check test lint types docs wheel lock clean
+.PHONY: help demo claims real given check test lint types docs wheel lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed  ## Run the whole pipeline on the toy world; prints where its report lies (2 to 3 minutes)
 	$(BIN)/morlaif experiment=quickstart $(ARGS)
+
+claims: $(VENV)/installed  ## Test what the papers claim on the toy world, five seeds of each arm (an hour; the same again runs what is missing)
+	$(BIN)/morlaif sweep=claims $(ARGS)
 
 real: given $(VENV)/installed  ## Run the whole pipeline on MODEL= and JUDGE= of yours and thirty example dialogues (some 20 minutes with 0.3B on two cores)
 	$(BIN)/morlaif experiment=local budget=tiny model.path=$(MODEL) judge.path=$(JUDGE) data.path=morlaif/examples/dialogues.jsonl $(ARGS)
@@ -35,6 +38,7 @@ types: $(VENV)/installed-dev  ## Check the types
 
 docs: $(VENV)/installed-dev  ## Write docs/config.md anew from the comments in conf/
 	$(BIN)/python -m morlaif.reference docs/config.md
+	$(BIN)/python -m morlaif.claims.document docs/claims.md
 
 wheel: $(VENV)/installed-dev  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

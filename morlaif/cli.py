@@ -90,9 +90,9 @@ def _fault(error: Exception) -> MachineError:
 
 
 def _main() -> int:
-    from morlaif.usage import read_flags, usage, with_judge
+    from morlaif.usage import read_flags, usage, with_claims, with_judge
 
-    words = with_judge([HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]])
+    words = with_claims(with_judge([HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]]))
     flags = read_flags(words)
     if flags.help:
         print(usage(flags.config_dir), end="")
@@ -150,6 +150,8 @@ def _answer(flags: Namespace) -> int:
         return _compare(jobs)
     if jobs[0].config.human.action is not None:
         return _human(jobs)
+    if jobs[0].config.claims.select is not None:
+        return _claims(flags, jobs)
     _check_places(jobs)
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
@@ -236,6 +238,37 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | No
         case "by mistake":
             return USER_ERROR
     return FAILURE
+
+
+def _claims(flags: Namespace, jobs: list[Composed]) -> int:
+    """`sweep=claims`: the runs that the claims need, then the table of their verdicts."""
+    from rich.console import Console
+
+    from morlaif.claim_runs import launch, prepared
+    from morlaif.pipeline.claims import Gathered, lay_down, table_of, tell
+    from morlaif.pipeline.sweep import Sweep
+    from morlaif.units.store import Store
+
+    if len(jobs) > 1:
+        raise UserError("sweep=claims runs what its claims need: give each key one value")
+    console, config, command = Console(highlight=False), jobs[0].config, _command(sys.argv[1:])
+    _check_places(jobs)
+    claimed = prepared(flags, jobs[0], _job, console)
+    if config.dry_run:
+        claimed.show(console)
+        return SUCCESS
+    runs = list(claimed.jobs.values())
+    sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in runs], command, "claims")
+    os.environ[SWEEP_VARIABLE] = sweep.name
+    try:
+        launch(runs, jobs[0], flags.config_dir, _job)
+    finally:
+        sweep.close(console)
+    tested = Gathered(claimed.known, claimed.runs, config.paths.runs, Store(config.paths.store))
+    table = table_of(tested, claimed.untested, config.claims, config.hardware, console)
+    lay_down(table, config.claims, sweep.folder, command, console)
+    tell(config.tracking, table, sweep.folder, console)
+    return {"": SUCCESS, "by mistake": USER_ERROR}.get(sweep.failed(), FAILURE)
 
 
 def _elsewhere(jobs: list[Composed]) -> bool:

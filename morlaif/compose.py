@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
 CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
 # What does not change a run's numbers is no part of its folder's name.
-OUTSIDE_RUN_NAME = ("hydra", "paths", "dry_run", "hardware", "tracking", "report", "compare", "human", "judge")
+OUTSIDE_RUN_NAME = (
+    "hydra",
+    "paths",
+    "dry_run",
+    "hardware",
+    "tracking",
+    "report",
+    "compare",
+    "human",
+    "judge",
+    "claims",
+)
 ADDED = ("arms", "extra")  # keys of the config to which presets of packages add: +extra=<option>
 MOST_JOBS = 1000  # of a sweep; more are a slip of the finger
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo
 
 from morlaif.arms import ArmsSettings, Extra
+from morlaif.claims.settings import ClaimsSettings
 from morlaif.data.settings import DataSettings
 from morlaif.errors import UserError, suggest
 from morlaif.evaluation.human.settings import HumanStudySettings
@@ -29,7 +30,7 @@ from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
 # What no page of a run shows.
-OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge"}
+OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge", "claims"}
 
 
 def _stages(value: Any, info: ValidationInfo) -> Any:
@@ -91,6 +92,7 @@ class Config(Settings):
     compare: CompareSettings
     human: HumanStudySettings
     judge: JudgePlace
+    claims: ClaimsSettings
 
     @property
     def reached(self) -> tuple[str, ...]:

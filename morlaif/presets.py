@@ -31,6 +31,7 @@ ENTRY_POINTS = "morlaif.conf"
 BUDGET = "${budget}"  # in a defaults list: the option of the group `budget`
 _LAST = re.compile(r"\$\{morlaif\.last:\$\{\.(\w+)\}\}")
 _FOLLOWS = re.compile(r"\$\{(\w+)\.(\w+)\}")
+CLAIMS = "claims"  # a folder of claims, which are no presets: `morlaif.claims` reads them
 HIDDEN = "_"  # a folder whose name begins so holds what presets inherit from; nothing in it is an option
 
 
@@ -67,7 +68,7 @@ def options(config_dir: str | None = None) -> dict[str, set[str]]:
     for place in places(config_dir):
         for file in place.rglob("*.yaml"):
             group = file.parent.relative_to(place)
-            if file.parent != place and not any(part.startswith(HIDDEN) for part in group.parts):
+            if file.parent != place and not any(part == CLAIMS or part.startswith(HIDDEN) for part in group.parts):
                 found.setdefault(group.as_posix(), set()).add(file.stem)
     return found
 

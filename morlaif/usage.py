@@ -22,6 +22,7 @@ Usage: morlaif [group=option] [key=value] …
   morlaif scalarizer=max_min principles.count=4
   morlaif -m scalarizer=linear,max_min      a sweep: every combination, upstream units shared
   morlaif sweep=scalarizers                 a sweep preset, from sweeps/
+  morlaif sweep=claims claim=<name>         what a paper claims, tested over seeds; without a name, all claims
   morlaif dry_run=true                      what would be built, what is there already, what would stop it
   morlaif stages=[pm]                       build up to the preference models and stop
   morlaif stages=[compare] compare.runs='runs/*'   one page for several finished runs
@@ -37,7 +38,9 @@ Flags: {flags}
 """
 
 # Keys below these are names of the user's: there may be none yet, and Hydra adds one with a plus.
-NAMED = re.compile(r"(arms\.definitions|eval\.policies|extra|(data|feedback|reward|eval\.judge\.engine)\.params)\.")
+NAMED = re.compile(
+    r"(arms\.definitions|eval\.policies|claims\.models|extra|(data|feedback|reward|eval\.judge\.engine)\.params)\."
+)
 VALUED = ("cfg", "package", "config_dir", "info")  # flags with a value
 
 
@@ -101,6 +104,21 @@ def with_judge(words: Sequence[str]) -> list[str]:
     if not given or not is_address(given[-1]) or any(word.startswith("judge=") for word in words):
         return list(words)
     return [*words, f"judge={'openai' if urlsplit(given[-1]).hostname == 'api.openai.com' else 'server'}"]
+
+
+def with_claims(words: Sequence[str]) -> list[str]:
+    """The words of a command line, `claim=` as what it is short for.
+
+    >>> with_claims(["claim=a,b"])
+    ['claims.select=[a,b]', 'sweep=claims']
+    """
+    short = [word for word in words if word.startswith("claim=")]
+    if not short:
+        return list(words)
+    value = short[-1].partition("=")[2]
+    chosen = value if value.startswith("[") or value == "all" else f"[{value}]"
+    made = [f"claims.select={chosen}" if word == short[-1] else word for word in words if word not in short[:-1]]
+    return made if any(word.startswith("sweep=") for word in words) else [*made, "sweep=claims"]
 
 
 def usage(config_dir: str | None) -> str:

@@ -78,6 +78,9 @@ class Mean:
             return 1.0
         if not inside(1 - LEAST):
             return LEAST
+        if len(self.parts) == 1 and not self.share:  # Student's own
+            ((variance, freedom),) = self.parts
+            return float(2 * stats.t.sf(abs(self.value - null) / math.sqrt(variance), freedom))
         # the distance from the bound is a rising function of the confidence, up to steps of the floats
         away = abs(self.value - null)
         if not (self.share and self.half_width(0.5) == 0):

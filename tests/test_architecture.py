@@ -51,7 +51,7 @@ FLOORS = (
     {"models", "toy"},
     {"feedback", "rl"},
     {"evaluation", "preference", "reward"},
-    {"report"},
+    {"claims", "report"},
     {"memory"},
     {"units"},
     {"stages"},
@@ -62,6 +62,7 @@ FLOORS = (
     {"pipeline"},
     {"compose"},
     {"mistakes"},
+    {"claim_runs"},
     {"cli"},
     {"__main__"},
 )

@@ -33,6 +33,7 @@ from morlaif.report.style import save_png, styled
 from morlaif.stages.compare import CompareJob
 from morlaif.statistics import Array, Resampling
 from morlaif.texts import write_csv
+from morlaif.units.job import Job
 
 Written = Mapping[str, tuple[list[Message], str]]  # prompt and response of one policy, by the prompt's id
 
@@ -138,7 +139,7 @@ def _judged(
     texts = {key: [answers[key][id_][1] for id_ in shared] for key in group}
     known = run.results.yardstick
     measure = measured_by(known.judge, known.judge_id, known.template, shared)
-    matrix = win_matrix(texts, prompts, _judge(job, settings, run.units), lambda a, b: frozenset((a, b)) in meet)
+    matrix = win_matrix(texts, prompts, judge_of(job, settings, run.units), lambda a, b: frozenset((a, b)) in meet)
     rates = [rate for rate in _rates(matrix, measure.id, how) if frozenset((rate.first, rate.second)) in meet]
     note = f"Judged anew, by {words(known.judge)}, on the {len(prompts)} prompts that all have answered."
     if any(one.results.yardstick.judge_id != known.judge_id for one in runs):
@@ -229,7 +230,7 @@ def _known(job: CompareJob, data: ComparedRuns, group: Sequence[str]) -> list[_G
     return made
 
 
-def _judge(job: CompareJob, settings: JudgeSettings, units: Mapping[str, str]) -> PolicyJudge:
+def judge_of(job: Job[Any, dict[str, Path]], settings: JudgeSettings, units: Mapping[str, str]) -> PolicyJudge:
     """`units`: of the run whose judge it is."""
     match settings:
         case RulesJudge():
@@ -240,7 +241,7 @@ def _judge(job: CompareJob, settings: JudgeSettings, units: Mapping[str, str]) -
             return EngineJudge(engine, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
-def _gold(job: CompareJob, units: Mapping[str, str]) -> Score:
+def _gold(job: Job[Any, dict[str, Path]], units: Mapping[str, str]) -> Score:
     from morlaif.models.load import source_of
     from morlaif.preference.bank import PreferenceBank
 

@@ -1,0 +1,47 @@
+"""From `sweep=claims` to its runs: each once, with the seeds that vary, and what cannot be tested left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from morlaif.claim_runs import claimed, compose_runs
+from morlaif.compose import compose_all, run_name
+from morlaif.errors import UserError
+from morlaif.usage import read_flags, with_claims
+
+
+def claims_of(*words: str):
+    flags = read_flags(with_claims([*words, "claims.seeds=2"]))
+    (base,), *_ = compose_all(flags)
+    return claimed(flags, base)
+
+
+@pytest.mark.slow
+def test_runs_that_claims_share_are_one():
+    made = claims_of("claim=morlaif_beats_single,principles_are_easier,both_orders_help", "ppo.steps=3")
+    compose_runs(made, {}, None)
+    assert len(made.known) == 3 and len(made.runs) == 2 * 5 and len(made.jobs) == 2 * 3
+    job = made.jobs[made.runs[next(cell for cell in made.runs if cell.arm == "single" and cell.seed == 1)]]
+    config = job.config
+    assert config.arms.select == ("rlaif",) and config.stages == ("evaluate",)
+    assert config.ppo.steps == 3, "the command's word is stronger than the sweep's size"
+    assert config.ppo.rollouts == 48, "the sweep's size of the toy world"
+    assert config.pm.seed == config.ppo.seed == 1 and config.data.seed is None
+    assert run_name(job.tree) == job.run_name and job.tree.hydra.overrides.task == job.overrides
+
+
+@pytest.mark.slow
+def test_what_has_no_place_in_a_world_is_left_out_or_refused():
+    made = claims_of("sweep=claims", "claims.vary=[pm.sed]")
+    made.known = [one for one in made.known if one.name in ("thought_helps", "flattery_is_rewarded")]
+    compose_runs(made, {}, None)
+    assert "feedback.mode" in made.untested["thought_helps"]
+    assert "claims.vary: there is no key 'pm.sed'" in made.untested["flattery_is_rewarded"]
+    with pytest.raises(UserError, match=r"claim thought_helps: unknown key 'feedback\.mode'"):
+        compose_runs(claims_of("claim=thought_helps"), {}, None)
+
+
+def test_a_claim_on_the_command_line_means_the_sweep():
+    assert with_claims(["claim=a,b", "seed=1"]) == ["claims.select=[a,b]", "seed=1", "sweep=claims"]
+    assert with_claims(["sweep=claims", "claim=[a]"]) == ["sweep=claims", "claims.select=[a]"]
+    assert with_claims(["claim=all"]) == ["claims.select=all", "sweep=claims"] and with_claims(["a=1"]) == ["a=1"]
