@@ -5,7 +5,11 @@
 
 Time is CPU time of one thread, so that other work on the machine disturbs it least. Operations are those of matrix
 products and attention, two for each multiplication with its addition; the floor of a part is its operations over the
-machine's measured matrix rate. The last table tells the kinds of kernels apart, as torch's profiler sees them.
+machine's measured matrix rate. Peaks are of anonymous memory (no libraries, no mapped files), less what imports took,
+beside what must be there: weights, gradients and moments of what learns, keys and values. The last table tells the
+kinds of kernels apart, as torch's profiler sees them. With a pretrained model and its preference models in the store:
+
+    python benchmarks/ppo/profile_step.py --steps 1 experiment=local model.path=… …
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import contextlib
 import importlib
 import statistics
 import tempfile
+import threading
 import time
 from argparse import Namespace
 from collections import defaultdict
@@ -25,6 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from morlaif.compose import look_ahead, register
+from morlaif.memory.dimensions import of_config
 from morlaif.planning.plan import plan
 from morlaif.rl import learner, trainer
 from morlaif.rl.rollout import TransformersRollout
@@ -58,10 +64,48 @@ def matrix_rate(size: int = 2048, times: int = 5) -> float:
     return best
 
 
+def anonymous() -> int:
+    """Bytes of this process's own memory that are resident."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields["RssAnon"].split()[0])
+
+
+class Peak:
+    """The most anonymous memory since the last `take`, as a thread sees it every ten milliseconds."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self.most = max(self.most, anonymous())
+            time.sleep(0.01)
+
+    def take(self) -> int:
+        most, self.most = max(self.most, anonymous()), 0
+        return most
+
+
+def needed(made: trainer.PPOTrainer) -> dict[str, float]:
+    """Bytes that no step can do without."""
+    models, s = made.engine.models, made.settings
+    held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in models.parameters()}
+    learning = sum(p.numel() for p in models.parameters() if p.requires_grad)
+    dims = of_config(models.model.config.to_dict())
+    width = max(map(len, made.prompt_ids)) + s.max_new_tokens
+    rows = min(s.rollouts, s.generation_batch_size)
+    cache = rows * dims.cached(width) * models.model.dtype.itemsize
+    return {"weights": sum(held.values()), "gradients and moments": 12.0 * learning, "keys and values": cache}
+
+
 class Parts:
     """CPU seconds and operations of each part of each step."""
 
     def __init__(self) -> None:
+        self.imported, self.peak = anonymous(), Peak()
+        self.peaks: dict[str, int] = {}
+        self.needed: dict[str, float] = {}
         self.steps: list[dict[str, float]] = []
         self.operations: dict[str, float] = {}
         self.kernels: dict[str, float] = {}
@@ -73,9 +117,12 @@ class Parts:
         with (
             FlopCounterMode(display=False, custom_mapping=ATTENTION) if self.counting else contextlib.nullcontext() as c
         ):
+            self.peak.take()
             start = time.process_time()
             yield
             row = self.steps[-1]
+            if not self.counting:
+                self.peaks[name] = max(self.peaks.get(name, 0), self.peak.take() - self.imported)
             row[name] = row.get(name, 0.0) + time.process_time() - start
         if self.counting:
             self.operations[name] = self.operations.get(name, 0.0) + c.get_total_flops()
@@ -110,6 +157,7 @@ class Parts:
             else:
                 row = step(made, number)
             self.steps[-1]["whole"] = time.process_time() - start
+            self.needed = needed(made)
             self.facts = {"tokens": row["length"] * made.settings.rollouts, "rollouts": made.settings.rollouts}
             return row
 
@@ -153,11 +201,12 @@ def main() -> None:
 
 def report(parts: Parts, steps: int, principles: int) -> None:
     rate = matrix_rate()
-    timed = parts.steps[1:steps]  # the first warms up
+    timed = parts.steps[min(1, steps - 1) : steps]  # the first of several warms up
     whole = statistics.median(row["whole"] for row in timed)
     print(f"{principles} preference models, {parts.facts['rollouts']} rollouts, {parts.facts['tokens']:.0f} tokens")
     print(f"one thread, float32: {rate / 1e9:.0f} GFLOP/s in a product of 2048 x 2048\n")
-    print("| part | CPU s | share | GFLOP | floor, s | times the floor |\n|---|--:|--:|--:|--:|--:|")
+    print("| part | CPU s | share | GFLOP | floor, s | times the floor | of the rate | peak GB |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
     names = ("sample", "score", "evaluate", "optimise")
     rest = statistics.median(row["whole"] - sum(row[name] for name in names) for row in timed)
     for name in names:
@@ -166,11 +215,17 @@ def report(parts: Parts, steps: int, principles: int) -> None:
         floor = operations / rate
         print(
             f"| {name} | {seconds:.3f} | {seconds / whole:.0%} | {operations / 1e9:.2f} | {floor:.3f} | "
-            f"{seconds / floor:.1f} |"
+            f"{seconds / floor:.1f} | {floor / seconds:.0%} | {parts.peaks[name] / 1e9:.2f} |"
         )
-    print(f"| collate, shape, log | {rest:.3f} | {rest / whole:.0%} | | | |")
+    print(f"| collate, shape, log | {rest:.3f} | {rest / whole:.0%} | | | | | |")
     total = sum(parts.operations.values())
-    print(f"| whole step | {whole:.3f} | | {total / 1e9:.2f} | {total / rate:.3f} | {whole / (total / rate):.1f} |\n")
+    print(
+        f"| whole step | {whole:.3f} | | {total / 1e9:.2f} | {total / rate:.3f} | {whole / (total / rate):.1f} | "
+        f"{total / rate / whole:.0%} | {max(parts.peaks.values()) / 1e9:.2f} |\n"
+    )
+    least = sum(parts.needed.values())
+    listed = " + ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.needed.items())
+    print(f"peak {max(parts.peaks.values()) / least:.2f} times {listed} = {least / 1e9:.2f} GB\n")
     kernels = sum(parts.kernels.values())
     print("| kernels | share |\n|---|--:|")
     for name, seconds in sorted(parts.kernels.items(), key=lambda item: -item[1]):

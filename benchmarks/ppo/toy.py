@@ -1,9 +1,12 @@
 """The toy world's PPO before and after a change, three seeds each: true reward, KL and time; learning curves.
 
-    python benchmarks/ppo/toy.py build --seeds 0 1 2                             the units that ppo needs
-    python benchmarks/ppo/toy.py run FOLDER/now --seeds 0 1 2 [key=value …]      one result for each seed
+    python benchmarks/ppo/toy.py build [key=value …] --seeds 0 1 2                 the units that ppo needs
+    python benchmarks/ppo/toy.py run FOLDER/now [key=value …] --seeds 0 1 2        one result for each seed
     python benchmarks/ppo/toy.py run FOLDER/before --python OTHER/bin/python …   the same by another checkout
     python benchmarks/ppo/toy.py plot docs/ppo-toy.png FOLDER/before FOLDER/now
+    python benchmarks/ppo/toy.py bands docs/ppo-seeds.png FOLDER/before FOLDER/now   mean and interval over seeds
+
+`--vary ppo.seed` varies that alone, so that all seeds learn from the same preference models: `build` then needs one.
 
 Time is CPU time of one thread, so that other work on the machine disturbs it little. True reward is the mean of the toy
 judge's scores over the principles, on held-out prompts at the end and on the rollouts along the way.
@@ -28,7 +31,7 @@ def build(args: argparse.Namespace) -> None:
             args.python,
             "-m",
             "morlaif",
-            f"seed={seed}",
+            f"{args.vary}={seed}",
             "arms.select=[morlaif]",
             "stages=[weigh]",
             *args.overrides,
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for seed in args.seeds:
         result = args.folder / f"{seed}.json"
-        command = [args.python, str(HERE / "toy_unit.py"), str(result), f"seed={seed}", *args.overrides]
+        command = [args.python, str(HERE / "toy_unit.py"), str(result), f"{args.vary}={seed}", *args.overrides]
         subprocess.run(command, check=True, env=environment)
         print(row(f"{args.folder.name}, seed {seed}", json.loads(result.read_text())))
 
@@ -85,6 +88,57 @@ def plot(args: argparse.Namespace) -> None:
     figure.savefig(args.png, dpi=130)
 
 
+PANELS = {
+    "utility": "utility of the rollouts",
+    "kl": "KL to SFT, nats a response",
+    "explained_variance": "explained variance",
+}
+
+
+def bands(args: argparse.Namespace) -> None:
+    """Mean over seeds and its 95 % t-interval, of each step, and of the policies that the runs leave."""
+    import matplotlib
+    import numpy as np
+    from scipy.stats import t
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over the first axis, and half the width of its interval."""
+        n = len(values)
+        return values.mean(0), t.ppf(0.975, n - 1) * values.std(0, ddof=1) / n**0.5
+
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(10.5, 3.3), layout="constrained")
+    print("| | seeds | utility gained over SFT | KL, nats | explained variance after a third | at the end |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for folder, colour in zip(args.folders, ("#0072b2", "#d55e00", "#009e73", "#777777"), strict=False):
+        runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        for axes, (key, label) in zip(panels, PANELS.items(), strict=True):
+            curves = np.array([[step[key] for step in run["curve"] if key in step] for run in runs])
+            if not curves.size:
+                continue
+            steps = range(1, curves.shape[1] + 1)
+            middle, half = interval(curves)
+            axes.plot(steps, middle, color=colour, label=folder.name)
+            axes.fill_between(steps, middle - half, middle + half, color=colour, alpha=0.2, linewidth=0)
+            axes.set(xlabel="PPO step", title=label)
+            if key == "explained_variance":
+                axes.axhline(0, color="#777777", linewidth=0.8, linestyle=":")
+                axes.set_ylim(bottom=max(-1, curves.min() - 0.05))
+        gains = np.array([statistics.fmean(run["utility_gain"]) for run in runs])
+        kl = np.array([run["kl"] for run in runs])
+        third = [run["curve"][-(-len(run["curve"]) // 3) - 1].get("explained_variance") for run in runs]
+        last = [run["curve"][-1].get("explained_variance") for run in runs]
+        shown = [f"{middle:.2f} ± {half:.2f}" for middle, half in (interval(gains), interval(kl))]
+        shown += ["–" if None in values else f"{min(values):.2f} to {max(values):.2f}" for values in (third, last)]
+        print(f"| {folder.name} | {len(runs)} | {' | '.join(shown)} |")
+    panels[0].legend(frameon=False)
+    args.png.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.png, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -93,13 +147,15 @@ def main() -> None:
         if name == "run":
             command.add_argument("folder", type=Path)
         command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+        command.add_argument("--vary", default="seed", help="the key that a seed is given to: seed, or ppo.seed")
         command.add_argument("--python", default=sys.executable)
         command.add_argument("overrides", nargs="*")
         command.set_defaults(action=action)
-    command = commands.add_parser("plot")
-    command.add_argument("png", type=Path)
-    command.add_argument("folders", type=Path, nargs="+")
-    command.set_defaults(action=plot)
+    for name, action in (("plot", plot), ("bands", bands)):
+        command = commands.add_parser(name)
+        command.add_argument("png", type=Path)
+        command.add_argument("folders", type=Path, nargs="+")
+        command.set_defaults(action=action)
     args = parser.parse_args()
     args.action(args)
 

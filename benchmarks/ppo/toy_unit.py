@@ -1,4 +1,5 @@
-"""Build the ppo unit of a toy run in this process, timed; its policy and its rollouts judged by the toy world's truth.
+"""Build the ppo unit of a toy run in this process, timed; its policy and its rollouts judged by the toy world's truth:
+the mean true score over the principles, and the hidden utility of that world's humans, in log-odds.
 
     python toy_unit.py RESULT.json [key=value …]
 
@@ -16,6 +17,7 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from morlaif.compose import look_ahead, register
@@ -25,8 +27,13 @@ from morlaif.evaluation.policies import respond
 from morlaif.models.load import load_policy
 from morlaif.planning.plan import plan
 from morlaif.preference.bank import PreferenceBank
+from morlaif.toy.world import human_utility
 from morlaif.units.job import Job, gather
 from morlaif.units.store import Store
+
+
+def utilities(prompts, responses) -> np.ndarray:
+    return np.array([human_utility(*row) for row in zip(prompts, responses, strict=True)], dtype=float)
 
 
 def main() -> None:
@@ -51,7 +58,8 @@ def main() -> None:
 
     def progress(step, total, metrics):
         if step > len(rows) and "reward" in metrics:
-            rows.append({"cpu": time.process_time() - cpu, "kl": metrics["kl"], "asked": len(seen) - 1})
+            known = {key: metrics[key] for key in ("reward", "kl", "explained_variance") if key in metrics}
+            rows.append({"cpu": time.process_time() - cpu, **known})
 
     build = importlib.import_module("morlaif.stages.work.ppo").build
     with tempfile.TemporaryDirectory() as folder:
@@ -68,14 +76,15 @@ def main() -> None:
         wall, cpu_all = time.perf_counter() - wall, time.process_time() - cpu
         held_out = {prompt_id(e.messages): e.messages for e in load_split(inputs["data"], "eval")}
         prompts = list(held_out.values())[: config.eval.prompts]
-        finals = {}
+        finals, wanted = {}, {}
         for name, policy in (("sft", inputs["sft"]), ("policy", out)):
             made = respond(partial(load_policy, policy), prompts, config.eval, seed=0)
             finals[name] = true_scores(prompts, made.texts, truth)
+            wanted[name] = utilities(prompts, made.texts)
     rollouts = config.ppo.rollouts
     steps = [call for call in seen if len(call[1]) == rollouts]
     curve = [
-        {"cpu": row["cpu"], "kl": row["kl"], "true": float(true_scores(*call, truth).mean())}
+        {**row, "true": float(true_scores(*call, truth).mean()), "utility": float(utilities(*call).mean())}
         for row, call in zip(rows, steps, strict=False)
     ]
     result.write_text(
@@ -83,6 +92,8 @@ def main() -> None:
             {
                 "overrides": overrides, "wall": wall, "cpu": cpu_all, "curve": curve, "kl": rows[-1]["kl"],
                 "sft": float(finals["sft"].mean()), "true": float(finals["policy"].mean()),
+                "utility": {name: float(values.mean()) for name, values in wanted.items()},
+                "utility_gain": (wanted["policy"] - wanted["sft"]).tolist(),
                 "standard_error": float(finals["policy"].mean(1).std() / len(prompts) ** 0.5),
             }
         )
