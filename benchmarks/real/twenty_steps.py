@@ -40,7 +40,8 @@ SETTINGS = [
     "weights.prompts=32", "weights.max_prompt_tokens=32", "weights.max_new_tokens=24",
     "ppo=rloo", "ppo.steps=20", "ppo.rollouts=16", "ppo.minibatches=2", "ppo.max_prompt_length=32",
     "ppo.max_new_tokens=24", "ppo.optimizer.learning_rate=3e-4", "ppo.eval_every=0",
-    "ppo.eval_prompts=32", "ppo.samples=32", "ppo.checkpoint_every=1", "eval.prompts=60", "eval.max_prompt_tokens=32", "eval.max_new_tokens=24",
+    "ppo.eval_prompts=32", "ppo.samples=32", "ppo.checkpoint_every=1",
+    "eval.prompts=60", "eval.max_prompt_tokens=32", "eval.max_new_tokens=24",
 ]  # fmt: skip
 
 
