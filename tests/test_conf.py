@@ -65,6 +65,7 @@ def test_a_key_is_explained_where_it_is_first_given(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_run_names_are_stable_and_leave_out_what_changes_no_number():
     name = run_name(composed())
     assert name.startswith("quickstart-")

@@ -187,6 +187,7 @@ def test_a_missing_file_is_one_line(tmp_path):
         Hashes(None).of([tmp_path / "gone"])
 
 
+@pytest.mark.slow
 def test_hashing_imports_nothing_heavy():
     code = "import sys, morlaif.models.fingerprint; print({'torch', 'huggingface_hub'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

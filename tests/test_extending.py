@@ -40,6 +40,7 @@ def test_an_installed_package_brings_its_presets(plugin):
     assert "It offers adapter, brief, dr_grpo, gdpo, grpo, median, paper, " in told("ppo=5")
 
 
+@pytest.mark.slow
 def test_a_folder_brings_its_presets():
     assert told(f"--config-dir {CONF} ppo=brief") == ""
     assert "Did you mean 'brief'?" in told(f"--config-dir {CONF} ppo=breif")

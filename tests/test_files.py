@@ -115,6 +115,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSON, ascii_only=st.booleans())
 def test_whatever_was_written_is_read(tmp_path, value, ascii_only):

@@ -76,6 +76,7 @@ def test_a_dialogue_that_the_template_refuses_is_named_by_its_line(tmp_path):
         assert template_refuses(tmp_path)([said]) is None
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch():
     code = (
         "import sys, morlaif.data.check; assert not {'torch', 'transformers', 'datasets', 'jinja2'} & set(sys.modules)"

@@ -443,6 +443,7 @@ def test_hh_rlhf(hh_folder, slice_):
     assert exact > 0.8 * len(rendered), "but for white space at the edges of turns, the dialogues are as they were"
 
 
+@pytest.mark.slow
 def test_loading_needs_no_torch():
     import subprocess
     import sys

@@ -175,6 +175,7 @@ def test_what_a_plan_knows_and_what_a_run_finds(server, pairs, helpfulness, sett
         run(pairs[:2], helpfulness, settings_for(server, served=""), ledger)
 
 
+@pytest.mark.slow
 def test_a_server_that_loads_is_waited_for_where_that_helps(server, settings_for, ledger):
     server.told["/v1/models"] = (503, {"error": {"message": "Loading model"}})
     heard: list[str] = []
@@ -242,6 +243,7 @@ def test_a_restart_in_the_middle(survive, other, helpfulness, pairs, settings_fo
             server.close()
 
 
+@pytest.mark.slow
 def test_what_one_unit_has_reached_another_waits_for(helpfulness, pairs, settings_for, ledger):
     """A unit that has not reached the server itself gives it as long as one that has."""
     server = ChatServer()

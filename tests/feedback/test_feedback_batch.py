@@ -91,6 +91,7 @@ def test_files_keep_within_the_limits(run, live, pairs, limit, files):
             assert max(open_at_once) / 3 <= limit["max_enqueued_tokens"]
 
 
+@pytest.mark.slow
 def test_a_run_can_stop_and_a_later_one_collects(run, live, pairs, tmp_path):
     with BatchServer(looks=10**9) as server:
         with pytest.raises(UserError, match=r"under way \(batch0\).*wait=0.05 s is over.*Run the same command later"):
@@ -121,6 +122,7 @@ def test_a_batch_that_never_arrived_is_sent_again(run, pairs, tmp_path):
             assert not ledger.on_its_way(b"k" * 16)
 
 
+@pytest.mark.slow
 def test_lines_that_expired_or_failed_in_passing_are_sent_again_and_only_they(run, live, pairs):
     def fate(n, body):
         return {3: "expired", 7: "server", 20: "expired", 61: "server"}.get(n)

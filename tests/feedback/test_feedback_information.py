@@ -133,6 +133,7 @@ def test_one_loud_line_after_the_first_pairs_and_none_again_at_the_end(principle
     assert "feedback.stop_if" in said and "\n" not in said
 
 
+@pytest.mark.slow
 def test_the_toy_judge_is_never_suspected(rules):
     from morlaif.data.records import Pair
     from morlaif.feedback.label import label_with

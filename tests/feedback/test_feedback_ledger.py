@@ -87,6 +87,7 @@ def test_arrow_batches(tmp_path):
     assert [row["model"] for row in rows] == ["m0", "m1", "m0", "m1", "m0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.0, 0.05])
 def test_nothing_that_was_reported_as_written_is_lost_in_a_kill(tmp_path, moment):
     process = writer(tmp_path / "l", 0, 10**9)
@@ -104,6 +105,7 @@ def test_nothing_that_was_reported_as_written_is_lost_in_a_kill(tmp_path, moment
         assert sqlite3.connect(tmp_path / "l").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
 def test_several_processes_write_at_once(tmp_path):
     processes = [writer(tmp_path / "l", 150 * n, 150 * n + 150) for n in range(3)]
     for process in processes:
@@ -167,6 +169,7 @@ def filled(path, rows: int = 300):
     return path
 
 
+@pytest.mark.slow
 def test_a_locked_ledger_names_who_may_hold_it(tmp_path, monkeypatch):
     monkeypatch.setattr("morlaif.feedback.sqlite.PATIENCE", 0.2)
     path = filled(tmp_path / "l")

@@ -251,6 +251,7 @@ def test_what_is_no_address(url, said, server, settings_for):
         settings_for(server, base_url=url)
 
 
+@pytest.mark.slow
 def test_looking_needs_neither_torch_nor_a_client():
     heavy = "{'torch', 'openai', 'httpx2', 'numpy'}"
     code = f"import sys, morlaif.feedback.reach; print(sorted({heavy} & set(sys.modules)))"

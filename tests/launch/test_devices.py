@@ -45,6 +45,7 @@ def test_no_gpu_is_none(monkeypatch):
     assert gpus() == []
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_get_a_gpu_each_and_a_third_waits(two_gpus, tmp_path):
     before = os.environ["CUDA_VISIBLE_DEVICES"]
     third: list[str | None] = []

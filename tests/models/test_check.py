@@ -291,6 +291,7 @@ def test_an_adapter_chooses_no_code(tmp_path, changes, pattern):
     assert "python -m morlaif.models.convert" in line
 
 
+@pytest.mark.slow
 def test_checking_imports_neither_torch_nor_transformers(folder):
     code = (
         "import sys; from morlaif.models.check import folder_problems as f; "

@@ -155,6 +155,7 @@ def test_a_stop_string_of_several_bytes_is_found_across_tokens(tokenizer):
     assert ends.text(row) == "so " and not ends.ended(row[:-1])
 
 
+@pytest.mark.slow
 def test_sampling_is_deterministic_given_the_generator(tokenizer):
     model, prompts = build("gpt2", tokenizer), prompts_of(tokenizer, 9)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from composed import config
 from rich.console import Console
 
@@ -22,6 +23,7 @@ def rows(*overrides: str) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in lines if line}
 
 
+@pytest.mark.slow
 def test_a_language_model_that_judges_policies_has_a_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = ("eval=default", "eval.prompts=10", "eval.agreement=7")
@@ -31,6 +33,7 @@ def test_a_language_model_that_judges_policies_has_a_row(tmp_path, monkeypatch):
     assert int(both["evaluate"][2]) > int(one["evaluate"][2]) > 0  # requests
 
 
+@pytest.mark.slow
 def test_several_units_are_summed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = rows("eval=default", "feedback=openai", "principles.count=2", "arms.select=[morlaif]")
@@ -38,6 +41,7 @@ def test_several_units_are_summed(tmp_path, monkeypatch):
     assert len(asked) == 3 and table["in"][:2] == ["all", f"{sum(asked):,}"]
 
 
+@pytest.mark.slow
 def test_a_judge_that_runs_here_costs_tokens_and_no_dollars(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "judge").mkdir()

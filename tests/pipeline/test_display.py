@@ -96,6 +96,7 @@ def test_steps_of_a_cache_are_no_rate():
     assert "step 50,000 of 60,000, 2,000 a second, 5.0 s to go" in beat.line(30.6)
 
 
+@pytest.mark.slow
 def test_the_clock_runs_beside_the_work(monkeypatch):
     """In a process that builds the unit itself, which says nothing meanwhile."""
     monkeypatch.setattr(display_module, "EVERY", 0.0)

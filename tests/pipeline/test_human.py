@@ -151,6 +151,7 @@ def test_a_comparison_reads_what_people_answered(finished, tmp_path):
     assert not [key for key in compare._reads(run)["config"] if key.startswith("human")]
 
 
+@pytest.mark.slow
 def test_people_are_in_no_digest(tmp_path):
     plain, rated = composed(), composed("human=export", "human.prompts=7", "human.seed=9")
     assert rated.config.human.action == "export" and rated.config.human.prompts == 7

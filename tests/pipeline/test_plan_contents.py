@@ -131,6 +131,7 @@ def test_the_source_of_a_user_s_function_counts(module, file):
         assert before["ppo/morlaif"] != after["ppo/morlaif"] and before["sft"] == after["sft"]
 
 
+@pytest.mark.slow
 def test_hub_ids_count_by_their_commit_and_that_commit_is_loaded(monkeypatch):
     commits = {"org/model": "a" * 40, "org/judge": "b" * 40, "org/other": "c" * 40, "org/data": "d" * 40}
     asked: list[str] = []

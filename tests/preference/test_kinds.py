@@ -43,6 +43,7 @@ def test_models_that_exist_already(pm_settings) -> None:
     assert kind.footprint.lora is None and kind.joint == 1
 
 
+@pytest.mark.slow
 def test_asking_imports_no_torch() -> None:
     code = f"""
 import sys

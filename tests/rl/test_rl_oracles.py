@@ -135,6 +135,7 @@ def test_whitening_over_tokens_and_over_responses():
         assert padding_is_zero(found, d.mask)
 
 
+@pytest.mark.slow
 def test_no_sign_of_a_grouped_advantage_turns():
     """Over tokens some do, for the mean of the tokens is that of the long responses."""
     turned = 0

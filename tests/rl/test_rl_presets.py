@@ -28,6 +28,7 @@ def arms(prompts, responses):
     return torch.stack([0.7 * pay, 0.3 * pay], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_two_armed_bandit_is_solved(small, name):
     curve = solved(small, name, arms, max_new_tokens=1)

@@ -53,6 +53,7 @@ def test_two_ranks_make_the_trajectory_of_one(name, tmp_path):
     assert found[0][3] == best
 
 
+@pytest.mark.slow
 def test_a_move_of_the_weights_is_more_than_the_tolerance(tmp_path):
     """The comparison above can fail: two runs of other seeds differ by far more."""
     config = small_ppo.settings(steps=2, **{"optimizer.learning_rate": 1e-3})
@@ -78,6 +79,7 @@ def share(keep: str) -> list[tuple[int, int]]:
     return seen, len(rows), with_rows
 
 
+@pytest.mark.slow
 def test_each_rank_does_its_share_and_the_first_alone_writes(tmp_path):
     found = processes.run(share, str(tmp_path / "keep"), folder=tmp_path, ranks=2)
     assert [seen for seen, _, _ in found] == [[(7, 7)], [(6, 6)]]
@@ -102,6 +104,7 @@ def give_up(keep: str) -> str:
     return "it went on"
 
 
+@pytest.mark.slow
 def test_a_reward_that_gives_up_on_one_rank_ends_all(tmp_path):
     found = processes.run(give_up, str(tmp_path / "keep"), folder=tmp_path, ranks=2)
     assert found == ["no money", "no money"]
@@ -127,6 +130,7 @@ def halt(keep: str) -> None:
         return
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_ranks_resumes_on_one(tmp_path):
     _, curve, weights = resume(str(tmp_path / "unbroken"))
     processes.run(halt, str(tmp_path / "keep"), folder=tmp_path / "a", ranks=2)
@@ -143,6 +147,7 @@ def too_many() -> str:
     return f"accepted on {ranks.count()}"
 
 
+@pytest.mark.slow
 def test_more_processes_than_rows_are_reported(tmp_path):
     found = processes.run(too_many, folder=tmp_path, ranks=2)
     assert all("use fewer minibatches or more rollouts" in text for text in found)

@@ -62,6 +62,7 @@ def test_zero_reward_with_a_perfect_critic_leaves_the_policy_still(small):
 # --- invariances ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"critic.kind": "shared"}, {"policy.kind": "lora", "critic.kind": "adapter"}])
 def test_the_first_forward_serves_evaluation_and_learning_alike(small, change, monkeypatch):
     """One forward fewer a step, and the same run as with one for each of them."""

@@ -77,6 +77,7 @@ def test_a_function_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         resolve(make("my_rules.softer", slope="steep"))
 
 
+@pytest.mark.slow
 def test_resolving_imports_no_torch() -> None:
     code = f"""
 import sys

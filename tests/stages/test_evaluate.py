@@ -158,6 +158,7 @@ def made(inputs, tmp_path_factory):
     return run(inputs, tmp_path_factory.mktemp("evaluate") / "out")
 
 
+@pytest.mark.slow
 def test_results_have_the_promised_shape(made):
     results = made["results"]
     assert set(results["pm_accuracy"]) == set(PRINCIPLES)

@@ -82,6 +82,7 @@ def test_joint_units_share_their_requests_and_report_the_halo(responded, princip
         assert len(labels) == 20 and min(labels["p_first"]) > 0
 
 
+@pytest.mark.slow
 def test_pair_by_pair_the_first_unit_asks_for_all(responded, principles):
     with ChatServer() as server:
         config = settings(server, order="pair")

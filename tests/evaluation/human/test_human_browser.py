@@ -74,6 +74,7 @@ def browse(page: Path, profile: Path, width: int) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_rater_answers_comes_back_and_saves(study, tmp_path, width):
     page = tmp_path / "form.html"
@@ -98,6 +99,7 @@ def test_a_rater_answers_comes_back_and_saves(study, tmp_path, width):
     assert all(r.seconds >= 0 for r in by_json.values())
 
 
+@pytest.mark.slow
 def test_each_rater_has_an_order_of_their_own(study, tmp_path):
     """The same name has the same order everywhere, whatever its case."""
     script = """
