@@ -36,7 +36,7 @@ commit=${COMMIT:-$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unk
 printf '{"device": "%s", "commit": "%s", "date": "%s"}\n' "${gpu:-a CPU}" "$commit" "$(date -u +%F)" >"$out/run.json"
 status=0
 if [ "$what" = smoke ] || [ "$what" = all ]; then
-  [ "$what" = all ] && rest=${FIGURES_SECONDS:-$([ -n "$gpu" ] && echo 330 || echo 120)} || rest=0
+  [ "$what" = all ] && rest=${FIGURES_SECONDS:-$([ -n "$gpu" ] && echo 290 || echo 120)} || rest=0
   checks=${CHECKS:-$([ "$what" = all ] && [ -n "$gpu" ] && "$python" "$root/benchmarks/gpu/smoke.py" --list-without-shapes)}
   "$python" "$root/benchmarks/gpu/smoke.py" "$out" --seconds "$(left "$rest")" ${checks:+--only $checks} || status=1
 fi
