@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from morlaif import ranks
 from morlaif.errors import UserError
 from morlaif.models.head import Head, head_of, last_states
 from morlaif.models.layers import disable_dropout, trunk_of
@@ -86,7 +87,7 @@ class ActorCritic(nn.Module):
             score = getattr(critic, "score", None)
             if settings.critic.init == "pm" and isinstance(score, nn.Linear):  # go on from its own head
                 self.value_head.weight.data.copy_(score.weight.data)
-        if computed is not None:
+        if computed is not None and ranks.count() == 1:  # DeepSpeed's forward is under no autocast
             # peft gives an adapter's float32 weights an input in float32, which autocast rounds back: two more copies
             for layer in self.modules():
                 if isinstance(layer, LoraLayer):
