@@ -194,8 +194,10 @@ def over_seeds(values: Sequence[float] | Array, *, seeds: Sequence[Seed] | None 
     x = np.asarray(values, dtype=float)
     known = ~np.isnan(x)
     x, seeds = x[known], seeds and [seed for seed, kept in zip(seeds, known, strict=True) if kept]
-    if x.size < 2:
-        return Mean(float(x[0]), (), 1, 0, "none", share) if x.size else NO_MEAN
+    if x.size == 0:
+        return NO_MEAN
+    if np.ptp(x) == 0:  # one seed, or all alike: how far another would be off cannot be known
+        return Mean(float(x[0]), (), x.size, 0, "none", share)
     return Mean(float(x.mean()), tuple(_seed_parts(x, seeds)), x.size, 0, "seeds", share)
 
 

@@ -61,6 +61,7 @@ MEASURES = {
     "usd": "dollars for labels",
 }
 UP = frozenset({"win_rate", "length_controlled", "objective_accuracy"})  # more is better
+COUNTS = frozenset({"length", "kl", "seconds", "usd"})  # never below zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +77,8 @@ class CellRate(SeedEstimate):
 
     def turned(self, against: Cell) -> CellRate:
         """The same seen from the other side, `against`."""
-        t, bootstrap = (one and _turned(one) for one in (self.t, self.bootstrap))
-        other = _turned(self)
+        t, bootstrap = (one and turned(one) for one in (self.t, self.bootstrap))
+        other = turned(self)
         return replace(
             self, value=other.value, low=other.low, high=other.high,
             cell=against.key, label=against.label, arm=against.arm, setting=against.setting,
@@ -87,7 +88,8 @@ class CellRate(SeedEstimate):
         )  # fmt: skip
 
 
-def _turned(rate: Estimate) -> Estimate:
+def turned(rate: Estimate) -> Estimate:
+    """A rate as the other side sees it."""
     value, low, high = (None if x is None else 1 - x for x in (rate.value, rate.high, rate.low))
     return Estimate(value, low, high, rate.n)
 
@@ -124,6 +126,17 @@ class Aggregate:
             if (one.cell, one.against) == (second, first):
                 return one.turned(next(cell for cell in self.cells if cell.key == first))
         return None
+
+    def over(self, cell: Cell, arm: str) -> CellRate | None:
+        """The win rate of a cell over the cell of `arm` that shares most seeds, and then most settings, with it."""
+        others = [one for one in self.cells if one.arm == arm and one.key != cell.key]
+        others.sort(key=lambda one: (-len(one.policies.keys() & cell.policies.keys()), -_alike(one, cell)))
+        rates = (self.rate(cell.key, one.key) for one in others)
+        return next((rate for rate in rates if rate is not None), None) if cell.arm != arm else None
+
+
+def _alike(first: Cell, second: Cell) -> int:
+    return len(first.setting.items() & second.setting.items())
 
 
 def verdict(mean: Mean, adjusted: float, confidence: float, null: float = 0.5) -> Verdict:

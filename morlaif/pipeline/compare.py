@@ -22,13 +22,13 @@ from morlaif.evaluation.results import LAYOUT
 from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
-from morlaif.pipeline.display import Display
+from morlaif.pipeline.display import Display, plain_table
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.stages.compare import STAGE, Asked, CompareReads
 from morlaif.stages.known import NAMES
-from morlaif.texts import say
+from morlaif.texts import add_row, say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
 from morlaif.units.execute import execute
@@ -41,6 +41,11 @@ _UNREAD = {*NAMES} - {"evaluate", "ppo", "sft"}  # stages whose artifacts no com
 _CONFIG = {  # keys that it reads of a run's config
     "paths.store": str, "seed": int, "eval.judge": dict, "eval.confidence": float, "eval.resamples": int,
 }  # fmt: skip
+
+
+# Columns of the leaderboard that a terminal has room for, and whether it has for their intervals.
+_TOLD = {"rank": True, "arm": True, "seeds": True, "win rate over SFT": True, "length-controlled": False,
+         "KL, nats": False, "tokens": False}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -281,9 +286,26 @@ def compare(
     write_whole(out / PAGE, add_jobs((stored / PAGE).read_text(encoding="utf-8"), jobs, command))
     numbers = read_json(stored / "comparison.json", "a comparison's numbers", of=dict, failure=Damaged)
     write_whole(out / "comparison.json", json.dumps({"jobs": jobs, **numbers}, indent=1, ensure_ascii=False))
-    say(console, numbers["summary"])
+    _say_standing(numbers, console)
     say(console, f"comparison: {out / PAGE}  ({state}, {time.monotonic() - started:.1f} s)")
     return out / PAGE
+
+
+def _say_standing(numbers: Mapping[str, Any], console: Console) -> None:
+    """The leaderboard, every comparison with a verdict, and what the intervals are over."""
+    heads, rows = numbers["leaderboard"]["heads"], numbers["leaderboard"]["rows"]
+    if rows:
+        shown = [k for k, head in enumerate(heads) if head in _TOLD]
+        table = plain_table(*(heads[k] for k in shown))
+        table.columns[1].overflow = "fold"
+        for row in rows:
+            add_row(table, *(row[k] if _TOLD[heads[k]] else row[k].partition(" [")[0] for k in shown))
+        console.print()
+        console.print(table)
+        console.print()
+    say(console, numbers["summary"])
+    if note := numbers["aggregate"]["note"]:
+        say(console, f"{note[0].upper()}{note[1:]}.")
 
 
 def _build(

@@ -62,7 +62,7 @@ def heatmap(
 ) -> Figure:
     """A square for each two of `names`: what it says, and from −1 (orange) to 1 (blue) how it is coloured."""
     count = len(names)
-    made, ((axes,),) = figure(WIDTH * 0.98)
+    made, ((axes,),) = figure(min(WIDTH * 0.98, 1.2 + 0.42 * count))  # few names: few squares, not large ones
     for i in range(count):
         for j in range(count):
             if (i == j and not diagonal) or (shown := cell(i, j)) is None:
@@ -91,8 +91,8 @@ def multiples(titles: Sequence[str], columns: int = 3, **options: Any) -> tuple[
         panel.set_visible(place < len(titles))
         if place < len(titles):
             panel.set_title(titles[place], fontsize=8, loc="left", pad=3)
-        panel.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-        panel.yaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=2))
+        panel.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
         panel.tick_params(labelcolor=PALETTE.muted, labelsize=7)
     made.supxlabel("PPO step", fontsize=8.5, color=PALETTE.muted)
     return made, iter(panels[: len(titles)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy import stats
 
-from morlaif.evaluation.aggregate import Aggregate, Cell, CellRate, SeedEstimate, Standing, verdict
+from morlaif.evaluation.aggregate import COUNTS, UP, Aggregate, Cell, CellRate, SeedEstimate, Standing, turned, verdict
 from morlaif.evaluation.bradley_terry import pooled
 from morlaif.evaluation.matrix import WinMatrix
 from morlaif.evaluation.results import SFT, Estimate
@@ -40,7 +41,7 @@ class Judgements:
     """Every verdict, as the judge of the comparison gave it; without one, what the runs themselves know."""
 
     matrices: Sequence[WinMatrix] = ()  # policies by key; each of other prompts
-    known: Mapping[tuple[str, str], float] = field(default_factory=dict)  # win rates of runs, by policies' keys
+    known: Mapping[tuple[str, str], Estimate] = field(default_factory=dict)  # win rates of runs, by policies' keys
     doubt: str = ""  # why they bear no verdict in words
 
     def outcome(self, first: str, second: str) -> tuple[int, Array] | None:
@@ -51,11 +52,9 @@ class Judgements:
                 return None if np.isnan(found).all() else (k, found)
         return None
 
-    def rate(self, first: str, second: str) -> float | None:
-        if (first, second) in self.known:
-            return self.known[first, second]
+    def rate(self, first: str, second: str) -> Estimate | None:
         other = self.known.get((second, first))
-        return None if other is None else 1 - other
+        return self.known.get((first, second)) or (other and turned(other))
 
 
 def aggregated(data: ComparedRuns, judged: Judgements, how: Resampling, seconds: Mapping[str, float]) -> Aggregate:
@@ -95,7 +94,7 @@ def aggregated(data: ComparedRuns, judged: Judgements, how: Resampling, seconds:
 def _rate(
     first: Cell, second: Cell, judged: Judgements, how: Resampling
 ) -> tuple[CellRate, Mean, frozenset[int]] | None:
-    found = against(first, second, judged)
+    found = against(first, second, judged, how)
     if math.isnan(found.mean.value):
         return None
     p = found.mean.p_value(0.5)
@@ -108,7 +107,7 @@ def _rate(
     return rate, found.mean, found.on
 
 
-def against(first: Cell, second: Cell, judged: Judgements) -> Found:
+def against(first: Cell, second: Cell, judged: Judgements, how: Resampling) -> Found:
     """Seed by seed where both have one; else each policy of the one against each of the other."""
     shared = [seed for seed in first.policies if seed in second.policies]
     pairs = {seed: (first.policies[seed], second.policies[seed]) for seed in shared}
@@ -124,7 +123,10 @@ def against(first: Cell, second: Cell, judged: Judgements) -> Found:
     seen = {seed: one for seed, pair in pairs.items() if (one := judged.outcome(*pair)) is not None}
     if not seen:
         rates = {seed: rate for seed, pair in pairs.items() if (rate := judged.rate(*pair)) is not None}
-        return _of_seeds(rates, {seed: pairs[seed] for seed in rates})
+        values_of = {seed: rate.value for seed, rate in rates.items() if rate.value is not None}
+        found = _of_seeds(values_of, {seed: pairs[seed] for seed in values_of})
+        alone = next(iter(rates.values())) if rates and len({pairs[seed] for seed in values_of}) == 1 else None
+        return replace(found, mean=_within(alone, how)) if alone is not None else found
     by_seed = {seed: float(np.nanmean(outcome)) for seed, (_, outcome) in seen.items()}
     on = frozenset(k for k, _ in seen.values())
     if len(on) > 1:  # each seed has prompts of its own
@@ -135,6 +137,14 @@ def against(first: Cell, second: Cell, judged: Judgements) -> Found:
         return Found(over_prompts(values[0], share=True), by_seed, values[:1], on=on)
     mean = crossed(values, seeds=levels(list(seen)), share=True)
     return Found(replace(mean, seeds=len(different)), by_seed, values, on=on)
+
+
+def _within(rate: Estimate, how: Resampling) -> Mean:
+    """One seed's rate, from its interval over prompts."""
+    if rate.value is None or rate.low is None or rate.high is None or rate.n < 2:
+        return over_seeds([math.nan if rate.value is None else rate.value], share=True)
+    half = (rate.high - rate.low) / 2 / stats.t.ppf((1 + how["confidence"]) / 2, rate.n - 1)
+    return Mean(rate.value, ((float(half**2), rate.n - 1.0),), 1, rate.n, "prompts", share=True)
 
 
 def _of_seeds(values: dict[str, float], made_by: Mapping[str, object], *, share: bool = True) -> Found:
@@ -153,6 +163,8 @@ def _estimate(found: Found, cell: Cell, measure: str, how: Resampling) -> SeedEs
     t = over_seeds(list(found.by_seed.values()), share=mean.share)
     crossed_ = Estimate.of(bootstrap_crossed(values.T, **how)) if several and values is not None else None
     main = Estimate.of(mean.interval(how["confidence"]))
+    if measure in COUNTS and main.low is not None:
+        main = replace(main, low=max(0.0, main.low))
     return SeedEstimate(
         value=main.value, low=main.low, high=main.high, n=main.n, cell=cell.key, label=cell.label, arm=cell.arm,
         setting=cell.setting, measure=measure, seeds=mean.seeds, method=mean.method, by_seed=found.by_seed,
@@ -171,37 +183,35 @@ def _measures(
     policies = {policy.key: policy for policy in data.policies}
     own = {seed: policies[key] for seed, key in cell.policies.items()}
     made: list[SeedEstimate] = []
-    if (over := over_sft(found, cell)) is not None:
+    if (over := found.over(cell, SFT)) is not None:
         fields = {name: getattr(over, name) for name in SeedEstimate.__dataclass_fields__}
         made.append(SeedEstimate(**{**fields, "measure": "win_rate"}))
-    numbers = {
-        "length_controlled": {seed: _controlled(policy) for seed, policy in own.items()},
-        "length": {seed: policy.run.results.length.get(policy.name) for seed, policy in own.items()},
-        "kl": {seed: _kl(policy) for seed, policy in own.items()},
-        "objective_accuracy": {seed: _objective(policy) for seed, policy in own.items()},
-        "seconds": {seed: seconds.get(policy.key) for seed, policy in own.items()},
-        "usd": {seed: _usd(policy) for seed, policy in own.items()},
+    read: dict[str, Callable[[Policy], Estimate | float | None]] = {
+        "length_controlled": lambda policy: policy.run.details.length_controlled.get(versus(policy.name, SFT)),
+        "length": lambda policy: policy.run.results.length.get(policy.name),
+        "kl": _kl,
+        "objective_accuracy": lambda policy: measured(policy.run.results.objective_accuracy.get(policy.name) or {}),
+        "seconds": lambda policy: seconds.get(policy.key),
+        "usd": _usd,
     }
-    for measure, values in numbers.items():
-        known = {seed: value for seed, value in values.items() if value is not None}
-        if known:
-            share = measure in ("length_controlled", "objective_accuracy")
-            over_all = _of_seeds(known, {seed: cell.policies[seed] for seed in known}, share=share)
-            made.append(_estimate(over_all, cell, measure, how))
+    for measure, of in read.items():
+        known = {seed: one for seed, policy in own.items() if (one := _known(of(policy))) is not None}
+        values = {seed: one.value for seed, one in known.items() if one.value is not None}
+        if not values:
+            continue
+        over_all = _of_seeds(values, {seed: cell.policies[seed] for seed in values}, share=measure in UP)
+        one = _estimate(over_all, cell, measure, how)
+        first = next(iter(known.values()))
+        if one.method == "none" and first.low is not None:  # one seed, or what does not depend on it
+            one = replace(one, low=first.low, high=first.high, n=first.n, method="prompts")
+        made.append(one)
     return made
 
 
-def over_sft(found: Aggregate, cell: Cell) -> CellRate | None:
-    """The win rate of a cell over the SFT policy that it shares most seeds with."""
-    starts = [one for one in found.cells if one.arm == SFT and one.key != cell.key]
-    starts.sort(key=lambda one: -len(one.policies.keys() & cell.policies.keys()))
-    rates = (found.rate(cell.key, one.key) for one in starts)
-    return next((rate for rate in rates if rate is not None), None) if cell.arm != SFT else None
-
-
-def _controlled(policy: Policy) -> float | None:
-    found = policy.run.details.length_controlled.get(versus(policy.name, SFT))
-    return found.value if found else None
+def _known(found: Estimate | float | None) -> Estimate | None:
+    """A number as an estimate without an interval; None where there is no value."""
+    one = found if isinstance(found, Estimate) or found is None else Estimate(found, None, None, 0)
+    return None if one is None or one.value is None else one
 
 
 def _kl(policy: Policy) -> float | None:
@@ -209,11 +219,6 @@ def _kl(policy: Policy) -> float | None:
     if signs is not None and signs.kl is not None:
         return signs.kl
     return policy.run.results.kl if policy.name == policy.run.policy else None
-
-
-def _objective(policy: Policy) -> float | None:
-    found = measured(policy.run.results.objective_accuracy.get(policy.name) or {})
-    return found.value if found else None
 
 
 def _usd(policy: Policy) -> float | None:
@@ -233,8 +238,10 @@ def _standings(found: Aggregate, judged: Judgements, how: Resampling) -> list[St
         return []
     place = {cell.key: k for k, cell in enumerate(found.cells)}
     better = [[False] * len(place) for _ in place]
+    alone = all(rate.seeds < 2 for rate in found.rates) and not judged.doubt  # ranks too are over prompts alone
     for rate in found.rates:
-        if rate.adjusted is not None and rate.adjusted <= 1 - how["confidence"] and rate.value is not None:
+        surely = alone and rate.adjusted is not None and rate.adjusted <= 1 - how["confidence"]
+        if (surely or rate.verdict in ("better", "worse")) and rate.value is not None:
             i, j = place[rate.cell], place[rate.against]
             better[i][j], better[j][i] = rate.value > 0.5, rate.value < 0.5
     strength = _strengths(found.cells, judged, how)
@@ -242,7 +249,7 @@ def _standings(found: Aggregate, judged: Judgements, how: Resampling) -> list[St
         Standing(cell.key, *ranks, strength.get(cell.key))
         for cell, ranks in zip(found.cells, rank_ranges(better), strict=True)
     ]
-    over = {cell.key: over_sft(found, cell) for cell in found.cells}
+    over = {cell.key: found.over(cell, SFT) for cell in found.cells}
 
     def order(one: Standing) -> tuple[float, float]:
         rate = over[one.cell]

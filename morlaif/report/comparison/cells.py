@@ -8,11 +8,7 @@ from dataclasses import dataclass, replace
 
 from morlaif.evaluation.aggregate import Cell
 from morlaif.report.comparison.data import ComparedRun, ComparedRuns, Policy
-
-
-def is_seed(key: str) -> bool:
-    """Whether a key of a config says from where something random draws."""
-    return key.rpartition(".")[2] == "seed"
+from morlaif.report.comparison.labels import is_seed
 
 
 @dataclass(frozen=True)

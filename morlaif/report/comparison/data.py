@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from morlaif.evaluation import results
-from morlaif.evaluation.aggregate import Aggregate
-from morlaif.evaluation.results import SFT, ArmFacts, Estimate, Rate, RunDetails, RunResults, Yardstick
+from morlaif.evaluation.aggregate import Aggregate, Cell
+from morlaif.evaluation.results import SFT, ArmFacts, Estimate, Rate, RunDetails, RunResults, Yardstick, parts
 from morlaif.evaluation.wins import versus
-from morlaif.report.comparison.labels import RunLabels, shown
+from morlaif.report.comparison.labels import RunLabels, is_seed, shown
 from morlaif.report.data import read_lines, titles, words
+from morlaif.variance import over_seeds
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,36 @@ class Policy:
     def objective(self) -> str:
         """Its scalarizer; "single" where there is one score for the whole."""
         return self.run.scalarizer if self.of_principles else "single"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A cell with its policies, one for each seed; it has the same colour in all figures."""
+
+    cell: Cell
+    colour: int
+    policies: tuple[Policy, ...]
+
+    @property
+    def policy(self) -> Policy:
+        """Of its first seed."""
+        return self.policies[0]
+
+    def mean(self, read: Callable[[Policy], Estimate | None], confidence: float, **how: bool) -> Estimate | None:
+        """Over its seeds, as `mean_of`."""
+        return mean_of([read(policy) for policy in self.policies], confidence, **how)
+
+
+def mean_of(found: Sequence[Estimate | None], confidence: float, *, share: bool = False) -> Estimate | None:
+    """Of several seeds' estimates with Student's t interval, a `share` within 0 and 1; of one, or of equal ones, it."""
+    known = [one for one in found if one is not None and one.value is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    values = [one.value for one in known if one.value is not None]
+    if len(set(values)) == 1:  # what does not depend on the seed
+        return known[0]
+    value, low, high, _ = parts(over_seeds(values, share=share).interval(confidence))
+    return Estimate(value, low, high, len(known))
 
 
 @dataclass(frozen=True)
@@ -180,6 +211,19 @@ class ComparedRuns:
         return [policy for policy in self.policies if policy.arm is not None]
 
     @cached_property
+    def arms(self) -> list[Arm]:
+        """Policies that differ by seed alone, as one."""
+        known = {policy.key: policy for policy in self.policies}
+        return [
+            Arm(cell, k, tuple(known[key] for key in dict.fromkeys(cell.policies.values())))
+            for k, cell in enumerate(self.aggregate.cells)
+        ]
+
+    @property
+    def trained(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm.policy.arm is not None]
+
+    @cached_property
     def others(self) -> dict[str, str]:
         """Arms that runs compare their policy with, and what they are called within a sentence."""
         found: dict[str, dict[str, None]] = {}
@@ -223,6 +267,16 @@ class ComparedRuns:
             )
             for _, runs in sets
         ]
+
+    @cached_property
+    def model_sets(self) -> list[tuple[str, list[Models]]]:
+        """Those that differ by seed alone together, under a name for all of them."""
+        seeds = [key for key in self.labels.keys if is_seed(key)]
+        found: dict[str, list[Models]] = {}
+        peers = [[run.config for run in models.runs] for models in self.models]
+        for models, own in zip(self.models, peers, strict=True):
+            found.setdefault(self.labels.distinguish(own, *peers, but=seeds) or "preference models", []).append(models)
+        return list(found.items())
 
     @property
     def principles(self) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from morlaif.evaluation.results import CEILING, SFT, Accuracies, Estimate
 from morlaif.evaluation.wins import versus
-from morlaif.report.analysis import measured
+from morlaif.report.analysis import KINDS, measured
 from morlaif.report.comparison import paper
 from morlaif.report.comparison.charts import (
     Bars,
@@ -22,17 +23,22 @@ from morlaif.report.comparison.charts import (
     Series,
     Shares,
 )
-from morlaif.report.comparison.data import ComparedRun, ComparedRuns, Policy, turned
+from morlaif.report.comparison.data import Arm, ComparedRun, ComparedRuns, Models, Policy, mean_of
 
 CHANCE = 0.5
+PLAIN = 7  # the colour of what is no arm's: arms have the colours from 0 on
 
 
 def principle_accuracy(data: ComparedRuns) -> Chart | None:
     names = [*data.principles, *data.whole]
-    held_out = "held-out labels" if len(data.models) == 1 else ""
+    sets = data.model_sets
+
+    def accuracy(models: Sequence[Models], name: str) -> Point | None:
+        return Point.of(mean_of([_accuracy(own.run, name) for own in models], data.confidence, share=True))
+
     series = [
-        Series(held_out or models.label, [Point.of(_accuracy(models.run, name)) for name in names], k)
-        for k, models in enumerate(data.models)
+        Series(label if len(sets) > 1 else "held-out labels", [accuracy(models, name) for name in names], k)
+        for k, (label, models) in enumerate(sets)
     ]
     if len(data.models) == 1 and (true := data.models[0].run.results.pm_truth_accuracy):
         series.append(Series("known truth", [Point.of(true.get(name)) for name in names], 1, hollow=True))
@@ -43,7 +49,8 @@ def principle_accuracy(data: ComparedRuns) -> Chart | None:
     ]
     return Dots(
         "principle_accuracy", "Accuracy of the preference models by principle",
-        "How often each preference model orders a held-out pair as its judge does, with intervals."
+        "How often each preference model orders a held-out pair as its judge does, with intervals"
+        + (" over seeds" if len(data.models) > len(sets) else "") + "."
         + (f" Grey: the range of the paper’s twelve principles ({paper.SOURCE})." if references else ""),
         [data.model_name(name) for name in names], series, "pairs ordered rightly", "percent",
         CHANCE, (None, 1.0), references,
@@ -77,11 +84,19 @@ def objective_accuracy(data: ComparedRuns) -> Chart | None:
 def _trained_objectives(data: ComparedRuns) -> list[_Row]:
     """Those that a policy was trained on."""
     rows = []
-    for policy in data.aligned:
-        if found := policy.run.results.objective_accuracy.get(policy.name):
-            published = paper.OBJECTIVES.get(policy.objective) if _twelve(policy) else None
-            rows.append(_Row(policy.label, found, published))
+    for arm in data.trained:
+        found = {
+            kind: one for kind in KINDS
+            if (one := arm.mean(partial(_objective, kind), data.confidence, share=True)) is not None
+        }  # fmt: skip
+        if found:
+            published = paper.OBJECTIVES.get(arm.policy.objective) if _twelve(arm.policy) else None
+            rows.append(_Row(arm.cell.label, found, published))
     return rows
+
+
+def _objective(kind: str, policy: Policy) -> Estimate | None:
+    return (policy.run.results.objective_accuracy.get(policy.name) or {}).get(kind)
 
 
 def _untrained_objectives(data: ComparedRuns) -> list[_Row]:
@@ -104,10 +119,9 @@ def _ceiling(data: ComparedRuns) -> list[_Row]:
 
 def _by_standard(rows: Sequence[_Row]) -> list[Series]:
     """On human labels and on the known truth, where anything is known of them."""
-    kinds = [("human", "human labels", False), ("truth", "known truth", True)]
     made = [
-        Series(name, [Point.of(row.found.get(kind)) for row in rows], k, hollow)
-        for k, (kind, name, hollow) in enumerate(kinds)
+        Series(name, [Point.of(row.found.get(kind)) for row in rows], PLAIN - k, kind == "truth")
+        for k, (kind, name) in enumerate(KINDS.items())
     ]
     return [series for series in made if any(series.points)]
 
@@ -129,53 +143,60 @@ def _published(
 
 
 def win_matrix(data: ComparedRuns) -> Chart | None:
-    policies = data.policies
-    rates = {(row.first, row.second): row for row in data.judged.rates}
-    if not any(row.value is not None for row in rates.values()):
+    arms, found = data.arms, data.aggregate
+    if not found.rates:
         return None
 
-    def cell(first: Policy, second: Policy) -> Point | None:
-        if row := rates.get((first.key, second.key)):
-            return Point.of(row)
-        other = rates.get((second.key, first.key))
-        return Point.of(turned(other)) if other else None
+    def cell(first: Arm, second: Arm) -> Point | None:
+        return Point.of(found.rate(first.cell.key, second.cell.key))
 
-    labels = [policy.label for policy in policies]
-    cells = [[None if a is b else cell(a, b) for b in policies] for a in policies]
+    labels = [arm.cell.label for arm in arms]
     return Heatmap(
         "win_matrix", "Who wins against whom",
-        f"Win rate of the row’s policy over the column’s, ties counted half. {data.judged.note} In the paper "
+        f"Win rate of the row’s arm over the column’s, ties counted half. {data.judged.note} In the paper "
         "scalarizers win .42–.58 of the time against one another and .83–.86 against the single model.",
-        labels, labels, cells, CHANCE, 0.4, "percent",
+        labels, labels, [[None if a is b else cell(a, b) for b in arms] for a in arms], CHANCE, 0.4, "percent",
     )  # fmt: skip
 
 
 def win_rates(data: ComparedRuns) -> Chart | None:
-    rows = data.aligned
-    if not rows:
+    arms = data.trained
+    if not arms:
         return None
-    linear = [policy.of_principles and policy.objective == "linear" and _twelve(policy) for policy in rows]
+    linear = [arm.policy.of_principles and arm.policy.objective == "linear" and _twelve(arm.policy) for arm in arms]
     published = [paper.WIN_OVER_SINGLE if fits else None for fits in linear]
     references = _published(published, _models_used(data), "", "paper, linear over the single PM")
     return Dots(
         "win_rates", f"Win rates, by {_judge(data)}",
-        "Ties count half; each prompt is judged in both orders; lines are bootstrap intervals over prompts."
+        f"Ties count half; each prompt is judged in both orders; lines are intervals over {covered(data)}."
         + (f" Grey: GPT-4-Turbo’s verdicts in the paper ({paper.SOURCE})." if references else ""),
-        [policy.label for policy in rows], _win_series(data), "win rate", "percent", CHANCE, (0.0, 1.0), references,
+        [arm.cell.label for arm in arms], _win_series(data), "win rate", "percent", CHANCE, (0.0, 1.0), references,
     )  # fmt: skip
+
+
+def covered(data: ComparedRuns) -> str:
+    """What intervals of win rates are over."""
+    several = [rate.seeds > 1 for rate in data.aggregate.rates]
+    if all(several):
+        return "seeds and prompts"
+    return "seeds and prompts, of arms with one seed over prompts alone" if any(several) else "prompts alone"
 
 
 def _win_series(data: ComparedRuns) -> list[Series]:
     """Against SFT and against each other arm; against SFT with the effect of length taken out."""
+    found, arms = data.aggregate, data.trained
     against = {SFT: "SFT"} | data.others
     made = [
-        Series(f"against {named}", [Point.of(policy.run.win_rate(policy.name, other)) for policy in data.aligned], k)
+        Series(f"against {named}", [Point.of(found.over(arm.cell, other)) for arm in arms], PLAIN - k)
         for k, (other, named) in enumerate(against.items())
     ]
-    controlled = [policy.run.details.length_controlled.get(versus(policy.name, SFT)) for policy in data.aligned]
-    points = [Point.of(rate) for rate in controlled]
-    made.append(Series("against SFT, length-controlled", points, len(against), hollow=True))
+    points = [Point.of(arm.mean(_controlled, data.confidence, share=True)) for arm in arms]
+    made.append(Series("against SFT, length-controlled", points, PLAIN, hollow=True))
     return [series for series in made if any(series.points)]
+
+
+def _controlled(policy: Policy) -> Estimate | None:
+    return policy.run.details.length_controlled.get(versus(policy.name, SFT))
 
 
 def human_win_rates(data: ComparedRuns) -> Chart | None:
@@ -205,7 +226,7 @@ def _named(run: ComparedRun, policy: str) -> str:
 def correlations(data: ComparedRuns) -> list[Chart]:
     """One for each set of preference models: labels below the diagonal, scores above."""
     made: list[Chart] = []
-    for k, models in enumerate(data.models):
+    for k, (label, (models, *others)) in enumerate(data.model_sets):
         found = models.run.details.correlation
         names = found.names
         if len(names) < 2:
@@ -213,12 +234,13 @@ def correlations(data: ComparedRuns) -> list[Chart]:
         labels, scores = found.labels, found.scores
         values = [[labels[i][j] if i > j else scores[i][j] for j in range(len(names))] for i in range(len(names))]
         cells = [[None if i == j or x is None else Point(x) for j, x in enumerate(row)] for i, row in enumerate(values)]
-        several = len(data.models) > 1
+        several = len(data.model_sets) > 1
         shown = [data.model_name(name) for name in names]
         one = Heatmap(
             "correlations" + (f"_{k + 1}" if several else ""),
-            "Correlations between principles" + (f" · {models.label}" if several else ""),
-            "Below the diagonal of the feedback labels, above it of the models’ scores, on held-out pairs.",
+            "Correlations between principles" + (f" · {label}" if several else ""),
+            "Below the diagonal of the feedback labels, above it of the models’ scores, on held-out pairs"
+            + (f", of {models.label}." if others else "."),
             shown, shown, cells, 0.0, 1.0, "number",
         )  # fmt: skip
         made.append(one)
@@ -242,8 +264,8 @@ def ablation(data: ComparedRuns) -> Chart | None:
 
 def _accuracy_lines(data: ComparedRuns) -> list[Line]:
     made: list[Line] = []
-    for models in data.models:
-        several = f" · {models.label}" if len(data.models) > 1 else ""
+    for label, (models, *_) in data.model_sets:
+        several = f" · {label}" if len(data.model_sets) > 1 else ""
         for name, rows in _fewer(models.run).items():
             known = [(count, p) for count, one in rows if (p := Point.of(one))]
             made += _points_line(name + several, known, len(made)) if known else []
@@ -261,10 +283,11 @@ def _fewer(run: ComparedRun) -> dict[str, list[tuple[int, Estimate | None]]]:
     table = run.details.ablation
     if table is None:
         return {}
+    whose = (table.scalarizer or run.scalarizer).replace("_", "-")
     return {
-        "listed order": [(row.count, measured(row.accuracy)) for row in table.nested],
-        "random subsets": [(row.count, measured(row.accuracy)) for row in table.random],
-        "ceiling, random subsets": [(row.count, measured(row.ceiling)) for row in table.random],
+        f"{whose}, listed order": [(row.count, measured(row.accuracy)) for row in table.nested],
+        f"{whose}, random subsets": [(row.count, measured(row.accuracy)) for row in table.random],
+        "ceiling: true principles, random subsets": [(row.count, measured(row.ceiling)) for row in table.random],
     }
 
 
@@ -277,8 +300,8 @@ def _win_lines(data: ComparedRuns) -> list[Line]:
     lines: list[Line] = []
     for other, name in ({SFT: "SFT"} | data.others).items():
         groups: dict[str, list[tuple[int, Point]]] = {}
-        for policy in data.aligned:
-            p = Point.of(policy.run.win_rate(policy.name, other))
+        for arm in data.trained:
+            policy, p = arm.policy, Point.of(data.aggregate.over(arm.cell, other))
             if policy.of_principles and p:
                 objective = policy.objective.replace("_", "-")
                 groups.setdefault(objective, []).append((len(policy.run.principles), p))

@@ -58,6 +58,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def is_seed(key: str) -> bool:
+    """Whether a key of a config says from where something random draws."""
+    return key.rpartition(".")[2] == "seed"
+
+
 def shown(value: Any) -> str:
     if value is None:
         return "–"

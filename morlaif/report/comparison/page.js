@@ -32,9 +32,14 @@
   }
   function ticks(low, high, count) {
     const raw = (high - low) / Math.max(1, count), power = 10 ** Math.floor(Math.log10(raw || 1));
-    const step = [1, 2, 5, 10].find((k) => k * power >= raw) * power;
-    const made = [];
-    for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) made.push(k * step);
+    const steps = [0.2, 0.5, 1, 2, 5, 10].map((k) => k * power);
+    let step = steps.find((s) => s >= raw * (1 - 1e-9)), made = [];
+    for (;;) { // one tick alone says nothing of the scale
+      made = [];
+      for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) made.push(k * step);
+      if (made.length > 1 || step <= steps[0]) break;
+      step = steps[steps.indexOf(step) - 1];
+    }
     return [made, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))];
   }
   const tickText = (x, format, digits) =>
@@ -146,7 +151,8 @@
     },
 
     lines(chart, width, hidden) {
-      const columns = width < 520 ? Math.min(2, chart.columns) : chart.columns, rows = Math.ceil(chart.panels.length / columns);
+      const widest = 70 + Math.max(...chart.panels.map((p) => wide(p.title, 12))); // no title runs into the next
+      const columns = Math.max(1, Math.min(width < 520 ? 2 : chart.columns, chart.columns, Math.floor(width / widest))), rows = Math.ceil(chart.panels.length / columns);
       const each = width / columns, tall = columns > 1 && rows > 1 ? 138 : 190, made = svg("svg", { width, height: rows * tall + 22 });
       const shown = (panel) => panel.lines.filter((l) => !hidden.has(l.published ? "paper" : l.name));
       const ys = (panel) => panel.lines.flatMap((l) => l.y.concat(l.low ?? [], l.high ?? []));
@@ -154,7 +160,7 @@
       chart.panels.forEach((panel, k) => {
         const x0 = (k % columns) * each, y0 = Math.floor(k / columns) * tall;
         const left = x0 + (chart.format === "percent" ? 46 : 40), right = x0 + each - 14, top = y0 + 22, bottom = y0 + tall - 22;
-        const xs = panel.lines.flatMap((l) => l.x), [xl, xh] = [Math.min(...xs), Math.max(...xs)], [yl, yh] = all ?? range(ys(panel), panel.mark);
+        const xs = panel.lines.flatMap((l) => l.x), [xl, xh] = chart.integers ? [Math.min(...xs), Math.max(...xs)] : range(xs, null), [yl, yh] = all ?? range(ys(panel), panel.mark);
         const x = (v) => left + ((v - xl) / (xh - xl || 1)) * (right - left), y = (v) => bottom - ((v - yl) / (yh - yl)) * (bottom - top);
         made.append(text(left, y0 + 14, panel.title, { class: "title" }));
         const [yt, digits] = ticks(yl, yh, columns > 1 ? 3 : 4);
@@ -167,7 +173,9 @@
         if (panel.mark !== null) made.append(line(left, y(panel.mark), right, y(panel.mark), { class: "mark" }));
         for (const l of shown(panel)) {
           const path = l.x.map((v, i) => `${i ? "L" : "M"}${x(v).toFixed(1)} ${y(l.y[i]).toFixed(1)}`).join("");
-          if (l.low && l.high) {
+          if (l.marked && l.low && l.high) {
+            l.x.forEach((v, i) => made.append(line(x(v), y(l.low[i]), x(v), y(l.high[i]), { stroke: colour(l.colour), "stroke-width": 1.8, opacity: 0.7 })));
+          } else if (l.low && l.high) {
             const back = l.x.map((v, i) => `L${x(v).toFixed(1)} ${y(l.low[i]).toFixed(1)}`).reverse().join("");
             const up = l.x.map((v, i) => `${i ? "L" : "M"}${x(v).toFixed(1)} ${y(l.high[i]).toFixed(1)}`).join("");
             made.append(svg("path", { d: up + back + "z", fill: colour(l.colour), opacity: 0.13 }));
@@ -240,7 +248,7 @@
     }
     if (chart.kind === "scatter") return chart.spots.map((s) => [s.name, s.colour, "dot"]);
     if (chart.kind !== "lines") return [];
-    const own = new Map(chart.panels.flatMap((p) => p.lines).map((l) => [l.published ? "paper" : l.name, l.published ? [null, "dash"] : [l.colour, "line"]]));
+    const own = new Map(chart.panels.flatMap((p) => p.lines).map((l) => [l.published ? "paper" : l.name, l.published ? [null, "dash"] : [l.colour, l.marked ? "dot" : "line"]]));
     return [...own].map(([name, [k, shape]]) => [name, k, shape]);
   }
   function swatch(k, shape) {
@@ -329,9 +337,8 @@
         table(chart));
     });
     let before = 0;
-    new ResizeObserver(() => {
-      if (plot.clientWidth !== before) { before = plot.clientWidth; redraw(); }
-    }).observe(plot);
+    const fit = () => { if (plot.clientWidth !== before) { before = plot.clientWidth; redraw(); } };
+    new ResizeObserver(() => requestAnimationFrame(fit)).observe(plot); // a redraw within the observer would call it again
     redraw();
   }
 })();

@@ -163,8 +163,8 @@ def _panel(axes: Axes, panel: LinesPanel, chart: Lines) -> None:
     for line in panel.lines:
         _line(axes, line)
     axes.set_title(panel.title, fontsize=8, loc="left", pad=3)
-    axes.xaxis.set_major_locator(MaxNLocator(6 if chart.columns == 1 else 3, integer=chart.integers))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(6 if chart.columns == 1 else 3, integer=chart.integers, min_n_ticks=2))
+    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
     axes.tick_params(axis="y", labelcolor=PALETTE.muted, labelsize=7.5)
     _format(axes.yaxis, chart.format)
 
@@ -177,7 +177,9 @@ def _line(axes: Axes, line: Line) -> None:
         return
     style = look(line.colour)
     axes.plot(line.x, line.y, **style, linewidth=1.3, marker="o" if line.marked else None, markersize=3.5)
-    if line.low is not None and line.high is not None:
+    if line.marked and line.low is not None and line.high is not None:
+        axes.vlines(line.x, line.low, line.high, color=style["color"], linewidth=1.1, alpha=0.7)
+    elif line.low is not None and line.high is not None:
         axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.13, linewidth=0)
 
 

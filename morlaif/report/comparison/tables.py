@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import sqrt
-from statistics import fmean, stdev
+from collections.abc import Callable
 from typing import Any
-
-from scipy import stats
 
 from morlaif.evaluation.results import SFT, Estimate
 from morlaif.report.analysis import hacked, measured
@@ -32,33 +28,6 @@ def runs_table(data: ComparedRuns) -> tuple[list[str], Rows]:
     return heads, [(*row[:first], *(row[first + k] for k in filled)) for row in rows]
 
 
-def seeds_table(data: ComparedRuns) -> tuple[list[str], Rows]:
-    """Means over runs that differ in their seed alone, with the t interval of the mean: the seeds are the sample."""
-    keys = [key for key in data.labels.keys if key != "seed"]
-    groups: dict[tuple[str, ...], list[ComparedRun]] = {}
-    for run in data.runs:
-        row = data.labels.row(run.config)
-        groups.setdefault(tuple(row[key] for key in keys), []).append(run)
-    columns = _estimates(data)
-    rows: list[Sequence[str]] = []
-    for values, runs in groups.items():
-        if len({run.config.get("seed") for run in runs}) == len(runs) > 1:
-            own = [interval(mean_over([_value(read(run)) for run in runs], data.confidence))
-                   for read in columns.values()]  # fmt: skip
-            rows.append((", ".join(values) or "all runs", str(len(runs)), *own))
-    return [" · ".join(map(heading, keys)) or "runs", "seeds", *columns], rows
-
-
-def mean_over(values: Sequence[float | None], confidence: float) -> Estimate | None:
-    """Mean of independent runs with Student's t interval, kept within 0 and 1; None unless two or more are known."""
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return None
-    half = stats.t.ppf((1 + confidence) / 2, len(known) - 1) * stdev(known) / sqrt(len(known))
-    middle = fmean(known)
-    return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half), len(known))
-
-
 def _estimates(data: ComparedRuns) -> dict[str, Callable[[ComparedRun], Estimate | None]]:
     """The headline numbers of a run, by the heads of their columns: its policy over SFT and over each other arm, and
     the accuracy of its objective."""
@@ -78,10 +47,6 @@ def _objective(run: ComparedRun) -> Estimate | None:
 
 def _cell(read: Callable[[ComparedRun], Estimate | None]) -> Callable[[ComparedRun], str]:
     return lambda run: interval(read(run))
-
-
-def _value(found: Estimate | None) -> float | None:
-    return found.value if found else None
 
 
 def quality_table(data: ComparedRuns) -> tuple[list[str], Rows]:
@@ -105,16 +70,20 @@ def quality_table(data: ComparedRuns) -> tuple[list[str], Rows]:
 def budget_table(data: ComparedRuns, seconds: dict[str, float]) -> tuple[list[str], Rows, str]:
     """What each policy had to learn from, and whether all had the same. `seconds`: of building, by policy key."""
     rows, spent = [], []
-    for policy in data.aligned:
+    for arm in data.trained:
+        policy = arm.policy
         labels, rollouts, tokens = _budget(policy)
         spent.append((labels, rollouts))
         build = f"{seconds[policy.key]:.0f}" if policy.key in seconds else DASH
-        rows.append((policy.label, str(len(_models(policy))), f"{labels:,}", f"{rollouts:,}", f"{tokens:,.0f}", build))
+        rows.append(
+            (arm.cell.label, str(len(_models(policy))), f"{labels:,}", f"{rollouts:,}", f"{tokens:,.0f}", build)
+        )
     equal = [len({budget[k] for budget in spent}) <= 1 for k in (0, 1)]
     budgets = [f"{what} {'are the same for all' if same else 'differ'}" for what, same in
             zip(("verdicts", "rollouts"), equal, strict=True)]  # fmt: skip
-    heads = ["policy", "preference models", "verdicts", "PPO rollouts", "PPO tokens", "PPO seconds"]
-    return heads, rows, f"What each policy had to learn from: {' and '.join(budgets)}."
+    heads = ["arm", "preference models", "verdicts", "PPO rollouts", "PPO tokens", "PPO seconds"]
+    of_seed = ", each seed" if any(len(arm.policies) > 1 for arm in data.trained) else ""
+    return heads, rows, f"What each arm had to learn from{of_seed}: {' and '.join(budgets)}."
 
 
 def _budget(policy: Policy) -> tuple[int, int, float]:
@@ -144,10 +113,3 @@ def tradeoff_table(data: ComparedRuns) -> tuple[list[str], Rows]:
         rows.append((policy.label, moved, surely, volume, drift, hacked(signs)))
     heads = ["policy", "moved least", "clearly lost", "hypervolume", "tokens more than SFT", "signs of hacking"]
     return heads, rows if any(set(row[1:]) - {DASH, "no"} for row in rows) else []
-
-
-def strength_rows(data: ComparedRuns) -> list[tuple[str, Estimate]]:
-    """Policies by strength, strongest first: for the terminal and the page's first sentence."""
-    found = data.judged.strengths
-    known = [(policy.label, found[policy.key]) for policy in data.policies if policy.key in found]
-    return sorted(known, key=lambda row: -(row[1].value or 0))

@@ -26,7 +26,7 @@ from morlaif.report.comparison.aggregated import Judgements, aggregated
 from morlaif.report.comparison.cells import cells
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import ComparedRun, ComparedRuns, Judged, JudgedPair, Policy, load
-from morlaif.report.comparison.page import chart_json, numbers, render, rounded, sections
+from morlaif.report.comparison.page import Sample, chart_json, numbers, render, rounded, sections
 from morlaif.report.comparison.print import draw
 from morlaif.report.data import read_lines, words
 from morlaif.report.style import save_png, styled
@@ -35,6 +35,7 @@ from morlaif.statistics import Array, Resampling
 from morlaif.texts import write_csv
 from morlaif.units.job import Job
 
+SAMPLES = 6  # prompts whose responses the page shows side by side
 Written = Mapping[str, tuple[list[Message], str]]  # prompt and response of one policy, by the prompt's id
 
 
@@ -52,7 +53,7 @@ def build(job: CompareJob) -> dict[str, Any]:
     for step, chart in enumerate(charts):
         _write_figure(job.out, chart)
         job.progress(step + 1, len(charts))
-    html = render(data, made, seconds)
+    html = render(data, made, seconds, _samples(job, data))
     (job.out / "comparison.html").write_text(html, encoding="utf-8")
     _write_json(job.out / "comparison.json", numbers(data, made))
     return {"bytes": len(html.encode()), "policies": len(data.policies), "pairs": len(data.judged.rates)}
@@ -120,7 +121,7 @@ def _judge_all(job: CompareJob, data: ComparedRuns, own: Sequence[Cell]) -> tupl
         note=" ".join(notes),
     )
     first = next((group for group in main if group.matrix is None), None)
-    known = {(r.first, r.second): r.value for r in first.rates if r.value is not None} if first else {}
+    known = {(r.first, r.second): r for r in first.rates if r.value is not None} if first else {}
     return judged, Judgements(matrices, {} if matrices else known, judged.doubt)
 
 
@@ -206,6 +207,16 @@ def _answers(job: CompareJob, policy: Policy) -> Written:
     file = job.needs[f"evaluate/{policy.run.units['evaluate']}"] / "responses.jsonl"
     rows = read_lines(file) if file.is_file() else []
     return {row["prompt_id"]: (row["messages"], row["responses"][policy.name]["text"]) for row in rows}
+
+
+def _samples(job: CompareJob, data: ComparedRuns) -> list[Sample]:
+    """The first prompts that all arms' first seeds have answered."""
+    answers = {arm.cell.label: found for arm in data.arms if (found := _answers(job, arm.policy))}
+    shared = [id_ for id_ in next(iter(answers.values()), {}) if all(id_ in own for own in answers.values())]
+    return [
+        Sample(next(iter(answers.values()))[id_][0], [(label, own[id_][1]) for label, own in answers.items()])
+        for id_ in shared[:SAMPLES]
+    ]
 
 
 def _known(job: CompareJob, data: ComparedRuns, group: Sequence[str]) -> list[_Group]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from morlaif.evaluation.matrix import WinMatrix
+from morlaif.evaluation.results import Estimate
 from morlaif.report.comparison.aggregated import ONE_SEED, Judgements, aggregated
 from morlaif.report.comparison.cells import cells
 from morlaif.report.comparison.data import ComparedRuns, load
@@ -80,10 +81,14 @@ def test_one_seed_gives_no_verdict_in_words(loaded):
 
 def test_without_a_judge_the_runs_own_rates_are_taken_over_seeds(loaded):
     data = ComparedRuns(loaded)
-    known = {(f"ppo/a{k}", "sft/5f7"): 0.6 + k / 100 for k in range(3)}
+    known = {(f"ppo/a{k}", "sft/5f7"): Estimate(0.6 + k / 100, 0.5, 0.7, 60) for k in range(3)}
     found = aggregated(data, Judgements(known=known), HOW, {})
     (rate,) = found.rates
     assert rate.value == pytest.approx(0.61) and (rate.seeds, rate.method, rate.shares) == (3, "seeds", None)
+    known = {("ppo/b", "sft/5f7"): Estimate(0.6, 0.5, 0.7, 60)}
+    (rate,) = aggregated(data, Judgements(known=known), HOW, {}).rates
+    assert (rate.low, rate.high) == pytest.approx((0.5, 0.7))
+    assert (rate.method, rate.verdict) == ("prompts", "one seed")
 
 
 def test_arms_that_share_no_seed_are_compared_across(loaded):

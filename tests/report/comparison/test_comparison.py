@@ -160,7 +160,8 @@ def test_fewer_principles_are_drawn_with_the_ends_of_the_paper(runs, tmp_path):
 
     _, html = build(runs(change=ablated), tmp_path / "out")
     lines = {line["name"]: line for line in charts_of(html)["ablation"]["panels"][0]["lines"]}
-    assert lines["listed order"]["y"][-1] == pytest.approx(0.72) and lines["random subsets"]["x"] == [1, 2, 3]
+    assert lines["linear, listed order"]["y"][-1] == pytest.approx(0.72)
+    assert lines["linear, random subsets"]["x"] == [1, 2, 3]
     assert lines["paper, GPT-2-medium"]["y"] == [0.567, 0.715]
 
 
@@ -266,12 +267,13 @@ def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
     made, inputs = runs(3, change=moved)
     for number, run in enumerate(made):
         run["config"] |= {"seed": number, "scalarizer.name": "linear"}
-    _, html = build((made, inputs), tmp_path / "out")
-    (table,) = re.findall(r'aria-label="Over seeds">.*?</table>', html, re.DOTALL)
+    found, html = build((made, inputs), tmp_path / "out", judge=None, why_not="It costs money.")
+    (table,) = re.findall(r'aria-label="Leaderboard">.*?</table>', html, re.DOTALL)
     half = 4.3027 * 0.1 / 3**0.5  # Student's t at 2 degrees of freedom, by the tables
-    assert "80.0 %" in table and f"{100 * (0.8 - half):.1f}–100.0" in table and ">3<" in table
+    assert "80.0 %" in table and f"{100 * (0.8 - half):.1f} to 100.0" in table and ">3<" in table
+    assert ["linear", "3"] in [row[1:3] for row in found["leaderboard"]["rows"]]
     _, html = build(runs(), tmp_path / "other")
-    assert "Over seeds" not in html
+    assert "cover prompts alone: no arm is called better" in html and "Where the variance comes from" not in html
 
 
 def test_the_jobs_are_filled_in_with_why_they_failed(built, hostile):
