@@ -267,7 +267,8 @@ def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
     made, inputs = runs(3, change=moved)
     for number, run in enumerate(made):
         run["config"] |= {"seed": number, "scalarizer.name": "linear"}
-    found, html = build((made, inputs), tmp_path / "out", judge=None, why_not="It costs money.")
+    asked = [Asked(judge=None, why_not="It costs money.")] * 3
+    found, html = build((made, inputs), tmp_path / "out", judges=asked)
     (table,) = re.findall(r'aria-label="Leaderboard">.*?</table>', html, re.DOTALL)
     half = 4.3027 * 0.1 / 3**0.5  # Student's t at 2 degrees of freedom, by the tables
     assert "80.0 %" in table and f"{100 * (0.8 - half):.1f} to 100.0" in table and ">3<" in table
