@@ -305,6 +305,9 @@ def _packages(config: Config, stages: set[str]) -> Iterator[str]:
 
     if config.hardware.ranks > 1 and stages & set(LOADS_MODEL) and missing("deepspeed"):
         yield "hardware.processes: several ranks need DeepSpeed: pip install 'morlaif[deepspeed]', or processes=1"
+    flash = config.model.attention == "flash_attention_2" and stages & set(LOADS_MODEL)
+    if flash and missing("flash_attn") and missing("kernels"):
+        yield "model.attention: flash_attention_2 needs a package: pip install flash-attn, or use model.attention=sdpa"
     if stages:
         yield from tracking_problems(config.tracking)
     here = config.ppo.vllm.mode == "colocate" or config.ppo.vllm.handover == "nccl"  # else it is the server's alone

@@ -139,6 +139,15 @@ def test_a_gpu_that_is_not_there(monkeypatch, driver, visible, said):
     assert bool(problems("hardware=gpu", "stages=[sft]")) == (not driver)
 
 
+def test_flash_attention_without_its_package(monkeypatch):
+    there = check.importlib.util.find_spec
+    gone = ("flash_attn", "kernels")
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None if name in gone else there(name))
+    (line,) = problems("model.attention=flash_attention_2")
+    assert line.startswith("model.attention: ") and "flash-attn" in line
+    assert not problems("model.attention=flash_attention_2", "stages=[data]")  # which runs no model
+
+
 @pytest.mark.slow
 def test_weights_and_biases_without_package_or_key(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
