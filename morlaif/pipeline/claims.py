@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from morlaif.claims import table as tables
@@ -21,21 +19,19 @@ from morlaif.claims.page import page
 from morlaif.claims.settings import ClaimsSettings
 from morlaif.claims.spec import Known, at_level
 from morlaif.claims.table import Row, Values
-from morlaif.errors import Damaged, MachineError, UserError
-from morlaif.evaluation.settings import JudgeSettings
-from morlaif.files import read_json
+from morlaif.errors import MachineError, UserError
 from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.compare import RunFolder, read
-from morlaif.pipeline.display import Display, plain_table
+from morlaif.pipeline.contests import entrant, judged
+from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.record import write_whole
-from morlaif.stages.contests import OUTCOMES, STAGE, ContestsReads, Entrant
+from morlaif.report import people
+from morlaif.stages.contests import Entrant
 from morlaif.statistics import Array
 from morlaif.texts import add_row, say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
-from morlaif.units.execute import execute
 from morlaif.units.store import Store
-from morlaif.units.unit import Unit
 
 PAGE, NUMBERS = "claims.html", "claims.json"
 STYLES = {"supported": "green", "contradicted": "bold red", "undecided": "yellow"}
@@ -73,11 +69,9 @@ class Gathered:
 
     def entrant(self, known: Known, seed: int, arm: str) -> Entrant:
         run = self.run(known, seed, arm)
-        if "evaluate" not in run.units:
-            raise UserError(f"{known.file}: the arm '{arm}' evaluates no policy; it needs stages=[evaluate]")
-        return f"evaluate/{run.units['evaluate']}", policy_of(run)
+        return entrant(run, policy_of(run))
 
-    def seen(self, known: Known, seed: int, outcomes: Mapping[Contest, Array]) -> dict[str, Arm]:
+    def seen(self, known: Known, seed: int) -> dict[str, Arm]:
         return {
             arm: Arm(policy_of(run), _folders(run))
             for arm, run in ((arm, self.run(known, seed, arm)) for arm in self.runs[known.name][seed])
@@ -91,7 +85,7 @@ class Gathered:
         """
         found = {}
         for seed in self.seeds(known):
-            arms = self.seen(known, seed, outcomes)
+            arms = self.seen(known, seed)
             own = {two: outcomes[known.name, seed, two] for two in _contests(known)}
             if not known.claim.levels:
                 found[seed] = known.estimator(Seen(arms, own))
@@ -106,11 +100,20 @@ class Gathered:
             found[seed] = known.estimator.over_levels(by_level)
         return found
 
+    def people(self, known: Known) -> list[str]:
+        """What raters said of the policies of its arms, and how far the judge agrees with them: a line each."""
+        found = []
+        for seed in self.seeds(known):
+            for arm, name in self.runs[known.name][seed].items():
+                for pair, own in ((self.finished[name].human or {}).get("comparisons") or {}).items():
+                    found.append(f"{arm}, seed {seed}: {people.sentence(pair, own)}")
+        return list(dict.fromkeys(found))
+
     def kl(self, known: Known) -> dict[str, float]:
         """Of each arm that trained a policy: nats from the SFT model, mean over seeds."""
         found: dict[str, list[float]] = {}
         for seed in self.seeds(known):
-            for arm, one in self.seen(known, seed, {}).items():
+            for arm, one in self.seen(known, seed).items():
                 if "evaluate" in one.folders and (kl := one.read("evaluate/results.json").get("kl")) is not None:
                     found.setdefault(arm, []).append(kl)
         return {arm: float(np.mean(values)) for arm, values in found.items()}
@@ -136,75 +139,46 @@ def _folders(run: RunFolder) -> dict[str, Path]:
     }
 
 
-def judge(tested: Gathered, hardware: HardwareSettings, console: Console) -> dict[Contest, Array]:
+def judge(gathered: Gathered, hardware: HardwareSettings, console: Console) -> dict[Contest, Array]:
     """The outcomes of all contests, prompt by prompt, by the judge that the runs share.
 
     Raises:
         UserError: they have several judges.
     """
-    wanted = tested.contests()
-    if not wanted:
-        return {}
-    of = {known.name: known for known in tested.known}
-    pairs = [(tested.entrant(of[c], s, a), tested.entrant(of[c], s, b)) for c, s, (a, b) in wanted]
-    runs = [tested.run(of[c], s, arm) for c, s, two in wanted for arm in two]
-    different = list(dict.fromkeys(pairs))
-    unit = _unit(different, runs)
-    inputs = {name: folder for run in runs for name, folder in run.folders.items()}
-    with Display(console) as display:
-        display.begin(unit)
-        state = execute(
-            unit, tested.store, hardware,
-            on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
-            tell=lambda _, kind, line: display.say(f"contests: {line}{' builds it; waiting' * (kind == 'waiting')}"),
-            build=lambda unit, job: unit.stage.build(replace(job, needs=inputs)),
-        )  # fmt: skip
-        display.end(unit, state, 0.0)
-    found = read_json(tested.store.folder(unit) / OUTCOMES, "outcomes of contests", of=list, failure=Damaged)
-    by_pair = dict(zip(different, found, strict=True))
-    return {contest: np.array(by_pair[pair], dtype=float) for contest, pair in zip(wanted, pairs, strict=True)}
-
-
-def _unit(contests: Sequence[tuple[Entrant, Entrant]], runs: Sequence[RunFolder]) -> Unit:
-    judges = [run.config["eval"]["judge"] for run in runs]
-    if any(one != judges[0] for one in judges):
-        raise UserError(
-            "the arms of the claims have several judges (eval.judge): one standard for all, or no comparison"
-        )
-    try:
-        settings = TypeAdapter[Any](JudgeSettings).validate_python(judges[0])
-    except ValidationError:
-        raise MachineError("the judge of these runs is not known to this version") from None
-    first = runs[0]
-    units = {name: first.units[name] for name in ("pm/gold", "sft") if settings.source == "pm"}
-    reads = ContestsReads(contests=contests, judge=settings, units=units, seed=first.config["seed"])
-    return Unit(STAGE, STAGE.name, reads)
+    wanted = gathered.contests()
+    of = {known.name: known for known in gathered.known}
+    pairs = [(gathered.entrant(of[c], s, a), gathered.entrant(of[c], s, b)) for c, s, (a, b) in wanted]
+    runs = [gathered.run(of[c], s, arm) for c, s, two in wanted for arm in two]
+    found = judged(pairs, runs, gathered.store, hardware, console)
+    return {
+        contest: np.array(list(found[pair].values()), dtype=float) for contest, pair in zip(wanted, pairs, strict=True)
+    }
 
 
 def table_of(
-    tested: Gathered,
+    gathered: Gathered,
     untested: Mapping[str, str],
     settings: ClaimsSettings,
     hardware: HardwareSettings,
     console: Console,
 ) -> list[Row]:
     """Every claim with what is known of it; one that cannot be counted says why."""
-    outcomes = judge(tested, hardware, console)
+    outcomes = judge(gathered, hardware, console)
     values: dict[str, Values] = {}
     more: dict[str, dict[str, Any]] = {name: {"untested": why} for name, why in untested.items()}
-    for known in tested.known:
+    for known in gathered.known:
         if known.name in untested:
             continue
-        own: dict[str, Any] = {"missing": tested.missing(known)}
+        own: dict[str, Any] = {"missing": gathered.missing(known)}
         try:
-            values[known.name] = tested.values(known, outcomes)
-            own["kl"] = tested.kl(known)
+            values[known.name] = gathered.values(known, outcomes)
+            own |= {"kl": gathered.kl(known), "people": gathered.people(known)}
             if not values[known.name]:
                 own["untested"] = "no seed has finished with all its arms"
         except (UserError, MachineError) as error:
             own["untested"] = str(error).splitlines()[0]
         more[known.name] = own
-    return tables.rows(tested.known, values, more, settings.alpha)
+    return tables.rows(gathered.known, values, more, settings.alpha)
 
 
 def lay_down(table: Sequence[Row], settings: ClaimsSettings, out: Path, command: str, console: Console) -> None:

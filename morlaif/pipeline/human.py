@@ -4,7 +4,8 @@
     <run>/human/key.json     which policy is which      <run>/human/ratings.csv   each answer, unblinded
     <run>/human/answers/     what raters returned
 
-No part of any unit: nothing is built anew, whatever people say.
+No part of any unit: nothing of the run is built anew, whatever people say. What its judge says of the pairs that were
+rated is a unit of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from morlaif.config import Config
-from morlaif.errors import Damaged, UserError, of_system, suggest
+from morlaif.errors import Damaged, MachineError, UserError, of_system, suggest
 from morlaif.evaluation.human.answers import read as read_answers
 from morlaif.evaluation.human.form import render
 from morlaif.evaluation.human.items import RatedPair, make_study
@@ -31,6 +32,7 @@ from morlaif.evaluation.results import SFT, ArmFacts, load_arms
 from morlaif.evaluation.wins import versus
 from morlaif.files import read_json_lines, read_text
 from morlaif.pipeline import compare
+from morlaif.pipeline.contests import entrant, judged
 from morlaif.pipeline.record import HUMAN, RUN, write_whole
 from morlaif.texts import say, write_csv
 from morlaif.units.store import Store
@@ -50,7 +52,7 @@ def rate(config: Config, run_name: str, console: Console) -> None:
     if settings.action == "export":
         _export(run, folder, settings, console, bool(config.dry_run))
     else:
-        _import(run, folder, settings, console, bool(config.dry_run))
+        _import(run, folder, config, console)
 
 
 def _find(config: Config, run_name: str) -> compare.RunFolder:
@@ -144,7 +146,8 @@ def _comparisons(pairs: Sequence[str] | None, policy: str, policies: Sequence[st
 # --- import ---------------------------------------------------------------------------------------------------------
 
 
-def _import(run: compare.RunFolder, folder: Path, settings: HumanStudySettings, console: Console, dry: bool) -> None:
+def _import(run: compare.RunFolder, folder: Path, config: Config, console: Console) -> None:
+    settings, dry = config.human, bool(config.dry_run)
     from morlaif.evaluation.human.summary import raters_of, summarise, unblinded
 
     if not (folder / KEY).exists():
@@ -169,7 +172,7 @@ def _import(run: compare.RunFolder, folder: Path, settings: HumanStudySettings, 
                         "known pairs; nothing was imported")  # fmt: skip
     evaluation = run.config["eval"]
     how = {name: evaluation[name] for name in ("resamples", "confidence")}
-    found = summarise(ratings, raters, key, **how)
+    found = summarise(ratings, raters, key, **how, judged=None if dry else _judged(run, key, config, console))
     if not found["comparisons"]:
         raise UserError("human=import: no pair was answered by a rater who is kept; nothing was imported")
     from morlaif.report.data import titles
@@ -190,6 +193,19 @@ def _import(run: compare.RunFolder, folder: Path, settings: HumanStudySettings, 
     say(console, f"written: {run.folder / HUMAN}; each answer: {folder / RATINGS}")
     if shown is not None:
         say(console, f"shown on {page}")
+
+
+def _judged(
+    run: compare.RunFolder, key: Mapping[str, Any], config: Config, console: Console
+) -> dict[str, Mapping[str, float | None]] | None:
+    """What the run's judge says of the comparisons that were rated, by prompt; None where it cannot be asked."""
+    of = {name: (entrant(run, own["first"]), entrant(run, own["second"])) for name, own in key["comparisons"].items()}
+    try:
+        found = judged(list(of.values()), [run], Store(config.paths.store), config.hardware, console)
+    except (UserError, MachineError) as error:
+        say(console, f"how far the judge agrees with the raters is not known: {error}")
+        return None
+    return {name: found[pair] for name, pair in of.items()}
 
 
 def _shown(page: Path, found: dict[str, Any]) -> str:

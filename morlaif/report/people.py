@@ -24,6 +24,7 @@ def add_people(html: str, human: Mapping[str, Any]) -> str:
         {
             "name": _name(name, human), "found": found, "rate": _interval(found["intervals"]["rate"]),
             "shares": {part: _interval(found["intervals"][part]) for part in ("win", "tie", "loss")},
+            "judge": by_judge(found),
             "alpha": {level: _interval(one, number) for level, one in found["agreement"].items()},
         }
         for name, found in human["comparisons"].items()
@@ -38,13 +39,28 @@ def add_people(html: str, human: Mapping[str, Any]) -> str:
 
 def lines(human: Mapping[str, Any]) -> list[str]:
     """For the terminal."""
-    sentences = []
-    for name, found in human["comparisons"].items():
-        shares = ", ".join(f"{part} {percent(found[part])}" for part in ("win", "tie", "loss"))
-        rate = _interval(found["intervals"]["rate"])
-        counted = f"{found['n']} prompts, {found['ratings']} ratings"
-        sentences.append(f"{_name(name, human)}: {shares}; win rate {rate}, {counted}")
-    return [*sentences, *care(human)]
+    return [
+        *(sentence(_name(name, human), found) for name, found in human["comparisons"].items()),
+        *care(human),
+    ]
+
+
+def sentence(name: str, found: Mapping[str, Any]) -> str:
+    """One comparison, and how far the run's judge agrees with the raters."""
+    shares = ", ".join(f"{part} {percent(found[part])}" for part in ("win", "tie", "loss"))
+    rate = _interval(found["intervals"]["rate"])
+    counted = f"{found['n']} prompts, {found['ratings']} ratings"
+    agreed = f"; {by_judge(found)}" if by_judge(found) else ""
+    return f"{name}: {shares}; win rate {rate}, {counted}{agreed}"
+
+
+def by_judge(found: Mapping[str, Any]) -> str:
+    """How far the run's judge agrees with the raters; empty where that is not known."""
+    judge = found.get("judge")
+    if not judge or judge["value"] is None:
+        return ""
+    beyond = f", κ {_interval(judge['kappa'], number)}" if judge["kappa"]["value"] is not None else ""
+    return f"the judge agrees with them on {_interval(judge)} of {judge['n']}{beyond}"
 
 
 def care(human: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Stage `contests`: have policies of finished runs judged against one another, prompt by prompt, for claims.
+"""Stage `contests`: have policies of finished runs judged against one another, prompt by prompt.
 
 It reads finished runs, and is no part of one.
 """
@@ -13,7 +13,7 @@ from morlaif.evaluation.settings import JudgeSettings
 from morlaif.units.job import Job, Reads
 from morlaif.units.unit import Stage
 
-OUTCOMES = "outcomes.json"  # a list for each of `ContestsReads.contests`
+OUTCOMES = "outcomes.json"  # of each of `ContestsReads.contests`, by prompt
 Entrant = tuple[str, str]  # the unit "evaluate/<digest>" that has the responses, and its policy
 
 

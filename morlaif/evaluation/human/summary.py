@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from morlaif.evaluation.human.answers import RaterAnswer, Ratings
+from morlaif.feedback.quality import kappa
 from morlaif.statistics import (
     NOTHING,
     Array,
@@ -21,6 +22,7 @@ from morlaif.statistics import (
     percentiles,
     wilson,
 )
+from morlaif.statistics import agreement as agreement_of
 
 FLIPPED = {"a": "b", "tie": "tie", "b": "a"}
 LEVELS: tuple[Literal["nominal", "ordinal"], ...] = ("nominal", "ordinal")
@@ -57,8 +59,12 @@ def summarise(
     *,
     resamples: int,
     confidence: float,
+    judged: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> dict[str, Any]:
     """human.json: comparisons, agreement and care of the raters that are kept, under numbers instead of names.
+
+    `judged`: by comparison and prompt, the judge's outcome of the first policy; each comparison then says how far the
+    judge agrees with the raters.
 
     A prompt is the unit: its share of wins is that of its raters, and intervals are bootstrapped over prompts. Prompts
     that both policies answered with the same text count as ties. Repeats count for consistency alone.
@@ -75,6 +81,7 @@ def summarise(
         "comparisons": {
             name: _comparison(found, key["comparisons"][name]["identical"], how)
             | {"agreement": agreement(found, **how)}
+            | _judge(found, _prompts(key["items"], name), (judged or {}).get(name), how)
             for name, found in outcomes.items()
             if not np.isnan(found).all()
         },
@@ -96,6 +103,25 @@ def _outcomes(kept: Ratings, items: Mapping[str, Any], comparison: str, first: s
                 answer = own[id_].answer
                 found[row, column] = 0.5 if answer == "tie" else float(items[id_][answer] == first)
     return found
+
+
+def _prompts(items: Mapping[str, Any], comparison: str) -> list[str]:
+    """Of the pairs, in the order of `_outcomes`."""
+    return [item["prompt_id"] for item in items.values() if item["kind"] == "pair" and item["comparison"] == comparison]
+
+
+def _judge(
+    found: Array, prompts: Sequence[str], judged: Mapping[str, float | None] | None, how: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How often the judge takes the side that the raters of a prompt take on average, its own ties counted half; κ
+    where both take one. Prompts on which the raters take none are left out."""
+    if judged is None:
+        return {}
+    places = np.flatnonzero(~np.isnan(found).all(axis=0))
+    raters: Array = np.nanmean(found[:, places], axis=0)
+    theirs: Array = np.array([judged.get(prompts[place]) for place in places.tolist()], dtype=np.float64)
+    same = accuracy(agreement_of(theirs - 0.5, raters - 0.5), how["confidence"])
+    return {"judge": same.as_dict() | {"kappa": kappa(theirs, raters, how["confidence"]).as_dict()}}
 
 
 def _comparison(found: Array, identical: int, how: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stage `contests`: have policies of finished runs judged against one another, prompt by prompt, for claims."""
+"""Stage `contests`: have policies of finished runs judged against one another, prompt by prompt."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def build(job: ContestsJob) -> dict[str, Any]:
     return {"contests": len(found)}
 
 
-def _contest(judge: PolicyJudge, first: Answers, second: Answers) -> list[float | None]:
-    """Of the first policy on each prompt that both have answered: win 1, tie ½, loss 0, None without a verdict."""
+def _contest(judge: PolicyJudge, first: Answers, second: Answers) -> dict[str, float | None]:
+    """Of the first policy, by the prompts that both have answered: win 1, tie ½, loss 0, None without a verdict."""
     shared = [id_ for id_ in first if id_ in second]
     if not shared:
-        raise UserError("two arms of a claim have answered no prompt in common: do they have the same data and eval?")
+        raise UserError("two policies have answered no prompt in common: do their runs have the same data and eval?")
     prompts = [first[id_][0] for id_ in shared]
     verdict = judge.compare(prompts, [first[id_][1] for id_ in shared], [second[id_][1] for id_ in shared])
     outcome = outcomes(verdict.forward, verdict.backward, verdict.valid)
-    return [None if np.isnan(value) else float(value) for value in outcome]
+    return {id_: None if np.isnan(x) else float(x) for id_, x in zip(shared, outcome, strict=True)}
 
 
 def _answers(folder: Path, policy: str) -> Answers:

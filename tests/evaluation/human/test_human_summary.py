@@ -56,6 +56,27 @@ def test_shares_by_hand():
         assert found["agreement"][level]["n"] == 3
 
 
+def test_how_far_a_judge_agrees_with_the_raters():
+    """Six prompts: raters say win, win, loss, loss, tie, and one is not rated; the judge win, loss, loss, tie, win,
+    win."""
+    rows = make_rows(6)
+    study = make_study(rows, COMPARISONS[:1], prompts=6, repeats=0, checks=0, seed=0)
+    p = [row["prompt_id"] for row in rows]
+    ann = answer(study, "Ann", by_prompt(dict(zip(p, ["win", "win", "loss", "loss", "tie"], strict=False))))
+    key = study.key()
+    ratings = read({"ann.json": ann}, key)
+    judged = {"policy_vs_single": dict(zip(p, [1.0, 0.0, 0.0, 0.5, 1.0, 1.0], strict=True))}
+    found = summarise(ratings, raters_of(ratings, key, 1.0), key, **HOW, judged=judged)
+    judge = found["comparisons"]["policy_vs_single"]["judge"]
+    assert (judge["value"], judge["n"]) == (pytest.approx((1 + 0 + 1 + 0.5) / 4), 4), "a tie of the raters' has no side"
+    assert judge["kappa"]["n"] == 3 and judge["kappa"]["value"] == pytest.approx((2 / 3 - 4 / 9) / (1 - 4 / 9))
+    silent = summarise(ratings, raters_of(ratings, key, 1.0), key, **HOW, judged={"policy_vs_single": {p[0]: None}})
+    assert silent["comparisons"]["policy_vs_single"]["judge"]["value"] is None
+    assert (
+        "judge" not in summarise(ratings, raters_of(ratings, key, 1.0), key, **HOW)["comparisons"]["policy_vs_single"]
+    )
+
+
 def test_unanimous_raters(study):
     found = summary(study, answer(study, "Ann", ZEBRA), answer(study, "Bob", ZEBRA))
     one = found["comparisons"]["policy_vs_sft"]

@@ -1,0 +1,75 @@
+"""Have policies of finished runs judged against one another on the prompts that both have answered, or recall it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+
+from morlaif.errors import Damaged, MachineError, UserError
+from morlaif.evaluation.settings import JudgeSettings
+from morlaif.files import read_json
+from morlaif.hardware import HardwareSettings
+from morlaif.pipeline.compare import RunFolder
+from morlaif.pipeline.display import Display
+from morlaif.stages.contests import OUTCOMES, STAGE, ContestsReads, Entrant
+from morlaif.units.execute import execute
+from morlaif.units.store import Store
+from morlaif.units.unit import Unit
+
+Pair = tuple[Entrant, Entrant]
+Outcomes = Mapping[str, float | None]  # of the first, by prompt: win 1, tie ½, loss 0, None without a verdict
+
+
+def entrant(run: RunFolder, policy: str) -> Entrant:
+    """
+    Raises:
+        UserError: the run evaluated no policy.
+    """
+    if "evaluate" not in run.units:
+        raise UserError(f"{run.folder.name} evaluates no policy; it needs stages=[evaluate]")
+    return f"evaluate/{run.units['evaluate']}", policy
+
+
+def judged(
+    pairs: Sequence[Pair], runs: Sequence[RunFolder], store: Store, hardware: HardwareSettings, console: Console
+) -> dict[Pair, Outcomes]:
+    """The outcomes of each pair, by the judge that the runs share; `runs` have the units of all pairs.
+
+    Raises:
+        UserError: they have several judges. MachineError: the judge failed.
+    """
+    different = list(dict.fromkeys(pairs))
+    if not different:
+        return {}
+    unit = _unit(different, runs)
+    inputs = {name: folder for run in runs for name, folder in run.folders.items()}
+    with Display(console) as display:
+        display.begin(unit)
+        state = execute(
+            unit, store, hardware,
+            on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
+            tell=lambda _, kind, line: display.say(f"contests: {line}{' builds it; waiting' * (kind == 'waiting')}"),
+            build=lambda unit, job: unit.stage.build(replace(job, needs=inputs)),
+        )  # fmt: skip
+        display.end(unit, state, 0.0)
+    found = read_json(store.folder(unit) / OUTCOMES, "outcomes of contests", of=list, failure=Damaged)
+    return dict(zip(different, found, strict=True))
+
+
+def _unit(pairs: Sequence[Pair], runs: Sequence[RunFolder]) -> Unit:
+    judges = [run.config["eval"]["judge"] for run in runs]
+    if any(one != judges[0] for one in judges):
+        raise UserError("the runs have several judges (eval.judge): give one, for one standard")
+    try:
+        settings = TypeAdapter[Any](JudgeSettings).validate_python(judges[0])
+    except ValidationError:
+        raise MachineError("the judge of these runs is not known to this version") from None
+    first = runs[0]
+    units = {name: first.units[name] for name in ("pm/gold", "sft") if settings.source == "pm"}
+    return Unit(
+        STAGE, STAGE.name, ContestsReads(contests=pairs, judge=settings, units=units, seed=first.config["seed"])
+    )
