@@ -28,7 +28,7 @@ from morlaif.models.checkpoint import Checkpoints
 
 log = logging.getLogger("morlaif.preference")
 FACTS = "facts.json"  # beside the states: whose they are
-FORMAT = 2  # raise it when `PMTrainer.state` or the facts change: older checkpoints are then not found
+FORMAT = 3  # raise it when `PMTrainer.state` or the facts change: older checkpoints are then not found
 State = dict[str, Any]
 
 

@@ -30,6 +30,7 @@ def train_whole(session: Session, settings: FullPM, taught: Sequence[int]) -> No
 
 
 def _write(session: Session, k: int, learner: FullLearner) -> None:
+    learner.finish()
     model: PreTrainedModel = learner.model
     state = None if ranks.count() == 1 else sharded.state_dict(model, torch.float32)
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -63,9 +63,14 @@ class Learner(Protocol):
     names: tuple[str, ...]
     apart: bool  # whether each principle's weights are its own
     model: nn.Module
+    size: float  # of the states under the heads, by which scores are divided; see `state_size`
 
     def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
         """(len(which), K) float32 scores of these rows."""
+        ...
+
+    def squares(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        """(len(which), K) mean squares of the states that the heads read of these rows."""
         ...
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -81,11 +86,31 @@ class Learner(Protocol):
         ...
 
 
-@torch.no_grad()
 def score_texts(
     learner: Learner, texts: Texts, which: Sequence[int], dtype: torch.dtype, tokens: int | None = None
 ) -> Tensor:
-    """(len(which), K) float32 on the CPU, by buckets of like length; each rank scores its share of them."""
+    """(len(which), K) scores, float32 on the CPU."""
+    return _read(learner, learner.score, texts, which, dtype, tokens)
+
+
+def state_size(learner: Learner, texts: Texts, which: Sequence[int], dtype: torch.dtype) -> float:
+    """Root mean square of the states that the heads read of these rows, over rows, principles and components.
+
+    A head drawn at 1/√(h + 1) is meant for states of size 1 (`draw_head`); those of pretrained models are larger.
+    """
+    return float(_read(learner, learner.squares, texts, which, dtype).double().mean().sqrt())
+
+
+@torch.no_grad()
+def _read(
+    learner: Learner,
+    of: Callable[[Texts, Sequence[int]], Tensor],
+    texts: Texts,
+    which: Sequence[int],
+    dtype: torch.dtype,
+    tokens: int | None = None,
+) -> Tensor:
+    """What `of` gives of the rows, (len(which), K), by buckets of like length; each rank reads its share of them."""
     device = texts.device
     tokens = tokens or forward_tokens(learner.model)
     training = learner.model.training
@@ -96,7 +121,7 @@ def score_texts(
     for turn in range(-(-len(buckets) // ranks.count())):
         bucket = own[turn] if turn < len(own) else buckets[0]  # the same number of forwards on each rank
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            found = learner.score(texts, [which[i] for i in bucket]).cpu()
+            found = of(texts, [which[i] for i in bucket]).cpu()
         if turn < len(own):
             scores[bucket] = found
     learner.model.train(training)
@@ -119,6 +144,7 @@ class StackedLearner:
     ) -> None:
         """`generators`: one for each principle, for its first weights. `split`: adapt the layers above it alone."""
         self.names, self.model, self.pooling, self.split = tuple(names), model, pooling, split
+        self.size = 1.0
         device = next(model.parameters()).device
         self.heads = nn.Parameter(torch.cat([draw_head(model, g) for g in generators]).to(device))  # (K, H)
         pattern, layers = layer_list(model)
@@ -126,6 +152,13 @@ class StackedLearner:
         self.stack = fresh(model, targets(model, lora.target_modules, among), lora, generators)
 
     def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        return torch.einsum("kbh,kh->bk", self._states(texts, which) / self.size, self.heads).float()
+
+    def squares(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        return self._states(texts, which).square().mean(-1).T
+
+    def _states(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        """(K, B, H)"""
         batch, count = texts.batch(which), len(self.names)
 
         def run() -> Tensor:
@@ -133,8 +166,8 @@ class StackedLearner:
                 return trunk_states(self.model, batch.ids.repeat(count, 1))
             return self.split.upper(texts.lower(self.split, which, batch).repeat(count, 1, 1))
 
-        pooled = pooled_states(self.model, batch, self.pooling, run).to(self.heads.dtype).view(count, len(which), -1)
-        return torch.einsum("kbh,kh->bk", pooled, self.heads).float()
+        pooled = pooled_states(self.model, batch, self.pooling, run)
+        return pooled.to(self.heads.dtype).view(count, len(which), -1)
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         return self._adapters(), [self.heads]
@@ -155,7 +188,7 @@ class StackedLearner:
             name: (layer.lora_down[k].detach().cpu().clone(), layer.lora_up[k].detach().cpu().clone())
             for name, layer in self.stack.layers.items()
         }
-        return Adapter(layers, self.heads[k : k + 1].detach().cpu().clone())
+        return Adapter(layers, (self.heads[k : k + 1].detach() / self.size).cpu())
 
     def _adapters(self) -> list[nn.Parameter]:
         return [w for layer in self.stack.layers.values() for w in (layer.lora_down, layer.lora_up)]
@@ -180,19 +213,27 @@ class SharedLearner:
         questions: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.names, self.model, self.pooling, self.questions = tuple(names), model, pooling, questions
+        self.size = 1.0
         count = len(names) if questions is None else 1
         device = next(model.parameters()).device
         self.heads = nn.Parameter(torch.cat([draw_head(model, generator) for _ in range(count)]).to(device))
         self.stack = fresh(model, targets(model, lora.target_modules), lora, [generator])
 
     def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        states = self._states(texts, which) / self.size
+        return (states @ self.heads.T if self.questions is None else states @ self.heads[0]).float()
+
+    def squares(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        return self._states(texts, which).square().mean(-1).view(len(which), -1).expand(-1, len(self.names))
+
+    def _states(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        """(B, H), or (B, K, H) at the end of each question."""
         batch = texts.batch(which)
         if self.questions is None:
-            pooled = pooled_states(self.model, batch, self.pooling)  # (B, H)
+            states = pooled_states(self.model, batch, self.pooling)
         else:
-            pooled = question_states(self.model, batch, self.questions)  # (B, K, H)
-        pooled = pooled.to(self.heads.dtype)
-        return (pooled @ self.heads.T if self.questions is None else pooled @ self.heads[0]).float()
+            states = question_states(self.model, batch, self.questions)
+        return states.to(self.heads.dtype)
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         return self._adapter(), [self.heads]
@@ -209,7 +250,7 @@ class SharedLearner:
             for name, layer in self.stack.layers.items()
         }
         row = k if self.questions is None else 0
-        return Adapter(layers, self.heads[row : row + 1].detach().cpu().clone())
+        return Adapter(layers, (self.heads[row : row + 1].detach() / self.size).cpu())
 
     def _adapter(self) -> list[nn.Parameter]:
         return [w for layer in self.stack.layers.values() for w in (layer.lora_down, layer.lora_up)]
@@ -233,13 +274,27 @@ class FullLearner:
 
     def __init__(self, name: str, model: nn.Module, pooling: Pooling, generator: torch.Generator) -> None:
         self.names: tuple[str, ...] = (name,)
-        self.model, self.run = model, Scores(model, pooling)
+        self.model, self.run, self.size = model, Scores(model, pooling), 1.0
         weight = head(model).weight
         with sharded.gathered([weight], change=True), torch.no_grad():
             weight.copy_(draw_head(model, generator))
 
     def score(self, texts: Texts, which: Sequence[int]) -> Tensor:
-        return self.run(*texts.batch(which)).unsqueeze(1)
+        return self.run(*texts.batch(which)).unsqueeze(1) / self.size
+
+    def squares(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        found: list[Tensor] = []
+        hook = head(self.model).register_forward_pre_hook(lambda layer, args: found.append(args[0]))
+        self.run(*texts.batch(which))  # the whole network, since its weights may lie in parts
+        hook.remove()
+        return found[0].float().square().mean(-1, keepdim=True)
+
+    def finish(self) -> None:
+        """Put `size` into the head: transformers alone then gives the same scores."""
+        weight = head(self.model).weight
+        with sharded.gathered([weight], change=True), torch.no_grad():
+            weight /= self.size
+        self.size = 1.0
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         top = {id(weight) for weight in head(self.model).parameters()}

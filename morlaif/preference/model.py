@@ -63,7 +63,8 @@ def head(model: nn.Module) -> nn.Linear:
 
 
 def draw_head(model: nn.Module, generator: torch.Generator) -> Tensor:
-    """(1, H) with deviation 1/√(h + 1), as reward models since Stiennon et al. (2009.01325) begin."""
+    """(1, H) with deviation 1/√(h + 1), as reward models since Stiennon et al. (2009.01325) begin: on states of size 1
+    the first scores have a deviation of 1."""
     width = head(model).in_features
     return torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
 

@@ -23,7 +23,7 @@ from morlaif.errors import UserError
 from morlaif.pace import Pace
 from morlaif.preference.checkpoint import FitCheckpoint, State, generator_state, set_generator_state
 from morlaif.preference.kind import OnStep
-from morlaif.preference.learners import Learner, Texts
+from morlaif.preference.learners import Learner, Texts, state_size
 from morlaif.preference.loss import pair_losses
 from morlaif.preference.pairs import epoch_batches
 from morlaif.preference.settings import TrainedPM
@@ -104,6 +104,8 @@ class PMTrainer:
         """Train from the last checkpoint, or from the start, to the end."""
         every = self.settings.checkpoint_every
         pace, done = Pace(every), self._resume()
+        if not self.losses:
+            self.learner.size = state_size(self.learner, self.pairs.texts, self._first_rows(), self.dtype)
         self.learner.model.train()
         for batch in () if done else islice(self._batches(), len(self.losses), None):
             self.step(batch)
@@ -148,6 +150,11 @@ class PMTrainer:
         self.losses.append(torch.where(taught > 0, loss, torch.nan).tolist())
         logged = zip(self.learner.names, self.losses[-1], strict=True)
         self.on_step(len(self.losses), self.steps, {name: value for name, value in logged if np.isfinite(value)})
+
+    def _first_rows(self) -> list[int]:
+        """Dialogues of as many pairs as a batch has, from all over the data: the same whichever principles learn."""
+        pairs = self.pairs.batched
+        return self.pairs.rows(pairs[:: -(-len(pairs) // self.settings.batch_size)])
 
     def _batches(self) -> Iterator[list[int]]:
         """The pairs of each step of the whole training."""
@@ -212,7 +219,7 @@ class PMTrainer:
             "step": len(self.losses), "done": done, "names": list(self.learner.names),
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "failed": {self.learner.names[k]: str(error) for k, error in self.failed.items()},
-            "updates": self.updates.state(done),
+            "size": self.learner.size, "updates": self.updates.state(done),
         }  # fmt: skip
         if not done:
             noise = ranks.gather(generator_state(self.device))
@@ -224,6 +231,7 @@ class PMTrainer:
         names = list(self.learner.names)
         rows = [state["names"].index(name) for name in names]
         same = names == state["names"]
+        self.learner.size = state["size"]
         self.updates.load(state["updates"], state["done"], lambda tensor: tensor if same else tensor[rows])
         self.losses[:] = state["losses"][:, rows].tolist()
         self.failed |= {k: UserError(state["failed"][n]) for k, n in enumerate(names) if n in state["failed"]}

@@ -43,7 +43,7 @@ BackboneJob = Job[BackboneReads, BackboneNeeds]
 
 class Backbone(Stage[BackboneReads, BackboneNeeds]):
     name = "backbone"
-    version = 2
+    version = 3
     reads = BackboneReads
     needs = BackboneNeeds
     work = "morlaif.stages.work.backbone"

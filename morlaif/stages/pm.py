@@ -49,7 +49,7 @@ PMJob = Job[PMReads, PMNeeds]
 
 class PM(Stage[PMReads, PMNeeds]):
     name = "pm"
-    version = 3
+    version = 4
     reads = PMReads
     needs = PMNeeds
     work = "morlaif.stages.work.pm"
