@@ -23,6 +23,13 @@ class Actions:
     advantages: Tensor  # (N,)
     response: Tensor  # (N,) 0, 1, … : which response each token belongs to, ascending
     clip: float  # ppo.clip_range
+    clip_high: float | None = None  # ppo.clip_range_high; none: as below
+    dual_clip: float | None = None  # ppo.dual_clip
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which ratios an advantage counts."""
+        return 1 - self.clip, 1 + (self.clip if self.clip_high is None else self.clip_high)
 
     @property
     def ratio(self) -> Tensor:
@@ -31,8 +38,16 @@ class Actions:
 
 
 def clip(a: Actions) -> Tensor:
-    """The clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7), negated: -min(ρA, clip(ρ, 1 ± clip)A)."""
-    return (-a.advantages * a.ratio).maximum(-a.advantages * a.ratio.clamp(1 - a.clip, 1 + a.clip))
+    """The clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7), negated: -min(ρA, clip(ρ, 1 ± clip)A).
+
+    With `clip_high` the upper bound is 1 + that (DAPO, arXiv 2503.14476, eq. 10): a token that was unlikely may become
+    likely. With `dual_clip` c > 1 the loss where A < 0 is at most -cA (Ye et al. 2020, arXiv 1912.09729, eq. 3): the
+    bounds leave it without one.
+    """
+    loss = (-a.advantages * a.ratio).maximum(-a.advantages * a.ratio.clamp(*a.bounds))
+    if a.dual_clip is None:
+        return loss
+    return loss.minimum(-a.dual_clip * a.advantages).where(a.advantages < 0, loss)
 
 
 def clip_sequence(a: Actions) -> Tensor:
@@ -72,8 +87,11 @@ def aggregated(
 
 
 def beyond_clip(a: Actions) -> Tensor:
-    """(N,) bool: the ratio has left 1 ± clip the way its advantage pushes it. `clip` gives no gradient there."""
-    return ((a.ratio > 1 + a.clip) & (a.advantages > 0)) | ((a.ratio < 1 - a.clip) & (a.advantages < 0))
+    """(N,) bool: the ratio has left its bounds the way its advantage pushes it, or, where that is negative, is above
+    `dual_clip`. `clip` gives no gradient there."""
+    low, high = a.bounds
+    beyond = ((a.ratio > high) & (a.advantages > 0)) | ((a.ratio < low) & (a.advantages < 0))
+    return beyond if a.dual_clip is None else beyond | ((a.ratio > a.dual_clip) & (a.advantages < 0))
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:

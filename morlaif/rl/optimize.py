@@ -32,6 +32,9 @@ def optimize(
 ) -> UpdateTally:
     """Update the models once for each minibatch; what was seen before each update, for the log.
 
+    With `ppo.target_kl`, what is left of the minibatches after the first update that began further than that from the
+    policy that sampled (k3, nats a token, the mean over its minibatch): as in CleanRL, whose check is once an epoch.
+
     Args:
         passes: epochs of minibatches.
         rates: the learning rate of each parameter group, for each update.
@@ -52,7 +55,12 @@ def optimize(
                 # cannot matter.
                 engine.backward(loss / minibatch.tokens, last=i == len(minibatch.micro) - 1)
             update.norms = engine.step(critic_only)
-    return UpdateTally.of(tally.seen())
+            if settings.target_kl is not None and update.mean("approx_kl_k3") > settings.target_kl:
+                break
+    found = UpdateTally.of(tally.seen())
+    if settings.target_kl is not None:
+        found.step["updates_left_out"] = float(sum(map(len, passes)) - len(tally.updates))
+    return found
 
 
 def _loss(
@@ -85,7 +93,10 @@ def _loss(
             logprobs, old, advantages, ref, before = (x[is_token] for x in (logprobs, old, advantages, ref, before))
             response = response[is_token]
             entropy = None if entropy is None else entropy[is_token]
-        actions = Actions(logprobs, old, ref, advantages, response, settings.clip_range)
+        actions = Actions(
+            logprobs, old, ref, advantages, response,
+            settings.clip_range, settings.clip_range_high, settings.dual_clip,
+        )  # fmt: skip
         losses = policy_loss(actions)
         counts = aggregated(
             experience.mask[rows].sum(1).to(losses)[response], settings.loss_aggregation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from morlaif.errors import UserError
 from morlaif.rl.advantages import Traits, traits
@@ -159,6 +159,9 @@ class PPOSettings(Seeded):
         "importance_cap": (None,),
         "gradient_cosines_every": (0,),
         "loss_aggregation": ("token",),
+        "target_kl": (None,),
+        "clip_range_high": (None,),
+        "dual_clip": (None,),
     }
     reads_outside: ClassVar[Mapping[str, Outside]] = {"advantage": "function", "loss": "function"}
 
@@ -195,7 +198,10 @@ class PPOSettings(Seeded):
     epochs: Count
     minibatches: Batch
     micro_batch_size: Batch
+    target_kl: Positive | None
     clip_range: Positive
+    clip_range_high: Positive | None
+    dual_clip: Annotated[float, Field(gt=1)] | None
     clip_range_value: Positive | None
     value_coef: Coefficient
     entropy_coef: Coefficient

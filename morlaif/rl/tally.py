@@ -34,6 +34,11 @@ class Update:
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
+    def mean(self, name: str) -> float:
+        """Over the tokens of all ranks, which all must ask; 0 where none has added anything."""
+        own = {name: self.sums[name].item()} if name in self.sums else {}
+        return ranks.added(own).get(name, 0.0) / self.tokens
+
 
 @dataclass(frozen=True)
 class Seen:

@@ -42,6 +42,7 @@ class Killed(Exception):
         {"critic.kind": "separate", "shaping.scaling": "running", "shaping.center": True, "optimizer.warmup_steps": 3},
         algorithm("rloo") | {"stop": ["w9"], "shaping.missing_eos": "replace"},
         algorithm("gdpo"),
+        {"target_kl": 1e-6, "epochs": 4, "clip_range_high": 0.3},
         {"shaping.scaling": "frozen", "rollouts": 8},  # eight of twelve prompts a step: a pass ends inside a step
         {"overlap": True, "policy.kind": "lora"},
     ],
@@ -52,6 +53,7 @@ class Killed(Exception):
         "separate-running-warmup",
         "rloo-stop",
         "gdpo",
+        "target-kl",
         "frozen-stream",
         "ahead",
     ],

@@ -25,6 +25,9 @@ CASES = {
         "advantage": "grpo", "critic.kind": "none", "samples_per_prompt": 3, "kl.placement": "loss",
         "kl.estimator": "k3", "entropy_coef": 0.01,
     },
+    "stopped by KL": {
+        "target_kl": 1e-6, "epochs": 4, "minibatches": 3, "optimizer.learning_rate": 1e-2, "dual_clip": 1.1,
+    },
     "critic first": {"critic.warmup_steps": 1, "minibatches": 1, "micro_batch_size": 5},
 }  # fmt: skip
 
