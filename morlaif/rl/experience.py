@@ -129,16 +129,27 @@ def response_mask(responses: Sequence[Sequence[int]]) -> Tensor:
 
 
 def partition(
-    lengths: Sequence[int], minibatches: int, micro_batch_size: int, generator: torch.Generator, processes: int = 1
+    lengths: Sequence[int],
+    minibatches: int,
+    micro_batch_size: int,
+    generator: torch.Generator,
+    processes: int = 1,
+    kept: Sequence[int] | None = None,
 ) -> list[list[list[int]]]:
     """Rows of one pass: minibatches chosen at random, each cut into micro-batches of like length.
 
     Which rows share a minibatch depends on the generator alone, never on `micro_batch_size` or `processes`.
+
+    Args:
+        lengths: of all rows.
+        kept: those that are learnt from, all if none are given; fewer than minibatches make as many as they are.
     """
-    order = torch.randperm(len(lengths), generator=generator)
+    kept = range(len(lengths)) if kept is None else kept
+    order = torch.randperm(len(kept), generator=generator)
     passes = []
-    for rows in order.tensor_split(minibatches):
-        passes.append(cut(rows.tolist(), lengths, micro_batch_size, processes))
+    for places in order.tensor_split(minibatches):
+        if len(places):
+            passes.append(cut([kept[place] for place in places.tolist()], lengths, micro_batch_size, processes))
     return passes
 
 

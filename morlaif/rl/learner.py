@@ -31,8 +31,9 @@ from morlaif.rl import kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
 from morlaif.rl.diagnostics import importance_weights, mismatch, sampler_table
 from morlaif.rl.engines import make_engine
-from morlaif.rl.experience import Experience, Minibatch, partition, plan_minibatch, response_mask, with_end
-from morlaif.rl.log import Clock, angles_row, experience_row, gains_of, histograms, objectives_row
+from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
+from morlaif.rl.groups import learnt_from
+from morlaif.rl.log import Clock, angles_row, experience_row, gains_of, histograms, left_out, objectives_row
 from morlaif.rl.masked import whiten, whiten_responses
 from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
@@ -122,7 +123,8 @@ class Learner:
         self.engine = make_engine(models, settings, accelerator)
         adaptive = settings.kl.controller == "adaptive"
         self.kl = kl.KLController(settings.kl.coef, settings.kl.target if adaptive else None, settings.kl.horizon)
-        self.seen = shaping.Moments()
+        self.seen = shaping.Moments()  # of the rewards that `shaping.scaling` divides
+        self.totals = shaping.Moments()  # of those that `scale_rewards` divides
         self.rollout = self._rollout(gather, keep)
         self.ahead: Ahead | None = None
         self.details: list[dict[str, Any]] = []  # of each step: what is no single number
@@ -155,10 +157,21 @@ class Learner:
         coming = self._begin(step + 1) if s.overlap and step + 1 < s.steps else None
         clock.lap("sample")
 
-        # 3. Shape the reward. Log-probabilities come from the training forward, in the very micro-batches of the first
-        #    pass, so that the ratio of the first minibatch is exactly 1.
-        plan = self._plan(step, prompts, responses)
-        logprobs, ref_logprobs, entropy, values = self.evaluate(plan[0], value_mask, step >= s.critic.warmup_steps)
+        # 3. Shape the reward, which may tell responses that are not learnt from. Log-probabilities come from the
+        #    training forward, in the very micro-batches of the first pass, so that the ratio of the first minibatch is
+        #    exactly 1.
+        target, normal = reward, self.objective.normalize(scores)
+        if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
+            normal = group_normalized(scores, group)
+            target = self.objective.combine(normal).float()
+        scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
+        shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
+        check_shaped(shaped, ended, texts, step, s.shaping)
+        kept = learnt_from(shaped, group, s.learn_from, s.drop_level_groups)
+        plan = self._plan(step, prompts, responses, kept)
+        first = [*plan[0], *self._others(prompts, responses, kept)]
+        learns = bool(kept.any()) and step >= s.critic.warmup_steps
+        logprobs, ref_logprobs, entropy, values = self.evaluate(first, value_mask, learns)
         own, known = sampler_table(sampled, logprobs)
         # what was sampled ahead is another policy's, which is no fault of the sampler
         apart = self.rollout.compare(logprobs, ref_logprobs) if ahead is None else mismatch(logprobs, own, known)
@@ -167,23 +180,19 @@ class Learner:
             weights = importance_weights(logprobs, own, known, s.importance_cap)
         elif ahead is not None:
             logprobs = torch.where(known, own, logprobs)  # the ratio is to the policy that sampled
-        target, normal = reward, self.objective.normalize(scores)
-        if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
-            normal = group_normalized(scores, group)
-            target = self.objective.combine(normal).float()
-        scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
-        shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
-        check_shaped(shaped, ended, texts, step, s.shaping)
         divergence = kl.k1(logprobs, ref_logprobs).masked_fill(~mask, 0)  # (B, T)
         in_reward = s.kl.placement == "reward"
         rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, value_mask)
         if s.whiten_rewards:
             rewards = whiten(rewards, value_mask, keep_mean=True)
+        if s.scale_rewards:
+            rewards, self.totals = shaping.scale_rewards(rewards, self.totals)
 
         # 4. Estimate advantages.
         advantages, returns = self.estimator(Trajectories(rewards, values, value_mask, group, s.gamma, s.lam))
         if s.whiten_advantages:
-            advantages = (whiten_responses if s.traits.grouped else whiten)(advantages, mask)
+            normalized = (whiten_responses if s.traits.grouped else whiten)(advantages[kept], mask[kept])
+            advantages = torch.zeros_like(advantages).masked_scatter(kept[:, None].expand_as(advantages), normalized)
         experience = Experience(
             prompts, responses, texts, mask, value_mask, ended, stopped, scores, reward, shaped, logprobs, ref_logprobs,
             entropy, values, rewards, advantages, torch.zeros_like(values) if returns is None else returns, weights,
@@ -192,7 +201,7 @@ class Learner:
 
         # 5. Optimise: several passes, each over all minibatches.
         many, tables = objectives_row(self.objective, normal, target, group)
-        if many and s.gradient_cosines_every and step % s.gradient_cosines_every == 0:
+        if many and plan[0] and s.gradient_cosines_every and step % s.gradient_cosines_every == 0:
             gains = gains_of(self.objective, normal, target, group)
             pulls = gradient_cosines(self.engine, plan[0][0], gains, self._autocast())
             row, table = angles_row("gradient", self.objective.active, pulls)
@@ -206,14 +215,16 @@ class Learner:
             autocast=self._autocast(),
         )  # fmt: skip
         row = experience_row(experience, self.names, self.objective, s)
-        coef, self.kl = self.kl.coef, self.kl.update(row["kl"], s.rollouts)
+        coef = self.kl.coef
+        if step >= s.critic.warmup_steps:  # a policy that does not learn has a KL of 0, which says nothing of the price
+            self.kl = self.kl.update(row["kl"], s.rollouts)
         clock.lap("optimise")
         self.ahead = None if coming is None else self._finished(step + 1, coming)
         clock.lap("sample")
 
         # 6. Log.
         row = {"step": step + 1} | row | many | updates.step | apart
-        row |= {"kl_coef": coef, "learning_rate": rates[-1]["policy"]}
+        row |= {"kl_coef": coef, "learning_rate": rates[-1]["policy"]} | left_out(shaped, kept, s)
         check_row(row, step)
         self.details.append(updates.lists | histograms(experience) | tables)
         return row | clock.seconds()
@@ -271,19 +282,32 @@ class Learner:
             raise
         return scores.to(self.device)
 
-    def _plan(self, step: int, prompts: list[list[int]], responses: list[list[int]]) -> list[list[Minibatch]]:
-        """Epochs of minibatches."""
+    def _plan(
+        self, step: int, prompts: list[list[int]], responses: list[list[int]], kept: Tensor | None = None
+    ) -> list[list[Minibatch]]:
+        """Epochs of minibatches, of the rows that are `kept` (B,)."""
         s = self.settings
         room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
         generator = schedule.generator(self.seed, "minibatches", step)
+        rows = None if kept is None else kept.nonzero().flatten().tolist()
         return [
             [
                 plan_minibatch(micro, prompts, responses, self.pad, self.device, room)
-                for micro in partition(lengths, s.minibatches, s.micro_batch_size, generator, self.processes)
+                for micro in partition(lengths, s.minibatches, s.micro_batch_size, generator, self.processes, rows)
             ]
             for _ in range(s.epochs)
         ]
+
+    def _others(self, prompts: list[list[int]], responses: list[list[int]], kept: Tensor) -> list[Minibatch]:
+        """The rows that are not kept, which are evaluated and not learnt from."""
+        s = self.settings
+        if kept.all():
+            return []
+        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
+        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+        micro = cut((~kept).nonzero().flatten().tolist(), lengths, s.micro_batch_size, self.processes)
+        return [plan_minibatch(micro, prompts, responses, self.pad, self.device, room)]
 
     @torch.no_grad()
     def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor, learn: bool = False) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from morlaif.rl import diagnostics, kl
 from morlaif.rl.experience import Experience
+from morlaif.rl.groups import level
 from morlaif.rl.masked import explained_variance, masked_mean
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.objective import Objective
@@ -108,6 +109,14 @@ def _pair_row(what: str, angles: Tensor) -> dict[str, float]:
         return {}
     least, apart = pairs.min().item(), (pairs < 0).double().mean().item()
     return {f"{what}_cosine_min": least, f"{what}_conflicts": apart}
+
+
+def left_out(shaped: Tensor, kept: Tensor, s: PPOSettings) -> dict[str, float]:
+    """How many groups have one reward, and of how many responses nothing is learnt; where the settings choose."""
+    if s.learn_from == "all" and not s.drop_level_groups:
+        return {}
+    groups = level(shaped.unflatten(0, (-1, s.samples_per_prompt)))
+    return {"groups_level": float(groups.sum()), "responses_left_out": float((~kept).sum())}
 
 
 def histograms(e: Experience) -> dict[str, Any]:

@@ -159,6 +159,9 @@ class PPOSettings(Seeded):
         "importance_cap": (None,),
         "gradient_cosines_every": (0,),
         "loss_aggregation": ("token",),
+        "learn_from": ("all",),
+        "drop_level_groups": (False,),
+        "scale_rewards": (False,),
         "target_kl": (None,),
         "clip_range_high": (None,),
         "dual_clip": (None,),
@@ -181,6 +184,8 @@ class PPOSettings(Seeded):
     # 2. score, 3. shape the reward
     shaping: ShapingSettings
     kl: KLSettings
+    learn_from: Literal["all", "best", "best_and_worst"]
+    drop_level_groups: bool
     # 4. estimate advantages
     advantage: Annotated[Line, AfterValidator(ESTIMATORS.checked)]  # a name, or the dotted path of your own
     advantage_params: Params  # its keywords, where it has any
@@ -188,6 +193,7 @@ class PPOSettings(Seeded):
     lam: Probability
     whiten_advantages: bool
     whiten_rewards: bool
+    scale_rewards: bool
     # 5. optimise
     policy: PolicySettings
     critic: CriticSettings
@@ -231,6 +237,11 @@ class PPOSettings(Seeded):
             raise ValueError(
                 f"advantage: {self.advantage} compares answers to one prompt; set samples_per_prompt above 1"
             )
+        if self.samples_per_prompt < 2 and (self.drop_level_groups or self.learn_from != "all"):
+            key = "drop_level_groups" if self.drop_level_groups else f"learn_from: {self.learn_from}"
+            raise ValueError(f"{key} compares answers to one prompt; set samples_per_prompt above 1")
+        if self.scale_rewards and self.whiten_rewards:
+            raise ValueError("scale_rewards and whiten_rewards both bring rewards to a deviation; set one of them")
         if self.traits.critic != (self.critic.kind != "none"):
             need = "needs a critic: set critic.kind" if self.traits.critic else "has no critic: set critic.kind: none"
             raise ValueError(f"advantage: {self.advantage} {need}")

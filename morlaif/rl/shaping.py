@@ -70,6 +70,16 @@ def shape(scores: Tensor, ended: Tensor, lengths: Tensor, settings: ShapingSetti
     return scores - settings.length_penalty * lengths
 
 
+def scale_rewards(rewards: Tensor, seen: Moments) -> tuple[Tensor, Moments]:
+    """Divide rewards (B, T) by the deviation of responses' totals, of all steps so far; also the moments for the next.
+
+    The reward scaling of PPO's code (Engstrom et al. 2020, arXiv 2005.12729, section 3; gym's NormalizeReward) for
+    undiscounted episodes. One factor for score and KL: what a nat costs of the score stays.
+    """
+    seen = seen.merge(Moments.of(rewards.sum(1)))
+    return rewards / seen.deviation, seen
+
+
 def token_rewards(shaped: Tensor, kl: Tensor, coef: float, mask: Tensor) -> Tensor:
     """-coef · kl at each place of `mask`, and the shaped score at the last one: (B,), (B, T) -> (B, T)."""
     rewards = -coef * kl * mask

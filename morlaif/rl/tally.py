@@ -117,7 +117,7 @@ class UpdateTally:
         step = Seen.together([one for _, one in seen]).row()
         for name in ("entropy", "explained_variance"):  # the log has those from before the updates
             step.pop(name, None)
-        first = seen[0][1].ratios
+        first = seen[0][1].ratios if seen else None
         if first is not None:  # before the first update every ratio is 1, or something is wrong
             step["first_ratio_error"] = max(abs(ratio - 1) for ratio in first)
         epochs = [
@@ -128,7 +128,7 @@ class UpdateTally:
 
 
 def _lists(kind: str, rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    return {f"{kind}/{name}": [row[name] for row in rows] for name in rows[0]}
+    return {f"{kind}/{name}": [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
 def _added(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -191,6 +191,7 @@ class PPOTrainer(Learner):
             "ahead": self.ahead and asdict(self.ahead),
             "kl_coef": self.kl.coef,
             "seen": asdict(self.seen),
+            "totals": asdict(self.totals),
             "objective": self.objective.state_dict(),
         }
         best = self.best and self.best[0]
@@ -208,4 +209,5 @@ class PPOTrainer(Learner):
         self.ahead = Ahead(**state["ahead"]) if state.get("ahead") else None
         self.kl = kl.KLController(state["kl_coef"], self.kl.target, self.kl.horizon)
         self.seen = shaping.Moments(**state["seen"])
+        self.totals = shaping.Moments(**state["totals"])
         self.objective.load_state_dict(state["objective"])

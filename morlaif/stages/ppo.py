@@ -29,7 +29,7 @@ PPOJob = Job[PPOReads, MethodNeeds]
 
 class PPO(Method[PPOReads, MethodNeeds]):
     name = "ppo"
-    version = 6
+    version = 7
     reads = PPOReads
     work = "morlaif.stages.work.ppo"
     resumes = True

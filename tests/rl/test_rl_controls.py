@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_ppo import timeless
+from small_ppo import timeless, weights
 
 from morlaif.rl import losses
+from morlaif.rl.groups import learnt_from
 from morlaif.rl.losses import Actions
+from morlaif.rl.optimize import optimize
 
 # --- bounds of the ratio ---
 
@@ -73,3 +75,122 @@ def test_target_kl_leaves_out_what_follows_the_first_update_beyond_it(small):
 def test_target_kl_never_stops_a_critic_that_learns_alone(small):
     config = small.settings(steps=1, epochs=3, target_kl=1e-9, **{"critic.warmup_steps": 1})
     assert small.trainer(config).run().curve[0]["updates_left_out"] == 0
+
+
+# --- which responses are learnt from ---
+
+
+def chosen_by_hand(rewards: list[float], group: int, keep: str, drop: bool) -> list[bool]:
+    found = []
+    for start in range(0, len(rewards), group):
+        own = rewards[start : start + group]
+        best, worst = own.index(max(own)), own.index(min(own))
+        wanted = {"all": set(range(group)), "best": {best}, "best_and_worst": {best, worst}}[keep]
+        found += [i in wanted and not (drop and len(set(own)) == 1) for i in range(group)]
+    return found
+
+
+@pytest.mark.parametrize("keep", ["all", "best", "best_and_worst"])
+@pytest.mark.parametrize("drop", [False, True])
+def test_the_chosen_of_a_group_by_a_loop(keep, drop):
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        group, groups = int(rng.integers(2, 6)), int(rng.integers(1, 5))
+        rewards = rng.integers(0, 3, group * groups).astype(np.float32).tolist()  # ties are frequent
+        found = learnt_from(torch.tensor(rewards), group, keep, drop)
+        assert found.tolist() == chosen_by_hand(rewards, group, keep, drop), (seed, rewards)
+
+
+def seen_by(monkeypatch) -> list:
+    """What each step of a trainer hands to `optimize`: experience and passes."""
+    seen: list = []
+
+    def spy(engine, experience, passes, *rest, **more):
+        seen.append((experience, passes))
+        return optimize(engine, experience, passes, *rest, **more)
+
+    monkeypatch.setattr("morlaif.rl.learner.optimize", spy)
+    return seen
+
+
+def some_level(prompts, responses):
+    """The first prompts' responses all get 1, the others a number of their own."""
+    level = [prompt[0]["content"].startswith(("w0", "w1 ", "w2 ", "w3 ", "w4 ")) for prompt in prompts]
+    return torch.tensor([[1.0 if flat else len(text) / 10] for flat, text in zip(level, responses, strict=True)])
+
+
+GROUPED = {
+    "rollouts": 24, "samples_per_prompt": 4, "critic.kind": "none", "advantage": "dr_grpo", "kl.coef": 0.0, "steps": 1,
+    "whiten_advantages": False, "shaping.constant_score": "allow", "epochs": 1, "minibatches": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("keep", ["all", "best_and_worst"])
+def test_the_loss_is_the_mean_over_what_is_learnt_from(small, monkeypatch, aggregation, keep):
+    """At ratio 1 a token's loss is its negative advantage, that of the whole group. 5 of 12 prompts are level."""
+    seen = seen_by(monkeypatch)
+    config = small.settings(**GROUPED, loss_aggregation=aggregation, learn_from=keep, drop_level_groups=True)
+    row = small.trainer(config, names=("a",), reward=some_level, objective=lambda s: s[:, 0]).run().curve[0]
+    ((e, passes),) = seen
+    rewards = e.shaped.view(-1, 4)
+    gains = (rewards - rewards.mean(1, keepdim=True)).flatten().tolist()
+    kept = [i for i, yes in enumerate(chosen_by_hand(e.shaped.tolist(), 4, keep, True)) if yes]
+    lengths = [len(ids) for ids in e.responses]
+    assert 0 < len(kept) < 24 and sorted(i for rows, _ in passes[0][0].micro for i in rows) == kept
+    tokens = sum(lengths[i] for i in kept)
+    expected = {
+        "token": -sum(gains[i] * lengths[i] for i in kept) / tokens,
+        "sequence": -sum(gains[i] for i in kept) / len(kept),
+        "constant": -sum(gains[i] * lengths[i] for i in kept) / (len(kept) * config.max_new_tokens),
+    }
+    assert row["policy_loss"] == pytest.approx(expected[aggregation], abs=1e-5)
+    assert row["responses_left_out"] == 24 - len(kept)
+    assert row["groups_level"] == sum(len(set(own)) == 1 for own in rewards.tolist())
+
+
+def test_whitening_leaves_level_groups_out(small, monkeypatch):
+    seen = seen_by(monkeypatch)
+    config = small.settings(**(GROUPED | {"whiten_advantages": True, "drop_level_groups": True}))
+    small.trainer(config, names=("a",), reward=some_level, objective=lambda s: s[:, 0]).run()
+    ((e, passes),) = seen
+    kept = sorted(i for rows, _ in passes[0][0].micro for i in rows)
+    gains = e.advantages[kept][:, 0]
+    assert gains.std() == pytest.approx(1, abs=0.01) and gains.mean() == pytest.approx(0, abs=1e-5)
+    others = [i for i in range(24) if i not in kept]
+    assert others and not e.advantages[others].any()
+
+
+def test_a_step_with_nothing_to_learn_from_makes_no_update(small):
+    config = small.settings(**(GROUPED | {"steps": 2, "drop_level_groups": True}))
+    made = small.models(config)
+    before = weights(made)
+    run = small.trainer(
+        config, made, names=("a",), reward=lambda p, r: torch.ones(len(r), 1), objective=lambda s: s[:, 0]
+    )
+    curve = run.run().curve
+    assert torch.equal(weights(made), before)
+    assert [row["responses_left_out"] for row in curve] == [24, 24] and "policy_loss" not in curve[0]
+
+
+def test_fewer_rows_than_minibatches(small):
+    config = small.settings(**(GROUPED | {"rollouts": 8, "minibatches": 4, "learn_from": "best"}))
+    found = small.trainer(config).run()
+    assert len(found.details[0]["updates/ratio_mean"]) == 2
+
+
+# --- rewards scaled by responses' totals ---
+
+
+def test_rewards_are_divided_by_the_deviation_of_all_totals_so_far(small, monkeypatch):
+    """Score and KL by the same number, the mean kept."""
+    seen = seen_by(monkeypatch)
+    config = {"steps": 3, "optimizer.learning_rate": 0.02, "kl.coef": 0.5}
+    small.trainer(small.settings(**config, scale_rewards=True)).run()
+    totals: list[float] = []
+    for e, _ in seen:
+        plain = -0.5 * (e.logprobs - e.ref_logprobs) * e.mask
+        plain[torch.arange(len(plain)), e.mask.sum(1) - 1] += e.shaped
+        totals += plain.sum(1).tolist()
+        assert torch.allclose(e.rewards, plain / float(np.std(totals, ddof=1)), atol=1e-5)
+    assert (seen[2][0].logprobs - seen[2][0].ref_logprobs).abs().max() > 0.01

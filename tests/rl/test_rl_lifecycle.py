@@ -42,6 +42,7 @@ class Killed(Exception):
         {"critic.kind": "separate", "shaping.scaling": "running", "shaping.center": True, "optimizer.warmup_steps": 3},
         algorithm("rloo") | {"stop": ["w9"], "shaping.missing_eos": "replace"},
         algorithm("gdpo"),
+        algorithm("rloo") | {"learn_from": "best_and_worst", "drop_level_groups": True, "scale_rewards": True},
         {"target_kl": 1e-6, "epochs": 4, "clip_range_high": 0.3},
         {"shaping.scaling": "frozen", "rollouts": 8},  # eight of twelve prompts a step: a pass ends inside a step
         {"overlap": True, "policy.kind": "lora"},
@@ -53,6 +54,7 @@ class Killed(Exception):
         "separate-running-warmup",
         "rloo-stop",
         "gdpo",
+        "best-and-worst",
         "target-kl",
         "frozen-stream",
         "ahead",

@@ -28,6 +28,10 @@ CASES = {
     "stopped by KL": {
         "target_kl": 1e-6, "epochs": 4, "minibatches": 3, "optimizer.learning_rate": 1e-2, "dual_clip": 1.1,
     },
+    "best and worst of groups that are not level": {
+        "advantage": "dr_grpo", "critic.kind": "none", "samples_per_prompt": 3, "learn_from": "best_and_worst",
+        "drop_level_groups": True, "scale_rewards": True, "minibatches": 3, "micro_batch_size": 1,
+    },
     "critic first": {"critic.warmup_steps": 1, "minibatches": 1, "micro_batch_size": 5},
 }  # fmt: skip
 
