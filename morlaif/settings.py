@@ -71,6 +71,7 @@ Positive = Annotated[float, _real(gt=0, le=1e9), NUMBER]
 NonNegative = Annotated[float, _real(ge=0, le=1e9), NUMBER]
 Coefficient = Annotated[float, _real(ge=0, le=1e4), NUMBER]  # of a term of a loss, a penalty or a reward
 Probability = Annotated[float, _real(ge=0, le=1), NUMBER]
+Multiple = Annotated[float, _real(gt=1, le=1e4), NUMBER]  # of what is bounded by it
 Share = Annotated[float, _real(gt=0, le=1), NUMBER]  # some of it, perhaps all
 Part = Annotated[float, _real(gt=0, lt=1), NUMBER]  # some of it, never all
 Decay = Annotated[float, _real(ge=0, lt=1), NUMBER]  # Adam's betas, dropout: one would forget nothing, or all

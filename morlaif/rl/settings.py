@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
 from morlaif.errors import UserError
 from morlaif.rl.advantages import Traits, traits
@@ -18,6 +18,7 @@ from morlaif.settings import (
     Decay,
     LearningRate,
     Line,
+    Multiple,
     Names,
     Number,
     Outside,
@@ -207,7 +208,7 @@ class PPOSettings(Seeded):
     target_kl: Positive | None
     clip_range: Positive
     clip_range_high: Positive | None
-    dual_clip: Annotated[float, Field(gt=1)] | None
+    dual_clip: Multiple | None
     clip_range_value: Positive | None
     value_coef: Coefficient
     entropy_coef: Coefficient

@@ -10,6 +10,7 @@ Each declares its properties (see `morlaif.scalarize.registry.Properties`); the 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from morlaif.errors import UserError
 from morlaif.scalarize.registry import PrincipleName, State, properties, stateful
-from morlaif.settings import Coefficient, Number, Positive, Share, Temperature
+from morlaif.settings import Coefficient, Decay, Number, Positive, Share, Temperature, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -258,6 +259,67 @@ def lagrangian(
     for name, threshold, multiplier in zip(constraints, thresholds, multipliers, strict=True):
         value = value - multiplier * (threshold - rewards[..., names.index(name)])
     return value / (1 + sum(multipliers)) if rescale else value
+
+
+Points = dict[PrincipleName, Annotated[list[tuple[Whole, Coefficient]], Field(min_length=1)]]  # step, factor
+
+
+def _scheduled(*, points: Points) -> State:
+    for name, path in points.items():
+        steps = [step for step, _ in path]
+        if steps != sorted(set(steps)):
+            raise UserError(f"scalarizer.params.points: the steps of '{name}' are {steps}; each must be above the last")
+    return {"step": 0, "factor": {name: _between(path, 1) for name, path in points.items()}}
+
+
+def _next_step(rewards: Tensor, *, points: Points, state: State) -> State:
+    step = state["step"] + 1
+    return {"step": step, "factor": {name: _between(path, step) for name, path in points.items()}}
+
+
+def _between(path: list[tuple[int, float]], step: int) -> float:
+    """The broken line through the points of `path`, level before the first and after the last."""
+    for (low, before), (high, after) in itertools.pairwise(path):
+        if low <= step < high:
+            return before + (after - before) * (step - low) / (high - low)
+    return float(path[0][1] if step < path[0][0] else path[-1][1])
+
+
+@stateful(start=_scheduled, update=_next_step)
+@properties(monotone=True, symmetric=False, homogeneous=True, bounds="none")
+def scheduled(rewards: Tensor, *, names: tuple[str, ...], state: State) -> Tensor:
+    """Σ f_i(t) r'_i, the factor f_i of a principle piecewise linear in the step t of PPO, the first of which is 1."""
+    factors = rewards.new_tensor([state["factor"].get(name, 1.0) for name in names])
+    return (rewards * factors).sum(-1)
+
+
+def _no_gain(*, names: tuple[str, ...]) -> State:
+    return {"mean": dict.fromkeys(names, 0.0), "factor": dict.fromkeys(names, 1.0)}
+
+
+def _steepest(rewards: Tensor, *, below: Positive, memory: Decay, names: tuple[str, ...], state: State) -> State:
+    """Running means m_i, and 1 / (m_i + below), of mean 1: the gradient of log Π (m_i + below).
+
+    A mean at or under the reference point counts as one a hundredth of the way to it: there the gradient has no end.
+    """
+    now = rewards.double().mean(0).tolist()
+    means = [memory * state["mean"][name] + (1 - memory) * mean for name, mean in zip(names, now, strict=True)]
+    slopes = [1 / max(mean + below, 0.01 * below) for mean in means]
+    scale = len(slopes) / sum(slopes)
+    factors = [scale * slope for slope in slopes]
+    return {"mean": dict(zip(names, means, strict=True)), "factor": dict(zip(names, factors, strict=True))}
+
+
+@stateful(start=_no_gain, update=_steepest)
+@properties(monotone=True, symmetric=True, homogeneous=True, bounds="none")
+def hypervolume(rewards: Tensor, *, names: tuple[str, ...], state: State) -> Tensor:
+    """Σ f_i r'_i along the gradient of the hypervolume between a reference point and the policy's mean scores.
+
+    The volume that one point dominates is Π (m_i - z_i); the gradient of its logarithm has the weights 1 / (m_i - z_i)
+    (Miranda & Von Zuben 2016, arXiv 1602.01164), here scaled to a mean of 1. z_i = -`below`, the SFT policy's mean
+    being 0; m_i is a running mean over steps.
+    """
+    return (rewards * rewards.new_tensor([state["factor"][name] for name in names])).sum(-1)
 
 
 # --- Shared ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,9 +24,13 @@ CONF = Path(__file__).parents[2] / "conf" / "scalarizer"
 NAMES = ("helpfulness", "toxicity", "detail")
 
 
-def lagrangian(**params):
-    config = preset("scalarizer", "lagrangian")
+def configured(name: str, **params):
+    config = preset("scalarizer", name)
     return resolve(ScalarizerSettings(**config | {"params": config["params"] | params}))
+
+
+def lagrangian(**params):
+    return configured("lagrangian", **params)
 
 
 def objective(scalarizer=linear, **change) -> Objective:
@@ -151,6 +156,60 @@ def test_dual_ascent_finds_the_constrained_optimum() -> None:
     assert made.learnt()["lambda/toxicity"] == pytest.approx(0.6 / 0.8, abs=0.02)  # tan of the angle
 
 
+# --- weights that change ---
+
+
+def test_scheduled_weights_are_numpys_interpolation() -> None:
+    points = {"toxicity": [[2, 1.0], [5, 4.0], [6, 0.0]], "detail": [[3, 0.5]]}
+    made = objective(configured("scheduled", points=points))
+    for step, batch in enumerate(batches(9), start=1):
+        made.observe(batch)
+        z = (batch - made.mean) / made.scale
+        factors = [1.0, *(np.interp(step, *zip(*points[name], strict=True)) for name in ("toxicity", "detail"))]
+        torch.testing.assert_close(made(batch), (z * torch.tensor(factors, dtype=torch.float32)).sum(1))
+        assert made.learnt()["step"] == step and made.learnt()["factor/toxicity"] == pytest.approx(factors[1])
+
+
+@pytest.mark.parametrize(
+    ("points", "says"),
+    [
+        ({"toxicity": [[5, 1.0], [5, 2.0]]}, r"steps of 'toxicity' are \[5, 5\]"),
+        ({"toxicty": [[1, 1.0]]}, "Did you mean 'toxicity'"),
+        ({"toxicity": []}, "scalarizer.params.points"),
+        ({"toxicity": [[1, -1.0]]}, "scalarizer.params.points"),
+    ],
+)
+def test_mistakes_of_a_schedule(points, says) -> None:
+    with pytest.raises(UserError, match=says):
+        objective(configured("scheduled", points=points))
+
+
+def test_hypervolume_weights_are_the_gradient_of_its_logarithm() -> None:
+    """By finite differences of Π (m_i + below), at a running mean written out."""
+    made = objective(configured("hypervolume", below=1.5, memory=0.6))
+    means = torch.zeros(3, dtype=torch.float64)
+    for batch in batches(4, size=5):
+        batch = batch / 4 + torch.tensor([1.0, -2.0, 0.0])
+        made.observe(batch)
+        z = ((batch - made.mean) / made.scale).double()
+        means = 0.6 * means + 0.4 * z.mean(0)
+        m = means.clone().requires_grad_()
+        (slope,) = torch.autograd.grad((m + 1.5).prod().log(), m)
+        factors = 3 * slope / slope.sum()
+        torch.testing.assert_close(made(batch), (z * factors).sum(1).float(), atol=1e-5, rtol=1e-5)
+    assert factors.max() > 1.05
+
+
+def test_a_principle_under_the_reference_point_counts_most_and_has_an_end() -> None:
+    made = objective(configured("hypervolume"))
+    for _ in range(50):
+        made.observe(torch.tensor([[1.0, -1e6, 0.0]]))
+    factors = made.learnt()
+    assert factors["factor/toxicity"] > 2.8 and sum(
+        v for k, v in factors.items() if k[:6] == "factor"
+    ) == pytest.approx(3)
+
+
 @pytest.mark.parametrize(
     ("params", "says"),
     [
@@ -178,10 +237,11 @@ def test_a_left_out_principle_cannot_be_a_constraint() -> None:
 
 
 def stateful_ones() -> list[Objective]:
-    return [objective(lagrangian(), normalizer="running"), objective(lagrangian()), objective(normalizer="running")]
+    learnt = [objective(lagrangian(), normalizer="running"), objective(lagrangian()), objective(normalizer="running")]
+    return [*learnt, objective(configured("scheduled")), objective(configured("hypervolume"))]
 
 
-@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("kind", range(5))
 def test_a_state_goes_through_json_and_goes_on_bit_for_bit(kind: int) -> None:
     unbroken, killed, resumed = (stateful_ones()[kind] for _ in range(3))
     steps = batches(6)

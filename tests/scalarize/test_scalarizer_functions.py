@@ -140,6 +140,9 @@ ORACLES = {
     "gated": lambda r, n, w, p: gated(r, n, **p),
     "single": lambda r, n, w, p: r[n.index(p["principle"])],
     "lagrangian": lambda r, n, w, p: lagrangian(r, n, **p),
+    # as they are at the start; `test_objective_state` has the steps after it
+    "scheduled": lambda r, n, w, p: sum(x * p["points"].get(k, [(1, 1.0)])[0][1] for k, x in zip(n, r, strict=True)),
+    "hypervolume": lambda r, n, w, p: sum(r),
 }
 
 # beside each preset's own parameters, these; all fit any K
@@ -159,6 +162,8 @@ VARIANTS = {
     "mean_minus_std": [{"penalty": 0.2}],
     "gated": [{"threshold": 1.0}],
     "lagrangian": [{"rescale": False, "initial": 3.0}, {"thresholds": [-2.0], "initial": 0.01}],
+    "scheduled": [{"points": {"toxicity": [[5, 3.0]]}}],
+    "hypervolume": [{"below": 0.5}],
 }
 # and these, which name three principles
 WIDE = {
@@ -173,7 +178,7 @@ BATCHES = (1, 1, 2, 3, 60)
 
 def columns(name: str, size: int) -> tuple[str, ...]:
     """Names of `size` columns, among them those that the preset names."""
-    return PRINCIPLES[:size] if name not in ("gated", "lagrangian") or size > 1 else ("toxicity",)
+    return PRINCIPLES[:size] if name not in ("gated", "lagrangian", "scheduled") or size > 1 else ("toxicity",)
 
 
 def compare(name: str, params: dict, size: int, rows: int, rng: random.Random) -> None:
