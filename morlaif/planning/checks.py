@@ -12,6 +12,7 @@ from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings, PretrainedPM
 from morlaif.reward.settings import WHOLE, RewardLayout
+from morlaif.scalarize.functions import linear
 from morlaif.scalarize.registry import resolve
 
 WHOLE_OF = {name: labels for labels, name in WHOLE.items()}
@@ -83,6 +84,11 @@ def check_objective(config: Config, reward: RewardLayout, trains: bool) -> None:
         raise UserError(
             "ppo.keep=best compares held-out rewards of different steps, and this objective is not the same at each "
             f"(scalarizer {scalarizer.name}, weights.normalizer={config.weights.normalizer}): use ppo.keep=last"
+        )
+    if config.ppo.gradient_weights != "none" and len(names) > 1 and scalarizer.function is not linear:
+        raise UserError(
+            f"ppo.gradient_weights={config.ppo.gradient_weights} weighs a sum of the principles anew at each step, and "
+            f"scalarizer {scalarizer.name} is none: use scalarizer=linear, or ppo.gradient_weights=none"
         )
     if config.weights.normalizer == "group":
         if config.ppo.samples_per_prompt < 2:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,27 @@ from morlaif.data.records import Message
 from morlaif.data.spool import token_spool
 from morlaif.errors import MachineError, UserError
 from morlaif.models.ends import Ends
-from morlaif.rl import kl, schedule, shaping
+from morlaif.rl import conflict, kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
-from morlaif.rl.diagnostics import importance_weights, mismatch, sampler_table
+from morlaif.rl.diagnostics import centred, importance_weights, mismatch, sampler_table
 from morlaif.rl.engines import make_engine
 from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
 from morlaif.rl.groups import learnt_from
-from morlaif.rl.log import Clock, angles_row, experience_row, gains_of, histograms, left_out, objectives_row
+from morlaif.rl.log import (
+    Clock,
+    angles_row,
+    experience_row,
+    gains_of,
+    histograms,
+    left_out,
+    named,
+    objectives_row,
+    weighted_sum,
+)
 from morlaif.rl.masked import whiten, whiten_responses
 from morlaif.rl.optimize import optimize
 from morlaif.rl.policy import ActorCritic
-from morlaif.rl.pulls import gradient_cosines
+from morlaif.rl.pulls import gradient_cosines, gradient_products
 from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
 from morlaif.rl.rollout import Finish, Rollout, TransformersRollout
 from morlaif.rl.scores import check_rewards, check_row, check_scores, check_shaped
@@ -113,11 +124,13 @@ class Learner:
         self.seed, self.dtype = seed, autocast
         self.device = models.model.device
 
-        if settings.gradient_cosines_every and any(map(sharded.is_sharded, models.groups()["policy"])):
-            raise UserError(
-                "ppo.gradient_cosines_every: the weights lie in parts on several ranks, and so would each principle's "
-                "gradient; use 0, or another stage of ZeRO than 3"
-            )
+        asked = {"gradient_cosines_every": 0, "gradient_weights": "none"}
+        for key, off in asked.items():
+            if getattr(settings, key) != off and any(map(sharded.is_sharded, models.groups()["policy"])):
+                raise UserError(
+                    f"ppo.{key}: the weights lie in parts on several ranks, and so would each principle's "
+                    f"gradient; use {off}, or another stage of ZeRO than 3"
+                )
         self.estimator = with_params(ESTIMATORS, settings.advantage, settings.advantage_params)
         self.policy_loss = with_params(LOSSES, settings.loss, settings.loss_params)
         self.engine = make_engine(models, settings, accelerator)
@@ -160,10 +173,14 @@ class Learner:
         # 3. Shape the reward, which may tell responses that are not learnt from. Log-probabilities come from the
         #    training forward, in the very micro-batches of the first pass, so that the ratio of the first minibatch is
         #    exactly 1.
-        target, normal = reward, self.objective.normalize(scores)
-        if self.grouped:  # each principle within its group; the log keeps `reward`, since this one's mean is nothing
-            normal = group_normalized(scores, group)
-            target = self.objective.combine(normal).float()
+        #    The log keeps `reward`: within groups the mean is nothing, and weights by gradients move.
+        normal = group_normalized(scores, group) if self.grouped else self.objective.normalize(scores)
+        combine, by_gradient = self.objective.combine, dict[str, float]()
+        if s.gradient_weights != "none" and len(self.objective.active) > 1:
+            factors = self._factors(step, self._plan(step, prompts, responses)[0][0], normal)
+            combine = partial(weighted_sum, self.objective, factors)
+            by_gradient = named("gradient_weight", self.objective.active, factors)
+        target = combine(normal).float()
         scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
         shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
         check_shaped(shaped, ended, texts, step, s.shaping)
@@ -200,7 +217,7 @@ class Learner:
         clock.lap("evaluate")
 
         # 5. Optimise: several passes, each over all minibatches.
-        many, tables = objectives_row(self.objective, normal, target, group)
+        many, tables = objectives_row(self.objective, normal, target, group, combine)
         if many and plan[0] and s.gradient_cosines_every and step % s.gradient_cosines_every == 0:
             gains = gains_of(self.objective, normal, target, group)
             pulls = gradient_cosines(self.engine, plan[0][0], gains, self._autocast())
@@ -224,7 +241,7 @@ class Learner:
 
         # 6. Log.
         row = {"step": step + 1} | row | many | updates.step | apart
-        row |= {"kl_coef": coef, "learning_rate": rates[-1]["policy"]} | left_out(shaped, kept, s)
+        row |= {"kl_coef": coef, "learning_rate": rates[-1]["policy"]} | left_out(shaped, kept, s) | by_gradient
         check_row(row, step)
         self.details.append(updates.lists | histograms(experience) | tables)
         return row | clock.seconds()
@@ -298,6 +315,16 @@ class Learner:
             ]
             for _ in range(s.epochs)
         ]
+
+    def _factors(self, step: int, minibatch: Minibatch, normal: Tensor) -> Tensor:
+        """(K',) what each principle that has a weight counts in this step, by its gradient on the first minibatch."""
+        gains = centred(self.objective.weigh(normal), self.settings.samples_per_prompt)
+        products = gradient_products(self.engine, minibatch, gains, self._autocast()).cpu()
+        if self.settings.gradient_weights == "mgda":
+            return conflict.mgda(products) * len(products)  # a mean of 1, so that a nat costs as much as before
+        generator = schedule.generator(self.seed, "pcgrad", step)
+        count = len(products)
+        return conflict.pcgrad(products, [torch.randperm(count, generator=generator).tolist() for _ in range(count)])
 
     def _others(self, prompts: list[list[int]], responses: list[list[int]], kept: Tensor) -> list[Minibatch]:
         """The rows that are not kept, which are evaluated and not learnt from."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,25 +69,32 @@ def score_row(normal: Tensor, names: Sequence[str], clip: float | None) -> dict[
 
 
 def objectives_row(
-    objective: Objective, normal: Tensor, target: Tensor, group: int
+    objective: Objective, normal: Tensor, target: Tensor, group: int, combine: Callable[[Tensor], Tensor]
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """What each principle has to do with the reward, for those that have a weight; numbers, and their tables.
 
     Args:
-        normal: (B, K) scores as the objective combined them, before direction and weight.
-        target: (B,) what it made of them.
+        normal: (B, K) scores as they were combined, before direction and weight.
+        target: (B,) what was made of them.
         group: neighbours that answer one prompt.
+        combine: (B, K) -> (B,), what made it.
     """
     names = objective.active
     if len(names) < 2:
         return {}, {}
     row, tables = angles_row("advantage", names, diagnostics.cosines(gains_of(objective, normal, target, group)))
-    slope = diagnostics.slopes(objective.combine, normal)
+    slope = diagnostics.slopes(combine, normal)
     if slope is not None:
         kept = (objective.weight > 0).to(slope.device)
-        row |= _named("decides", names, diagnostics.deciding(slope)[kept])
-        row |= _named("variance_share", names, diagnostics.variance_shares(slope, normal, target)[kept])
+        row |= named("decides", names, diagnostics.deciding(slope)[kept])
+        row |= named("variance_share", names, diagnostics.variance_shares(slope, normal, target)[kept])
     return row, tables
+
+
+def weighted_sum(objective: Objective, factors: Tensor, normal: Tensor) -> Tensor:
+    """(B, K) normalised scores -> (B,): their weighted sum, each principle that has a weight times its factor (K',)."""
+    weighted = objective.weigh(normal)
+    return weighted @ factors.to(weighted)
 
 
 def gains_of(objective: Objective, normal: Tensor, target: Tensor, group: int) -> Tensor:
@@ -97,7 +104,7 @@ def gains_of(objective: Objective, normal: Tensor, target: Tensor, group: int) -
 
 def angles_row(what: str, names: Sequence[str], angles: Tensor) -> tuple[dict[str, float], dict[str, Any]]:
     """Numbers and table of (K + 1, K + 1) cosines, the reward's last."""
-    row = _named(f"{what}_cosine", names, angles[-1, :-1]) | _pair_row(what, angles[:-1, :-1])
+    row = named(f"{what}_cosine", names, angles[-1, :-1]) | _pair_row(what, angles[:-1, :-1])
     return row, {f"cosines/{what}": diagnostics.matrix(names, angles[:-1, :-1])}
 
 
@@ -127,7 +134,7 @@ def histograms(e: Experience) -> dict[str, Any]:
     }
 
 
-def _named(what: str, names: Sequence[str], values: Tensor) -> dict[str, float]:
+def named(what: str, names: Sequence[str], values: Tensor) -> dict[str, float]:
     """Those that are known: NaN is no number for a log."""
     found = zip(names, values.tolist(), strict=True)
     return {f"{what}/{name}": value for name, value in found if value == value}

@@ -16,7 +16,14 @@ from morlaif.rl.experience import Minibatch
 def gradient_cosines(
     engine: Engine, minibatch: Minibatch, gains: Tensor, autocast: AbstractContextManager[object]
 ) -> Tensor:
-    """(K, K) cosines between gradients of the policy at `minibatch`, float64, the same on all ranks.
+    """(K, K) cosines of what `gradient_products` has."""
+    return cosines_of(gradient_products(engine, minibatch, gains, autocast))
+
+
+def gradient_products(
+    engine: Engine, minibatch: Minibatch, gains: Tensor, autocast: AbstractContextManager[object]
+) -> Tensor:
+    """(K, K) inner products of gradients of the policy at `minibatch`, float64, the same on all ranks.
 
     That of column k is of -Σ gain · log p over the tokens, with the gains (B, K) of the responses: the policy gradient,
     where every ratio is 1. One forward and K backward passes; K gradients are in memory at once. Nothing else changes.
@@ -38,4 +45,4 @@ def gradient_cosines(
                 parts = torch.autograd.grad(-(column * logprobs).sum(), parameters, retain_graph=not last)
                 found[k] += torch.cat([part.flatten().float() for part in parts])
     found = ranks.total(found).double()
-    return cosines_of(found @ found.T)
+    return found @ found.T

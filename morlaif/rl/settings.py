@@ -160,6 +160,7 @@ class PPOSettings(Seeded):
         "importance_cap": (None,),
         "gradient_cosines_every": (0,),
         "loss_aggregation": ("token",),
+        "gradient_weights": ("none",),
         "learn_from": ("all",),
         "drop_level_groups": (False,),
         "scale_rewards": (False,),
@@ -185,6 +186,7 @@ class PPOSettings(Seeded):
     # 2. score, 3. shape the reward
     shaping: ShapingSettings
     kl: KLSettings
+    gradient_weights: Literal["none", "mgda", "pcgrad"]
     learn_from: Literal["all", "best", "best_and_worst"]
     drop_level_groups: bool
     # 4. estimate advantages
@@ -253,11 +255,12 @@ class PPOSettings(Seeded):
                 "critic.kind: adapter shares the policy's frozen base, which policy.kind: full moves; use "
                 "policy.kind: lora, or critic.kind: separate"
             )
-        if self.gradient_cosines_every and self.policy.kind != "lora":
-            raise ValueError(
-                "gradient_cosines_every: a gradient of each principle is held, as large as what learns; use "
-                "policy.kind: lora, or 0"
-            )
+        for key, off in (("gradient_cosines_every", 0), ("gradient_weights", "none")):
+            if getattr(self, key) != off and self.policy.kind != "lora":
+                raise ValueError(
+                    f"{key}: a gradient of each principle is held, as large as what learns; use "
+                    f"policy.kind: lora, or {off}"
+                )
         if self.samples > self.eval_prompts:
             raise ValueError(f"samples: {self.samples} is more than eval_prompts: {self.eval_prompts}, which it shows")
         if (self.eval_every or self.keep == "best") and not self.eval_prompts:

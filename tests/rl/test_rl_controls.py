@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from small_ppo import timeless, weights
 
-from morlaif.rl import losses
+from morlaif.rl import conflict, losses
 from morlaif.rl.groups import learnt_from
 from morlaif.rl.losses import Actions
 from morlaif.rl.optimize import optimize
@@ -194,3 +195,130 @@ def test_rewards_are_divided_by_the_deviation_of_all_totals_so_far(small, monkey
         totals += plain.sum(1).tolist()
         assert torch.allclose(e.rewards, plain / float(np.std(totals, ddof=1)), atol=1e-5)
     assert (seen[2][0].logprobs - seen[2][0].ref_logprobs).abs().max() > 0.01
+
+
+# --- weights by gradients ---
+
+
+def gradients(seed: int) -> np.ndarray:
+    """A few vectors, some of them opposed, now and then one of them zero or twice the same."""
+    rng = np.random.default_rng(seed)
+    count, size = int(rng.integers(2, 6)), int(rng.integers(1, 7))
+    found = rng.normal(size=(count, size)) * 10.0 ** rng.integers(-2, 3)
+    if seed % 7 == 0:
+        found[0] = 0
+    if seed % 11 == 0:
+        found[-1] = found[0]
+    return found
+
+
+def test_mgda_finds_the_point_of_least_norm():
+    """Against scipy's SLSQP on the simplex: no shorter vector in the hull; and no gradient points against it."""
+    for seed in range(200):
+        g = gradients(seed)
+        products = torch.tensor(g @ g.T)
+        weights = conflict.mgda(products).numpy()
+        assert (weights >= 0).all() and weights.sum() == pytest.approx(1)
+        scale = float(np.square(g).sum(1).max()) or 1.0
+        found = minimize(
+            lambda w, g=g, scale=scale: np.square(w @ g).sum() / scale, np.full(len(g), 1 / len(g)),
+            jac=lambda w, g=g, scale=scale: 2 * g @ (w @ g) / scale, bounds=[(0, 1)] * len(g), method="SLSQP",
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, options={"ftol": 1e-14, "maxiter": 500},
+        )  # fmt: skip
+        own = np.square(weights @ g).sum() / scale
+        assert own <= found.fun + 1e-7, seed
+        assert (g @ (weights @ g) >= np.square(weights @ g).sum() - 1e-7 * scale).all(), seed
+
+
+def test_mgda_of_two_is_the_closed_form():
+    """Sener & Koltun 2018, algorithm 1."""
+    for seed in range(200):
+        a, b = np.random.default_rng(seed).normal(size=(2, 3))
+        along = np.clip((b - a) @ b / np.square(b - a).sum(), 0, 1)
+        weights = conflict.mgda(torch.tensor([[a @ a, a @ b], [a @ b, b @ b]]))
+        assert np.allclose(weights, [along, 1 - along], atol=1e-9)
+
+
+def test_pcgrad_is_the_papers_algorithm():
+    for seed in range(200):
+        g = gradients(seed)
+        rng = np.random.default_rng(seed + 1000)
+        orders = [rng.permutation(len(g)).tolist() for _ in g]
+        direction = np.zeros(g.shape[1])
+        for i, order in enumerate(orders):
+            own = g[i].copy()
+            for j in order:
+                if j != i and own @ g[j] < 0:
+                    own -= own @ g[j] / (g[j] @ g[j]) * g[j]
+            direction += own
+        weights = conflict.pcgrad(torch.tensor(g @ g.T), orders).numpy()
+        assert (weights >= 0).all()
+        assert np.allclose(weights @ g, direction, atol=1e-9 * max(1, np.abs(g).max())), seed
+
+
+A, B = np.array([1.0, 0.0]), np.array([-1.0, 0.5])  # where each of two losses is zero
+
+
+@pytest.mark.parametrize("how", ["mgda", "pcgrad"])
+def test_two_opposed_quadratics_both_fall_until_no_direction_is_better_for_both(how):
+    """|x - a|² and 3 |x - b|²: the points that neither leaves without loss to the other are those between a and b."""
+    x = np.array([2.0, 3.0])
+    losses_of = lambda x: np.array([np.square(x - A).sum(), 3 * np.square(x - B).sum()])  # noqa: E731
+    for _ in range(4000):
+        g = np.stack([2 * (x - A), 6 * (x - B)])
+        products = torch.tensor(g @ g.T)
+        weights = conflict.mgda(products) if how == "mgda" else conflict.pcgrad(products, [[1], [0]])
+        moved = x - 0.01 * weights.numpy() @ g
+        assert (losses_of(moved) <= losses_of(x) + 1e-12).all()
+        x = moved
+    along = (x - A) @ (B - A) / np.square(B - A).sum()
+    assert -1e-9 < along < 1 and np.linalg.norm(x - A - along * (B - A)) < 1e-3
+
+
+def opposed(prompts, responses):
+    """Two principles of which the second wants the opposite of the first, a quarter as strongly, and a third."""
+    early = torch.tensor([float(sum(word in ("w1", "w2", "w3") for word in text.split())) for text in responses])
+    length = torch.tensor([float(len(text.split())) for text in responses])
+    return torch.stack([early, 0.3 * length - 0.25 * early, length], 1)
+
+
+BY_GRADIENT = {"policy.kind": "lora", "optimizer.learning_rate": 1e-2, "minibatches": 1, "shaping.clip": None}
+
+
+@pytest.mark.parametrize("how", ["mgda", "pcgrad"])
+def test_the_step_learns_from_the_sum_weighed_by_gradients(small, monkeypatch, how):
+    """The weights are those of gradients computed here, and what is paid is the sum that they make."""
+    seen = seen_by(monkeypatch)
+    config = small.settings(**BY_GRADIENT, gradient_weights=how, steps=2)
+    asked: list = []
+    original = getattr(conflict, how)
+
+    def spy(*args):
+        asked.append((args, original(*args)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(conflict, how, spy)
+    run = small.trainer(config, names=("a", "b", "c"), reward=opposed, objective=lambda s: s.sum(1)).run()
+    for row, (e, _), (args, weights_found) in zip(run.curve, seen, asked, strict=True):
+        factors = weights_found.float() * (3 if how == "mgda" else 1)
+        assert torch.allclose(e.shaped, e.scores @ factors, atol=1e-4)
+        assert torch.allclose(e.reward, e.scores.sum(1))
+        assert [row[f"gradient_weight/{name}"] for name in "abc"] == pytest.approx(factors.tolist(), abs=1e-6)
+        assert args[0].shape == (3, 3) and torch.equal(args[0], args[0].T)
+    # the first step's products: one backward pass for each principle at the weights that it began with
+    made, e = small.models(config), seen[0][0]
+    gains = (e.scores - e.scores.mean(0)).unbind(1)
+    fresh = small.trainer(config, made, names=("a", "b", "c"), reward=opposed, objective=lambda s: s.sum(1))
+    g = []
+    for column in gains:
+        for rows, batch in fresh._plan(0, e.prompts, e.responses)[0][0].micro:
+            (-(column[rows][:, None] * batch.unpack(fresh.engine(batch)[0])).sum()).backward()
+        g.append(torch.cat([p.grad.flatten() for p in made.groups()["policy"]]).double())
+        made.zero_grad()
+    stacked = torch.stack(g)
+    assert torch.allclose(asked[0][0][0], stacked @ stacked.T, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_by_gradients_want_an_adapter(small):
+    with pytest.raises(ValueError, match=r"gradient_weights.*policy\.kind: lora, or none"):
+        small.settings(gradient_weights="mgda")

@@ -43,6 +43,7 @@ class Killed(Exception):
         algorithm("rloo") | {"stop": ["w9"], "shaping.missing_eos": "replace"},
         algorithm("gdpo"),
         algorithm("rloo") | {"learn_from": "best_and_worst", "drop_level_groups": True, "scale_rewards": True},
+        {"gradient_weights": "pcgrad", "policy.kind": "lora"},
         {"target_kl": 1e-6, "epochs": 4, "clip_range_high": 0.3},
         {"shaping.scaling": "frozen", "rollouts": 8},  # eight of twelve prompts a step: a pass ends inside a step
         {"overlap": True, "policy.kind": "lora"},
@@ -55,6 +56,7 @@ class Killed(Exception):
         "rloo-stop",
         "gdpo",
         "best-and-worst",
+        "pcgrad",
         "target-kl",
         "frozen-stream",
         "ahead",

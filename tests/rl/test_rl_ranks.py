@@ -32,6 +32,10 @@ CASES = {
         "advantage": "dr_grpo", "critic.kind": "none", "samples_per_prompt": 3, "learn_from": "best_and_worst",
         "drop_level_groups": True, "scale_rewards": True, "minibatches": 3, "micro_batch_size": 1,
     },
+    "weights by gradients": {
+        "gradient_weights": "pcgrad", "policy.kind": "lora", "minibatches": 2, "micro_batch_size": 2,
+        "whiten_rewards": True,
+    },
     "critic first": {"critic.warmup_steps": 1, "minibatches": 1, "micro_batch_size": 5},
 }  # fmt: skip
 
