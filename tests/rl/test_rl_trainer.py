@@ -114,8 +114,8 @@ def test_batch_order_does_not_change_the_update_without_whitening(small, monkeyp
         run = small.trainer(config, made)
         plan = trainer.PPOTrainer._plan
 
-        def turned(self, step, prompts, responses, plan=plan, reverse=reverse):
-            made_plan = plan(self, step, prompts, responses)
+        def turned(self, *rows, plan=plan, reverse=reverse):
+            made_plan = plan(self, *rows)
             return [[replace(m, micro=m.micro[::-1]) for m in epoch] for epoch in made_plan] if reverse else made_plan
 
         monkeypatch.setattr(trainer.PPOTrainer, "_plan", turned)
