@@ -5,17 +5,22 @@
 
 Time is CPU time of one thread, so that other work on the machine disturbs it least. Operations are those of matrix
 products and attention, two for each multiplication with its addition; the floor of a part is its operations over the
-machine's measured matrix rate. Peaks are of anonymous memory (no libraries, no mapped files), less what imports took,
-beside what must be there: weights, gradients and moments of what learns, keys and values. The last table tells the
-kinds of kernels apart, as torch's profiler sees them. With a pretrained model and its preference models in the store:
+machine's measured matrix rate. The last table tells the kinds of kernels apart, as torch's profiler sees them.
 
-    python benchmarks/ppo/profile_step.py --steps 1 experiment=local model.path=… …
+Peaks are of anonymous memory (no libraries, no mapped files): weights of policy and critic, and what a step takes
+beside what there was before it, over what no step can do without: these weights, gradients and moments of what learns,
+keys and values. Have freed memory returned at once: MALLOC_MMAP_THRESHOLD_=262144 MALLOC_TRIM_THRESHOLD_=262144.
+
+With a pretrained model, no store, and one preference model of its size with a head of random numbers:
+
+    python benchmarks/ppo/profile_step.py --policy FOLDER --steps 1 --no-kernels [ppo key=value …]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import statistics
 import tempfile
@@ -26,17 +31,25 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+import yaml
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from morlaif.compose import look_ahead, register
 from morlaif.memory.dimensions import of_config
+from morlaif.models.load import load_causal_lm, load_tokenizer
 from morlaif.planning.plan import plan
+from morlaif.preference.model import load_classifier
+from morlaif.presets import preset
 from morlaif.rl import learner, trainer
+from morlaif.rl.policy import ActorCritic
 from morlaif.rl.rollout import TransformersRollout
+from morlaif.rl.settings import PPOSettings
 from morlaif.units.job import Job, gather
 from morlaif.units.store import Store
 
+TEXT = """How do I plan a small garden that feeds a family of four through a whole year without much water or any help
+from the neighbours next door"""
 aten = torch.ops.aten
 ATTENTION = {
     aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -102,8 +115,8 @@ def needed(made: trainer.PPOTrainer) -> dict[str, float]:
 class Parts:
     """CPU seconds and operations of each part of each step."""
 
-    def __init__(self) -> None:
-        self.imported, self.peak = anonymous(), Peak()
+    def __init__(self, kernels: bool) -> None:
+        self.before, self.peak, self.by_kernel = 0, Peak(), kernels
         self.peaks: dict[str, int] = {}
         self.needed: dict[str, float] = {}
         self.steps: list[dict[str, float]] = []
@@ -122,7 +135,7 @@ class Parts:
             yield
             row = self.steps[-1]
             if not self.counting:
-                self.peaks[name] = max(self.peaks.get(name, 0), self.peak.take() - self.imported)
+                self.peaks[name] = max(self.peaks.get(name, 0), self.peak.take() - self.before)
             row[name] = row.get(name, 0.0) + time.process_time() - start
         if self.counting:
             self.operations[name] = self.operations.get(name, 0.0) + c.get_total_flops()
@@ -148,9 +161,12 @@ class Parts:
 
         def counted(made, number):
             self.counting = number == timed
+            if not self.steps:
+                gc.collect()
+                self.before = anonymous()
             self.steps.append({})
             start = time.process_time()
-            if number > timed:
+            if number > timed and self.by_kernel:
                 with profile(activities=[ProfilerActivity.CPU]) as profiler:
                     row = step(made, number)
                 self._sort(profiler.key_averages(), time.process_time() - start)
@@ -174,29 +190,64 @@ class Parts:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("overrides", nargs="*", help="of the run, such as ppo.rollouts=128")
+    parser.add_argument("--no-kernels", dest="kernels", action="store_false", help="leave the last step and table out")
+    parser.add_argument("--policy", type=Path, help="folder of a model that is profiled alone, without a run's units")
+    parser.add_argument("overrides", nargs="*", help="of the run, such as ppo.rollouts=128; of `ppo` with --policy")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    parts = Parts(args.kernels)
+    parts.install(args.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        models = (of_folder if args.policy else of_run)(args, Path(folder))
+    report(parts, args.steps, models)
+
+
+def of_folder(args: argparse.Namespace, keep: Path) -> int:
+    """PPO of a LoRA policy with a critic on its trunk; prompts of 5 to 24 words."""
+    changes = {
+        "steps": args.steps + 1 + args.kernels, "rollouts": 16, "generation_batch_size": 16, "max_new_tokens": 32,
+        "epochs": 1, "minibatches": 2, "max_prompt_length": 64, "checkpoint_every": 0, "eval_every": 0,
+        "eval_prompts": 0, "samples": 0,
+    }  # fmt: skip
+    changes |= {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in args.overrides)}
+    settings = PPOSettings(**(preset("ppo", "paper") | changes))
+    tokenizer = load_tokenizer(args.policy)
+    models = ActorCritic(load_causal_lm(args.policy, tokenizer=tokenizer, dtype=torch.float32).eval(), settings)
+    judge = load_classifier(args.policy, tokenizer)
+    words = TEXT.split()
+    prompts = [[{"role": "user", "content": " ".join(words[: 5 + i])}] for i in range(20)]
+
+    @torch.no_grad()
+    def reward(asked, answers):
+        texts = [f"{turns[-1]['content']} {answer}" for turns, answer in zip(asked, answers, strict=True)]
+        return judge(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+
+    made = trainer.PPOTrainer(
+        models, tokenizer, prompts, reward, ["score"], lambda scores: scores[:, 0], settings, seed=0, keep=keep
+    )
+    made.run()
+    return 1
+
+
+def of_run(args: argparse.Namespace, folder: Path) -> int:
     register()
-    overrides = [*args.overrides, "arms.select=[morlaif]", f"ppo.steps={args.steps + 2}", "ppo.eval_every=0"]
+    steps = args.steps + 1 + args.kernels
+    overrides = [*args.overrides, "arms.select=[morlaif]", f"ppo.steps={steps}", "ppo.eval_every=0"]
     config = look_ahead(Namespace(overrides=overrides, config_dir=None, multirun=False))[0][0].config
     unit, store = plan(config).by_name["ppo/morlaif"], Store(config.paths.store)
     inputs = {need.name: store.folder(need) for need in unit.needs}
-    parts = Parts()
-    parts.install(args.steps)
     build = importlib.import_module("morlaif.stages.work.ppo").build
-    with tempfile.TemporaryDirectory() as folder:
-        out, keep = Path(folder, "out"), Path(folder, "keep")
-        out.mkdir()
-        keep.mkdir()
-        build(
-            Job(
-                unit.stage.name, unit.name, unit.digest, unit.reads,
-                gather(unit.stage.needs, inputs), out, keep, store.ledger, unit.seed,
-                config.hardware, lambda *_: None,
-            )
-        )  # fmt: skip
-    report(parts, args.steps, len(config.principles.chosen))
+    out, keep = folder / "out", folder / "keep"
+    out.mkdir()
+    keep.mkdir()
+    build(
+        Job(
+            unit.stage.name, unit.name, unit.digest, unit.reads,
+            gather(unit.stage.needs, inputs), out, keep, store.ledger, unit.seed,
+            config.hardware, lambda *_: None,
+        )
+    )  # fmt: skip
+    return len(config.principles.chosen)
 
 
 def report(parts: Parts, steps: int, principles: int) -> None:
@@ -205,7 +256,7 @@ def report(parts: Parts, steps: int, principles: int) -> None:
     whole = statistics.median(row["whole"] for row in timed)
     print(f"{principles} preference models, {parts.facts['rollouts']} rollouts, {parts.facts['tokens']:.0f} tokens")
     print(f"one thread, float32: {rate / 1e9:.0f} GFLOP/s in a product of 2048 x 2048\n")
-    print("| part | CPU s | share | GFLOP | floor, s | times the floor | of the rate | peak GB |")
+    print("| part | CPU s | share | GFLOP | floor, s | times the floor | of the rate | takes GB |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     names = ("sample", "score", "evaluate", "optimise")
     rest = statistics.median(row["whole"] - sum(row[name] for name in names) for row in timed)
@@ -225,7 +276,10 @@ def report(parts: Parts, steps: int, principles: int) -> None:
     )
     least = sum(parts.needed.values())
     listed = " + ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.needed.items())
-    print(f"peak {max(parts.peaks.values()) / least:.2f} times {listed} = {least / 1e9:.2f} GB\n")
+    weights = parts.needed["weights"]
+    print(f"peak {(weights + max(parts.peaks.values())) / least:.2f} times {listed} = {least / 1e9:.2f} GB\n")
+    if not parts.kernels:
+        return
     kernels = sum(parts.kernels.values())
     print("| kernels | share |\n|---|--:|")
     for name, seconds in sorted(parts.kernels.items(), key=lambda item: -item[1]):
