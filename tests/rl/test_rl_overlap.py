@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from threading import Event
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from small_ppo import timeless, weights
 from morlaif.errors import MachineError
 from morlaif.rl import learner, schedule
 from morlaif.rl.experience import collate
+from morlaif.rl.vllm_colocated import Sampled
+from morlaif.rl.vllm_server import Server
 
 QUICK = {"steps": 2, "epochs": 1, "minibatches": 1, "optimizer.learning_rate": 5e-2}
 
@@ -113,6 +116,23 @@ def test_a_sampler_that_fails_meanwhile_costs_no_step(small, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(run.run().curve) == 2
     assert "step 2 is sampled anew" in caplog.text and not torch.equal(weights(run.models), weights(plain))
+
+
+def test_a_server_works_until_it_is_asked_for_the_answers():
+    server, asked = Server.__new__(Server), Event()
+
+    def answer(prompt, seed):
+        assert asked.wait(10)
+        if seed < 0:
+            raise MachineError("gone")
+        return Sampled([*prompt, seed], [-1.0])
+
+    server._answer = answer
+    finish, fails = server.begin([[1], [2]], [7, 8]), server.begin([[1], [2]], [7, -8])
+    asked.set()  # none was answered before
+    assert [row.ids for row in finish()] == [[1, 7], [2, 8]]
+    with pytest.raises(MachineError, match="gone"):
+        fails()
 
 
 def test_padding_is_not_read(steps):
