@@ -18,9 +18,7 @@ from morlaif.models.generate import generate
 from morlaif.models.load import load_policy, point_to, point_to_adapter
 from morlaif.models.place import Source
 
-pytestmark = pytest.mark.slow
-
-pytest.importorskip("deepspeed")
+pytestmark = [pytest.mark.slow, zero.NEEDED]
 
 PROMPTS = [[3 + (7 * row + place) % 28 for place in range(1 + row % 5)] for row in range(9)]
 

@@ -16,9 +16,7 @@ from safetensors.torch import load_file
 from morlaif import ranks
 from morlaif.preference.train import train_pm
 
-pytestmark = pytest.mark.slow
-
-pytest.importorskip("deepspeed")
+pytestmark = [pytest.mark.slow, zero.NEEDED]
 
 QUICK = {
     "epochs": 2, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-3, "head_learning_rate": 0.05,

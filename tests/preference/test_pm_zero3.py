@@ -18,9 +18,7 @@ from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.tasks import Corpus, Task
 from morlaif.preference.train import train_pms
 
-pytestmark = pytest.mark.slow
-
-pytest.importorskip("deepspeed")
+pytestmark = [pytest.mark.slow, zero.NEEDED]
 
 QUICK = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "head_learning_rate": 0.05, "max_grad_norm": 0.3}
 KINDS = {

@@ -15,9 +15,7 @@ from morlaif import sharded
 from morlaif.models.load import load_causal_lm
 from morlaif.rl.policy import ActorCritic
 
-pytestmark = pytest.mark.slow
-
-pytest.importorskip("deepspeed")
+pytestmark = [pytest.mark.slow, zero.NEEDED]
 
 CASES = {
     "full": {"minibatches": 2, "micro_batch_size": 3},

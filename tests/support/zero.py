@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
+
+import pytest
+
+# Found and not imported, which takes seconds wherever tests are collected.
+NEEDED = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 
 def parts(config: dict[str, Any] | None = None) -> Any:
