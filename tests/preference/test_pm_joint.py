@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 
 from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict
+from morlaif.models.load import load_tokenizer
 from morlaif.preference.bank import PreferenceBank
+from morlaif.preference.learners import StackedLearner
+from morlaif.preference.model import load_classifier
 from morlaif.preference.report import PMReport
 from morlaif.preference.tasks import Corpus, Task
 from morlaif.preference.train import train_pms
@@ -23,9 +26,13 @@ QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "head_learning_rat
 
 @pytest.fixture(scope="module")
 def data(make_pairs):
-    pairs, verdicts = make_pairs(72, 0)
-    held, held_verdicts = make_pairs(24, 1)
-    return pairs, verdicts, held, held_verdicts
+    return *make_pairs(40, 0), *make_pairs(16, 1)
+
+
+@pytest.fixture(scope="module")
+def more(make_pairs):
+    """So many that a part can be kept apart to stop by."""
+    return *make_pairs(72, 0), *make_pairs(24, 1)
 
 
 def judged(verdicts, seed: int, missing: float = 0.0, turned: bool = False) -> list[Verdict]:
@@ -74,11 +81,12 @@ ALIKE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ALIKE)
-def test_together_is_as_apart(case: str, data, llama, gpt2, pm_settings, tmp_path) -> None:
+def test_together_is_as_apart(case: str, data, more, llama, gpt2, pm_settings, tmp_path) -> None:
     """Missing verdicts, ties, dropout, decay and clipping included; "d" has too few verdicts to share batches."""
     preset, change = ALIKE[case]
     settings = pm_settings(preset, **QUICK | {"max_grad_norm": 0.3} | change)
     base = gpt2 if case == "gpt2" else llama
+    data = more if case == "stopping" else data
     together = train(data, base, settings, tmp_path / "together", "abcd")
     for name in "abcd":
         alone = train(data, base, settings, tmp_path / f"alone-{name}", name)[name]
@@ -98,6 +106,16 @@ def test_in_parts_is_as_at_once(data, llama, pm_settings, tmp_path) -> None:
                weights(tmp_path / "parts" / "b").items())  # fmt: skip
 
 
+def test_a_batch_without_a_verdict_has_no_gradient_to_clip(llama, pm_settings) -> None:
+    """As where those that still learn have none of its verdicts."""
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    model, lora = load_classifier(llama, load_tokenizer(llama)), pm_settings("toy").lora
+    learner = StackedLearner("ab", model, lora, "last", generators)
+    before = learner.weights(0)
+    learner.clip(1.0)
+    assert all(map(torch.equal, learner.weights(0), before))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["toy", "toy_heads"])
 def test_what_fails_loses_no_other(kind: str, data, llama, pm_settings, tmp_path) -> None:
@@ -105,7 +123,7 @@ def test_what_fails_loses_no_other(kind: str, data, llama, pm_settings, tmp_path
     none = [dataclasses.replace(v, p_first=None, valid=False) for v in made[0].verdicts]
     made.append(dataclasses.replace(made[0], principle="mute", verdicts=none))
     ends = train_pms(made, Corpus(data[0], data[2], llama), pm_settings(kind, **QUICK), seed=5)
-    assert isinstance(ends["mute"], UserError) and "pm/mute: none of 72 verdicts" in str(ends["mute"])
+    assert isinstance(ends["mute"], UserError) and "pm/mute: none of 40 verdicts" in str(ends["mute"])
     assert isinstance(ends["a"], PMReport) and isinstance(ends["b"], PMReport)
 
 
@@ -137,16 +155,16 @@ def test_heads_share_an_adapter_and_differ_in_their_heads(data, llama, pm_settin
 
 
 @pytest.mark.slow
-def test_early_stopping_keeps_the_best_and_leaves_the_reported_set_alone(data, llama, pm_settings, tmp_path) -> None:
+def test_early_stopping_keeps_the_best_and_leaves_the_reported_set_alone(more, llama, pm_settings, tmp_path) -> None:
     """At a rate that wrecks what it has learnt, the best measurement comes before the end."""
     stop = {"share": 0.3, "every": 1, "patience": 3}
     change = {"epochs": 20, "learning_rate": 0.1, "schedule": "constant", "warmup_steps": 0}
-    kept = train(data, llama, pm_settings("toy", **QUICK | change | {"early_stopping": stop}), tmp_path / "x", "b")["b"]
-    last = train(data, llama, pm_settings("toy", **QUICK | change), tmp_path / "y", "b")["b"]
+    kept = train(more, llama, pm_settings("toy", **QUICK | change | {"early_stopping": stop}), tmp_path / "x", "b")["b"]
+    last = train(more, llama, pm_settings("toy", **QUICK | change), tmp_path / "y", "b")["b"]
     assert kept.steps < last.steps == 180
     assert kept.pairs["train"] < last.pairs["train"] and kept.pairs["held_out"] == last.pairs["held_out"] == 19
     assert kept.accuracy["value"] >= last.accuracy["value"]
-    again = train(data, llama, pm_settings("toy", **QUICK | change | {"early_stopping": stop}), tmp_path / "z", "b")
+    again = train(more, llama, pm_settings("toy", **QUICK | change | {"early_stopping": stop}), tmp_path / "z", "b")
     assert again["b"] == kept
     assert "best of every 1 steps" in (tmp_path / "x" / "b" / "model" / "README.md").read_text()
 
