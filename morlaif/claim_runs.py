@@ -162,7 +162,10 @@ def makers(made: Claimed, config_dir: str | None) -> dict[str, Composed]:
         for known in made.known:
             with tried(known):
                 for name, words in needed.makers(known, made.given, made.settings.models):
-                    found[name] = _composed(words)
+                    try:
+                        found[name] = _composed(words)
+                    except UserError:  # the claim's own model is of another world
+                        raise UserError(f"needs claims.models.{name}=<folder or hub id>") from None
     return found
 
 
@@ -205,7 +208,7 @@ def _leaving_out(made: Claimed, config_dir: str | None) -> Iterator[Callable[[Kn
     with composing(config_dir):
         yield tried
     for known, error in wrong:  # what explains an error of Hydra's composes too
-        words = [word for own in known.claim.every_arm.values() for word in own]
+        words = [*made.given, *(word for own in known.claim.every_arm.values() for word in own)]
         why = str(error) if isinstance(error, UserError) else explain(error, list(dict.fromkeys(words)), config_dir)
         made.leave_out(known, why)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from morlaif.claim_runs import claimed, compose_runs
+from morlaif.claim_runs import claimed, compose_runs, makers
 from morlaif.compose import compose_all, run_name
 from morlaif.errors import UserError
 from morlaif.usage import read_flags, with_claims
@@ -45,3 +45,14 @@ def test_a_claim_on_the_command_line_means_the_sweep():
     assert with_claims(["claim=a,b", "seed=1"]) == ["claims.select=[a,b]", "seed=1", "sweep=claims"]
     assert with_claims(["sweep=claims", "claim=[a]"]) == ["sweep=claims", "claims.select=[a]"]
     assert with_claims(["claim=all"]) == ["claims.select=all", "sweep=claims"] and with_claims(["a=1"]) == ["a=1"]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_of_another_world_is_the_users_to_give():
+    made = claims_of("claim=small_pms_align_larger", "claims.models.small=/some/model")
+    assert makers(made, None) == {}
+    compose_runs(made, made.settings.models, None)
+    assert {job.config.pm.base for job in made.jobs.values()} == {"/some/model"}
+    own = ("experiment=local", "model.path=/m", "judge.path=/j", "data.path=d.jsonl")
+    with pytest.raises(UserError, match=r"claim small_pms_align_larger: needs claims\.models\.small=<folder or hub"):
+        makers(claims_of("claim=small_pms_align_larger", *own), None)

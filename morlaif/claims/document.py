@@ -94,7 +94,7 @@ def verdicts(found: Mapping[str, Any]) -> str:
         own = row.shown.name if row.shown and len(row.parts) > 1 else ""
         estimate = interval(row.shown) + (f", {own}" if own else "")
         verdict = f"**{row.verdict}**" if row.verdict else "not tested here"
-        p = "" if row.adjusted is None else f"{row.adjusted:.3f}"
+        p = "" if row.adjusted is None else "< .001" if row.adjusted < 0.001 else f"{row.adjusted:.3f}"
         texts = [markdown(text) for text in (row.statement, estimate, row.claimed, row.paper)]
         cells = [texts[0], verdict, *texts[1:3], str(len(row.seeds) or ""), p, needed(row), texts[3]]
         lines.append(f"| {' | '.join(cells)} |")
