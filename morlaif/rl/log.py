@@ -12,7 +12,7 @@ from torch import Tensor
 from morlaif.rl import diagnostics, kl
 from morlaif.rl.experience import Experience
 from morlaif.rl.groups import level
-from morlaif.rl.masked import explained_variance, masked_mean
+from morlaif.rl.masked import masked_mean
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.objective import Objective
 
@@ -49,7 +49,10 @@ def experience_row(e: Experience, names: Sequence[str], objective: Objective, s:
     if s.shaping.clip is not None:
         row["reward_clipped"] = (e.shaped.abs() >= s.shaping.clip).float().mean().item()
     if s.critic.kind != "none":
-        row["explained_variance"] = explained_variance(e.values, e.returns, e.value_mask).item()
+        values, returns = e.values[e.value_mask], e.returns[e.value_mask]
+        sums = diagnostics.value_sums(values, values, returns, None)
+        found = {name: value.item() for name, value in sums.items()}
+        row["explained_variance"] = diagnostics.explained_variance(found, len(values))
     if e.weights is not None:
         row["sampler/weight"] = masked_mean(e.weights, e.mask).item()
     row |= score_row(objective.standardize(e.scores), names, s.shaping.clip)

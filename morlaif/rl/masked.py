@@ -36,8 +36,3 @@ def whiten_responses(x: Tensor, mask: Tensor) -> Tensor:
     mean = (x * share).sum() / len(x)
     var = ((x - mean).square() * share).sum() / max(1, len(x) - 1)
     return ((x - mean) / (var.sqrt() + EPS_RESPONSES)).masked_fill(~mask, 0)
-
-
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var[returns - values] / Var[returns] over the true places: 1 for a perfect critic, 0 for a constant one."""
-    return 1 - masked_var(returns - values, mask) / (masked_var(returns, mask) + EPS)
