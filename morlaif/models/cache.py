@@ -52,16 +52,20 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = self._keys[:, :, :tokens], self._values[:, :, :tokens]
 
 
-def fixed_cache(config: PreTrainedConfig, tokens: int, column: Tensor) -> DynamicCache | None:
+def windows_of(config: PreTrainedConfig) -> list[int | None] | None:
+    """Over how many tokens each layer looks back; None: all. None for a model that keeps something else than these."""
+    layers = DynamicCache(config=config).layers
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return None
+    return [layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers]
+
+
+def fixed_cache(config: PreTrainedConfig, tokens: int, column: Tensor) -> DynamicCache:
     """A cache whose steps all read and write the same tensors: a step writes the column that `column` (1,) holds.
 
-    None where a layer keeps something else, or looks back over a window of fewer than `tokens`.
+    All layers keep all `tokens`: it is a mask that limits one to its window.
     """
     cache = DynamicCache(config=config)
-    for layer in cache.layers:
-        windowed = type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= tokens
-        if not windowed and type(layer) is not DynamicLayer:
-            return None
     cache.layers = [FixedLayer(tokens, column) for _ in cache.layers]
     return cache
 

@@ -25,7 +25,7 @@ from transformers.cache_utils import (
 )
 
 from morlaif.models import graphs
-from morlaif.models.cache import FixedLayer, ReservedLayer, fixed_cache, reserved_cache
+from morlaif.models.cache import FixedLayer, ReservedLayer, fixed_cache, reserved_cache, windows_of
 from morlaif.models.head import Head, head_of, last_states, wins_by_blocks
 from morlaif.models.layers import trunk_of
 
@@ -60,7 +60,7 @@ def decoder(model: PreTrainedModel, room: int, fixed: bool | None = None) -> Dec
     if isinstance(model, PreTrainedModel) and not cache_holds(model):
         return Rereading(model)
     wanted = graphs.enabled and graphs.on(model.device) if fixed is None else fixed
-    return Fixed(model, room) if wanted and Fixed.possible(model, room) else Cached(model, room)
+    return Fixed(model, room) if wanted and Fixed.possible(model) else Cached(model, room)
 
 
 class Cached:
@@ -81,7 +81,7 @@ class Cached:
     def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         first = ids.shape[1] == mask.shape[1]
         given: dict[str, Any] = {
-            "attention_mask": mask[:, None, None].bool() if self.ready and not first else mask,
+            "attention_mask": self._ready(mask) if self.ready and not first else mask,
             "position_ids": positions, self.name: self.cache, "logits_to_keep": 1,
         }  # fmt: skip
         if not first and self.name == "cache_params":  # states are past all padding
@@ -92,6 +92,10 @@ class Cached:
             return self.head.logits(states[:, -1])
         logits: Tensor = self.model(input_ids=ids, use_cache=True, **known(self.model, given)).logits[:, -1]
         return logits
+
+    def _ready(self, mask: Tensor) -> Any:
+        """What of `mask` (B, T) a layer's attention uses for a token."""
+        return mask[:, None, None].bool()
 
     def keep(self, rows: Tensor) -> None:
         keep_rows(self.cache, rows)
@@ -108,27 +112,33 @@ class Fixed(Cached):
     def __init__(self, model: PreTrainedModel, room: int) -> None:
         self.room = -(-room // 8) * 8  # whole 16 bytes of a mask, which kernels of attention ask for
         self.column = torch.zeros(1, dtype=torch.long, device=model.device)
+        self.places = torch.arange(self.room, device=model.device)
+        self.windows = set(windows_of(model.config) or ())
         super().__init__(model, room)
         self.steps = 0  # by single tokens
         self.graph: torch.cuda.CUDAGraph | None = None
 
     @classmethod
-    def possible(cls, model: PreTrainedModel, room: int) -> bool:
-        """Whether such steps are right, asked once of each model, and its layers take rows of `room` tokens."""
+    def possible(cls, model: PreTrainedModel) -> bool:
+        """Whether such steps are right, asked once of each model."""
         if not isinstance(model, PreTrainedModel) or not model._can_compile_fullgraph or not attends_alone(model):
             return False
         if any(hasattr(weight, "ds_id") for weight in model.parameters()):  # ZeRO-3 moves weights
             return False
-        if fixed_cache(model.config, -(-room // 8) * 8, torch.zeros(1)) is None:
-            return False
         if model not in _fixed:
-            _fixed[model] = cls(model, SHORT).ready and _right_steps(model, cls)
+            _fixed[model] = _knows_windows(model) and cls(model, SHORT).ready and _right_steps(model, cls)
         return _fixed[model]
 
     def _cache(self, room: int) -> DynamicCache:
-        cache = fixed_cache(self.model.config, self.room, self.column)
-        assert cache is not None
-        return cache
+        return fixed_cache(self.model.config, self.room, self.column)
+
+    def _ready(self, mask: Tensor) -> Any:
+        whole = super()._ready(mask)
+        window = next((window for window in self.windows if window is not None), None)
+        if window is None:
+            return whole
+        near = whole & (self.places > self.column - window)
+        return {"full_attention": whole, "sliding_attention": near} if None in self.windows else near
 
     def step(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         if ids.shape[1] == mask.shape[1]:
@@ -211,6 +221,15 @@ def keep_rows(cache: DynamicCache, rows: Tensor) -> None:
             layer.reorder_cache(rows)
         else:
             layer.batch_select_indices(rows)
+
+
+def _knows_windows(model: PreTrainedModel) -> bool:
+    """Whether masks can limit layers to their window: there is one, of all layers or of those of one type."""
+    windows = windows_of(model.config)
+    if windows is None or len(set(windows) - {None}) > 1:
+        return False
+    types = {"sliding_attention" if window else "full_attention" for window in windows}
+    return set(getattr(model.config.get_text_config(), "layer_types", None) or types) == types
 
 
 def attends_alone(model: PreTrainedModel) -> bool:

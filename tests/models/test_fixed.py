@@ -7,7 +7,16 @@ import logging
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from morlaif.models import graphs
 from morlaif.models.decode import Cached, Fixed, decoder
@@ -31,9 +40,11 @@ def built(kind: str, tokenizer):
     torch.manual_seed(1)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if kind.startswith("gemma3"):
-        window = 64 if kind == "gemma3" else 8
+        window = 64 if kind == "gemma3" else 6
         layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": window, "head_dim": 8}
         return Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(tokenizer), **SIZES, **ids, **layers))
+    if kind == "mistral":
+        return MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=6, **SIZES, **ids))
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES, **ids))
     if kind == "llama":
         return model
@@ -57,7 +68,7 @@ def common(tokenizer, rows) -> list[str]:
     return sorted(letters, key=lambda c: abs(sum(c in text for text in texts) - len(texts) // 3))[:2]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma3", "adapted", "merged"])
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gemma3, window", "mistral", "adapted", "merged"])
 def test_fixed_and_growing_caches_sample_the_same_ids(kind, tokenizer):
     model = built(kind, tokenizer)
     assert isinstance(decoder(model, 40, fixed=True), Fixed)
@@ -69,16 +80,12 @@ def test_fixed_and_growing_caches_sample_the_same_ids(kind, tokenizer):
         assert one == other
         assert seen == pytest.approx(known, abs=1e-4)
     lengths = {len(row) for row in one}
-    assert len(lengths) > 2, "rows end at different steps"
+    assert len(lengths) > 1, "rows end at different steps"
 
 
-@pytest.mark.parametrize("kind", ["gemma3, window", "gpt2"])
-def test_a_model_whose_cache_cannot_stay_keeps_the_growing_one(kind, tokenizer):
-    """A window shorter than the rows; positions that are no rotations."""
-    if kind == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2))
-    else:
-        model = built(kind, tokenizer)
+def test_a_model_whose_cache_cannot_stay_keeps_the_growing_one(tokenizer):
+    """Positions that are no rotations."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2))
     assert type(decoder(model, 40, fixed=True)) is Cached
 
 
