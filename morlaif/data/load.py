@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,6 +172,19 @@ def _examples(
             if settings.bad_rows == "error":
                 raise UserError(f"{where}: {error}; or leave such rows out with data.bad_rows=skip") from None
             skipped.append({"where": where, "why": str(error)})
+
+
+def first_examples(settings: RowSource, most: int) -> list[Example]:
+    """Those of the first rows of a file that lies here; of a hub's dataset, of code of others, and of rows that are of
+    no use: none."""
+    if isinstance(settings, PluginData) or settings.path is None:
+        return []
+    found = []
+    with suppress(UserError):  # which is reported where the rows are wanted
+        for _, row in islice(rows_of(settings), most):
+            with suppress(MalformedRow, UnusableRow):
+                found.append(read_example(row, settings))
+    return found
 
 
 def read_example(row: dict[str, Any], settings: RowSource) -> Example:

@@ -37,10 +37,16 @@ class Machine:
     kind: Footprint | None  # what the preference models hold; None where that cannot be known
     models: int  # preference models of the largest arm
     on_policy: bool  # whether they start from the run's SFT model
+    mapped: float = 0.0  # bytes of the policy's file, which is in memory while its weights are made of it
 
     @property
     def layout(self) -> Layout:
         return Layout.of(self.hardware)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of prompt and response that a preference model reads at most; None: not known."""
+        return self.kind.max_length if self.kind else None
 
     # --- what is held --------------------------------------------------------------------------------------------
 
@@ -144,6 +150,9 @@ class Machine:
         """`learning`: parameters that DeepSpeed steps."""
         if learning:
             turns = {**turns, "stepping": self.layout.stepping(learning)}
+        if self.mapped:
+            note = "the policy's file, mapped until its weights are converted"
+            turns = {"loading": [Item("model", self.mapped, note)], **turns}
         phases = tuple((name, tuple(items)) for name, items in turns.items() if items)
         host = self.layout.host(learning)
         return StageMemory(stage, self.layout.ranks, tuple(always), phases, host, seconds, step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from morlaif.config import Config
 from morlaif.devices import cores
 from morlaif.memory.dimensions import config_of
 from morlaif.memory.effort import OPERATIONS, Effort
+from morlaif.models.place import folder_of
 from morlaif.models.settings import LoRASettings, ModelSettings
 from morlaif.pipeline.times import Rate
 from morlaif.preference.kinds import kind_of
@@ -44,12 +46,17 @@ def measured(efforts: Iterable[Effort], config: Config, otherwise: Rate) -> tupl
     began, before = time.perf_counter(), torch.get_num_threads()
     if config.hardware.device == "cpu":
         torch.set_num_threads(config.hardware.threads or cores())
+    efforts = list(efforts)
     try:
-        found = _measure({one.forward: one for one in efforts}, config, began)
+        found = _measure({one.forward: one for one in efforts if one.op != "load"}, config, began)
+        opened = {source: _opened(*source) for one in efforts if (source := _source(one.model, config)) is not None}
     finally:
         torch.set_num_threads(before)
 
     def rate(one: Effort) -> float:
+        if one.op == "load":
+            source = _source(one.model, config)
+            return otherwise(one) + (opened.get(source, 0.0) if source else 0.0)
         if (seconds := found.get(one.forward)) is not None:
             return seconds[0]
         like = [pair for key, pair in found.items() if key[:2] == one.forward[:2]] or list(found.values())
@@ -99,21 +106,37 @@ def _small(one: Effort, layers: int) -> tuple[Effort, float]:
     return replace(one, rows=rows, logits=round(one.logits * share)), share
 
 
-def _config(name: str, config: Config) -> dict[str, Any] | None:
+def _source(name: str, config: Config) -> tuple[str, str | None] | None:
+    """Path and revision of the policy, of the preference models' base or of the judge; None: made from nothing."""
     if name == "judge":
-        for engine in (config.feedback, getattr(config.eval.judge, "engine", None)):
-            if (path := getattr(engine, "path", None)) is not None:
-                return config_of(path, getattr(engine, "revision", None))
-        return None
+        engines = (config.feedback, getattr(config.eval.judge, "engine", None))
+        paths = [(path, getattr(one, "revision", None)) for one in engines if (path := getattr(one, "path", None))]
+        return paths[0] if paths else None
     other = kind_of(config.pm).base if name == "base" else None
     if other is not None:
-        return config_of(other.path, other.revision)
-    return _of_model(config.model)
+        return other.path, other.revision
+    return None if config.model.path is None else (config.model.path, config.model.revision)
 
 
-def _of_model(model: ModelSettings) -> dict[str, Any] | None:
+def _config(name: str, config: Config) -> dict[str, Any] | None:
+    source = _source(name, config)
+    return config_of(*source) if source else _from_nothing(config.model) if name != "judge" else None
+
+
+def _opened(path: str, revision: str | None) -> float:
+    """Seconds to open a tokenizer, where its files lie here: a large vocabulary takes longer than many weights."""
+    from transformers import AutoTokenizer
+
+    if (folder := folder_of(path, revision)) is None:
+        return 0.0
+    with suppress(OSError, ValueError, KeyError):  # which is reported where it is wanted
+        return _timed(lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    return 0.0
+
+
+def _from_nothing(model: ModelSettings) -> dict[str, Any] | None:
     if (scratch := model.scratch) is None:
-        return None if model.path is None else config_of(model.path, model.revision)
+        return None
     return {
         "model_type": "llama", "vocab_size": scratch.vocab_size, "hidden_size": scratch.hidden_size,
         "intermediate_size": scratch.intermediate_size, "num_hidden_layers": scratch.layers,
@@ -170,7 +193,8 @@ def _work(model: Any, one: Effort) -> Callable[[], float]:
     model.requires_grad_(one.op == "learn")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     if one.op == "adapt":
-        learning = _adapters(model)
+        learning = _adapters(model, one.dropout)
+        model.train(one.dropout > 0)
     optimizer = torch.optim.AdamW(learning, lr=0.0)
 
     def learn() -> None:
@@ -196,7 +220,7 @@ def _stretched(prompt: float, sampling: float, new: int) -> float:
     return prompt + new * max(0.0, sampling - prompt) / NEW
 
 
-def _adapters(model: Any) -> list[Any]:
+def _adapters(model: Any, dropout: float) -> list[Any]:
     import torch
 
     from morlaif.preference.lora import StackedLora, fresh, targets
@@ -206,6 +230,7 @@ def _adapters(model: Any) -> list[Any]:
         lora = LoRASettings(r=8, alpha=32, dropout=0.0, target_modules="all-linear")
         there = list(fresh(model, targets(model, "all-linear"), lora, [torch.Generator()]).layers.values())
     for layer in there:
+        layer.dropout = dropout
         layer.lora_down.requires_grad_(True)
         layer.lora_up.requires_grad_(True)
     return [weight for layer in there for weight in (layer.lora_down, layer.lora_up)]

@@ -13,9 +13,11 @@ from morlaif.devices import SLOWER, processor_lacks_bfloat16
 from morlaif.errors import UserError
 from morlaif.feedback.settings import HfSettings
 from morlaif.memory.advice import advise
-from morlaif.memory.dimensions import of_model, of_path, why_unknown
+from morlaif.memory.dimensions import Dimensions, of_model, of_path, why_unknown
 from morlaif.memory.estimate import StageMemory, fits, host_bytes, usable
 from morlaif.memory.machine import Machine
+from morlaif.models.place import folder_of
+from morlaif.models.settings import NoSFT
 from morlaif.pipeline.changes import apply
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.timing import duration
@@ -53,7 +55,20 @@ def machine_of(config: Config, plan: Plan) -> Machine | None:
         return None
     arms = [unit for unit in plan.units if isinstance(unit.reads, ScoringReads)]
     models = max((sum(isinstance(need.stage, PM) for need in unit.needs) for unit in arms), default=0)
-    return Machine(config.hardware, policy, base, kind.footprint, models, kind.on_policy)
+    return Machine(config.hardware, policy, base, kind.footprint, models, kind.on_policy, _mapped(config, plan, policy))
+
+
+def _mapped(config: Config, plan: Plan, policy: Dimensions) -> float:
+    """Bytes of the policy's file where a processor's weights are in another number format than it. The SFT model is
+    written in that of the machine, and its file is its memory."""
+    sft, path = plan.by_name.get("sft"), config.model.path
+    tuned = sft is not None and not isinstance(sft.reads.sft, NoSFT)
+    if path is None or tuned or config.hardware.device != "cpu" or config.hardware.dtype != "float32":
+        return 0.0
+    folder = folder_of(path, config.model.revision)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder is not None else 0
+    size = size or 2 * policy.parameters  # as nearly all on the hub
+    return 0.0 if size > 3 * policy.parameters else float(size)
 
 
 def resources(plan: Plan, config: Config) -> RenderableType | None:

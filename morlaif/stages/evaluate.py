@@ -10,7 +10,7 @@ from typing import Any
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
-from morlaif.memory.effort import Amounts, Effort, sampled, scored
+from morlaif.memory.effort import Amounts, Effort, loaded, sampled, scored
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.scalarize.settings import ScalarizerSettings
@@ -92,10 +92,16 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
         s = unit.reads.eval
         policies, models = 1 + len(unit.reads.arms) + len(s.policies), len(unit.of("pm"))
         prompts = s.prompts if data.held_out is None else min(s.prompts, data.held_out)
-        yield from sampled(machine.policy, policies * prompts, s.batch_size, data, s.max_new_tokens)
+        yield loaded("policy", machine.policy, policies)
+        yield loaded("base", machine.base)
+        yield from sampled(
+            machine.policy, policies * prompts, s.batch_size, data, s.max_new_tokens, s.max_prompt_tokens
+        )
         pairs = 2 * min(s.pairs or data.held_out or 0, data.held_out or 0)
-        yield from scored(machine.base, policies * min(s.scored, prompts) + pairs, models, data)
-        if (judge := judging(getattr(s.judge, "engine", None), 1, min(s.max_new_tokens, data.response))) is not None:
+        yield from scored(machine.base, policies * min(s.scored, prompts) + pairs, models, data, machine.longest)
+        new = min(s.max_new_tokens, data.response)
+        if (judge := judging(getattr(s.judge, "engine", None), 1, new, data.prompt)) is not None:
+            yield loaded("judge", judge.dims)
             yield judge_effort(judge, prompts * (2 * len(unit.reads.arms) - 1) + s.agreement)
 
     def smaller(self, reads: EvaluateReads) -> Iterator[str]:

@@ -12,7 +12,7 @@ from morlaif.feedback.estimate import ASSUMED_TOKENS
 from morlaif.feedback.settings import Company, FeedbackSettings, HfSettings, Principle
 from morlaif.memory.advice import halves
 from morlaif.memory.dimensions import of_path
-from morlaif.memory.effort import Amounts, Effort
+from morlaif.memory.effort import Amounts, Effort, loaded
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import FORWARD, Judging, Machine
 from morlaif.models.settings import SampleResponses
@@ -56,11 +56,11 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
         settings = unit.reads.feedback
         if not isinstance(settings, HfSettings):
             return []  # a server takes its own time, which the table of costs has
-        judge = judging(settings, _side_by_side(unit.reads), data.sampled)
+        judge = judging(settings, _side_by_side(unit.reads), data.sampled, data.prompt)
         if judge is None or data.examples is None:
             return None
         verdicts = data.examples * (unit.reads.verdicts_per_pair or 1)
-        return [judge_effort(judge, verdicts)]
+        return [loaded("judge", judge.dims), judge_effort(judge, verdicts)]
 
     def smaller(self, reads: FeedbackReads) -> Iterator[str]:
         if isinstance(reads.feedback, HfSettings):
@@ -83,7 +83,7 @@ def _side_by_side(reads: FeedbackReads) -> int:
 INSTRUCTION, ENDING = 60, 90  # tokens of the instruction before the dialogue, and of a principle behind it
 
 
-def judging(settings: object, principles: int, new: int) -> Judging | None:
+def judging(settings: object, principles: int, new: int, prompt: int = ASSUMED_TOKENS[0]) -> Judging | None:
     """The language model that judges here, if one does and its shape is known. `new`: tokens of a response at most."""
     if not isinstance(settings, HfSettings) or settings.path is None:
         return None
@@ -91,7 +91,7 @@ def judging(settings: object, principles: int, new: int) -> Judging | None:
         return None
     element = 4 if settings.dtype == "float32" else 2
     together = principles if settings.order == "pair" else 1
-    return Judging(dims, element, settings.batch_size, together, INSTRUCTION + ASSUMED_TOKENS[0] + 2 * new, ENDING)
+    return Judging(dims, element, settings.batch_size, together, INSTRUCTION + prompt + 2 * new, ENDING)
 
 
 def judge_effort(judge: Judging, verdicts: int) -> Effort:

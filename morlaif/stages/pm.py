@@ -13,7 +13,7 @@ from typing import Any
 from morlaif.batches import Microbatches, microbatches
 from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
-from morlaif.memory.effort import Amounts, Effort, scored
+from morlaif.memory.effort import Amounts, Effort, Op, loaded, scored
 from morlaif.memory.estimate import ForwardSize, Item, StageMemory, usable
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.preference.kind import Footprint
@@ -171,12 +171,15 @@ def training_efforts(unit: Unit, machine: Machine, data: Amounts) -> list[Effort
     if held is None or batch is None or data.examples is None or data.held_out is None:
         return None
     micro = batch_of(settings, machine.layout.ranks).micro
-    length = min(held.max_length, data.prompt + data.sampled)
+    length = data.padded(1, held.max_length, data.sampled)  # batches are of like lengths
     pairs = (data.examples - data.held_out) * getattr(settings, "epochs", 1) * held.members
     rows = max(1, min(2 * micro, 2 * pairs))
+    op: Op = "learn" if held.lora is None else "adapt"
+    dropout = held.lora.dropout if held.lora else 0.0
     return [
-        Effort("learn" if held.lora is None else "adapt", "base", machine.base, rows, length, 2 * pairs / rows),
-        *scored(machine.base, 2 * data.held_out, held.members, data),
+        loaded("base", machine.base, 1 / _members(held, machine.models) if held.lora else 2),  # once for all; written
+        Effort(op, "base", machine.base, rows, length, 2 * pairs / rows, dropout=dropout),
+        *scored(machine.base, 2 * data.held_out, held.members, data, held.max_length),
     ]
 
 

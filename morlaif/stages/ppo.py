@@ -8,7 +8,7 @@ from typing import Any
 
 from morlaif.batches import Microbatches
 from morlaif.memory.advice import halves
-from morlaif.memory.effort import Amounts, Effort, Op, sampled, scored
+from morlaif.memory.effort import Amounts, Effort, Op, loaded, sampled, scored
 from morlaif.memory.estimate import ForwardSize, Item, StageMemory
 from morlaif.memory.machine import FORWARD, Machine, operations
 from morlaif.rl.settings import PPOSettings
@@ -87,14 +87,19 @@ class PPO(Method[PPOReads, MethodNeeds]):
     def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort]:
         s, policy, models = unit.reads.ppo, machine.policy, len(unit.of("pm"))
         new = min(s.max_new_tokens, data.response)
+        yield loaded("policy", policy, 2 if s.critic.kind != "separate" else 3)  # and written
         looks = 1 + -(-s.steps // s.eval_every) if s.eval_every else 2
         for rows, times in ((s.rollouts, s.steps), (s.eval_prompts, looks)):
             for part in (
-                *sampled(policy, rows, s.generation_batch_size, data, s.max_new_tokens),
-                *scored(machine.base, rows, models, data),
+                *sampled(policy, rows, s.generation_batch_size, data, s.max_new_tokens, s.max_prompt_length),
+                *scored(machine.base, rows, models, data, machine.longest),
             ):
                 yield replace(part, times=times * part.times)
-        micro, length = max(1, min(s.micro_batch_size, s.rollouts)), data.prompt + new
+        micro = max(1, min(s.micro_batch_size, s.rollouts))
+        length = data.padded(micro, s.max_prompt_length) + new
+        if s.eval_prompts:  # the KL of the held-out answers
+            times = 2 * looks * s.eval_prompts / micro
+            yield Effort("read", "policy", policy, micro, length, times, logits=micro * new)
         forwards = s.steps * s.rollouts / micro
         op: Op = "learn" if s.policy.kind == "full" else "adapt"
         yield Effort("read", "policy", policy, micro, length, 2 * forwards, logits=micro * new)

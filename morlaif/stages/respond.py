@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.memory.advice import halves
-from morlaif.memory.effort import Amounts, Effort, sampled
+from morlaif.memory.effort import Amounts, Effort, loaded, sampled
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.models.settings import RespondSettings, SampleResponses
@@ -63,7 +63,8 @@ class Respond(Stage[RespondReads, RespondNeeds]):
             return ()
         if data.examples is None:
             return None
-        return sampled(machine.policy, 2 * data.examples, s.batch_size, data, s.max_new_tokens)
+        made = sampled(machine.policy, 2 * data.examples, s.batch_size, data, s.max_new_tokens, s.max_prompt_tokens)
+        return [loaded("policy", machine.policy), *made]
 
     def smaller(self, reads: RespondReads) -> Iterator[str]:
         if isinstance(reads.respond, SampleResponses):

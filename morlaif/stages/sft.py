@@ -9,7 +9,7 @@ from pathlib import Path
 
 from morlaif.batches import Microbatches, microbatches
 from morlaif.memory.advice import halves
-from morlaif.memory.effort import Amounts, Effort, Op
+from morlaif.memory.effort import Amounts, Effort, Op, loaded
 from morlaif.memory.estimate import ForwardSize, StageMemory
 from morlaif.memory.machine import Machine, operations
 from morlaif.models.settings import FullSFT, LoRASFT, ModelSettings, NoSFT, SFTSettings
@@ -78,10 +78,14 @@ class SFT(Stage[SFTReads, SFTNeeds]):
             return None
         steps = s.max_steps or math.ceil(s.epochs * (data.demonstrations or 0) / s.batch_size)
         micro = min(s.micro_batch_size or s.batch_size, s.batch_size)
-        length = min(s.max_length, data.prompt + data.response)
+        length = data.padded(micro, s.max_length, data.response)
         op: Op = "adapt" if isinstance(s, LoRASFT) else "learn"
         times = steps * s.batch_size / micro
-        return [Effort(op, "policy", machine.policy, micro, length, times, logits=micro * length)]
+        dropout = s.lora.dropout if isinstance(s, LoRASFT) else 0.0
+        return [
+            loaded("policy", machine.policy, 2),  # and written
+            Effort(op, "policy", machine.policy, micro, length, times, logits=micro * length, dropout=dropout),
+        ]
 
     def smaller(self, reads: SFTReads) -> Iterator[str]:
         s = reads.sft

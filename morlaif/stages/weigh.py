@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from morlaif.memory.advice import halves
-from morlaif.memory.effort import Amounts, Effort, sampled, scored
+from morlaif.memory.effort import Amounts, Effort, loaded, sampled, scored
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.models.settings import SampleResponses
@@ -58,9 +58,10 @@ class Weigh(Stage[WeighReads, WeighNeeds]):
 
     def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort]:
         s = unit.reads.weights
-        yield from scored(machine.base, s.prompts, len(unit.of("pm")), data)
+        yield loaded("base", machine.base)
+        yield from scored(machine.base, s.prompts, len(unit.of("pm")), data, machine.longest)
         if not isinstance(unit.of("respond")[0].reads.respond, SampleResponses):
-            yield from sampled(machine.policy, s.prompts, s.batch_size, data, s.max_new_tokens)
+            yield from sampled(machine.policy, s.prompts, s.batch_size, data, s.max_new_tokens, s.max_prompt_tokens)
 
     def smaller(self, reads: WeighReads) -> Iterator[str]:
         return halves("weights.batch_size", reads.weights.batch_size)

@@ -53,6 +53,29 @@ def test_times_are_not_guessed_where_the_data_is_not_known(made, tmp_path):
     assert times.total is None and None in {s for name, s in times.seconds.items() if name.startswith("pm/")}
 
 
+def test_lengths_are_those_of_the_first_rows_and_padded_to_the_longest_of_a_batch(tmp_path):
+    rows = [{"prompt": "word " * words, "chosen": "a" * 80, "rejected": "b" * 40} for words in (10, 90, 10, 90)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = config("experiment=hh_cpu", "data=jsonl", f"data.path={tmp_path / 'a.jsonl'}", f"paths.store={tmp_path}")
+    data = amounts(plan(other), Store(tmp_path), other)
+    assert data.response == 15 and data.prompt == pytest.approx((12 + 112) / 2 + 4, abs=2)
+    assert data.padded(2, None) == max(data.prompts) and data.padded(2, 50) == 50
+    assert data.padded(1, None) == data.prompt and data.padded(2, 50, beside=8) == 50
+    assert data.padded(8, None) == max(data.prompts), "fewer prompts than a batch has rows"
+
+
+def test_the_file_of_a_model_is_in_memory_while_its_weights_are_converted(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    made = config(
+        "model=gpt2", "model.path=Qwen/Qwen2.5-0.5B", "data=jsonl", f"data.path={tmp_path / 'a.jsonl'}", "sft=none",
+        "respond=sample", "pm=lora", "feedback=human", f"paths.store={tmp_path}", "arms.select=[morlaif]",
+    )  # fmt: skip
+    (loading,) = [items for name, items in memory_of(made, "respond").turns if name == "loading"]
+    assert loading[0].bytes == pytest.approx(2 * 494e6, rel=0.01)
+    for other in (["sft=lora"], ["hardware=gpu"]):
+        assert "loading" not in dict(memory_of(apply(made, other), "respond").turns)
+
+
 def test_a_processor_is_asked_for_bfloat16(tmp_path):
     file = tmp_path / "cpuinfo"
     for flags, lacks in (("fpu avx2", True), ("avx512f avx512_bf16", False), ("amx_bf16", False)):
