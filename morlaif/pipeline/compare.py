@@ -24,6 +24,7 @@ from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.display import Display, plain_table
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
+from morlaif.pipeline.tracked import comparison
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.stages.compare import STAGE, Asked, CompareReads
@@ -31,6 +32,7 @@ from morlaif.stages.known import NAMES
 from morlaif.texts import add_row, say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
+from morlaif.tracking.workspace import FILE as WORKSPACE
 from morlaif.units.execute import execute
 from morlaif.units.integrity import MANIFEST, damage, read_manifest
 from morlaif.units.store import State, Store
@@ -327,24 +329,26 @@ def _build(
 
 
 def tell(settings: TrackingSettings, out: Path, count: int, console: Console) -> None:
-    """A tracker's run of its own, in the sweep's group: strengths as summary, who won as a table, the figures."""
-    found = read_json(out / "comparison.json", "a comparison's numbers", of=dict, failure=Damaged)
-    labels = {policy["key"]: policy["label"] for policy in found["policies"]}
+    """A tracker's run of its own, in the sweep's group: strengths as summary, its tables, the figures."""
+    file = out / "comparison.json"
+    found = read_json(file, "a comparison's numbers", of=dict, failure=Damaged)
+    told = comparison(found, file)
     tracker = open_tracker(
         settings, out,
         name=f"comparison of {count} runs", group=out.name, run_id=f"compare-{out.name}", tags=["comparison"],
-        config={"runs": {run["name"]: run["differs"] for run in found["runs"]}}, warn=partial(say, console),
-        job_type="compare",
+        config={"runs": {run["name"]: run["differs"] for run in found["runs"]}, "varied": told.keys},
+        warn=partial(say, console), job_type="compare",
     )  # fmt: skip
-    tracker.summary({"strength": {labels[key]: theta for key, theta in found["judged"]["strengths"].items()}})
-    columns = ["first", "second", "value", "low", "high", "n"]
-    rates = [[labels[row["first"]], labels[row["second"]], *(row[name] for name in columns[2:])]
-             for row in found["judged"]["rates"]]  # fmt: skip
-    if rates:
-        tracker.table("win_rates", columns, rates)
+    tracker.summary(told.headline)
+    for name, table in told.tables.items():
+        tracker.table(name, table.columns, table.rows)
     tracker.images({path.stem: path for path in sorted((out / "figures").glob("*.png"))})
     tracker.artifact(f"comparison-{out.name}", "comparison", out, {"runs": count})
     tracker.close()
+    shown = {"group": out.name, "keys": told.keys, "arms": told.arms, "principles": told.principles}
+    write_whole(out / WORKSPACE, json.dumps(shown, indent=1))
+    if settings.kind == "wandb":
+        say(console, f"workspace: python -m morlaif.tracking.workspace --entity <you> --sweep {out}")
 
 
 def _job(run: RunFolder | None, name: str, overrides: str, out: Path) -> dict[str, Any]:

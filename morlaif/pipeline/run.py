@@ -15,12 +15,14 @@ from rich.console import Console
 
 from morlaif.config import Config
 from morlaif.errors import MACHINE, Damaged, MachineError, UserError, describe, of_system
+from morlaif.evaluation.results import RunResults, parse
 from morlaif.files import read_json, read_json_lines
 from morlaif.pipeline.dispatch import Dispatcher
 from morlaif.pipeline.display import Display, closing
 from morlaif.pipeline.preflight import Preflight
 from morlaif.pipeline.record import HUMAN, LOCK, Run, Status, failures, write_config, write_whole
 from morlaif.pipeline.served import with_served
+from morlaif.pipeline.tracked import headline
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan as make_plan
 from morlaif.planning.settle import settled
@@ -179,7 +181,9 @@ def _tags(config: Config) -> list[str]:
 def _tell(tracker: Tracker, plan: Plan, store: Store, results: Mapping[str, Any], folder: Path) -> None:
     """What a run leaves besides its metrics: results, samples, figures, and its artifacts by reference."""
     if results:
-        tracker.summary(results)
+        known = {key: value for key, value in results.items() if key != "seconds"}
+        where = folder / "results.json"
+        tracker.summary(headline(parse(RunResults, known, where), results["seconds"]), results)
         for name, (columns, rows) in _sample_tables(store.folder(plan.by_name["evaluate"]) / "samples.jsonl").items():
             tracker.table(name, columns, rows)
     figures = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}

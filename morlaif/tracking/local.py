@@ -22,8 +22,8 @@ class Tracker(Protocol):
     def log(self, stage: str, unit: str, step: int, metrics: Mapping[str, float]) -> None:
         """The metrics of one step of one unit."""
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """The run's headline numbers, nested."""
+    def summary(self, values: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> None:
+        """The numbers that runs are compared by, and all others, nested."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table, such as sample responses."""
@@ -62,8 +62,8 @@ class LocalTracker:
         """Name, group, job type, tags and config of the run."""
         self._tell("run", **facts)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        self._tell("summary", values=values)
+    def summary(self, values: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> None:
+        self._tell("summary", values=values, details=details or {})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._tell("table", name=name, columns=list(columns), rows=[list(row) for row in rows])

@@ -40,4 +40,4 @@ def open_tracker(
     local.begin(facts | {"config": config})
     if not isinstance(settings, WandbTracking):
         return local
-    return WandbTracker(local, settings, folder, facts, config, warn)
+    return WandbTracker(local, settings, folder, facts, config, warn, sweep=group)

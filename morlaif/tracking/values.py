@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-# Words in a metric's name that say which way is better.
-_MORE = ("reward", "score", "accuracy", "win_rate", "validity", "agreement", "kappa", "ended", "strength")
-_LESS = ("loss", "kl", "ece", "brier", "flip", "invalid", "usd")
+# Words in a metric's name that say which way is better. A divergence from SFT is what a reward costs, and no way is
+# better; nor of a policy's loss, whose value says nothing.
+_MORE = ("reward", "score", "accuracy", "win_rate", "validity", "agreement", "kappa", "ended", "strength", "gain")
+_LESS = ("loss", "ece", "brier", "flip", "invalid", "usd", "seconds")
+_NEITHER = ("kl", "policy_loss", "clipped", "deviation", "histogram", "updates", "epochs", "stopped", "low", "high")
 
 
 def filterable(value: Any) -> Any:
@@ -45,6 +47,8 @@ def goal(metric: str) -> Literal["maximize", "minimize"] | None:
     """Which way a metric is better, by its name; None where that depends."""
     words = re.split(r"[./_\s]+", metric.lower())
     name = "_".join(words)
+    if any(word in words or ("_" in word and word in name) for word in _NEITHER):
+        return None
     if any(word in words for word in _LESS):
         return "minimize"
     return "maximize" if any(word in words or word in name for word in _MORE) else None

@@ -15,17 +15,22 @@ from morlaif.tracking.settings import WandbTracking
 from morlaif.tracking.values import filterable, flatten, goal, spread
 
 SENT = "wandb-sent.json"  # {unit: last step sent}: a command that is given again sends nothing twice
-AGGREGATES = {"maximize": "max,last", "minimize": "min,last", None: "last"}
+GROUPS = "wandb-groups.json"  # every sweep that has had the run
+SUMMARISED = ("reward", "kl", "length")  # of a curve: its last value is a column of the table of runs
 
 
 class WandbTracker:
-    """One wandb run for one morlaif run: metrics as `<unit>/<metric>` against `<unit>/step`, results as summary.
+    """One wandb run for one morlaif run: metrics as `<unit>/<metric>` against `<stage>/step`, results as summary.
 
-    What PPO's single updates showed lies between two steps (`morlaif.tracking.values.spread`).
+    All arms have one axis, and so have all preference models: one chart can show them. What PPO's single updates showed
+    lies between two steps (`morlaif.tracking.values.spread`).
 
-    A metric whose name says which way is better keeps its best value in the summary too (`.max`, `.min`), and the
-    config says which way (`goals`). Whatever goes wrong in wandb (package missing, no login, no network, a crash of its
-    service) is reported once through `warn`; from then on the run goes on with the local rows alone.
+    The summary has the numbers that runs are compared by, and all others under `details`; of curves, few have their
+    last value there. The config says which way a metric is better (`goals`), and which sweeps have the run (`sweeps`):
+    wandb gives a run one group, which stays that of the first.
+
+    Whatever goes wrong in wandb (package missing, no login, no network, a crash of its service) is reported once
+    through `warn`; from then on the run goes on with the local rows alone.
     """
 
     def __init__(
@@ -36,12 +41,14 @@ class WandbTracker:
         facts: Mapping[str, Any],
         config: Mapping[str, Any],
         warn: Callable[[str], None],
+        sweep: str,
     ) -> None:
         self._local, self._folder, self._warn = local, folder, warn
         self._run: Any = None  # wandb's; None: it has not started, or has stopped
         self._defined: set[str] = set()
         self._goals: dict[str, str] = {}
         self._sent: dict[str, int] = _read(folder / SENT)
+        facts, config = _in_all_sweeps(folder / GROUPS, settings, facts, config, sweep)
         self._try(lambda: setattr(self, "_run", _start(settings, folder, facts, config)), starting=True)
 
     def log(self, stage: str, unit: str, step: int, metrics: Mapping[str, float]) -> None:
@@ -64,24 +71,27 @@ class WandbTracker:
 
     def _point(self, unit: str, step: float, metrics: Mapping[str, Any]) -> None:
         named = {f"{unit}/{name}": value for name, value in metrics.items()}
+        axis = f"{unit.partition('/')[0]}/step"
         for name in [name for name in named if name not in self._defined]:
-            self._define(unit, name)
-        self._run.log({f"{unit}/step": step} | named)
+            self._define(unit, name, axis)
+        self._run.log({axis: step} | named)
 
-    def _define(self, unit: str, name: str) -> None:
-        if f"{unit}/step" not in self._defined:
-            self._run.define_metric(f"{unit}/step", hidden=True)
-            self._defined.add(f"{unit}/step")
-        better = goal(name.removeprefix(f"{unit}/"))
-        self._run.define_metric(name, step_metric=f"{unit}/step", summary=AGGREGATES[better])
+    def _define(self, unit: str, name: str, axis: str) -> None:
+        if axis not in self._defined:
+            self._run.define_metric(axis, hidden=True, summary="none")
+            self._defined.add(axis)
+        own = name.removeprefix(f"{unit}/")
+        better = goal(own)
+        self._run.define_metric(name, step_metric=axis, summary="last" if own in SUMMARISED else "none")
         if better:
             self._goals[name] = better
             self._run.config.update({"goals": dict(self._goals)}, allow_val_change=True)
         self._defined.add(name)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        self._local.summary(values)
-        self._try(lambda: self._run.summary.update(flatten(redact(values))))
+    def summary(self, values: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> None:
+        self._local.summary(values, details)
+        told = flatten(redact(values)) | ({"details": redact(details)} if details else {})
+        self._try(lambda: self._run.summary.update(told))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._local.table(name, columns, rows)
@@ -156,7 +166,16 @@ def _start(settings: WandbTracking, folder: Path, facts: Mapping[str, Any], conf
     )
 
 
-def _read(path: Path) -> dict[str, int]:
+def _in_all_sweeps(
+    file: Path, settings: WandbTracking, facts: Mapping[str, Any], config: Mapping[str, Any], sweep: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The facts with the group of the first sweep that had the run, the config with all of them."""
+    groups = list(dict.fromkeys([*_read(file), sweep]))
+    file.write_text(json.dumps(dict.fromkeys(groups, True)))
+    return {**facts, "group": settings.group or groups[0]}, {**config, "sweeps": groups}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         return read_json(path, of=dict)
     except UserError:

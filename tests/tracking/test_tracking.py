@@ -35,10 +35,10 @@ LISTS = {
 }  # fmt: skip
 
 
-def opened(settings: dict, folder, warnings: list[str]):
+def opened(settings: dict, folder, warnings: list[str], sweep: str = "scalarizers-1a2b"):
     return open_tracker(
         adapter.validate_python(settings), folder,
-        name="linear", group="scalarizers-1a2b", run_id="0123456789abcdef", tags=["linear", "toy", "4 principles"],
+        name="linear", group=sweep, run_id="0123456789abcdef", tags=["linear", "toy", "4 principles"],
         config=CONFIG, warn=warnings.append,
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ def tell_all(tracker, folder: Path) -> None:
     tracker.table("samples", ["prompt", "sft", "multi"], [["p", "a sk-secret-1", "b"], ["q", "c", None]])
     tracker.images({"win_rates": folder / "win_rates.png"})
     tracker.artifact("ppo-multi", "model", folder / "model", {"digest": "abcd", "reward": 0.75})
-    tracker.summary({"win_rate": {"policy_vs_sft": {"value": 0.9}}, "kl": None})
+    tracker.summary({"win_rate/morlaif_vs_sft": 0.9}, {"win_rate": {"morlaif_vs_sft": {"tie": 0.1}}, "kl": None})
 
 
 # --- local rows -----------------------------------------------------------------------------------------------------
@@ -100,7 +100,8 @@ def test_everything_is_local_too(tmp_path, settings, monkeypatch):
     assert told["run"]["group"] == "scalarizers-1a2b" and "linear" in told["run"]["tags"]
     assert told["run"]["config"]["note"] == "x *** y"
     assert told["table"]["rows"] == [["p", "a ***", "b"], ["q", "c", None]]
-    assert told["summary"]["values"]["win_rate"]["policy_vs_sft"]["value"] == 0.9
+    assert told["summary"]["values"] == {"win_rate/morlaif_vs_sft": 0.9}
+    assert told["summary"]["details"]["win_rate"]["morlaif_vs_sft"] == {"tie": 0.1}
     assert told["images"]["files"] == {"win_rates": str(tmp_path / "win_rates.png")}
     assert told["artifact"]["folder"] == str(tmp_path / "model") and told["artifact"]["about"]["digest"] == "abcd"
     assert len(rows(tmp_path)) == 3
@@ -211,20 +212,21 @@ def test_offline_files_hold_everything_promised(tmp_path, monkeypatch):
     assert read.config["ppo"] == {"betas": {"0": 0.9, "1": 0.95}} and read.config["note"] == "x *** y"
 
     # every metric against its own step, with the way that is better
-    assert read.logged("ppo/morlaif/reward") == [0.25, 0.75] and read.logged("ppo/morlaif/step") == [1, 1.5, 2, 2]
+    assert read.logged("ppo/morlaif/reward") == [0.25, 0.75] and read.logged("ppo/step") == [1, 1.5, 2, 2]
     assert read.logged("ppo/morlaif/length") == [30.0, None] and read.logged("pm/empathy/loss") == [0.6]
     reward, kl, length = (read.metrics[f"ppo/morlaif/{name}"] for name in ("reward", "kl", "length"))
-    assert reward.step_metric == "ppo/morlaif/step" and reward.summary.max and not reward.summary.min
-    assert kl.summary.min and not kl.summary.max and not (length.summary.min or length.summary.max)
-    assert read.config["goals"] == {
-        "ppo/morlaif/reward": "maximize", "ppo/morlaif/kl": "minimize", "pm/empathy/loss": "minimize",
-    }  # fmt: skip
+    assert all(one.step_metric == "ppo/step" and one.summary.last for one in (reward, kl, length))
+    assert read.metrics["ppo/morlaif/updates/ratio_max"].summary.none and read.metrics["pm/empathy/loss"].summary.none
+    assert read.config["goals"] == {"ppo/morlaif/reward": "maximize", "pm/empathy/loss": "minimize"}
+    assert read.config["sweeps"] == {"scalarizers-1a2b": True}
     # what an update showed lies in the middle of its step
-    assert [(row["ppo/morlaif/step"], row["ppo/morlaif/updates/ratio_max"]) for row in read.history
+    assert [(row["ppo/step"], row["ppo/morlaif/updates/ratio_max"]) for row in read.history
             if "ppo/morlaif/updates/ratio_max" in row] == [(1.5, 1.0), (2, 1.25)]  # fmt: skip
     assert read.logged("ppo/morlaif/epochs/grad_norm/1") == [2.5] and not read.logged("ppo/morlaif/cosines/advantage")
     assert read.media("ppo/morlaif/histogram/advantage")["values"] == [3, 4]
-    assert read.summary["win_rate.policy_vs_sft.value"] == 0.9
+    assert read.summary["win_rate/morlaif_vs_sft"] == 0.9
+    details = read.summary.get("details") or {k: v for k, v in read.summary.items() if k.startswith("details")}
+    assert "0.1" in json.dumps(details) and not any(key.startswith("win_rate.") for key in read.summary)
 
     # the table, the figure and the artifact
     table = read.media("samples")
@@ -248,6 +250,17 @@ def test_the_same_command_again_sends_nothing_twice(tmp_path):
             tracker.log("sft", "sft", step, {"loss": 1.0 / step})
         tracker.close()
     assert [read.logged("sft/step") for read in offline_runs(tmp_path)] == [[1, 2], [3]]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_sweeps_is_on_both_dashboards(tmp_path):
+    """It keeps the group of the first, and its config names both."""
+    pytest.importorskip("wandb")
+    for sweep in ("scalarizers-1a2b", "seeds-3c4d"):
+        opened(OFFLINE, tmp_path, [], sweep).close()
+    first, second = offline_runs(tmp_path)
+    assert first.run.run_group == second.run.run_group == "scalarizers-1a2b"
+    assert second.config["sweeps"] == {"scalarizers-1a2b": True, "seeds-3c4d": True}
 
 
 # --- trackers that break --------------------------------------------------------------------------------------------
@@ -300,8 +313,10 @@ def test_redact_flatten_and_filterable(monkeypatch):
 
 @pytest.mark.parametrize(
     ("metric", "better"),
-    [("reward", "maximize"), ("score/empathy", "maximize"), ("train_loss", "minimize"), ("kl", "minimize"),
-     ("accuracy", "maximize"), ("length", None), ("learning_rate", None), ("seconds", None)],
+    [("reward", "maximize"), ("score/empathy", "maximize"), ("train_loss", "minimize"), ("kl", None),
+     ("accuracy", "maximize"), ("length", None), ("learning_rate", None), ("seconds", "minimize"),
+     ("seconds/score", "minimize"), ("policy_loss", None), ("value_loss", "minimize"), ("reward_clipped", None),
+     ("deviation/empathy", None), ("eval/gain_low", None), ("eval/gain", "maximize"), ("kl_coef", None)],
 )  # fmt: skip
 def test_which_way_is_better(metric, better):
     assert goal(metric) == better

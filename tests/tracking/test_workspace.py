@@ -9,30 +9,46 @@ import pytest
 
 from morlaif.tracking import workspace
 
+SHOWN = {
+    "group": "scalarizers-1a2b", "keys": ["scalarizer.name", "ppo.kl.coef", "ppo.seed"],
+    "arms": {"morlaif": "ppo", "rlaif": "ppo", "own": "untouched"}, "principles": ["empathy", "bias"],
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def spec():
     pytest.importorskip("wandb_workspaces")
-    made = workspace.workspace("me", "morlaif", "scalarizers-1a2b", ["empathy", "bias"])
+    made = workspace.workspace("me", "morlaif", workspace.Shown(**SHOWN))
     return json.loads(made._to_model().spec.model_dump_json(by_alias=True))
 
 
-def test_it_compares_the_scalarizers_of_one_sweep(spec):
+def test_it_groups_the_runs_of_one_sweep_by_what_it_varies_and_averages_over_seeds(spec):
     (runs,) = spec["section"]["runSets"]
-    text = json.dumps(runs)
-    assert '"value": "scalarizers-1a2b"' in text and '"value": "run"' in text
-    assert runs["grouping"] == [{"section": "config", "name": "scalarizer.value.name"}]
+    assert "sweeps" in json.dumps(runs["filters"]) and "scalarizers-1a2b" in json.dumps(runs["filters"])
+    assert [key["name"] for key in runs["grouping"]] == ["scalarizer.value.name", "ppo.value.kl.coef"]
 
 
-def test_its_panels_show_what_a_run_tells_its_tracker(spec):
+def test_it_opens_with_the_comparison_and_shows_every_arm_and_each_principle(spec):
     sections = {s["name"]: s for s in spec["section"]["panelBankConfig"]["sections"]}
-    names = ["Scalarizers", "PPO", "PPO's updates", "What the reward is made of", "Principles", "Samples and figures"]
-    assert list(sections)[:6] == names
-    text = json.dumps(spec)
-    for key in ("win_rate.morlaif_vs_sft.value", "win_rate.morlaif_vs_rlaif.value", "ppo/morlaif/reward",
-                "ppo/morlaif/step", "ppo/morlaif/score/empathy", "ppo/morlaif/updates/ratio_max",
-                "ppo/morlaif/variance_share/bias", "figures/win_rates", "samples"):  # fmt: skip
+    assert list(sections)[:3] == ["Comparison", "Training", "Principles"] and sections["Comparison"]["isOpen"]
+    text = json.dumps(sections["Comparison"])
+    for key in ("win_rate/morlaif_vs_sft", "win_rate/own_vs_sft", "win_rate/morlaif_vs_rlaif", "leaderboard",
+                "over_seeds", "runs", "ppo.value.seed"):  # fmt: skip
         assert key in text, key
+    plots = [panel["config"] for panel in sections["Training"]["panels"] if "metrics" in panel["config"]]
+    together = [plot for plot in plots if plot["xAxis"] == "ppo/step"]
+    assert ["ppo/morlaif/reward", "ppo/rlaif/reward"] in [plot["metrics"] for plot in together]
+    assert ["untouched/own/reward"] in [plot["metrics"] for plot in plots if plot["xAxis"] == "untouched/step"]
+    text = json.dumps(spec)
+    for name in SHOWN["principles"]:
+        assert all(f"ppo/{arm}/score/{name}" in text for arm in ("morlaif", "rlaif")) and f"pm/{name}/loss" in text
+
+
+def test_the_folder_of_a_sweep_says_what_is_shown(tmp_path, capsys):
+    (tmp_path / workspace.FILE).write_text(json.dumps(SHOWN))
+    assert workspace.read(tmp_path / workspace.FILE) == workspace.Shown(**SHOWN)
+    assert workspace.main(["--entity", "me", "--sweep", str(tmp_path / "none")]) == 2
+    assert "no workspace.json of a finished sweep" in capsys.readouterr().err
 
 
 def test_it_is_shown_without_a_login(capsys, monkeypatch):
