@@ -23,7 +23,7 @@ from pathlib import Path
 from morlaif.compose import look_ahead, register
 from morlaif.data.records import different_prompts, load_split
 from morlaif.evaluation.policies import respond
-from morlaif.models.load import load_policy
+from morlaif.models.load import load_policy, source_of
 from morlaif.planning.plan import plan
 from morlaif.preference.bank import PreferenceBank
 from morlaif.scalarize.functions import linear
@@ -84,7 +84,7 @@ def held_out_gain(config, folders, threads):
 
     torch.set_num_threads(threads)
     prompts = list(different_prompts(load_split(folders["data"], "eval"))[: config.eval.prompts])
-    bank = PreferenceBank.load({"preference": folders["pm/preference"]}, folders["sft"])
+    bank = PreferenceBank.load({"preference": folders["pm/preference"]}, source_of(folders["sft"], config.model))
     objective = Objective.load(folders["weigh/morlaif"] / "weights.json", linear)
     rewards = []
     for name in ("sft", "ppo/morlaif"):
