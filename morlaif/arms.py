@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from morlaif.errors import UserError, suggest
-from morlaif.settings import DISTINCT, Label, Line, Lines, Params, Settings
+from morlaif.settings import DISTINCT, NUMBER, Label, Line, Lines, Params, Settings
 from morlaif.stages.known import METHODS
 
 FORMER = {"multi": "morlaif", "single": "rlaif"}  # what the arms of earlier versions are called now
@@ -35,9 +35,28 @@ def instead(value: Any) -> str:
     return f"is a group of keys now: write arms.select=[{now}] (multi is called morlaif, single rlaif)"
 
 
+Times = Literal["principles"] | Annotated[int, Field(ge=1, le=1000), NUMBER]  # or as many as the run has principles
+
+
+class ModelBudget(Settings):
+    """How much more than `pm` says one preference model of all is given, so that budgets can be matched."""
+
+    members: Times  # of an ensemble
+    steps: Times  # times the training steps
+    rank: Times  # times the rank of the adapter
+
+    def against(self, principles: int) -> dict[str, int]:
+        """The factors above 1."""
+        found = {name: principles if value == "principles" else value for name, value in dict(self).items()}
+        return {name: value for name, value in found.items() if value > 1}
+
+
 class ArmDefaults(Settings):
     """What a definition may leave out."""
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"models": (ModelBudget(members=1, steps=1, rank=1),)}
+
+    models: ModelBudget
     method: Annotated[Line, AfterValidator(_method)]
     title: Label | None  # on pages; null: what the reward suggests
     params: Params  # of a method of your own
@@ -74,6 +93,13 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _completed(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition with what it leaves out."""
+    models, usual = own.get("models"), defaults.get("models")
+    nested = {"models": {**usual, **models}} if isinstance(models, Mapping) and isinstance(usual, Mapping) else {}
+    return {**defaults, **own, **nested}
+
+
 class ArmsSettings(Settings):
     """Which policies are trained and compared."""
 
@@ -90,7 +116,7 @@ class ArmsSettings(Settings):
             isinstance(value.get(key), Mapping) for key in ("defaults", "definitions")
         ):
             definitions = {
-                name: {**value["defaults"], **own} if isinstance(own, Mapping) else own
+                name: _completed(value["defaults"], own) if isinstance(own, Mapping) else own
                 for name, own in value["definitions"].items()
             }
             for name, own in definitions.items():

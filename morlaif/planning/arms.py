@@ -12,9 +12,11 @@ from morlaif.config import Config, changed
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
 from morlaif.params import checked, wanted
+from morlaif.planning.budgets import given_more
 from morlaif.planning.checks import check_objective
+from morlaif.preference.settings import PMSettings
 from morlaif.registry import Registry
-from morlaif.reward.settings import WHOLE, JudgeReward, PMReward, RewardLayout, check, layout, of_whole
+from morlaif.reward.settings import WHOLE, JudgeReward, PMReward, RewardLayout, check, layout, of_more, of_whole
 from morlaif.settings import Settings
 from morlaif.stages.evaluate import ArmRead
 from morlaif.stages.feedback import FeedbackReads
@@ -35,6 +37,12 @@ class PlannedArm:
     config: Config  # of the run, with what the arm changes
     layout: RewardLayout  # of its reward
     method: Method[Any, Any]
+    factors: Mapping[str, int]  # of what its preference model is given more
+
+    @property
+    def pm(self) -> PMSettings:
+        """Of its preference models."""
+        return given_more(self.config.pm, self.factors, "arms.models") if self.factors else self.config.pm
 
     @property
     def labels(self) -> Labels:
@@ -70,8 +78,27 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
             raise UserError("\n".join(f"{key}.change.{line}" for line in lines)) from None
         check(own.reward, own.feedback)
         columns = of_whole(own.reward, arm.labels) if arm.labels in WHOLE else layout(own.reward, principles)
-        made[name] = PlannedArm(arm, own, columns, _method(arm.method, key))
+        factors = arm.models.against(len(principles))
+        if factors:
+            columns = _of_more(arm, own, columns, factors, f"{key}.models")
+        made[name] = PlannedArm(arm, own, columns, _method(arm.method, key), factors)
     return made
+
+
+def _of_more(arm: Arm, config: Config, columns: RewardLayout, factors: Mapping[str, int], key: str) -> RewardLayout:
+    """The layout of an arm whose preference model has a name of its own, since it is given more than others.
+
+    Raises:
+        UserError: it has several models, or none, or one of a kind that cannot be given more.
+    """
+    if arm.labels not in WHOLE or not columns.models:
+        raise UserError(
+            f"{key}: an arm with one preference model, of labels as a whole, is given more; not {arm.labels}"
+        )
+    given_more(config.pm, factors, key)
+    (column,) = columns.columns
+    name = of_more(column.own, factors)
+    return columns.model_copy(update={"columns": (column.model_copy(update={"name": name, "own": name}),)})
 
 
 def _method(name: str, key: str) -> Method[Any, Any]:

@@ -10,7 +10,7 @@ A unit reads only what is given to it here, so its digest covers all that can ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -26,8 +26,9 @@ from morlaif.planning.checks import existing_weights, read_outside
 from morlaif.planning.contents import Contents
 from morlaif.planning.settle import settled, settled_sft
 from morlaif.preference.kinds import kind_of
+from morlaif.preference.settings import PMSettings
 from morlaif.report.settings import chosen
-from morlaif.reward.settings import WHOLE
+from morlaif.reward.settings import WHOLE, labelled_by
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import shown
 from morlaif.stages.backbone import STAGE as BACKBONE
@@ -103,21 +104,33 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     common = {"data": [data], "sft": [sft], "respond": [respond]}
 
     # 2. labels and preference models: arms that learn from the same labels share them
-    labelled: dict[Labels, dict[str, list[Unit]]] = {}
+    labels: dict[Labels, dict[str, Unit]] = {}
+    models: dict[str, Unit] = {}
     for arm in arms.values():
-        if arm.labels not in labelled:
-            models = [name for other in arms.values() if other.labels == arm.labels for name in other.layout.models]
-            reads = labels_of(config, arm.labels, list(dict.fromkeys(models)))
-            labelled[arm.labels] = _preference_models(units, common, arm.labels, reads, config.seed_of("pm"))
+        if arm.labels not in labels:
+            same = [other for other in arms.values() if other.labels == arm.labels]
+            wanted = dict.fromkeys(labelled_by(name) for other in same for name in other.layout.models)
+            reads = labels_of(config, arm.labels, list(wanted))
+            labels[arm.labels] = _labels(units, respond, reads)
+            usual = any(set(other.layout.models) & wanted.keys() for other in same)
+            if usual:
+                judged = {name: (name, labels[arm.labels][name]) for name in wanted}
+                models |= _preference_models(units, common, arm.labels, config.pm, judged, config.seed_of("pm"))
+        if (name := next(iter(arm.layout.models), None)) is not None and name not in models:  # one that is given more
+            judged = {name: (labelled_by(name), labels[arm.labels][labelled_by(name)])}
+            models |= _preference_models(units, common, name, arm.pm, judged, config.seed_of("pm"))
 
     # 3. each arm: weights, then its policy
     weighed, aligned = [], []
     for name, arm in arms.items():
-        own = {part: _those(labelled[arm.labels][part], arm.layout.models) for part in ("feedback", "pm")}
+        own = {
+            "feedback": [labels[arm.labels][name] for name in dict.fromkeys(map(labelled_by, arm.layout.models))],
+            "pm": [models[name] for name in arm.layout.models],
+        }
         scored = {"names": tuple(arm.layout.names), "places": places, "seed": seed, **reward_reads(config, arm.layout)}
-        labels = own["feedback"] if arm.config.weights.method == "regressed" else []
+        from_labels = own["feedback"] if arm.config.weights.method == "regressed" else []
         weigh = WeighReads(weights=arm.config.weights, **scored)
-        weighed.append(units.add(WEIGH, weigh, [data, sft, respond, *own["pm"], *labels], of=name))
+        weighed.append(units.add(WEIGH, weigh, [data, sft, respond, *own["pm"], *from_labels], of=name))
         method, parts = arm.method, {**common, **own, "weigh": [weighed[-1]]}
         scored["scalarizer"] = LINEAR if arm.labels in WHOLE else arm.config.scalarizer
         own_settings = method.settings(arm.groups, arm.settings.params)
@@ -132,9 +145,10 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     held_out = config.seed_of("eval")  # of the judge too: it stays the same where the seeds of training differ
     if isinstance(config.eval.judge, PMJudge):
         human = {GOLD: FeedbackReads(feedback=HumanSettings(source="human"), seed=held_out)}
-        of_people = _preference_models(units, common, GOLD, human, held_out, "eval")
-        gold = [unit for part in of_people.values() for unit in part]
-    chain = [unit for parts in labelled.values() for unit in (*parts["feedback"], *parts["pm"])]
+        (of_people,) = _labels(units, respond, human).values()
+        judge = _preference_models(units, common, GOLD, config.pm, {GOLD: (GOLD, of_people)}, held_out, "eval")
+        gold = [of_people, *judge.values()]
+    chain = [*(unit for own in labels.values() for unit in own.values()), *models.values()]
     evaluated = EVALUATE.name in config.reached  # else nothing of it need be there
     outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
     evaluation = EvaluateReads(
@@ -157,36 +171,37 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods}, chosen_extra)
 
 
-def _preference_models(
-    units: _Units, common: Mapping[str, list[Unit]], labels: str, reads: Mapping[str, FeedbackReads], seed: int,
-    split: str = "train",
-) -> dict[str, list[Unit]]:  # fmt: skip
-    """Feedback and preference model for each of `reads`, by what the model is called."""
-    config, contents, kind = units.config, units.contents, kind_of(units.config.pm)
-    respond, base = common["respond"], common["sft"] if kind.on_policy else []
-    judged = {
-        name: units.add(FEEDBACK, own, respond, name, files=contents.files(feedback_files(own.feedback)))
+def _labels(units: _Units, respond: Unit, reads: Mapping[str, FeedbackReads]) -> dict[str, Unit]:
+    """A unit of feedback for each of `reads`, by name."""
+    contents = units.contents
+    return {
+        name: units.add(FEEDBACK, own, [respond], name, files=contents.files(feedback_files(own.feedback)))
         for name, own in reads.items()
     }
+
+
+def _preference_models(
+    units: _Units, common: Mapping[str, list[Unit]], part: str, pm: PMSettings, judged: Mapping[str, tuple[str, Unit]],
+    seed: int, split: str = "train",
+) -> dict[str, Unit]:  # fmt: skip
+    """A preference model for each of `judged`, by what it is called: from the labels of that name and unit."""
+    kind, respond = kind_of(pm), common["respond"]
+    base = common["sft"] if kind.on_policy else []
     shared = []
-    if kind.shared and reads:
-        texts = {name: own.principle for name, own in reads.items()}
-        all_of_them = BackboneReads(pm=config.pm, split=split, places=units.places, principles=texts, seed=seed)
-        shared = [units.add(BACKBONE, all_of_them, [*respond, *base, *judged.values()], of=labels)]
-    models = []
-    for place, (name, own) in enumerate(reads.items()):
+    if kind.shared and judged:
+        texts = {labels: unit.reads.principle for labels, unit in judged.values()}
+        all_of_them = BackboneReads(pm=pm, split=split, places=units.places, principles=texts, seed=seed)
+        shared = [units.add(BACKBONE, all_of_them, [*respond, *base, *(unit for _, unit in judged.values())], of=part)]
+    models = {}
+    for place, (name, (labels, labelled)) in enumerate(judged.items()):
         model = PMReads(
-            pm=config.pm, split=split, places=units.places, principle=own.principle, seed=seed,
-            weights=existing_weights(config.pm, name, contents),
+            pm=pm, split=split, places=units.places, principle=labelled.reads.principle, seed=seed,
+            weights=existing_weights(pm, labels, units.contents),
         )  # fmt: skip
         # Parts of a fixed size: the number of workers must not change a bit of a result.
-        part = f"{labels}/{place // kind.joint}" if kind.joint > 1 else None
-        models.append(units.add(PM, model, [*respond, *base, judged[name], *shared], name, together=part))
-    return {"feedback": list(judged.values()), "pm": models}
-
-
-def _those(units: Iterable[Unit], names: Sequence[str]) -> list[Unit]:
-    return [unit for unit in units if unit.name.partition("/")[2] in names]
+        together = f"{part}/{place // kind.joint}" if kind.joint > 1 else None
+        models[name] = units.add(PM, model, [*respond, *base, labelled, *shared], name, together=together)
+    return models
 
 
 def _place(unit: Unit) -> int:

@@ -19,6 +19,7 @@ from morlaif.report.analysis import measured
 from morlaif.report.comparison.cells import cells, levels
 from morlaif.report.comparison.data import ComparedRuns, Policy
 from morlaif.report.labels import quality_cost
+from morlaif.reward.settings import labelled_by
 from morlaif.statistics import Array, Resampling, bootstrap_crossed
 from morlaif.variance import Mean, components, cross_pairs, crossed, holm, over_prompts, over_seeds, rank_ranges
 
@@ -224,8 +225,8 @@ def _kl(policy: Policy) -> float | None:
 def _usd(policy: Policy) -> float | None:
     if policy.arm is None or not policy.arm.models:
         return None
-    known = [policy.run.details.label_quality[name] for name in policy.arm.models
-             if name in policy.run.details.label_quality]  # fmt: skip
+    names = dict.fromkeys(map(labelled_by, policy.arm.models))
+    known = [policy.run.details.label_quality[name] for name in names if name in policy.run.details.label_quality]
     return sum(quality_cost(quality)["usd"] for quality in known) if known else None
 
 

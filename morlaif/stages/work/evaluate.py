@@ -31,7 +31,7 @@ from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.files import read_json, read_json_lines
 from morlaif.models.respond import source_pairs
-from morlaif.reward.settings import WHOLE
+from morlaif.reward.settings import WHOLE, labelled_by, more_of
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
@@ -126,7 +126,8 @@ def _run(job: EvaluateJob) -> _Run:
     scalarizer: ScalarizerSettings = job.reads.scalarizer
     principles = {principle.name: principle.covers for principle in job.reads.principles}
     arms = _arms(job, list(principles), scalarizer)
-    names = [name for name in (*principles, *WHOLE.values()) if name in job.needs.pm]
+    known = dict.fromkeys([*principles, *WHOLE.values(), *(model for arm in arms.values() for model in arm.models)])
+    names = [name for name in known if name in job.needs.pm]
     objectives = {name: made for name in arms if (made := _objective(job, name, arms[name], names)) is not None}
     combined = next((objectives.get(name) for name, arm in arms.items() if arm.of_principles), None)
     return _Run(
@@ -146,7 +147,8 @@ def _arms(job: EvaluateJob, principles: Sequence[str], scalarizer: ScalarizerSet
     for arm in job.reads.arms:
         models = [name for name in arm.models if name in job.needs.pm]
         whole = "single PM" if models else "single rating"
-        usual = whole if arm.labels in WHOLE else scalarizer.name.replace("_", "-")
+        more = next((f", {found}" for model in models if (found := more_of(model))), "")
+        usual = f"{whole}{more}" if arm.labels in WHOLE else scalarizer.name.replace("_", "-")
         made[arm.name] = ArmFacts(arm.labels, models, arm.title or usual, arm.method)
     return made
 
@@ -262,7 +264,7 @@ def _held_out(job: EvaluateJob, run: _Run, score: Score) -> tuple[held_out.Score
     """The held-out pairs with their AI labels; and those with human labels, the same where these have them."""
     names, whole = run.models.names, run.models.whole
     rows = load_pairs(job.needs.respond, "eval")[: run.settings.pairs]
-    columns = [_labels(job.needs.feedback[name], rows) for name in names]
+    columns = [_labels(job.needs.feedback[labelled_by(name)], rows) for name in names]
     labels = np.array(columns, dtype=float).reshape(len(names), len(rows)).T
     pairs = held_out.score_pairs(rows, names, score, labels, run.truth, whole)
     judged = _human_pairs(job)[: run.settings.pairs]
@@ -350,11 +352,12 @@ def _of_models(
 
 def _of_labels(job: EvaluateJob, run: _Run) -> dict[str, Any]:
     """What details say of labels, budgets and weights: how good they are, and how those of the principles relate."""
-    together = {name: job.needs.feedback[name] for name in run.models.parts}
+    labels = list(dict.fromkeys(map(labelled_by, run.models.names)))
+    together = {labelled_by(name): job.needs.feedback[labelled_by(name)] for name in run.models.parts}
     return {
         "budget": budget.compared({name: _budget(job, name, arm) for name, arm in run.arms.items()}),
         "weights": {arm: results.load(ArmWeights, job.needs.weigh[arm] / "weights.json") for arm in run.arms},
-        "label_quality": {name: _read(job.needs.feedback[name] / "quality.json") for name in run.models.names},
+        "label_quality": {name: _read(job.needs.feedback[name] / "quality.json") for name in labels},
         "labels": results.LabelRelations(**label_report(together, job.needs.respond, "train")),
     }
 
@@ -380,8 +383,8 @@ def _budget(job: EvaluateJob, name: str, arm: ArmFacts) -> budget.Given:
     return budget.arm_budget(
         {model: _read(job.needs.pm[model] / "pm.json") for model in arm.models},
         {model: _manifest(job.needs.pm[model]) for model in arm.models},
-        {model: _read(job.needs.feedback[model] / "quality.json") for model in arm.models},
-        {model: _manifest(job.needs.feedback[model]) for model in arm.models},
+        {model: _read(job.needs.feedback[labelled_by(model)] / "quality.json") for model in arm.models},
+        {model: _manifest(job.needs.feedback[labelled_by(model)]) for model in arm.models},
         _manifest(job.needs.policies[name]),
     )
 

@@ -16,7 +16,7 @@ from morlaif.errors import UserError
 from morlaif.evaluation.preferences import pair_accuracy
 from morlaif.models.ends import Ends
 from morlaif.models.generate import generate
-from morlaif.reward.settings import WHOLE
+from morlaif.reward.settings import WHOLE, labelled_by
 from morlaif.reward.sources import RewardSource
 from morlaif.rl.scores import check_scores
 from morlaif.scalarize.functions import linear
@@ -45,7 +45,7 @@ def build(job: WeighJob) -> dict[str, Any]:
     details: dict[str, Any] = {"method": settings.method, "responses_from": source}
     zero = settings.zeroed(names)
     mixed = np.array([column.weight for column in job.reads.layout.columns])  # of the parts of a mixture
-    if names[0] in WHOLE.values() or settings.method == "equal":
+    if labelled_by(names[0]) in WHOLE.values() or settings.method == "equal":
         weights = np.ones(len(names))
     elif settings.method == "given":
         weights = np.array(settings.given(names))

@@ -1,0 +1,66 @@
+"""One preference model of the budget of many: what it is given more, and what it shares with the usual one."""
+
+from __future__ import annotations
+
+import pytest
+from composed import config
+
+from morlaif.errors import UserError
+from morlaif.planning.arms import arms_of
+from morlaif.planning.plan import plan
+from morlaif.preference.settings import EnsemblePM
+from morlaif.reward.settings import labelled_by, more_of
+
+SMALL = ("experiment=smoke", "principles.count=3")
+MORE = ("rlaif_ensemble", "rlaif_longer", "rlaif_wider")
+ALL = f"arms.select=[morlaif,rlaif,{','.join(MORE)}]"
+
+
+def units(*overrides: str) -> dict:
+    return {unit.name: unit for unit in plan(config(*SMALL, *overrides)).units}
+
+
+def test_each_has_a_model_of_its_own_from_the_same_labels():
+    made, usual = units(ALL), units("arms.select=[morlaif,rlaif]")
+    models = {"single_x3_members", "single_x3_steps", "single_x3_rank"}
+    assert {name for name in made if name.startswith("pm/single")} == {"pm/single", *(f"pm/{name}" for name in models)}
+    assert [name for name in made if name.startswith("feedback/single")] == ["feedback/single"]
+    assert (more_of("single_x3_members"), more_of("single_x3_steps")) == ("3 members", "3 times the steps")
+    assert more_of("single") == more_of("helpfulness_x3_rank") == ""
+    assert all(labelled_by(name) == "single" for name in models) and labelled_by("helpfulness_x3_rank") != "helpfulness"
+    assert {name for name in usual if usual[name].digest != made[name].digest} == {"evaluate", "report"}
+    settings = {name: made[f"pm/{name}"].reads.pm for name in models}
+    base = made["pm/single"].reads.pm
+    ensemble = settings["single_x3_members"]
+    assert isinstance(ensemble, EnsemblePM) and (ensemble.members, ensemble.lora) == (3, base.lora)
+    assert settings["single_x3_steps"].epochs == 3 * base.epochs
+    wide = settings["single_x3_rank"].lora
+    assert (wide.r, wide.alpha / wide.r) == (3 * base.lora.r, base.lora.alpha / base.lora.r)
+    assert [need.name for need in made["ppo/rlaif_wider"].of("pm")] == ["pm/single_x3_rank"]
+    assert made["weigh/rlaif_longer"].reads.names == ("single_x3_steps",)
+
+
+def test_of_one_principle_they_are_the_usual_model():
+    made = units("principles.count=1", ALL)
+    assert [name for name in made if name.startswith("pm/single")] == ["pm/single"]
+
+
+def test_a_definition_says_how_much_more_and_leaves_out_the_rest():
+    own = "+arms.definitions.own={labels: human, models: {steps: 2}}"
+    arm = arms_of(config(*SMALL, own, "arms.select=[morlaif,own]"))["own"]
+    assert arm.factors == {"steps": 2} and arm.layout.models == ["human_x2_steps"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("+arms.definitions.a={labels: principles, models: {rank: 2}}", "arms.select=[a]"), "one preference model"),
+        (("pm=toy_full", "arms.select=[morlaif,rlaif_wider]"), "no adapter"),
+        (("pm=toy_heads", "arms.select=[morlaif,rlaif_ensemble]"), "lora or trunk"),
+        (("reward=judge", "arms.select=[morlaif,rlaif_longer]"), "one preference model"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_given_more_is_said_before_anything_is_built(overrides, words):
+    with pytest.raises(UserError, match=words) as error:
+        plan(config(*SMALL, *overrides))
+    assert str(error.value).startswith("arms.definitions.")
