@@ -12,6 +12,7 @@ from morlaif.evaluation.results import Estimate, RunDetails
 from morlaif.feedback.information import warnings_of
 from morlaif.report.data import RunData, words
 from morlaif.report.tables import DASH, interval, number, percent
+from morlaif.reward.settings import labelled_by
 
 KINDS = ("input_tokens", "output_tokens", "usd")
 Cost = dict[str, float]  # by kind; 0 where it is not named
@@ -202,7 +203,7 @@ def _spend(run: RunData) -> dict[str, Any]:
     audit = sum((quality.get("halo") or {}).get("usd", 0.0) for quality in qualities.values())
     parts = {
         "labels of the principles": added([labels[name] for name in run.principles]),
-        "labels of the baseline": added([labels[name] for name in run.whole]),
+        "labels of the baseline": added([labels[name] for name in dict.fromkeys(map(labelled_by, run.whole))]),
         "audit of joint labels": {"usd": audit},
         "ratings that policies learnt from": {kind: n for kind, n in _ratings(run).items() if kind in KINDS},
         "judge of the policies": judge.cost,

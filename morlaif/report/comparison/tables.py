@@ -12,6 +12,7 @@ from morlaif.report.comparison.labels import heading
 from morlaif.report.data import words
 from morlaif.report.labels import COLUMNS, quality_cost, train_quality, value_of
 from morlaif.report.tables import DASH, Rows, interval, number
+from morlaif.reward.settings import labelled_by
 
 
 def runs_table(data: ComparedRuns) -> tuple[list[str], Rows]:
@@ -90,7 +91,8 @@ def _budget(policy: Policy) -> tuple[int, int, float]:
     """Verdicts behind its preference models, rollouts of PPO and the tokens sampled in them."""
     run, config = policy.run, policy.run.config
     each = 1 if policy.of_principles else int(config.get("principles.verdicts_per_pair", 1))
-    pairs = sum(run.details.label_quality[name]["train"]["n"] for name in _models(policy))
+    names = dict.fromkeys(map(labelled_by, _models(policy)))
+    pairs = sum(run.details.label_quality[name]["train"]["n"] for name in names)
     rollouts = int(config.get("ppo.rollouts", 0))
     curve = run.curves[policy.name]
     return pairs * each, rollouts * len(curve), sum(row.get("length") or 0.0 for row in curve) * rollouts

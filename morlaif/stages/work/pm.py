@@ -21,6 +21,7 @@ from morlaif.preference.report import PMReport, read_report
 from morlaif.preference.settings import AdapterEach, PMSettings
 from morlaif.preference.tasks import Corpus, Task
 from morlaif.preference.train import train_pms
+from morlaif.reward.settings import labelled_by
 from morlaif.stages.pm import PMJob, batch_of, joint_at_once
 from morlaif.stages.work.places import base_of
 from morlaif.units.job import Job
@@ -117,7 +118,7 @@ def _view(job: PMJob) -> PMReport:
 
 
 def _verdicts(job: Job[Any, Any], name: str) -> tuple[Sequence[Verdict], Sequence[Verdict]]:
-    learnt, held = (load_verdicts(job.needs.feedback[name], split) for split in _splits(job))
+    learnt, held = (load_verdicts(job.needs.feedback[labelled_by(name)], split) for split in _splits(job))
     return learnt, held
 
 
