@@ -78,18 +78,28 @@ def cards(run: RunData) -> list[dict[str, Any]]:
         )
         title = "Mean PM accuracy" if len(known) > 1 else "PM accuracy"
         made.append({"title": title, "value": percent(sum(known.values()) / len(known)), "note": note})
-    reward = run.results.reward
-    note = f"from {number(reward.first)} to {number(reward.last)}, {run.label(run.policy)} objective"
-    last = run.curves[run.policy][-1]
-    if last.get("eval/gain") is not None:
-        low, high = number(last["eval/gain_low"], sign=True), number(last["eval/gain_high"], sign=True)
-        note += f"; on prompts held out from PPO {number(last['eval/gain'], sign=True)}, 95 % interval {low} to {high}"
-    gained = number(reward.last - reward.first, sign=True)
-    made.append({"title": "Reward gained in PPO", "value": gained, "note": note})
+    if (gained := _gained(run)) is not None:
+        made.append(gained)
     length = run.results.length
     note = f"nats a response; {number(length[run.policy], 0)} tokens, SFT {number(length[SFT], 0)}"
     made.append({"title": "KL to SFT", "value": number(run.results.kl, 1), "note": note})
     return [{"bar": None, "verdict": ""} | card for card in made]
+
+
+def _gained(run: RunData) -> dict[str, Any] | None:
+    """The objective against SFT on the same prompts. Rollouts of the first and the last step answer different ones."""
+    signs = run.details.hacking.get(run.policy)
+    gain = signs.objective if signs is not None else None
+    if gain is not None and gain.value is not None:
+        level, bounds = percent(run.details.confidence, 0), [number(x, sign=True) for x in (gain.low, gain.high)]
+        note = f"{run.label(run.policy)} objective on {gain.n} held-out prompts; {level} interval {' to '.join(bounds)}"
+        return {"title": "Reward gained over SFT", "value": number(gain.value, sign=True), "note": note}
+    last = run.curves[run.policy][-1]
+    if last.get("eval/gain") is None:
+        return None
+    low, high = number(last["eval/gain_low"], sign=True), number(last["eval/gain_high"], sign=True)
+    note = f"on prompts held out from PPO; 95 % interval {low} to {high}"
+    return {"title": "Reward gained in PPO", "value": number(last["eval/gain"], sign=True), "note": note}
 
 
 def _own(run: RunData) -> str:
@@ -102,13 +112,7 @@ def _win_card(run: RunData, key: str, rate: Rate) -> dict[str, Any]:
     if rate.value is None or rate.low is None or rate.high is None:
         return card | {"note": "no valid verdict"}
     level = percent(run.details.confidence, 0)
-    verdict = "No clear difference: the interval holds one half."
-    if run.details.judge.doubt:
-        verdict = ""
-    elif rate.low > 0.5:
-        verdict = "Better: the whole interval is above one half."
-    elif rate.high < 0.5:
-        verdict = "Worse: the whole interval is below one half."
+    verdict = "One seed: the interval covers prompts alone, so it is no verdict on the method."
     note = f"{level} interval {100 * rate.low:.1f}–{100 * rate.high:.1f} %, {rate.n} prompts"
     return card | {"note": note, "verdict": verdict, "bar": rate}
 

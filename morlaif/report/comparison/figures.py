@@ -24,6 +24,7 @@ from morlaif.report.comparison.charts import (
     Shares,
 )
 from morlaif.report.comparison.data import Arm, ComparedRun, ComparedRuns, Models, Policy, mean_of
+from morlaif.report.data import words
 
 CHANCE = 0.5
 PLAIN = 7  # the colour of what is no arm's: arms have the colours from 0 on
@@ -37,11 +38,11 @@ def principle_accuracy(data: ComparedRuns) -> Chart | None:
         return Point.of(mean_of([_accuracy(own.run, name) for own in models], data.confidence, share=True))
 
     series = [
-        Series(label if len(sets) > 1 else "held-out labels", [accuracy(models, name) for name in names], k)
+        Series(label if len(sets) > 1 else "held-out labels", [accuracy(models, name) for name in names], PLAIN - k % 8)
         for k, (label, models) in enumerate(sets)
     ]
     if len(data.models) == 1 and (true := data.models[0].run.results.pm_truth_accuracy):
-        series.append(Series("known truth", [Point.of(true.get(name)) for name in names], 1, hollow=True))
+        series.append(Series("known truth", [Point.of(true.get(name)) for name in names], PLAIN - 1, hollow=True))
     references = [
         Reference(f"paper, {size}: lowest to highest", [None if name in data.whole else span for name in names])
         for size, span in paper.PRINCIPLES.items()
@@ -316,7 +317,7 @@ def _win_lines(data: ComparedRuns) -> list[Line]:
 def _points_line(name: str, points: Sequence[tuple[int, Point]], colour: int) -> list[Line]:
     low = [p.low for _, p in points if p.low is not None]
     high = [p.high for _, p in points if p.high is not None]
-    line = Line(name, [x for x, _ in points], [p.value for _, p in points], colour, marked=True)
+    line = Line(name, [x for x, _ in points], [p.value for _, p in points], PLAIN - colour % 8, marked=True)
     return [replace(line, low=low, high=high) if len(low) == len(high) == len(points) else line]
 
 
@@ -334,6 +335,6 @@ def _models_used(data: ComparedRuns) -> set[str]:
 
 
 def _judge(data: ComparedRuns) -> str:
-    judges = {run.details.judge.name: run.details.judge.source for run in data.runs}
-    named = {"rules": "the known truth", "pm": "a gold preference model"}
-    return " and ".join(named.get(source, name) for name, source in judges.items())
+    judges = dict.fromkeys(run.results.yardstick.judge for run in data.runs)
+    named = {"human_utility": "the hidden human utility", "gold": "a gold preference model"}
+    return " and ".join(named.get(judge, words(judge)) for judge in judges)

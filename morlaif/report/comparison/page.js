@@ -182,7 +182,11 @@
           }
           made.append(svg("path", l.published ? { d: path, class: "paper" } : { d: path, fill: "none", stroke: colour(l.colour), "stroke-width": 1.8, "stroke-dasharray": DASHES[turn(l.colour) % 3] || null }));
           if (l.marked) l.x.forEach((v, i) => made.append(marker(x(v), y(l.y[i]), l.colour, false, "")));
-          if (l.published) made.append(text(right, y(l.y[l.y.length - 1]) - 4, l.name.replace("paper, ", ""), { class: "tick", "text-anchor": "end" }));
+        }
+        let above = -Infinity; // names of the paper's lines, from the top down, none on another
+        for (const l of shown(panel).filter((l) => l.published).sort((a, b) => b.y[b.y.length - 1] - a.y[a.y.length - 1])) {
+          above = Math.max(above + 12, y(l.y[l.y.length - 1]) - 4);
+          made.append(text(right, above, l.name.replace("paper, ", ""), { class: "tick", "text-anchor": "end" }));
         }
         const cross = line(0, top, 0, bottom, { class: "cross", visibility: "hidden" });
         const sheet = svg("rect", { x: left, y: top, width: Math.max(1, right - left), height: bottom - top, fill: "transparent" });
@@ -244,7 +248,7 @@
   function entries(chart) {
     if (chart.kind === "dots") {
       const own = chart.series.map((s) => [s.name, s.colour, s.hollow ? "hollow" : "dot"]);
-      return own.concat(chart.references.map((r) => [r.name, null, "span"]));
+      return own.concat(chart.references.map((r, i) => [r.name, i, "span"]));
     }
     if (chart.kind === "scatter") return chart.spots.map((s) => [s.name, s.colour, "dot"]);
     if (chart.kind !== "lines") return [];
@@ -253,7 +257,7 @@
   }
   function swatch(k, shape) {
     const made = svg("svg", { width: 18, height: 12, "aria-hidden": "true" });
-    if (shape === "span") made.append(svg("rect", { x: 1, y: 1, width: 16, height: 10, class: "published", opacity: 0.4 }));
+    if (shape === "span") made.append(svg("rect", { x: 1, y: 1, width: 16, height: 10, class: "published", opacity: k ? 0.22 : 0.36 }));
     else if (shape === "dash") made.append(line(0, 6, 18, 6, { class: "paper" }));
     else if (shape === "line") made.append(line(0, 6, 18, 6, { stroke: colour(k), "stroke-width": 2.4, "stroke-dasharray": DASHES[turn(k) % 3] || null }));
     else made.append(marker(9, 6, k, shape === "hollow", ""));
@@ -336,9 +340,12 @@
           button("SVG", () => save(`${chart.name}.svg`, "image/svg+xml", standalone(plot))), button("PNG", () => savePng(`${chart.name}.png`, plot))),
         table(chart));
     });
+    const ruler = html("div"); // as wide as the plot and without height: drawing does not change it, and is not called again
+    plot.before(ruler);
     let before = 0;
-    const fit = () => { if (plot.clientWidth !== before) { before = plot.clientWidth; redraw(); } };
-    new ResizeObserver(() => requestAnimationFrame(fit)).observe(plot); // a redraw within the observer would call it again
+    new ResizeObserver(() => {
+      if (plot.clientWidth !== before) { before = plot.clientWidth; redraw(); }
+    }).observe(ruler);
     redraw();
   }
 })();
