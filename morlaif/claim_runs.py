@@ -7,7 +7,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +25,7 @@ from morlaif.mistakes import explain
 from morlaif.pipeline.preflight import Preflight
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
+from morlaif.side_by_side import Task, run_side_by_side
 from morlaif.texts import say
 from morlaif.units.store import Store
 from morlaif.units.unit import Unit
@@ -97,7 +99,7 @@ class Claimed:
         say(console, f"{len(self.jobs)} runs with {len(units)} units, each built once; to build: {counts}{more}")
 
 
-def prepared(flags: Namespace, base: Composed, task: Callable[[DictConfig], Any], console: Console) -> Claimed:
+def prepared(flags: Namespace, base: Composed, task: Task, console: Console) -> Claimed:
     """The claims of a command with their runs; models that arms name are made first.
 
     Raises:
@@ -245,8 +247,11 @@ def _at(job: Composed, words: Sequence[str], seeds: Sequence[str]) -> Composed:
     return _job(list(words), tree)
 
 
-def launch(jobs: Sequence[Composed], base: Composed, config_dir: str | None, task: Callable[[DictConfig], Any]) -> None:
-    """Run `jobs` one after another, or by the launcher that the command names.
+def launch(
+    jobs: Sequence[Composed], base: Composed, config_dir: str | None, task: Task, logs: Path, console: Console
+) -> None:
+    """Run `jobs` side by side on a CPU of several workers, else one after another, or by the launcher that the command
+    names.
 
     Hydra's sweeper can only run every combination; and its own launcher would compose each job anew, at a second each.
     """
@@ -256,6 +261,11 @@ def launch(jobs: Sequence[Composed], base: Composed, config_dir: str | None, tas
     from hydra.types import HydraContext
 
     if base.launcher.endswith(".BasicLauncher"):
+        hardware = base.config.hardware
+        count = min(hardware.workers, len(jobs)) if hardware.device == "cpu" and hardware.ranks == 1 else 1
+        if count > 1:
+            run_side_by_side(jobs, count, config_dir, task, logs, console)
+            return
         for number, job in enumerate(jobs):
             with open_dict(job.tree):
                 job.tree.hydra.job.num = number

@@ -61,7 +61,7 @@ FLOORS = (
     {"launch"},
     {"pipeline"},
     {"compose"},
-    {"mistakes"},
+    {"mistakes", "side_by_side"},
     {"claim_runs"},
     {"cli"},
     {"__main__"},

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
+from rich.console import Console
 
 from morlaif.claim_runs import claimed, compose_runs, makers
-from morlaif.compose import compose_all, run_name
-from morlaif.errors import UserError
+from morlaif.compose import compose_all, plain, run_name
+from morlaif.errors import MachineError, UserError
+from morlaif.side_by_side import run_side_by_side
 from morlaif.usage import read_flags, with_claims
 
 
@@ -25,7 +30,7 @@ def test_runs_that_claims_share_are_one():
     config = job.config
     assert config.arms.select == ("rlaif",) and config.stages == ("evaluate",)
     assert config.ppo.steps == 3, "the command's word is stronger than the sweep's size"
-    assert config.ppo.rollouts == 48, "the sweep's size of the toy world"
+    assert config.ppo.rollouts == 40, "the sweep's size of the toy world"
     assert config.pm.seed == config.ppo.seed == 1 and config.data.seed is None
     assert run_name(job.tree) == job.run_name and job.tree.hydra.overrides.task == job.overrides
 
@@ -56,3 +61,16 @@ def test_a_model_that_is_of_another_world_is_the_users_to_give():
     own = ("experiment=local", "model.path=/m", "judge.path=/j", "data.path=d.jsonl")
     with pytest.raises(UserError, match=r"claim small_pms_align_larger: needs claims\.models\.small=<folder or hub"):
         makers(claims_of("claim=small_pms_align_larger", *own), None)
+
+
+@pytest.mark.slow
+def test_jobs_run_side_by_side_and_processes_that_die_are_an_error(tmp_path):
+    made = claims_of("claim=both_orders_help", f"paths.runs={tmp_path}")
+    compose_runs(made, {}, None)
+    jobs, console = list(made.jobs.values()), Console(file=io.StringIO(), width=200)
+    run_side_by_side(jobs, 2, None, plain, tmp_path / "logs", console)
+    assert "2 of 2 jobs done" in console.file.getvalue()
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["0.log", "1.log"]
+    assert all((tmp_path / job.run_name).is_dir() for job in jobs)
+    with pytest.raises(MachineError, match="ended before 2 of its jobs"):
+        run_side_by_side(jobs, 1, None, sys.exit, tmp_path / "logs", console)
