@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from small_ppo import timeless, weights
+from small_ppo import algorithm, timeless, weights
 
 from morlaif.rl import conflict, losses
 from morlaif.rl.groups import learnt_from
@@ -322,3 +322,23 @@ def test_the_step_learns_from_the_sum_weighed_by_gradients(small, monkeypatch, h
 def test_weights_by_gradients_want_an_adapter(small):
     with pytest.raises(ValueError, match=r"gradient_weights.*policy\.kind: lora, or none"):
         small.settings(gradient_weights="mgda")
+
+
+# --- all of them at once ---
+
+
+@pytest.mark.parametrize("preset", ["paper", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce_pp"])
+def test_every_algorithm_takes_every_control(small, preset):
+    """Two steps with each of them in force; a curve of finite numbers, and all that they count in it."""
+    own = algorithm(preset)
+    grouped = own["samples_per_prompt"] > 1
+    change = own | BY_GRADIENT | {"steps": 2, "epochs": 3, "target_kl": 1e-7, "clip_range_high": 0.3, "dual_clip": 2.0}
+    change |= {"gradient_weights": "pcgrad", "scale_rewards": True, "shaping.constant_score": "allow"}
+    if grouped:
+        change |= {"learn_from": "best_and_worst", "drop_level_groups": True}
+    curve = small.trainer(small.settings(**change)).run().curve
+    for row in curve:
+        assert all(math.isfinite(value) for value in row.values())
+        assert row["updates_left_out"] == 1  # of three: the first begins at a KL of 0, the second does not
+        assert row["gradient_weight/early"] >= 1 and row["gradient_weight/different"] >= 1
+        assert not grouped or row["responses_left_out"] >= 6
