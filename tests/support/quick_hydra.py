@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -41,6 +43,8 @@ def left_out() -> Iterator[None]:
 
 
 def _loaded(file: Any) -> Any:
+    if isinstance(file, str | os.PathLike):
+        return copy.deepcopy(_parsed(Path(file).read_text(encoding="utf-8")))
     return copy.deepcopy(_parsed(file.read())) if isinstance(file, io.TextIOWrapper) else _load(file)
 
 

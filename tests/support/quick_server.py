@@ -3,6 +3,9 @@
 from composed import in_full
 from quick_hydra import installed
 
+from morlaif.presets import preset
+
 _kept = installed()
 _kept.__enter__()
 in_full(hydra=True)  # parses what most compositions read
+preset("ppo", "toy")
