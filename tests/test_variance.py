@@ -110,6 +110,7 @@ def alike(rng: np.random.Generator, seeds: int, prompts: int, rate: float = 0.5)
     return np.sign(latent) / 2 + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_two_arms_alike_are_rarely_called_different(seeds: int) -> None:
     rng = np.random.default_rng(seeds)

@@ -82,6 +82,7 @@ def test_verdicts():
     assert p_value(0.02, 0.98, "greater") == 0.04 and p_value(0.02, 1.0, "equivalent") == 0.02
 
 
+@pytest.mark.slow
 def test_the_rate_of_wrong_verdicts_is_held():
     """True means on the threshold, where a verdict either way is wrong, and on the margin."""
     rng = np.random.default_rng(1)
@@ -95,6 +96,7 @@ def test_the_rate_of_wrong_verdicts_is_held():
     assert all(0.03 < count / 1000 < 0.07 for count in wrong.values()), wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("claimed", "mean"), [(ABOVE, 0.55), (ALIKE, 0.52), (ALIKE, 0.68)])
 def test_power_is_how_often_a_simulation_decides(claimed, mean):
     rng = np.random.default_rng(2)

@@ -43,6 +43,7 @@ def same(verdicts, others) -> bool:
     return [(v.pair_id, v.p_first, v.bias) for v in verdicts] == [(v.pair_id, v.p_first, v.bias) for v in others]
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_labels_that_single_requests_give(run, live, pairs):
     with BatchServer() as server:
         verdicts, usage = run(server, pairs)
@@ -102,6 +103,7 @@ def test_a_run_can_stop_and_a_later_one_collects(run, live, pairs, tmp_path):
         assert len(server.batches) == 1 and server.lines == 60 and same(verdicts, live(server, pairs))
 
 
+@pytest.mark.slow
 def test_a_batch_whose_number_was_never_learnt_is_found_by_its_name(run, live, pairs):
     with BatchServer() as server:
         server.die_after_create = True

@@ -81,6 +81,7 @@ def test_sharing_saves_most_of_the_prefill_and_changes_no_probability(folder, se
     assert len({round(d, 6) for gaps in shared for d in gaps}) > 100  # the answers do differ
 
 
+@pytest.mark.slow
 def test_one_unit_labels_for_all_and_the_others_find_their_verdicts(settings, principles, tmp_path):
     pairs, ledger = PairChunks.of(long_pairs(4)), tmp_path / "ledger.sqlite"
     three = principles.chosen[:3]

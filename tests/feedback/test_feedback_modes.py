@@ -123,6 +123,7 @@ def test_joint_asks_once_for_all_and_measures_the_halo(server, pairs, principles
     assert halo(apart, apart)["halo"] == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 def test_joint_survives_a_ledger_with_half_of_the_answers(server, pairs, principles, settings_for, tmp_path):
     """Replies that hold several verdicts are read again for each principle."""
     import sqlite3

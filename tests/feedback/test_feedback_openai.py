@@ -168,6 +168,7 @@ def test_the_end_of_the_credit_keeps_what_was_paid(pairs, helpfulness, settings_
         assert max(server.answered.values()) == 1 and len(server.answered) == 60
 
 
+@pytest.mark.slow
 def test_the_budget_is_a_hard_cap_over_all_runs(pairs, helpfulness, settings_for, tmp_path):
     cost = (100 * 1.0 + 10.0) / 1e6  # of one request
     with ChatServer() as server:

@@ -46,6 +46,7 @@ def test_a_response_cannot_talk_to_the_judge(attack):
     assert structure(ask("x", "y", [{"role": "user", "content": attack}])) == PLAIN
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(), st.text())
 def test_no_text_changes_the_structure(shown_a, shown_b, question):
     assert structure(ask(shown_a, shown_b, [{"role": "user", "content": question}])) == PLAIN

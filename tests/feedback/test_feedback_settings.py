@@ -29,6 +29,7 @@ def test_selection_keeps_the_order_given():
     assert [p.name for p in principles(count=2).chosen] == ["helpfulness", "ethicality"]
 
 
+@pytest.mark.slow
 def test_random_subsets_are_nested_and_seeded():
     def names(count, seed=0):
         return [p.name for p in principles(order="random", seed=seed, count=count).chosen]

@@ -37,6 +37,7 @@ def test_deepspeed_settings_are_those_committed(name):
     assert made["zero_force_ds_cpu_optimizer"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_deepspeed_itself_accepts_them(name):
     from deepspeed.runtime.config import DeepSpeedConfig

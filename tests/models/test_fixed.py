@@ -68,6 +68,7 @@ def common(tokenizer, rows) -> list[str]:
     return sorted(letters, key=lambda c: abs(sum(c in text for text in texts) - len(texts) // 3))[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gemma3, window", "mistral", "adapted", "merged"])
 def test_fixed_and_growing_caches_sample_the_same_ids(kind, tokenizer):
     model = built(kind, tokenizer)

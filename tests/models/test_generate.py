@@ -270,6 +270,7 @@ def brute_force_nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
     return kept / kept.sum()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=12), st.sampled_from([0.1, 0.35, 0.5, 0.8, 0.95]))
 def test_nucleus_equals_brute_force(weights, top_p):

@@ -80,6 +80,7 @@ def test_what_is_learnt_is_what_the_template_writes(style, own):
         assert ids[: len(prompt) + len(said)] == [*prompt, *said]
 
 
+@pytest.mark.slow
 def test_plain_transformers_opens_and_answers_as_we_do(style, own, tmp_path):
     made = model(style, own, seed=3)
     save_policy(made, own, tmp_path)

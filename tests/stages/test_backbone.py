@@ -112,6 +112,7 @@ def test_two_principles_in_one_go_each_in_its_folder(inputs, tmp_path) -> None:
     assert all((made.out / "model" / "adapter_model.safetensors").is_file() for made in jobs)
 
 
+@pytest.mark.slow
 def test_a_principle_without_verdicts_ends_the_backbone_with_a_line(inputs, tmp_path) -> None:
     pairs = {split: [] for split in ("train", "eval")}
     (empty := tmp_path / "empty").mkdir()

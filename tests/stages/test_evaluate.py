@@ -171,6 +171,7 @@ def test_results_have_the_promised_shape(made):
     assert 0.5 < results["objective_accuracy"]["ceiling"]["truth"]["value"] < 1, "two principles are not all of it"
 
 
+@pytest.mark.slow
 def test_win_rates_follow_from_the_responses_by_the_hidden_utility(made):
     def utility(row, policy):
         worth = human_utility(row["messages"], row["responses"][policy]["text"])
@@ -187,6 +188,7 @@ def test_win_rates_follow_from_the_responses_by_the_hidden_utility(made):
             assert made["details"]["utility_change"][first]["value"] == pytest.approx(gaps.mean())
 
 
+@pytest.mark.slow
 def test_a_policy_has_one_win_rate_whatever_principles_a_run_uses(inputs, made, tmp_path):
     """The same single-model policy, in runs whose own principles are others."""
     for k, chosen in enumerate((PRINCIPLES[:1], PRINCIPLES[1:])):
@@ -235,6 +237,7 @@ def test_details_lay_the_labels_of_the_principles_side_by_side(inputs, made):
     assert details["judge"]["cost"] == {}
 
 
+@pytest.mark.slow
 def test_fewer_scored_prompts_and_pairs_change_no_win_rate(inputs, made, tmp_path):
     fewer = run(inputs, tmp_path / "out", scored=4, samples=4, pairs=6)
     assert fewer["results"]["win_rate"] == made["results"]["win_rate"]
@@ -245,10 +248,12 @@ def test_fewer_scored_prompts_and_pairs_change_no_win_rate(inputs, made, tmp_pat
         run(inputs, tmp_path / "other", scored=4)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(inputs, made, tmp_path):
     assert run(inputs, tmp_path / "again") == made
 
 
+@pytest.mark.slow
 def test_human_labels_come_from_the_data_where_responses_were_sampled(inputs, made, tmp_path):
     unlabelled = {
         split: [replace(p, human=None) for p in load_pairs(inputs["respond"], split)] for split in ("train", "eval")
@@ -260,6 +265,7 @@ def test_human_labels_come_from_the_data_where_responses_were_sampled(inputs, ma
     assert accuracy["multi"]["truth"] == made["results"]["objective_accuracy"]["multi"]["truth"]
 
 
+@pytest.mark.slow
 def test_the_baseline_alone(inputs, tmp_path):
     own = {name: folder for name, folder in inputs.items() if not name.endswith(("multi", "helpfulness", "detail"))}
     made = run(own, tmp_path / "out", arms=("single",))
@@ -269,6 +275,7 @@ def test_the_baseline_alone(inputs, tmp_path):
     assert made["details"]["labels"]["names"] == ["single"]
 
 
+@pytest.mark.slow
 def test_a_gold_preference_model_judges_where_the_truth_is_unknown(inputs, tmp_path):
     made = run(inputs, tmp_path / "out", judge="pm")
     assert made["details"]["judge"]["accuracy"]["n"] > 0
@@ -308,6 +315,7 @@ def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_
     assert np.array_equal(found, trained(scores).numpy()) and not np.allclose(found, before.numpy())
 
 
+@pytest.mark.slow
 def test_every_prompt_has_a_row_with_raw_scores_where_it_was_scored(inputs, made, tmp_path):
     assert [row["prompt_id"] for row in made["responses"]] == [row["prompt_id"] for row in made["samples"]]
     raw = np.array([[row["responses"]["sft"]["scores"][name] for name in NAMES] for row in made["responses"]])
@@ -345,6 +353,7 @@ def test_details_take_the_comparison_apart(made):
     assert details["budget"]["arms"]["multi"]["pms"] == 2 and "equal" in details["budget"]
 
 
+@pytest.mark.slow
 def test_an_arm_that_no_preference_model_rewards(inputs, tmp_path):
     """A judge is the reward: nothing was labelled, no model trained; win rates and the truth remain."""
     bare = {name: folder for name, folder in inputs.items() if not name.startswith(("pm/", "feedback/"))}
@@ -359,6 +368,7 @@ def test_an_arm_that_no_preference_model_rewards(inputs, tmp_path):
     assert details["hacking"]["multi"]["length"]["sft"] <= 8 and details["budget"]["arms"]["multi"]["pms"] == 0
 
 
+@pytest.mark.slow
 def test_nothing_but_two_policies_and_prompts(inputs, tmp_path):
     """Neither truth nor human labels nor a baseline; and the judge is a language model that runs here."""
     rows = [replace(e, chosen=None, rejected=None) for e in load_split(inputs["data"], "eval")]

@@ -176,6 +176,7 @@ def numbers(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows(out / "curve.jsonl")]
 
 
+@pytest.mark.slow
 def test_artifact(run, inputs):
     out, headline = run("full")
     curve = rows(out / "curve.jsonl")
