@@ -38,25 +38,15 @@ def instead(value: Any) -> str:
 Times = Literal["principles"] | Annotated[int, Field(ge=1, le=1000), NUMBER]  # or as many as the run has principles
 
 
-class ModelBudget(Settings):
-    """How much more than `pm` says one preference model of all is given, so that budgets can be matched."""
-
-    members: Times  # of an ensemble
-    steps: Times  # times the training steps
-    rank: Times  # times the rank of the adapter
-
-    def against(self, principles: int) -> dict[str, int]:
-        """The factors above 1."""
-        found = {name: principles if value == "principles" else value for name, value in dict(self).items()}
-        return {name: value for name, value in found.items() if value > 1}
+Factor = Literal["members", "steps", "rank"]  # of an ensemble; of training; of the adapter
 
 
 class ArmDefaults(Settings):
     """What a definition may leave out."""
 
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"models": (ModelBudget(members=1, steps=1, rank=1),)}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"models": ({},)}
 
-    models: ModelBudget
+    models: dict[Factor, Times]  # how many times what `pm` says its one preference model is given
     method: Annotated[Line, AfterValidator(_method)]
     title: Label | None  # on pages; null: what the reward suggests
     params: Params  # of a method of your own
@@ -78,6 +68,11 @@ class Arm(ArmDefaults):
 
     labels: Labels
 
+    def factors(self, principles: int) -> dict[str, int]:
+        """Of its preference model, those above 1."""
+        found = {name: principles if value == "principles" else value for name, value in self.models.items()}
+        return {name: value for name, value in found.items() if value > 1}
+
 
 class Extra(Settings):
     """A unit of a stage of the user's."""
@@ -91,13 +86,6 @@ def _names(value: Any) -> Any:
     if not value or not isinstance(value, list | tuple | str):
         raise ValueError("names no arm. Give a list such as [morlaif, rlaif]")
     return (value,) if isinstance(value, str) else value
-
-
-def _completed(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A definition with what it leaves out."""
-    models, usual = own.get("models"), defaults.get("models")
-    nested = {"models": {**usual, **models}} if isinstance(models, Mapping) and isinstance(usual, Mapping) else {}
-    return {**defaults, **own, **nested}
 
 
 class ArmsSettings(Settings):
@@ -116,7 +104,7 @@ class ArmsSettings(Settings):
             isinstance(value.get(key), Mapping) for key in ("defaults", "definitions")
         ):
             definitions = {
-                name: _completed(value["defaults"], own) if isinstance(own, Mapping) else own
+                name: {**value["defaults"], **own} if isinstance(own, Mapping) else own
                 for name, own in value["definitions"].items()
             }
             for name, own in definitions.items():

@@ -78,7 +78,7 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
             raise UserError("\n".join(f"{key}.change.{line}" for line in lines)) from None
         check(own.reward, own.feedback)
         columns = of_whole(own.reward, arm.labels) if arm.labels in WHOLE else layout(own.reward, principles)
-        factors = arm.models.against(len(principles))
+        factors = arm.factors(len(principles))
         if factors:
             columns = _of_more(arm, own, columns, factors, f"{key}.models")
         made[name] = PlannedArm(arm, own, columns, _method(arm.method, key), factors)

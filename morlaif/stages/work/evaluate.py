@@ -144,11 +144,15 @@ def _run(job: EvaluateJob) -> _Run:
 def _arms(job: EvaluateJob, principles: Sequence[str], scalarizer: ScalarizerSettings) -> dict[str, ArmFacts]:
     """What each arm of the run is, by its name."""
     made = {}
+    several = sum(arm.labels not in WHOLE for arm in job.reads.arms) > 1
     for arm in job.reads.arms:
         models = [name for name in arm.models if name in job.needs.pm]
         whole = "single PM" if models else "single rating"
+        by = scalarizer.name.replace("_", "-")
+        if several and _read(job.needs.weigh[arm.name] / "weights.json").get("method") == "regressed":
+            by += ", regressed weights"
         more = next((f", {found}" for model in models if (found := more_of(model))), "")
-        usual = f"{whole}{more}" if arm.labels in WHOLE else scalarizer.name.replace("_", "-")
+        usual = f"{whole}{more}" if arm.labels in WHOLE else by
         made[arm.name] = ArmFacts(arm.labels, models, arm.title or usual, arm.method)
     return made
 
