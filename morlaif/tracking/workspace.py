@@ -26,7 +26,10 @@ UPDATES = {
 }  # fmt: skip
 PARTS = {"decides": "decides", "variance_share": "share of variance", "advantage_cosine": "cosine with the reward"}
 TABLES = ("leaderboard", "win_rates", "over_seeds", "runs", "claims")
-FIGURES = ("leaderboard", "win_rates", "changes", "objective_accuracy", "pm_accuracy", "correlations", "training")
+FIGURES = (
+    "win_rates", "strengths", "win_against_kl", "curves", "principle_curves", "pareto", "changes", "objective_accuracy",
+    "pm_accuracy", "correlations", "training_reward", "training_principles",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
