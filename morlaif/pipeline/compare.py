@@ -39,6 +39,7 @@ from morlaif.units.store import State, Store
 from morlaif.units.unit import Unit
 
 PAGE = "comparison.html"
+MOST_VERDICTS = 8  # that a terminal lists
 _UNREAD = {*NAMES} - {"evaluate", "ppo", "sft"}  # stages whose artifacts no comparison reads
 _CONFIG = {  # keys that it reads of a run's config
     "paths.store": str, "seed": int, "eval.judge": dict, "eval.confidence": float, "eval.resamples": int,
@@ -294,7 +295,7 @@ def compare(
 
 
 def _say_standing(numbers: Mapping[str, Any], console: Console) -> None:
-    """The leaderboard, every comparison with a verdict, and what the intervals are over."""
+    """The leaderboard, the clear differences, and what the intervals are over."""
     heads, rows = numbers["leaderboard"]["heads"], numbers["leaderboard"]["rows"]
     if rows:
         shown = [k for k, head in enumerate(heads) if head in _TOLD]
@@ -306,6 +307,11 @@ def _say_standing(numbers: Mapping[str, Any], console: Console) -> None:
         console.print(table)
         console.print()
     say(console, numbers["summary"])
+    lines = numbers["verdicts"]
+    for line in lines[:MOST_VERDICTS]:
+        say(console, f"  {line}")
+    if len(lines) > MOST_VERDICTS:
+        say(console, f"  and {len(lines) - MOST_VERDICTS} more on the page")
     if note := numbers["aggregate"]["note"]:
         say(console, f"{note[0].upper()}{note[1:]}.")
 

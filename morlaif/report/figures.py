@@ -116,9 +116,10 @@ def ablation(run: RunData) -> Figure | None:
     nested = [(row.count, measured(row.accuracy)) for row in table.nested]
     sampled = [(row.count, measured(row.accuracy)) for row in table.random]
     ceiling = [(row.count, measured(row.ceiling)) for row in table.random]
-    lines = ((nested, "listed order", PALETTE.blue, "-"),
+    whose = (table.scalarizer or run.label(run.policy)).replace("_", "-")
+    lines = ((nested, f"{whose}, listed order", PALETTE.blue, "-"),
              (sampled, "random subsets", PALETTE.orange, (0, (4, 1.5))),
-             (ceiling, "ceiling", PALETTE.muted, (0, (1.5, 1.2))))  # fmt: skip
+             (ceiling, "true principles", PALETTE.muted, (0, (1.5, 1.2))))  # fmt: skip
     made, ((axes,),) = figure(2.6)
     for rows, label, colour, dashes in lines:
         points = [(count, one.value, one.low, one.high) for count, one in rows if one]

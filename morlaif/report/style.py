@@ -27,14 +27,19 @@ class Palette:
     surface: str
     blue: str  # the policy; positive correlation
     orange: str  # the baseline; negative correlation
+    green: str
+    purple: str
+    teal: str
 
     def of(self, arm: int) -> str:
-        """The colour of the first, second, … arm."""
-        return (self.blue, self.orange, self.muted)[min(arm, 2)]
+        """The colour of the first, second, … arm; from the sixth on they come again."""
+        return (self.blue, self.orange, self.green, self.purple, self.teal)[arm % 5]
 
 
 # As printed on white. In the page's SVG each of these becomes a CSS variable, which follows light and dark.
-PALETTE = Palette("#1b1f24", "#59636e", "#d9dee3", "#ffffff", "#0b5cad", "#b84d08")
+PALETTE = Palette(
+    "#1b1f24", "#59636e", "#d9dee3", "#ffffff", "#0b5cad", "#b84d08", "#1a7048", "#7b3fa0", "#0b7482",
+)  # fmt: skip
 
 # Of the series of a comparison; the page has lighter ones for its dark scheme (`--s0` … in its CSS).
 SERIES = ("#0b5cad", "#b84d08", "#1a7048", "#7b3fa0", "#b02a6f", "#0b7482", "#7a5a12", "#59636e")

@@ -179,6 +179,7 @@ def numbers(data: ComparedRuns, made: Sequence[tuple[str, str, list[Chart]]]) ->
         "summary": lede(data),
         "judged": as_json(data.judged),
         "aggregate": as_json(data.aggregate),
+        "verdicts": standings.verdicts(data.aggregate),
         "leaderboard": dict(zip(("heads", "rows"), standings.leaderboard(data.aggregate), strict=True)),
         "figures": {chart.name: chart.title for *_, charts in made for chart in charts},
     }

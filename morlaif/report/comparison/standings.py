@@ -134,6 +134,15 @@ def shares_table(found: Aggregate) -> tuple[list[str], Rows]:
     return heads, rows
 
 
+def verdicts(found: Aggregate) -> list[str]:
+    """Every clear difference in a line, the surest first."""
+    clear = [rate for rate in found.rates if rate.verdict in ("better", "worse")]
+    return [
+        f"{_first(rate)} is better than {_second(rate)}: {plain(_better_side(rate), percent)}, p {_p(rate)}"
+        for rate in sorted(clear, key=lambda rate: rate.adjusted or 0)
+    ]
+
+
 def sentence(found: Aggregate) -> str:
     """Who is at the top: one arm where no other may be first, else all that may."""
     if len(found.standings) < 2:

@@ -310,7 +310,13 @@ def test_in_a_browser_every_figure_is_drawn_without_a_word_on_the_console(built,
     _, html, out = built
     page = out / "page.html"
     # what the page is made of once its script has run; a <details> opened by hand builds its table
-    opened = "addEventListener('load', () => document.querySelectorAll('details').forEach((d) => { d.open = true; }))"
+    opened = """addEventListener('load', () => {
+      document.querySelectorAll('details').forEach((d) => { d.open = true; });
+      const tables = [...document.querySelectorAll('.scroll')].filter((s) => !s.closest('figure'));
+      const wide = tables.filter((s) => s.scrollWidth > s.clientWidth + 1).map((s) => s.ariaLabel);
+      if (document.documentElement.scrollWidth > innerWidth) wide.push('page');
+      document.body.dataset.clipped = wide.join();
+    })"""
     page.write_text(with_script(html, opened))
     done = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
@@ -319,6 +325,8 @@ def test_in_a_browser_every_figure_is_drawn_without_a_word_on_the_console(built,
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    (clipped,) = re.findall(r'data-clipped="(.*?)"', done.stdout)
+    assert clipped == "" if width > 1000 else "page" not in clipped
     drawn = re.findall(r'<svg[^>]*role="img"', done.stdout)
     assert len(drawn) == len(charts_of(html)) and "NaN" not in done.stdout
     assert done.stdout.count("<table>") >= len(drawn)
