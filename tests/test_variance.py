@@ -104,15 +104,46 @@ def test_ranks_are_ranges() -> None:
     assert rank_ranges([[False, False, True], [False] * 3, [False] * 3]) == [(1, 2), (1, 3), (2, 3)]
 
 
-def alike(rng: np.random.Generator, seeds: int, prompts: int, rate: float = 0.5) -> np.ndarray:
-    """(seeds, prompts) outcomes of one arm against its twin: between seeds a deviation of about .1, as measured."""
-    latent = rng.normal(0, 0.28, (seeds, 1)) + rng.normal(0, 0.5, (1, prompts)) + rng.normal(0, 1, (seeds, prompts))
-    return np.sign(latent) / 2 + 0.5
+OF_SEED, OF_PROMPT = 0.28, 0.5  # of a latent advantage with noise of unit size: rates of seeds deviate by about .1
 
 
-@pytest.mark.slow
+def outcomes(rng: np.random.Generator, seeds: int, prompts: int, advantage: float = 0.0) -> np.ndarray:
+    """(seeds, prompts): wins and losses of an arm with an advantage over another."""
+    of_seed, of_prompt = rng.normal(0, OF_SEED, (seeds, 1)), rng.normal(0, OF_PROMPT, (1, prompts))
+    return (advantage + of_seed + of_prompt + rng.normal(0, 1, (seeds, prompts)) > 0).astype(float)
+
+
+def holds(x: np.ndarray, rate: float) -> bool:
+    found = crossed(x, share=True).interval()
+    return found.low <= rate <= found.high
+
+
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_two_arms_alike_are_rarely_called_different(seeds: int) -> None:
     rng = np.random.default_rng(seeds)
-    found = [crossed(alike(rng, seeds, 200), share=True).p_value(0.5) < 0.05 for _ in range(400)]
-    assert 0.03 <= np.mean(found) <= 0.07
+    called = [not holds(outcomes(rng, seeds, 200), 0.5) for _ in range(600)]
+    assert 0.03 <= np.mean(called) <= 0.07
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_interval_holds_the_rate_of_all_seeds_and_prompts(seeds: int) -> None:
+    rng = np.random.default_rng(10 + seeds)
+    rate = float(stats.norm.cdf(0.8 / math.sqrt(1 + OF_SEED**2 + OF_PROMPT**2)))
+    held = [holds(outcomes(rng, seeds, 200, 0.8), rate) for _ in range(600)]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_prompts_alone_call_arms_different_that_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    assert np.mean([not holds(outcomes(rng, 1, 200), 0.5) for _ in range(200)]) > 0.3
+
+
+def test_seeds_of_two_sources_are_not_independent_rows() -> None:
+    # means of 3 seeds of the models by 2 of PPO: the models' seeds make all the difference
+    means = np.repeat([0.4, 0.5, 0.6], 2)
+    names = [(f"pm {i}", f"ppo {j}") for i in range(3) for j in range(2)]
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)  # three seeds, not six
+    assert over_seeds(means, seeds=names).half_width(0.95) == pytest.approx(half)
+    assert over_seeds(means).half_width(0.95) < half
+    each = [(f"pm {k}", f"ppo {k}") for k in range(6)]  # no two rows share a seed
+    assert over_seeds(means, seeds=each).half_width(0.95) == over_seeds(means).half_width(0.95)

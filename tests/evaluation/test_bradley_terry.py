@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from morlaif.evaluation import bradley_terry
-from morlaif.evaluation.bradley_terry import Strengths, fit, strengths
+from morlaif.evaluation.bradley_terry import Strengths, fit, pooled, strengths
 from morlaif.evaluation.matrix import WinMatrix
 from morlaif.statistics import Interval
 
@@ -141,3 +141,22 @@ def test_the_bootstrap_sees_that_verdicts_on_one_prompt_are_dependent():
     matrix = WinMatrix(("a", "b", "c"), outcome, np.zeros(outcome.shape, dtype=bool))
     honest, sure = strengths(matrix, seed=0), wald(matrix.names, *matrix.counts())
     assert honest.strength[2].high - honest.strength[2].low > 1.2 * (sure.strength[2].high - sure.strength[2].low)
+
+
+def test_seeds_are_pooled_and_widen_the_interval_by_what_they_differ():
+    rng = np.random.default_rng(0)
+    pairs = [("a", "b"), ("a", "c"), ("b", "c")]
+
+    def seed(advantage: float) -> dict[tuple[str, str], np.ndarray]:
+        return {pair: (rng.normal(advantage, 1, 200) > 0).astype(float) for pair in pairs}
+
+    how = {"seed": 0, "resamples": 200}
+    one = seed(0.5)
+    alone = strengths(WinMatrix(("a", "b", "c"), np.array([one[p] for p in pairs]), np.zeros((3, 200), bool)), **how)
+    assert pooled(["a", "b", "c"], [one], **how) == alone
+    alike = pooled(["a", "b", "c"], [seed(0.5) for _ in range(4)], **how).strength[0]
+    apart = pooled(["a", "b", "c"], [seed(level) for level in (0.0, 0.3, 0.7, 1.0)], **how).strength[0]
+    assert alike.low < alike.value < alike.high
+    assert apart.high - apart.low > 1.5 * (alike.high - alike.low)
+    without = [{pair: own[pair] for pair in pairs[:2]} for own in (seed(0.5), seed(0.5))]  # b and c met in no seed
+    assert pooled(["a", "b", "c"], without, **how).strength[0].value > 0

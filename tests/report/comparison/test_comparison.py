@@ -282,9 +282,14 @@ def test_the_jobs_are_filled_in_with_why_they_failed(built, hostile):
     jobs = [
         {"run": "run-0", "overrides": "a=1", "status": "succeeded", "seconds": "3", "why": "", "link": "../r.html"},
         {"run": "run-1", "overrides": "a=2", "status": "failed", "seconds": "1", "why": hostile, "link": None},
+        {"run": "run-2", "overrides": "a=3", "status": "succeeded", "seconds": "3", "why": "", "link": None},
+        {"run": "run-3", "overrides": "a=4", "status": "failed", "seconds": "1", "why": hostile, "link": None},
     ]
     page = add_jobs(html, jobs, "morlaif sweep=x")
-    assert "2 jobs: 1 succeeded, 1 failed." in page and 'href="../r.html"' in page and "morlaif sweep=x" in page
+    assert "4 jobs: 2 succeeded, 2 failed." in page and page.count("jobs 2, 4: ") == 1
+    listed = page[page.index("Every job") :]
+    assert listed.index(">run-2<") < listed.index(">run-1<") and "Labels and budgets" not in listed
+    assert 'href="../r.html"' in page and "morlaif sweep=x" in page
     assert "<img" not in page and add_jobs(page, jobs, "morlaif sweep=x") == page
 
 
