@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from browsed import with_script
@@ -28,7 +30,8 @@ HUMAN = {"comparisons": {"multi_vs_single": {"win": 0.5, "tie": 0.2, "loss": 0.3
 pytestmark = pytest.mark.slow
 
 
-def build(made: tuple[list[dict], dict[str, Path]], out: Path, **changes) -> tuple[dict, str]:
+def build(made: tuple[list[dict], dict[str, Path]], out: Path, png: bool = False, **changes) -> tuple[dict, str]:
+    """The figures as PNG too, which takes most of the time, where `png`."""
     runs, inputs = made
     out.mkdir()
     judges = [Asked(judge=RulesJudge(source="rules"), why_not="") for _ in runs]
@@ -49,7 +52,8 @@ def build(made: tuple[list[dict], dict[str, Path]], out: Path, **changes) -> tup
         hardware,
         lambda *_: None,
     )
-    compare.build(job)
+    with nullcontext() if png else mock.patch.object(compare, "save_png"):
+        compare.build(job)
     return json.loads((out / "comparison.json").read_text()), (out / "comparison.html").read_text()
 
 
@@ -61,13 +65,7 @@ def charts_of(html: str) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def built(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("comparison") / "out"
-    return *build(runs(), out), out
-
-
-@pytest.fixture
-def unprinted(monkeypatch):
-    """Drawing for print takes most of the time, and one comparison shows it."""
-    monkeypatch.setattr(compare, "_write_figure", lambda out, chart: chart.table())
+    return *build(runs(), out, png=True), out
 
 
 def test_each_policy_is_there_once_under_a_name_that_tells_it_apart(built):
@@ -110,7 +108,6 @@ def test_every_figure_is_there_in_print_as_data_and_on_the_page(built):
     assert len(html.encode()) < 2_000_000
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_published_values_stand_beside_ours_where_they_apply(built, runs, tmp_path):
     _, html, _ = built
     charts = charts_of(html)
@@ -133,7 +130,6 @@ def test_runs_are_distinguished_by_what_differs_alone(built):
     assert "3 runs compared by scalarizer" in html
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_people_are_shown_once_they_have_rated(runs, tmp_path):
     made, inputs = runs()
     _, html = build((made, inputs), tmp_path / "before")
@@ -148,7 +144,6 @@ def test_people_are_shown_once_they_have_rated(runs, tmp_path):
     assert "No run has been rated" not in html
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_fewer_principles_are_drawn_with_the_ends_of_the_paper(runs, tmp_path):
     rows = [{"count": n, "names": [], "subsets": 1, "accuracy": {"human": interval(0.6 + n / 100)}, "ceiling": {}}
             for n in range(1, 13)]  # fmt: skip
@@ -169,7 +164,6 @@ def interval(value: float) -> dict:
     return {"value": value, "low": value - 0.03, "high": value + 0.03, "n": 300}
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_without_a_judge_only_what_the_runs_know_is_shown(runs, tmp_path):
     costs = [Asked(judge=None, why_not="The judge costs money.")] * 3
     found, html = build(runs(), tmp_path / "out", judges=costs)
@@ -178,7 +172,6 @@ def test_without_a_judge_only_what_the_runs_know_is_shown(runs, tmp_path):
     assert found["judged"]["strengths"] == {} and "The judge costs money." in html
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_runs_that_answered_different_prompts_are_judged_apart(runs, tmp_path):
     made, inputs = runs(2)
     made[1]["units"] |= {"sft": "5f8", "ppo/single": "b1"}
@@ -195,7 +188,6 @@ def test_runs_that_answered_different_prompts_are_judged_apart(runs, tmp_path):
     assert "in no table with these" in found["aggregate"]["note"]
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_rows_of_different_standards_share_no_table(runs, tmp_path):
     """One run was judged by another judge: all are judged anew by one, or else its rates stay by themselves."""
 
@@ -217,7 +209,6 @@ def test_rows_of_different_standards_share_no_table(runs, tmp_path):
     assert 0.01 not in [row["value"] for row in found["aggregate"]["rates"]]
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_a_judge_that_knows_no_more_than_the_longer_response_bears_no_verdict(runs, tmp_path):
     def doubtful(number, details, results):
         details["judge"]["source"] = "hf"
@@ -237,14 +228,12 @@ def test_small_runs_have_a_page_too(runs, tmp_path, options):
     assert "nan" not in html.lower().split() and charts_of(html)
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_one_run_is_a_comparison_of_its_policies(runs, tmp_path):
     found, html = build(runs(1), tmp_path / "out")
     assert [policy["label"] for policy in found["policies"]] == ["linear", "single PM", "SFT"]
     assert "One run, its policies side by side" in html
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_a_policy_from_outside_is_judged_with_the_others(runs, tmp_path):
     made, inputs = runs(2, change=lambda number, details, results: details.update(policies={"base": "hub/base"}))
     for number in (0, 1):
@@ -259,7 +248,6 @@ def test_a_policy_from_outside_is_judged_with_the_others(runs, tmp_path):
     assert rate["tie"] == 1 and "base" in charts_of(html)["win_matrix"]["rows"]
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
     def moved(number, details, results):
         results["win_rate"]["multi_vs_sft"]["value"] = 0.7 + number / 10
@@ -293,7 +281,6 @@ def test_the_jobs_are_filled_in_with_why_they_failed(built, hostile):
     assert "<img" not in page and add_jobs(page, jobs, "morlaif sweep=x") == page
 
 
-@pytest.mark.usefixtures("unprinted")
 def test_hostile_names_stay_text(runs, tmp_path, hostile):
     made, inputs = runs(2)
     for run in made:
