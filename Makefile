@@ -24,7 +24,7 @@ real: given $(VENV)/installed  ## Run the whole pipeline on MODEL= and JUDGE= of
 given:
 	@test -n "$(MODEL)" -a -n "$(JUDGE)" || { echo "make real MODEL=<folder or hub id> JUDGE=<folder, hub id or URL>: give both; it fetches none by itself"; exit 2; }
 
-check: lint types  ## Style, types and the fast tests, in about three minutes
+check: lint types  ## Style, types and the fast tests, in under two minutes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test: $(VENV)/installed-dev  ## Run every test (ARGS=... goes to pytest)

@@ -22,7 +22,7 @@ from morlaif.feedback.ledger import Ledger
 pytestmark = pytest.mark.slow
 
 TINY = [
-    "experiment=smoke", "principles.count=2", "sft.max_steps=8", "weights.prompts=16", "ppo.eval_prompts=0",
+    "experiment=smoke", "principles.count=2", "sft.max_steps=30", "weights.prompts=16", "ppo.eval_prompts=0",
     "ppo.eval_every=0", "ppo.samples=0", "ppo.keep=last", "ppo.checkpoint_every=5", "ppo.shaping.constant_score=allow",
     "hardware.workers=1",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 from hydra._internal import defaults_list
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 _load, _choices = OmegaConf.load, defaults_list._create_interpolation_map
 
@@ -44,8 +45,15 @@ def left_out() -> Iterator[None]:
 
 def _loaded(file: Any) -> Any:
     if isinstance(file, str | os.PathLike):
-        return copy.deepcopy(_parsed(Path(file).read_text(encoding="utf-8")))
-    return copy.deepcopy(_parsed(file.read())) if isinstance(file, io.TextIOWrapper) else _load(file)
+        with Path(file).open(encoding="utf-8") as opened:
+            return _loaded(opened)
+    if not isinstance(file, io.TextIOWrapper):
+        return _load(file)
+    try:
+        return copy.deepcopy(_parsed(file.read()))
+    except YAMLError:
+        file.seek(0)
+        return _load(file)  # whose error names the file
 
 
 @cache
