@@ -47,7 +47,7 @@ _CONFIG = {  # keys that it reads of a run's config
 
 
 # Columns of the leaderboard that a terminal has room for, and whether it has for their intervals.
-_TOLD = {"rank": True, "arm": True, "seeds": True, "win rate over SFT": True, "length-controlled": False,
+_TOLD = {"arm": True, "rank": True, "seeds": True, "win rate over SFT": True, "length-controlled": False,
          "KL, nats": False, "tokens": False}  # fmt: skip
 
 
@@ -300,7 +300,7 @@ def _say_standing(numbers: Mapping[str, Any], console: Console) -> None:
     if rows:
         shown = [k for k, head in enumerate(heads) if head in _TOLD]
         table = plain_table(*(heads[k] for k in shown))
-        table.columns[1].overflow = "fold"
+        table.columns[0].overflow = "fold"
         for row in rows:
             add_row(table, *(row[k] if _TOLD[heads[k]] else row[k].partition(" [")[0] for k in shown))
         console.print()

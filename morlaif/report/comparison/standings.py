@@ -41,8 +41,8 @@ def leaderboard(found: Aggregate, write: Write | None = None) -> tuple[list[str]
         own = {name: found.measure(cell.key, name) for name in MEASURES}
         values = [write(own[name], _COLUMNS[name][1]) for name in MEASURES]
         strength = write(one.strength, lambda x: number(x, 2, sign=True))
-        rows.append([_rank(one), cell.label, str(cell.seeds), strength, *values])
-    heads = ["rank", "arm", "seeds", "strength", *(head for head, _ in _COLUMNS.values())]
+        rows.append([cell.label, _rank(one), str(cell.seeds), strength, *values])
+    heads = ["arm", "rank", "seeds", "strength", *(head for head, _ in _COLUMNS.values())]
     kept = [k for k in range(len(heads)) if k < 3 or any(row[k] not in (DASH, number(0.0)) for row in rows)]
     return [heads[k] for k in kept], [tuple(row[k] for k in kept) for row in rows]
 

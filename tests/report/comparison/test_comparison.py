@@ -260,7 +260,7 @@ def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
     (table,) = re.findall(r'aria-label="Leaderboard">.*?</table>', html, re.DOTALL)
     half = 4.3027 * 0.1 / 3**0.5  # Student's t at 2 degrees of freedom, by the tables
     assert "80.0 %" in table and f"{100 * (0.8 - half):.1f} to 100.0" in table and ">3<" in table
-    assert ["linear", "3"] in [row[1:3] for row in found["leaderboard"]["rows"]]
+    assert ("linear", "3") in [(row[0], row[2]) for row in found["leaderboard"]["rows"]]
     _, html = build(runs(), tmp_path / "other")
     assert "cover prompts alone: no arm is called better" in html and "Where the variance comes from" not in html
 
