@@ -91,6 +91,7 @@ class RunResults:
     reward: Gain  # of the first arm, as is `kl`
     kl: float | None
     length: dict[str, float]  # mean tokens of each policy's answers
+    budget: Budgets | None = None
 
 
 # --- the run, its arms and its judge --------------------------------------------------------------------------------
@@ -391,21 +392,29 @@ class ArmBudget:
     """What one arm was given; None where it is not known."""
 
     pms: int
+    adapters: int | None = None  # networks that are trained: of an ensemble its members, of models with one trunk that
+    parameters: int | None = None  # of the preference models, that learn
     pm_pairs: int | None = None
     pm_pairs_each: int | None = None
     pm_steps: int | None = None
+    pm_flops: float | None = None  # of their training, by formula
     rank: int | None = None
     verdicts: int | None = None
-    usd: float | None = None
+    label_tokens: float | None = None  # that the judge read and wrote for its labels
+    ratings: float | None = None  # of single responses, while the policy learnt
+    usd: float | None = None  # for labels and ratings
     ppo_steps: int | None = None
     ppo_episodes: int | None = None
+    ppo_tokens: float | None = None  # sampled
+    scoring_flops: float | None = None  # of preference models in PPO, by formula
 
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
     arms: dict[str, ArmBudget]
-    equal: bool
+    equal: bool  # in all that is counted
     differs: list[str]
+    same: list[str] = field(default_factory=list)  # what "equal" may be said of
 
 
 @dataclass(frozen=True, slots=True)

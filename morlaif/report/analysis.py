@@ -14,9 +14,12 @@ from morlaif.report.tables import DASH, Rows, change_cell, interval, number, per
 
 KINDS = {"human": "human labels", "truth": "known truth"}
 BUDGETS = {
-    "pms": "preference models", "pm_pairs": "training pairs, all models", "verdicts": "verdicts",
-    "pm_steps": "training steps, all models", "rank": "LoRA rank", "ppo_steps": "PPO steps",
-    "ppo_episodes": "PPO episodes", "usd": "USD for labels",
+    "pms": "preference models", "adapters": "networks trained for them", "parameters": "their parameters that learn",
+    "rank": "LoRA rank", "verdicts": "verdicts", "label_tokens": "tokens of labelling", "ratings": "ratings",
+    "usd": "USD for labels and ratings", "pm_pairs": "training pairs, all models",
+    "pm_steps": "optimizer steps, all models",
+    "pm_flops": "FLOPs of their training", "ppo_steps": "PPO steps", "ppo_episodes": "PPO episodes",
+    "ppo_tokens": "tokens sampled in PPO", "scoring_flops": "FLOPs of scoring in PPO",
 }  # fmt: skip
 
 
@@ -132,10 +135,15 @@ def budget_rows(run: RunData) -> Rows:
 def budget_note(found: Budgets) -> str:
     if len(found.arms) < 2:
         return "What the policy had to learn from."
+    same, differs = (", ".join(_budget_name(key) for key in keys) for keys in (found.same, found.differs))
     if found.equal:
-        return "The arms had the same labels, settings and episodes: what differs is how many models share them."
-    differs = ", ".join(BUDGETS.get(key, words(key)) for key in found.differs)
-    return f"The arms did not have the same: {differs}. A difference between them may be one of budget."
+        return f"The arms had equal budgets: {same}."
+    equal = f"Equal for all arms: {same}. " if same else ""
+    return f"{equal}Not equal: {differs}. A difference between the arms may be one of these."
+
+
+def _budget_name(key: str) -> str:
+    return BUDGETS.get(key, {"pm_pairs_each": "training pairs of a model"}.get(key, words(key)))
 
 
 def regression_sentence(found: RegressionFound | None) -> str:
@@ -147,4 +155,6 @@ def regression_sentence(found: RegressionFound | None) -> str:
 def _amount(value: float | None) -> str:
     if value is None:
         return DASH
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+    if isinstance(value, int) or value >= 1e4:
+        return f"{value:.2e}" if value >= 1e9 else f"{value:,.0f}"
+    return f"{value:,.2f}"

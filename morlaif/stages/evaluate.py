@@ -59,7 +59,7 @@ EvaluateJob = Job[EvaluateReads, EvaluateNeeds]
 
 class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
     name = "evaluate"
-    version = 6
+    version = 7
     reads = EvaluateReads
     needs = EvaluateNeeds
     work = "morlaif.stages.work.evaluate"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from morlaif.evaluation import budget, regression
+from morlaif.evaluation import regression
 from morlaif.evaluation.pairs import ScoredPairs
 from morlaif.evaluation.results import Rate
 from morlaif.evaluation.tradeoffs import changes, hacking, sacrificed
@@ -66,36 +66,6 @@ def test_a_judge_that_sees_the_policy_lose():
     made = hacking(models, None, worse, **given, **HOW)
     assert made.judged_worse and made.principles["a"].sign is None
     assert not hacking(models, None, replace(worse, high=0.6), **given, **HOW).judged_worse
-
-
-def artifacts(r=8, each=1, rollouts=64):
-    report = {"pairs": {"train": 100}, "steps": 7}
-    pm = {"reads": {"pm": {"kind": "lora", "lora": {"r": r}}}}
-    quality = {"train": {"n": 100, "cost": {"usd": 0.5}}, "eval": {"n": 20, "cost": {"usd": 0.1}}}
-    feedback = {"reads": {"verdicts_per_pair": each} if each > 1 else {}}
-    ppo = {"reads": {"ppo": {"rollouts": rollouts}}, "summary": {"steps": 3, "episodes": 3 * rollouts}}
-    return report, pm, quality, feedback, ppo
-
-
-def arm(names, **options):
-    report, pm, quality, feedback, ppo = artifacts(**options)
-    return budget.arm_budget(*(dict.fromkeys(names, x) for x in (report, pm, quality, feedback)), ppo)
-
-
-def test_equal_budgets_are_called_equal_and_unequal_ones_named():
-    multi, single = arm(["a", "b", "c"]), arm(["single"], each=3)
-    made = budget.compared({"multi": multi, "single": single})
-    assert made.equal and made.arms["multi"].verdicts == made.arms["single"].verdicts == 300
-    assert (made.arms["multi"].pm_pairs, made.arms["single"].pm_pairs, made.arms["multi"].pms) == (300, 100, 3)
-    assert made.arms["multi"].usd == pytest.approx(1.8) and not hasattr(made.arms["multi"], "pm_settings")
-    unequal = budget.compared({"multi": multi, "single": arm(["single"], r=16, rollouts=128)})
-    assert not unequal.equal
-    assert unequal.differs == ["verdicts", "pm_settings", "rank", "ppo_episodes", "ppo_settings"]
-
-
-def test_an_arm_without_preference_models_has_a_budget_too():
-    made = budget.arm_budget({}, {}, {}, {}, {})
-    assert made.budget.pms == 0 and made.budget.verdicts is None and made.budget.ppo_episodes is None
 
 
 def rated(sycophancy, n=3000):

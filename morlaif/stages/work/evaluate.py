@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from morlaif import ranks
+from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message, Pair, different_prompts, load_pairs, load_split
 from morlaif.data.spool import Picked
 from morlaif.errors import Damaged, UserError
@@ -30,6 +31,8 @@ from morlaif.evaluation.yardstick import agrees_with_people, yardstick
 from morlaif.feedback.aggregate import label_report
 from morlaif.feedback.records import load_verdicts
 from morlaif.files import read_json, read_json_lines
+from morlaif.memory.dimensions import of_path
+from morlaif.models.load import load_tokenizer
 from morlaif.models.respond import source_pairs
 from morlaif.reward.settings import WHOLE, labelled_by, more_of
 from morlaif.scalarize.functions import linear
@@ -37,9 +40,10 @@ from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.evaluate import EvaluateJob
-from morlaif.stages.work.places import bank_of, policy_of
+from morlaif.stages.work.places import bank_of, base_of, pm_base_of, policy_of
 from morlaif.statistics import Array, Resampling
 
+PAIRS_COUNTED = 64  # whose tokens tell how long pairs are
 SINGLE, GOLD = "single", "gold"  # preference models: of the constitution; of the human labels, for the judge
 
 
@@ -75,7 +79,7 @@ def build(job: EvaluateJob) -> dict[str, Any]:
         policies=dict(run.settings.policies),
         **_of_policies(run, answers, found),
         **_of_models(job, run, pairs, human, kinds, score),
-        **_of_labels(job, run),
+        **_of_labels(job, run, headlines),
     )
 
     # 6. the files
@@ -319,6 +323,7 @@ def _results(
         reward=results.Gain(curve[0]["reward"], curve[-1]["reward"]),
         kl=run.kl[run.policy],
         length={policy: one.responses.facts().tokens for policy, one in answers.items()},
+        budget=_budgets(job, run),
     )
 
 
@@ -354,12 +359,12 @@ def _of_models(
     }
 
 
-def _of_labels(job: EvaluateJob, run: _Run) -> dict[str, Any]:
+def _of_labels(job: EvaluateJob, run: _Run, headlines: RunResults) -> dict[str, Any]:
     """What details say of labels, budgets and weights: how good they are, and how those of the principles relate."""
     labels = list(dict.fromkeys(map(labelled_by, run.models.names)))
     together = {labelled_by(name): job.needs.feedback[labelled_by(name)] for name in run.models.parts}
     return {
-        "budget": budget.compared({name: _budget(job, name, arm) for name, arm in run.arms.items()}),
+        "budget": headlines.budget,
         "weights": {arm: results.load(ArmWeights, job.needs.weigh[arm] / "weights.json") for arm in run.arms},
         "label_quality": {name: _read(job.needs.feedback[name] / "quality.json") for name in labels},
         "labels": results.LabelRelations(**label_report(together, job.needs.respond, "train")),
@@ -383,13 +388,38 @@ def _regression(job: EvaluateJob, run: _Run, human: held_out.ScoredPairs) -> res
     return regression.discussed(fit, "held-out pairs", significance) if fit else None
 
 
-def _budget(job: EvaluateJob, name: str, arm: ArmFacts) -> budget.Given:
-    return budget.arm_budget(
-        {model: _read(job.needs.pm[model] / "pm.json") for model in arm.models},
-        {model: _manifest(job.needs.pm[model]) for model in arm.models},
-        {model: _read(job.needs.feedback[labelled_by(model)] / "quality.json") for model in arm.models},
-        {model: _manifest(job.needs.feedback[labelled_by(model)]) for model in arm.models},
+def _budgets(job: EvaluateJob, run: _Run) -> results.Budgets:
+    sizes = _sizes(job) if run.models.names else None
+    return budget.compared({name: budget.arm_budget(_spent(job, run, name, sizes)) for name in run.arms})
+
+
+def _spent(job: EvaluateJob, run: _Run, name: str, sizes: budget.Sizes | None) -> budget.Spent:
+    models = run.arms[name].models
+    labels = list(dict.fromkeys(map(labelled_by, models)))
+    return budget.Spent(
+        {model: _read(job.needs.pm[model] / "pm.json") for model in models},
+        {model: _manifest(job.needs.pm[model]) for model in models},
+        {label: _read(job.needs.feedback[label] / "quality.json") for label in labels},
+        {label: _manifest(job.needs.feedback[label]) for label in labels},
         _manifest(job.needs.policies[name]),
+        run.curves[name],
+        _read(job.needs.weigh[name] / "weights.json").get("ratings"),
+        sizes,
+    )
+
+
+def _sizes(job: EvaluateJob) -> budget.Sizes | None:
+    """Of what the preference models are built on, and of the first training pairs; None for an unknown architecture."""
+    source = pm_base_of(job) or base_of(job)
+    found = of_path(source.path, source.revision)
+    pairs = load_pairs(job.needs.respond, "train")[:PAIRS_COUNTED]
+    if found is None or not pairs:
+        return None
+    tokenizer = load_tokenizer(source)
+    prompts = [len(prompt_ids(tokenizer, pair.messages)) for pair in pairs]
+    responses = [len(ids) for pair in pairs for ids in tokenizer([pair.first, pair.second])["input_ids"]]
+    return budget.Sizes(
+        found.body, found.parameters, found.width, found.adapted, float(np.mean(prompts)), float(np.mean(responses))
     )
 
 
