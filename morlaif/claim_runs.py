@@ -248,8 +248,9 @@ def _at(job: Composed, words: Sequence[str], seeds: Sequence[str]) -> Composed:
 
 
 def launch(
-    jobs: Sequence[Composed], base: Composed, config_dir: str | None, task: Task, logs: Path, console: Console
-) -> None:
+    jobs: Sequence[Composed], base: Composed, config_dir: str | None, task: Task, logs: Path, console: Console,
+    labels: Sequence[str],
+) -> None:  # fmt: skip
     """Run `jobs` side by side on a CPU of several workers, else one after another, or by the launcher that the command
     names.
 
@@ -264,7 +265,7 @@ def launch(
         hardware = base.config.hardware
         count = min(hardware.workers, len(jobs)) if hardware.device == "cpu" and hardware.ranks == 1 else 1
         if count > 1:
-            run_side_by_side(jobs, count, config_dir, task, logs, console)
+            run_side_by_side(jobs, count, config_dir, task, logs, console, labels)
             return
         for number, job in enumerate(jobs):
             with open_dict(job.tree):

@@ -261,7 +261,7 @@ def _claims(flags: Namespace, jobs: list[Composed]) -> int:
     sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in runs], command, "claims")
     os.environ[SWEEP_VARIABLE] = sweep.name
     try:
-        launch(runs, jobs[0], flags.config_dir, _job, sweep.folder / "logs", console)
+        launch(runs, jobs[0], flags.config_dir, _job, sweep.folder / "logs", console, sweep.labels())
     finally:
         sweep.close(console)
     tested = Gathered(claimed.known, claimed.runs, config.paths.runs, Store(config.paths.store))

@@ -28,9 +28,15 @@ EVERY = 30.0  # seconds between two lines, where no job ends
 
 
 def run_side_by_side(
-    jobs: Sequence[Composed], count: int, config_dir: str | None, task: Task, logs: Path, console: Console
+    jobs: Sequence[Composed],
+    count: int,
+    config_dir: str | None,
+    task: Task,
+    logs: Path,
+    console: Console,
+    labels: Sequence[str],
 ) -> None:
-    """Run `jobs` in `count` processes, in their order; what each prints goes to `<logs>/<number>.log`.
+    """Run `jobs` in `count` processes, in their order; what each process prints goes to `<logs>/<number>.log`.
 
     `task` and what it needs must be importable, as those of a pool are.
 
@@ -52,7 +58,7 @@ def run_side_by_side(
     try:
         for worker in workers:
             worker.start()
-        _follow(jobs, ended, workers, logs, console)
+        _follow(labels, ended, workers, logs, console)
     finally:
         asked.cancel_join_thread()  # what nobody took is no reason to wait
         for worker in workers:
@@ -72,14 +78,10 @@ def _alone(job: Composed, number: int) -> Composed:
 
 
 def _follow(
-    jobs: Sequence[Composed],
-    ended: Queue[tuple[int, float]],
-    workers: Sequence[BaseProcess],
-    logs: Path,
-    console: Console,
+    labels: Sequence[str], ended: Queue[tuple[int, float]], workers: Sequence[BaseProcess], logs: Path, console: Console
 ) -> None:
-    left, spoke = len(jobs), time.monotonic()
-    say(console, f"{len(jobs)} jobs in {len(workers)} processes, which print to {logs}")
+    left, spoke = len(labels), time.monotonic()
+    say(console, f"{len(labels)} jobs in {len(workers)} processes, which print to {logs}")
     while left:
         try:
             number, seconds = ended.get(timeout=1.0)
@@ -88,12 +90,10 @@ def _follow(
                 raise MachineError(f"the processes of the sweep ended before {left} of its jobs; see {logs}") from None
             if time.monotonic() - spoke > EVERY:
                 spoke = time.monotonic()
-                say(console, f"{len(jobs) - left} of {len(jobs)} jobs done")
+                say(console, f"{len(labels) - left} of {len(labels)} jobs done")
             continue
         left, spoke = left - 1, time.monotonic()
-        say(
-            console, f"{len(jobs) - left} of {len(jobs)} jobs done, {seconds:.0f} s: {' '.join(jobs[number].overrides)}"
-        )
+        say(console, f"{len(labels) - left} of {len(labels)} jobs done, {seconds:.0f} s: {labels[number]}")
 
 
 def _work(

@@ -68,9 +68,9 @@ def test_jobs_run_side_by_side_and_processes_that_die_are_an_error(tmp_path):
     made = claims_of("claim=both_orders_help", f"paths.runs={tmp_path}")
     compose_runs(made, {}, None)
     jobs, console = list(made.jobs.values()), Console(file=io.StringIO(), width=200)
-    run_side_by_side(jobs, 2, None, plain, tmp_path / "logs", console)
+    run_side_by_side(jobs, 2, None, plain, tmp_path / "logs", console, ["one", "two"])
     assert "2 of 2 jobs done" in console.file.getvalue()
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["0.log", "1.log"]
     assert all((tmp_path / job.run_name).is_dir() for job in jobs)
     with pytest.raises(MachineError, match="ended before 2 of its jobs"):
-        run_side_by_side(jobs, 1, None, sys.exit, tmp_path / "logs", console)
+        run_side_by_side(jobs, 1, None, sys.exit, tmp_path / "logs", console, ["one", "two"])

@@ -205,7 +205,7 @@ class AccuracyByCount(Estimator):
 
 class LabelAgreement(Estimator):
     """How much more often a labeller agrees with humans by one reading of its answers than by another, on the training
-    pairs: `both` orders of presentation averaged, or the `forward` order alone.
+    pairs: by the log-odds of `both` orders of presentation together, or of the `forward` order alone.
     """
 
     def __init__(self, *, arm: str, model: str, reading: Reading, minus: Reading) -> None:
@@ -226,10 +226,13 @@ class LabelAgreement(Estimator):
         standard = np.array([np.nan if (h := human.get(v.pair_id)) is None else h - 0.5 for v in verdicts])
         if np.isnan(standard).all():
             raise UserError(f"the pairs of the arm '{self.arm}' have no human labels: give it respond=pairs")
-        gaps = {
-            "both": np.array([(v.p_first or 0.0) - 0.5 for v in verdicts]),
-            "forward": np.array([np.nan if v.d_forward is None else v.d_forward for v in verdicts]),
-        }
+        forward, backward = (
+            np.array([np.nan if (d := getattr(v, name)) is None else d for v in verdicts], dtype=float)
+            for name in ("d_forward", "d_backward")
+        )
+        if np.isnan(forward).all():
+            raise UserError(f"the labeller of the arm '{self.arm}' is not asked in orders of presentation")
+        gaps = {"both": forward - backward, "forward": forward}
         first, second = (float(np.nanmean(agreement(gaps[name], standard))) for name in (self.reading, self.minus))
         return {"": first - second}
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from artifacts import save_verdicts
 
 from morlaif.claims.cells import cells, key_of, makers, merged, words_of_runs
 from morlaif.claims.document import TABLE, document
 from morlaif.claims.estimators import Arm, Estimator, Seen, estimator, number_at, slope
 from morlaif.claims.settings import ClaimsSettings
 from morlaif.claims.spec import claim_files, find_claims, read_claim
+from morlaif.data.records import Pair, save_pairs
 from morlaif.errors import MachineError, UserError
+from morlaif.feedback.records import Verdict
 from morlaif.presets import options
 
 SETTINGS = ClaimsSettings(select="all", seeds=2, vary=("pm.seed", "ppo.seed"), models={}, toy=(), alpha=0.05)
@@ -188,3 +191,22 @@ def test_the_page_of_claims_is_current():
     page = Path(__file__).parents[2] / "docs" / "claims.md"
     table = TABLE.search(page.read_text())
     assert table and page.read_text() == document(find_claims("all"), table[0]), "run `make docs`"
+
+
+def test_orders_of_presentation_are_compared_like_with_like(tmp_path):
+    """By log-odds, d forward and −d backward: a bias of +1 towards what is shown first turns the second pair round."""
+    pairs = [Pair.of([{"role": "user", "content": str(k)}], "x", "y", human=float(k == 0)) for k in range(2)]
+    save_pairs(tmp_path / "respond", {"train": pairs, "eval": []})
+    odds = [(2.0 + 1, -2.0 + 1), (-0.5 + 1, 0.5 + 1)]  # of A, each way round
+    verdicts = [
+        Verdict(pair.id, 0.5, 0.0, True, "me", forward, backward)
+        for pair, (forward, backward) in zip(pairs, odds, strict=True)
+    ]
+    save_verdicts(tmp_path / "single", {"train": verdicts, "eval": []})
+    seen = Seen({"a": Arm("p", {"respond": tmp_path / "respond", "feedback/single": tmp_path / "single"})})
+    params = {"arm": "a", "model": "single", "reading": "both", "minus": "forward"}
+    assert estimator("label_agreement", params, "")(seen) == {"": 0.5}
+    save_pairs(tmp_path / "bare", {"train": [Pair.of(p.messages, "x", "y") for p in pairs], "eval": []})
+    bare = Seen({"a": Arm("p", {"respond": tmp_path / "bare", "feedback/single": tmp_path / "single"})})
+    with pytest.raises(UserError, match="have no human labels: give it respond=pairs"):
+        estimator("label_agreement", params, "")(bare)
