@@ -97,3 +97,22 @@ def test_arms_that_share_no_seed_are_compared_across(loaded):
     verdicts = judged(data, {"ppo/a0": 1.0, "ppo/a1": 1.0, "ppo/a5": 0.0, "ppo/b": 0.0, "sft/5f7": 0.0})
     rate = aggregated(data, verdicts, HOW, {}).rate("ppo/a0", "ppo/a5")
     assert rate is not None and not rate.paired and rate.verdict == "one seed"
+
+
+def test_seeds_of_two_sources_are_counted_by_source(loaded):
+    """Three seeds of the preference models by two of PPO: six policies, but no six independent seeds."""
+    runs = [
+        replace(run, config={**run.config, "scalarizer.name": "linear", "pm.seed": k // 2, "ppo.seed": k % 2})
+        for k, run in enumerate(loaded)
+    ]
+    data = ComparedRuns(runs)
+    (cell, *_) = cells(data)
+    assert list(cell.policies)[:2] == ["ppo seed 0 · pm seed 0", "ppo seed 0 · pm seed 1"] and cell.seeds == 6
+    level = {f"ppo/a{k}": [0.9, 0.9, 0.5, 0.5, 0.1, 0.1][k] for k in range(6)} | {"ppo/b": 0.0, "sft/5f7": 0.0}
+    verdicts = judged(data, level)
+    rate = aggregated(data, verdicts, HOW, {}).rate(cell.key, "sft/5f7")
+    outcome = np.array([verdicts.matrices[0].between(f"ppo/a{k}", "sft/5f7") for k in range(6)])
+    names = [(f"pm seed {k // 2}", f"ppo seed {k % 2}") for k in range(6)]
+    known, naive = crossed(outcome, seeds=names, share=True), crossed(outcome, share=True)
+    assert rate is not None and rate.low == pytest.approx(known.interval().low)
+    assert known.half_width(0.95) > naive.half_width(0.95)
