@@ -36,9 +36,9 @@ lint: $(VENV)/installed-dev  ## Check the style
 types: $(VENV)/installed-dev  ## Check the types
 	$(BIN)/python -m mypy
 
-docs: $(VENV)/installed-dev  ## Write docs/config.md anew from the comments in conf/
+docs: $(VENV)/installed-dev  ## Write docs/config.md anew from the comments in conf/, and docs/claims.md from sweeps/claims/ (CLAIMS=<claims.json>: with its verdicts)
 	$(BIN)/python -m morlaif.reference docs/config.md
-	$(BIN)/python -m morlaif.claims.document docs/claims.md
+	$(BIN)/python -m morlaif.claims.document docs/claims.md $(CLAIMS)
 
 wheel: $(VENV)/installed-dev  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

@@ -261,7 +261,7 @@ def launch(
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext
 
-    if base.launcher.endswith(".BasicLauncher"):
+    if not base.launcher or base.launcher.endswith(".BasicLauncher"):
         hardware = base.config.hardware
         count = min(hardware.workers, len(jobs)) if hardware.device == "cpu" and hardware.ranks == 1 else 1
         if count > 1:
