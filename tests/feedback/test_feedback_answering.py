@@ -252,7 +252,7 @@ def test_what_one_unit_has_reached_another_waits_for(helpfulness, pairs, setting
     port = server.port
     server.kill()
     again: list[ChatServer] = []
-    timer = threading.Timer(1.0, lambda: again.append(ChatServer(port=port)))
+    timer = threading.Timer(0.3, lambda: again.append(ChatServer(port=port)))
     timer.start()
     verdicts, usage = run(pairs[:4], helpfulness, settings, ledger)
     assert all(verdict.valid for verdict in verdicts) and usage.retries > 0

@@ -28,7 +28,7 @@ CASES = {
 
 
 def settings(changes: dict):
-    usual = {"eval_every": 1, "eval_prompts": 3, "samples": 2, "steps": 2, "optimizer.learning_rate": 1e-3}
+    usual = {"eval_every": 2, "eval_prompts": 3, "samples": 2, "steps": 2, "optimizer.learning_rate": 1e-3}
     return small_ppo.settings(**(usual | {"checkpoint_every": 1} | changes))
 
 
