@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from case import Case
 
-from morlaif.rl import schedule, trainer
+from morlaif.rl import learner, schedule, trainer
 
 TOLERANCE = 1e-4
 MASKS = {"values": "value_mask", "rewards": "value_mask", "returns": "value_mask"}  # the rest: tokens of responses
@@ -32,8 +32,8 @@ def replay(made: trainer.PPOTrainer, reward: Any, reference: Any, theirs: dict[s
     def partition(lengths, minibatches, *_):
         return [[part.tolist()] for part in torch.tensor(next(orders)).tensor_split(minibatches)]
 
-    trainer.partition = partition
-    optimise = trainer.optimize
+    learner.partition = partition
+    optimise = learner.optimize
 
     def keep(engine, experience, *args, **kwargs):
         updates = optimise(engine, experience, *args, **kwargs)
@@ -44,7 +44,7 @@ def replay(made: trainer.PPOTrainer, reward: Any, reference: Any, theirs: dict[s
         torch.save(tensors, dump)
         return updates
 
-    trainer.optimize = keep
+    learner.optimize = keep
 
 
 def report(theirs: Path, ours: Path, case: Case) -> int:
