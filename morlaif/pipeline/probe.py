@@ -29,6 +29,7 @@ CUT = 1, 3  # layers that are timed of a model that has more than MANY: one laye
 MANY = 4
 MOST = 5e10  # operations of one go, some seconds at most
 NEW = 4  # tokens that are sampled
+ANY = 0.01  # of each weight
 
 
 def measured(efforts: Iterable[Effort], config: Config, otherwise: Rate) -> tuple[Rate, float]:
@@ -73,17 +74,14 @@ def _measure(
     """Seconds and operations of each, as far as the time goes; the largest share of the work first."""
     found: dict[tuple[object, ...], tuple[float, float]] = {}
     ordered = sorted(efforts.values(), key=lambda one: -one.operations * one.times)
-    for name in dict.fromkeys(one.model for one in ordered):
-        description = _config(name, config)
-        if description is None:
-            continue
-        layers = next(one.dims.layers for one in ordered if one.model == name)
+    for description, dtype, names in _shapes(dict.fromkeys(one.model for one in ordered), config):
+        layers = next(one.dims.layers for one in ordered if one.model in names)
         cuts = CUT if layers > MANY else (layers,)
         times: dict[tuple[object, ...], list[float]] = {}
         for cut in cuts:
-            model = _model(description, cut, config, name)
+            model = _model(description, cut, config, dtype)
             for op in ("read", "sample", "adapt", "learn"):  # what changes the model comes last
-                for one in (one for one in ordered if one.model == name and one.op == op):
+                for one in (one for one in ordered if one.model in names and one.op == op):
                     late = time.perf_counter() - began > PATIENCE
                     if not late or not times or len(times.get(one.forward, [])) == 1:
                         small, share = _small(one, cut)
@@ -94,6 +92,20 @@ def _measure(
                 layer = (seen[-1] - seen[0]) / max(1, cuts[-1] - cuts[0])
                 seconds = seen[0] + max(0.0, layer) * (layers - cuts[0])
                 found[key] = seconds, efforts[key].operations
+    return found
+
+
+def _shapes(models: Iterable[str], config: Config) -> list[tuple[dict[str, Any], str, list[str]]]:
+    """What is to be made, in which number format, for which of `models`: the policy and the base are often alike."""
+    found: list[tuple[dict[str, Any], str, list[str]]] = []
+    for name in models:
+        dtype = getattr(config.feedback, "dtype", "float32") if name == "judge" else config.hardware.dtype
+        if (description := _config(name, config)) is None:
+            continue
+        alike = next((names for *same, names in found if same == [description, dtype]), None)
+        if alike is None:
+            found.append((description, dtype, alike := []))
+        alike.append(name)
     return found
 
 
@@ -144,15 +156,19 @@ def _from_nothing(model: ModelSettings) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _model(description: dict[str, Any], layers: int, config: Config, name: str) -> Any:
+def _model(description: dict[str, Any], layers: int, config: Config, dtype: str) -> Any:
     import torch
+    from transformers.initialization import no_init_weights
 
     from morlaif.models.scratch import model_of_shape
 
-    dtype = getattr(config.feedback, "dtype", "float32") if name == "judge" else config.hardware.dtype
     device = "cpu" if config.hardware.device == "cpu" or not torch.cuda.is_available() else "cuda"
-    with torch.device(device):
-        return model_of_shape(description, getattr(torch, dtype), layers).eval()
+    with torch.device(device), no_init_weights():  # to draw so many numbers takes longer than what is measured
+        model = model_of_shape(description, getattr(torch, dtype), layers).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(ANY)
+    return model
 
 
 def _work(model: Any, one: Effort) -> Callable[[], float]:
@@ -161,6 +177,7 @@ def _work(model: Any, one: Effort) -> Callable[[], float]:
 
     from morlaif.models.generate import sample
     from morlaif.models.layers import trunk_of
+    from morlaif.rl.logprobs import token_logprobs
 
     device = next(model.parameters()).device
     trunk, head = trunk_of(model), model.get_output_embeddings()
@@ -170,8 +187,8 @@ def _work(model: Any, one: Effort) -> Callable[[], float]:
         hidden = trunk(input_ids=ids).last_hidden_state
         total = hidden.float().mean()
         if one.logits:
-            logits = head(hidden.reshape(-1, hidden.shape[-1])[: one.logits]).float()
-            total = total + logits.log_softmax(-1)[:, 0].mean()
+            states = hidden.reshape(-1, hidden.shape[-1])[: one.logits]
+            total = total + token_logprobs(states, head, ids.flatten()[: len(states)], 1.0)[0].mean()
         return total
 
     def read() -> None:

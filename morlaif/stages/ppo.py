@@ -102,7 +102,8 @@ class PPO(Method[PPOReads, MethodNeeds]):
             yield Effort("read", "policy", policy, micro, length, times, logits=micro * new)
         forwards = s.steps * s.rollouts / micro
         op: Op = "learn" if s.policy.kind == "full" else "adapt"
-        yield Effort("read", "policy", policy, micro, length, 2 * forwards, logits=micro * new)
+        # The policy learns first from the forward that its log-probabilities were read from.
+        yield Effort("read", "policy", policy, micro, length, 2 * forwards - s.steps, logits=micro * new)
         yield Effort(op, "policy", policy, micro, length, s.epochs * forwards, logits=micro * new)
         if s.critic.kind in ("separate", "adapter"):
             yield Effort("read", "policy", policy, micro, length, forwards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from composed import config
@@ -12,7 +13,7 @@ from morlaif.memory.advice import halves
 from morlaif.memory.estimate import fits
 from morlaif.pipeline.changes import apply
 from morlaif.pipeline.resources import machine_of, memory_of, stage_memories, ways_to_fit
-from morlaif.pipeline.times import amounts, unit_times
+from morlaif.pipeline.times import amounts, unit_efforts, unit_times
 from morlaif.planning.plan import plan
 from morlaif.units.store import Store
 
@@ -131,3 +132,27 @@ def test_a_judge_reads_once_what_a_pairs_verdicts_share(made, tmp_path):
     once, twice = of("principles.verdicts_per_pair=1"), of("principles.verdicts_per_pair=2")
     assert once < twice < 2 * once
     assert of("respond.max_new_tokens=16") < of("respond.max_new_tokens=32")
+
+
+@pytest.mark.slow
+def test_a_probe_times_what_the_plan_counts(made, monkeypatch):
+    """Each forward once or twice on the model's own shape, which the policy and the base have in common."""
+    torch = pytest.importorskip("torch")
+    from morlaif.pipeline import probe
+
+    small = apply(made, ["model.scratch.hidden_size=16", "model.scratch.intermediate_size=16", "hardware.threads=1"])
+    planned, store = plan(small), Store(small.paths.store)
+    machine = machine_of(small, planned)
+    efforts = [one for _, several in unit_efforts(planned, store, small, machine) for one in several or ()]
+    assert {one.op for one in efforts} == {"load", "read", "adapt", "learn", "sample"}
+    models = []
+    monkeypatch.setattr(probe, "_model", lambda *args, own=probe._model: models.append(own(*args)) or models[-1])
+    before = torch.get_num_threads()
+    rate, _ = probe.measured(efforts, small, lambda one: 1e3)
+    assert len(models) == 1 and torch.get_num_threads() == before
+    assert all(0 < rate(one) < 100 for one in efforts if one.op != "load")
+    loads = {rate(one) for one in efforts if one.op == "load"}
+    assert loads == {1e3}, "a model from nothing has no tokenizer to open"
+    dropped = next(one for one in efforts if one.dropout == 0 and one.op == "adapt")
+    unseen = replace(dropped, rows=2 * dropped.rows)
+    assert 0 < rate(unseen) < 1e3, "what was not timed is scaled by its operations"
