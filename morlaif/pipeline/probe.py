@@ -50,7 +50,8 @@ def measured(efforts: Iterable[Effort], config: Config, otherwise: Rate) -> tupl
     efforts = list(efforts)
     try:
         found = _measure({one.forward: one for one in efforts if one.op != "load"}, config, began)
-        opened = {source: _opened(*source) for one in efforts if (source := _source(one.model, config)) is not None}
+        sources = {_source(one.model, config) for one in efforts}
+        opened = {source: _opened(*source) for source in sources if source is not None}
     finally:
         torch.set_num_threads(before)
 

@@ -102,11 +102,11 @@ class PPO(Method[PPOReads, MethodNeeds]):
             yield Effort("read", "policy", policy, micro, length, times, logits=micro * new)
         forwards = s.steps * s.rollouts / micro
         op: Op = "learn" if s.policy.kind == "full" else "adapt"
-        # The policy learns first from the forward that its log-probabilities were read from.
+        # Policy and critic learn first from the forward that a step's numbers were read from.
         yield Effort("read", "policy", policy, micro, length, 2 * forwards - s.steps, logits=micro * new)
         yield Effort(op, "policy", policy, micro, length, s.epochs * forwards, logits=micro * new)
         if s.critic.kind in ("separate", "adapter"):
-            yield Effort("read", "policy", policy, micro, length, forwards)
+            yield Effort("read", "policy", policy, micro, length, forwards - s.steps)
             learn: Op = "learn" if s.critic.kind == "separate" else "adapt"
             yield Effort(learn, "policy", policy, micro, length, s.epochs * forwards)
 

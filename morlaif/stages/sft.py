@@ -81,11 +81,10 @@ class SFT(Stage[SFTReads, SFTNeeds]):
         length = data.padded(micro, s.max_length, data.response)
         op: Op = "adapt" if isinstance(s, LoRASFT) else "learn"
         times = steps * s.batch_size / micro
-        answers = micro * min(data.response, length)  # the loss is of the response alone
         dropout = s.lora.dropout if isinstance(s, LoRASFT) else 0.0
         return [
             loaded("policy", machine.policy, 2),  # and written
-            Effort(op, "policy", machine.policy, micro, length, times, logits=answers, dropout=dropout),
+            Effort(op, "policy", machine.policy, micro, length, times, logits=micro * length, dropout=dropout),
         ]
 
     def smaller(self, reads: SFTReads) -> Iterator[str]:
