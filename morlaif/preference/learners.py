@@ -177,8 +177,6 @@ class StackedLearner:
 
     def clip(self, limit: float) -> None:
         grads = [weight.grad for weight in (*self._adapters(), self.heads) if weight.grad is not None]
-        if not grads:  # a batch without a verdict of those that still learn
-            return
         norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)  # (K,)
         factor = (limit / (norms + 1e-6)).clamp(max=1.0)  # as `clip_grad_norm_`, for each principle
         for grad in grads:

@@ -47,7 +47,14 @@ class Updates:
         loss.backward()
 
     def step(self) -> None:
-        """Clip, update, forget the gradients."""
+        """Clip, update, forget the gradients.
+
+        Where a batch has no verdict at all the moments move on by a gradient of zero: so they do where other principles
+        or ranks share the step.
+        """
+        for weight in self.learning:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
         ranks.sum_gradients(self.learning)
         self.learner.clip(self.max_norm)
         self.optimizer.step()
