@@ -148,7 +148,9 @@ def explain_values(error: ValidationError, tree: Mapping[str, Any], root: type[B
     for item in error.errors():
         keys = keys_of(item["loc"], root)
         dotted = dotted_name(keys)
-        if item["type"] in ("extra_forbidden", "missing") and kind_at(keys[:-1], tree, root).members:
+        if _has_no_option(keys, tree, root):
+            lines[f"{keys[0]}"] = [_no_group(str(keys[0]))]
+        elif item["type"] in ("extra_forbidden", "missing") and kind_at(keys[:-1], tree, root).members:
             line = _unfit(item, keys, tree, root)
             misfits.setdefault(dotted_name(keys[:-1]), []).append((item["type"], str(keys[-1]), line))
         else:
@@ -199,9 +201,19 @@ def _unfit(item: Mapping[str, Any], keys: list[int | str], tree: Mapping[str, An
         return f"{dotted_name(keys[:-1])}={shown(given)}: should have {wanted} entries, not {len(given)}."
     kind = kind_at(keys, tree, root)
     if len(keys) == 1 and _is_settings(kind):
-        return f"{dotted}: missing; a run needs this group: {dotted}=<option>."
+        return _no_group(dotted)
     empty = " (null where it is meant to be empty)" if _may_be_null(keys, tree, root) else ""
     return f"{dotted}: missing; this key must be given{empty}."
+
+
+def _has_no_option(keys: list[int | str], tree: Mapping[str, Any], root: type[BaseModel]) -> bool:
+    """Whether a group has only the seed that `config.yaml` gives to all: its option was taken out."""
+    group = tree.get(str(keys[0])) if keys else None
+    return isinstance(group, Mapping) and set(group) == {"seed"} and _is_settings(kind_at(keys[:1], tree, root))
+
+
+def _no_group(name: str) -> str:
+    return f"{name}: missing; a run needs this group: {name}=<option>."
 
 
 def _may_be_null(keys: list[int | str], tree: Mapping[str, Any], root: type[BaseModel]) -> bool:

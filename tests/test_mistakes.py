@@ -44,6 +44,7 @@ QUICK = ["data.sft=8", "data.train=4", "data.eval=4"]
         ("~pm.epochs", "pm.epochs: missing; this key must be given."),
         ("~pm.epochz", "'~pm.epochz': unknown key 'pm.epochz'. Did you mean 'pm.epochs'?"),
         ("~pm", "pm: missing; a run needs this group: pm=<option>."),
+        ("~ppo", "ppo: missing; a run needs this group: ppo=<option>."),
         # groups
         ("pmm=lora", "unknown key 'pmm'. Did you mean 'pm'?"),
         ("+pm=lora", "'+pm=lora': the group is there already; write pm=<option>."),

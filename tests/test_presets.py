@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -26,12 +27,13 @@ PRESETS = sorted(
 
 
 def alone(node: Any) -> Any:
-    """A part of a composed tree, its interpolations as they stand but for what follows the one judge of a run."""
+    """A part of a composed tree, its interpolations as they stand but for a run's one judge and a function's name."""
     if not isinstance(node, DictConfig):
         return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
     raw = OmegaConf.to_container(node, resolve=False)
     kept = {
-        key: isinstance(value, str) and "${" in value and "${morlaif.judge:" not in value for key, value in raw.items()
+        key: isinstance(value, str) and "${" in value and not re.search(r"\$\{morlaif\.(judge|last):", value)
+        for key, value in raw.items()
     }
     return {key: raw[key] if stays else alone(node[key]) for key, stays in kept.items()}
 

@@ -10,7 +10,7 @@
 # keeps for figures. COMMIT names what runs, where git does not know.
 set -uo pipefail
 what=${1:-all}
-case $what in smoke | figures | sample | all) ;; *) sed -n 2,11p "$0"; exit 2 ;; esac
+case $what in smoke | figures | sample | all) ;; *) sed -n 2,10p "$0"; exit 2 ;; esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 out=$(realpath -m "${2:-gpu-results}")
 python=$(command -v "${PYTHON:-python3}") || { echo "no ${PYTHON:-python3}"; exit 2; }

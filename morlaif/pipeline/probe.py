@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from morlaif.config import Config
 from morlaif.devices import cores
+from morlaif.errors import UserError
 from morlaif.memory.dimensions import config_of
 from morlaif.memory.effort import OPERATIONS, Effort
-from morlaif.models.place import folder_of
+from morlaif.models.place import Source, folder_of
 from morlaif.models.settings import LoRASettings, ModelSettings
 from morlaif.pipeline.times import Rate
 from morlaif.preference.kinds import kind_of
@@ -138,12 +139,12 @@ def _config(name: str, config: Config) -> dict[str, Any] | None:
 
 def _opened(path: str, revision: str | None) -> float:
     """Seconds to open a tokenizer, where its files lie here: a large vocabulary takes longer than many weights."""
-    from transformers import AutoTokenizer
+    from morlaif.models.open import open_tokenizer
 
     if (folder := folder_of(path, revision)) is None:
         return 0.0
-    with suppress(OSError, ValueError, KeyError):  # which is reported where it is wanted
-        return _timed(lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    with suppress(UserError, OSError, ValueError, KeyError):  # which is reported where it is wanted
+        return _timed(lambda: open_tokenizer(Source.of(folder)))
     return 0.0
 
 

@@ -94,7 +94,7 @@ def test_noise_is_each_rows_own(monkeypatch):
     """However the rows are shared, a row's noise is that of one process: what makes ranks sample alike."""
     seen: dict[int, dict[int, torch.Tensor]] = {}
 
-    def record(model, pad, prompts, ends, new, temperature, top_p, noise, in_step, watched):
+    def record(model, pad, prompts, ends, new, temperature, top_p, noise, in_step, watched, fixed):
         seen[ranks.rank()] |= {prompt[0]: row for prompt, row in zip(prompts, noise, strict=True)}
         return [([1], [0.0]) for _ in prompts]
 

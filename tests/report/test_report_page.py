@@ -202,7 +202,7 @@ def test_trade_offs_budgets_and_fewer_principles(built):
     text = " ".join(page.text.split())
     assert rows_of(html, "Trade-offs")["max-min"] == ["helpfulness −0.10", "1.20", "80.0 %", "+12.5", "detail hacked"]
     assert rows_of(html, "Budgets")["verdicts"] == ["7,200", "7,200"]
-    assert "The arms had the same labels, settings and episodes" in text
+    assert "The arms had equal budgets: " in text
     assert rows_of(html, "Fewer principles")["12"][0].startswith("72.0 %")
     assert rows_of(html, "One principle left out")["conciseness"][1].startswith("−0.11")
     assert list(rows_of(html, "Other scalarizers of the same models")) == ["linear", "max-min", "the longer response"]
