@@ -113,11 +113,12 @@ def measure(overrides: list[str]) -> None:
     from omegaconf import OmegaConf
 
     import morlaif.cli as cli
+    from morlaif.compose import register
     from morlaif.config import validate
     from morlaif.pipeline.resources import stage_memories
     from morlaif.planning.plan import plan
 
-    OmegaConf.register_new_resolver("morlaif.run_name", lambda *, _root_: cli.run_name(_root_), replace=True)
+    register()
     with initialize_config_module("morlaif.conf", version_base="1.3"):
         config = validate(OmegaConf.to_container(compose("config", overrides), resolve=True))
     memories = {memory.stage: memory.device for memory in stage_memories(config, plan(config))}

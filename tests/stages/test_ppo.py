@@ -306,7 +306,7 @@ def test_adapter_alone(run, inputs, tmp_path):
 @pytest.mark.slow
 def test_the_other_policy_is_left_beside(run):
     """Held-out reward is higher after the first of the two steps."""
-    changes = {"eval_every": 1, "keep_other": True, "optimizer.learning_rate": 1e-1}
+    changes = {"eval_every": 1, "keep_other": True, "optimizer.learning_rate": 1.0}
     both = []
     for keep, other in (("last", "best"), ("best", "last")):
         found = {}
