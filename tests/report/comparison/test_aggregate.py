@@ -71,6 +71,7 @@ def test_a_rate_of_cells_is_paired_by_seed_and_crossed_with_prompts(loaded):
     assert alike is not None and alike.verdict == "one seed" and alike.method == "prompts"
     seconds = found.measure("ppo/a0", "seconds")
     assert seconds is not None and seconds.value == 20 and seconds.method == "seeds"
+    assert (seconds.low, seconds.high) == pytest.approx((0, 20 + 4.3027 * 10 / 3**0.5), abs=1e-3)  # never below zero
 
 
 def test_one_seed_gives_no_verdict_in_words(loaded):
