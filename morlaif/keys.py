@@ -149,7 +149,7 @@ def explain_values(error: ValidationError, tree: Mapping[str, Any], root: type[B
         keys = keys_of(item["loc"], root)
         dotted = dotted_name(keys)
         if _has_no_option(keys, tree, root):
-            lines[f"{keys[0]}"] = [_no_group(str(keys[0]))]
+            lines[str(keys[0])] = [_no_group(str(keys[0]))]
         elif item["type"] in ("extra_forbidden", "missing") and kind_at(keys[:-1], tree, root).members:
             line = _unfit(item, keys, tree, root)
             misfits.setdefault(dotted_name(keys[:-1]), []).append((item["type"], str(keys[-1]), line))

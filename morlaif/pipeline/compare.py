@@ -263,7 +263,8 @@ def compare(
         return None
     started = time.monotonic()
     try:
-        unit, state = _build(usable, settings, store, hardware, console)
+        unit = unit_of(usable, settings)
+        state = build_of_runs(unit, usable, store, hardware, console)
     except (UserError, MachineError):
         raise
     except Exception:
@@ -277,7 +278,8 @@ def compare(
             replace(run, damaged=f"{why} ({odd[run.folder]})") if run and run.folder in odd else run for run in runs
         ]
         usable = [run for run in runs if run is not None and run.evaluated]
-        unit, state = _build(usable, settings, store, hardware, console)
+        unit = unit_of(usable, settings)
+        state = build_of_runs(unit, usable, store, hardware, console)
     out.mkdir(parents=True, exist_ok=True)
     stored = store.folder(unit)
     for part in ("figures", "data"):
@@ -316,22 +318,21 @@ def _say_standing(numbers: Mapping[str, Any], console: Console) -> None:
         say(console, f"{note[0].upper()}{note[1:]}.")
 
 
-def _build(
-    runs: Sequence[RunFolder], settings: CompareSettings, store: Store, hardware: HardwareSettings, console: Console
-) -> tuple[Unit, State]:
-    """Have the comparison in the store."""
-    unit = unit_of(runs, settings)
+def build_of_runs(
+    unit: Unit, runs: Sequence[RunFolder], store: Store, hardware: HardwareSettings, console: Console
+) -> State:
+    """Have in the store a unit that reads finished runs; the caller says what came of it."""
     inputs = {name: folder for run in runs for name, folder in run.folders.items()}
     with Display(console) as display:
         display.begin(unit)
         state = execute(
             unit, store, hardware,
             on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
-            tell=lambda _, kind, line: display.say(f"compare: {line}{' builds it; waiting' * (kind == 'waiting')}"),
+            tell=lambda _, kind, line: display.say(f"{unit.name}: {line}{' builds it; waiting' * (kind == 'waiting')}"),
             build=lambda unit, job: unit.stage.build(replace(job, needs=inputs)),
         )  # fmt: skip
         display.end(unit, "cached", 0.0)
-    return unit, state
+    return state
 
 
 def tell(settings: TrackingSettings, out: Path, count: int, console: Console) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,10 +12,8 @@ from morlaif.errors import Damaged, MachineError, UserError
 from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
-from morlaif.pipeline.compare import RunFolder
-from morlaif.pipeline.display import Display
+from morlaif.pipeline.compare import RunFolder, build_of_runs
 from morlaif.stages.contests import OUTCOMES, STAGE, ContestsReads, Entrant
-from morlaif.units.execute import execute
 from morlaif.units.store import Store
 from morlaif.units.unit import Unit
 
@@ -46,16 +43,7 @@ def judged(
     if not different:
         return {}
     unit = _unit(different, runs)
-    inputs = {name: folder for run in runs for name, folder in run.folders.items()}
-    with Display(console) as display:
-        display.begin(unit)
-        state = execute(
-            unit, store, hardware,
-            on_progress=lambda step, total, metrics: display.progress(unit, step, total, metrics),
-            tell=lambda _, kind, line: display.say(f"contests: {line}{' builds it; waiting' * (kind == 'waiting')}"),
-            build=lambda unit, job: unit.stage.build(replace(job, needs=inputs)),
-        )  # fmt: skip
-        display.end(unit, state, 0.0)
+    build_of_runs(unit, runs, store, hardware, console)
     found = read_json(store.folder(unit) / OUTCOMES, "outcomes of contests", of=list, failure=Damaged)
     return dict(zip(different, found, strict=True))
 

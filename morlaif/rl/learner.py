@@ -303,18 +303,21 @@ class Learner:
         self, step: int, prompts: list[list[int]], responses: list[list[int]], kept: Tensor | None = None
     ) -> list[list[Minibatch]]:
         """Epochs of minibatches, of the rows that are `kept` (B,)."""
-        s = self.settings
-        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
-        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+        s, lengths = self.settings, _lengths(prompts, responses)
         generator = schedule.generator(self.seed, "minibatches", step)
         rows = None if kept is None else kept.nonzero().flatten().tolist()
         return [
             [
-                plan_minibatch(micro, prompts, responses, self.pad, self.device, room)
+                self._minibatch(micro, prompts, responses)
                 for micro in partition(lengths, s.minibatches, s.micro_batch_size, generator, self.processes, rows)
             ]
             for _ in range(s.epochs)
         ]
+
+    def _minibatch(self, micro: Sequence[list[int]], prompts: list[list[int]], responses: list[list[int]]) -> Minibatch:
+        s = self.settings
+        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
+        return plan_minibatch(micro, prompts, responses, self.pad, self.device, room)
 
     def _factors(self, step: int, minibatch: Minibatch, normal: Tensor) -> Tensor:
         """(K',) what each principle that has a weight counts in this step, by its gradient on the first minibatch."""
@@ -328,13 +331,10 @@ class Learner:
 
     def _others(self, prompts: list[list[int]], responses: list[list[int]], kept: Tensor) -> list[Minibatch]:
         """The rows that are not kept, which are evaluated and not learnt from."""
-        s = self.settings
         if kept.all():
             return []
-        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
-        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        micro = cut((~kept).nonzero().flatten().tolist(), lengths, s.micro_batch_size, self.processes)
-        return [plan_minibatch(micro, prompts, responses, self.pad, self.device, room)]
+        rows, most = (~kept).nonzero().flatten().tolist(), self.settings.micro_batch_size
+        return [self._minibatch(cut(rows, _lengths(prompts, responses), most, self.processes), prompts, responses)]
 
     @torch.no_grad()
     def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor, learn: bool = False) -> tuple[Tensor, ...]:
@@ -377,3 +377,8 @@ class Learner:
 
     def _give_up(self, purpose: str) -> None:
         """Called where sampling or scoring cannot go on, before the error leaves; a run saves what it has."""
+
+
+def _lengths(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[int]:
+    """Tokens of each row."""
+    return [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]

@@ -11,7 +11,7 @@ import copy
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,21 @@ _load, _choices = OmegaConf.load, defaults_list._create_interpolation_map
 
 
 @contextmanager
-def installed() -> Iterator[None]:
+def _reading(load: Any, choices: Any) -> Iterator[None]:
     with (
-        patch.object(OmegaConf, "load", staticmethod(_loaded)),
-        patch.object(defaults_list, "_create_interpolation_map", _choices_if_read),
+        patch.object(OmegaConf, "load", staticmethod(load)),
+        patch.object(defaults_list, "_create_interpolation_map", choices),
     ):
         yield
 
 
-@contextmanager
-def left_out() -> Iterator[None]:
+def installed() -> AbstractContextManager[None]:
+    return _reading(_loaded, _choices_if_read)
+
+
+def left_out() -> AbstractContextManager[None]:
     """Hydra as it is."""
-    with (
-        patch.object(OmegaConf, "load", staticmethod(_load)),
-        patch.object(defaults_list, "_create_interpolation_map", _choices),
-    ):
-        yield
+    return _reading(_load, _choices)
 
 
 def _loaded(file: Any) -> Any:

@@ -205,8 +205,6 @@ def _measures(
         first = next(iter(known.values()))
         if one.method == "none" and first.low is not None:  # one seed, or what does not depend on it
             one = replace(one, low=first.low, high=first.high, n=first.n, method="prompts")
-        if one.low is not None:  # none of MEASURES can be below zero
-            one = replace(one, low=max(0.0, one.low))
         made.append(one)
     return made
 
