@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import composed as support
 import pytest
 import quick_hydra
 from composed import composed, config, in_full
@@ -48,6 +49,15 @@ def test_a_preset_is_what_hydra_makes_of_it(group, name):
     if hydra.get("seed", 0) is None:  # config.yaml gives the run's seed to all groups
         made = {"seed": None} | made
     assert made == hydra | follow
+
+
+def test_a_tree_that_another_process_has_kept_resolves():
+    words = ("experiment=smoke",)
+    found = config(*words)
+    OmegaConf.clear_resolver("morlaif.last")  # a process that has composed nothing yet
+    for known in (support._presets, support._config):
+        known.cache_clear()
+    assert config(*words) == found
 
 
 def test_values_can_be_changed_and_others_stay():

@@ -58,6 +58,7 @@ def _groups() -> frozenset[str]:
 @cache
 def _presets(overrides: tuple[str, ...]) -> DictConfig:
     """Composed once for all processes of a run of tests, whose folder of temporary files is theirs alone."""
+    register()  # what interpolations of a tree ask that another process has kept
     key = hashlib.sha256("\n".join([*overrides, str(places())]).encode()).hexdigest()
     kept = Path(tempfile.gettempdir()) / f"composed-{key}.pickle"
     if (shared := "morlaif-tests-" in str(kept)) and kept.is_file():
