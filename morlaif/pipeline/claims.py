@@ -149,7 +149,8 @@ def judge(gathered: Gathered, hardware: HardwareSettings, console: Console) -> d
     of = {known.name: known for known in gathered.known}
     pairs = [(gathered.entrant(of[c], s, a), gathered.entrant(of[c], s, b)) for c, s, (a, b) in wanted]
     runs = [gathered.run(of[c], s, arm) for c, s, two in wanted for arm in two]
-    found = judged(pairs, runs, gathered.store, hardware, console)
+    # the command has these runs judged, so it asks that judge anyway
+    found = judged(pairs, runs, gathered.store, hardware, console, spend=True)
     return {
         contest: np.array(list(found[pair].values()), dtype=float) for contest, pair in zip(wanted, pairs, strict=True)
     }

@@ -231,13 +231,14 @@ def _asked(run: RunFolder, settings: CompareSettings) -> Asked:
         judge: Any = TypeAdapter(JudgeSettings).validate_python(run.config["eval"]["judge"])
     except ValidationError:
         return Asked(judge=None, why_not=f"The judge of these runs is not known to this version: {own}")
-    if _costs(judge) and not settings.spend:
+    if costs(judge) and not settings.spend:
         why = f"The judge costs money: {own} compare.spend=true asks for the rest."
         return Asked(judge=None, why_not=why)
     return Asked(judge=judge, why_not="")
 
 
-def _costs(judge: Any) -> bool:
+def costs(judge: Any) -> bool:
+    """Whether a judge's verdicts cost money."""
     price = getattr(getattr(judge, "engine", None), "price", None)
     return price is not None and any(value for value in price.model_dump().values() if isinstance(value, int | float))
 

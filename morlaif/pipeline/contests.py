@@ -12,7 +12,7 @@ from morlaif.errors import Damaged, MachineError, UserError
 from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
-from morlaif.pipeline.compare import RunFolder, build_of_runs
+from morlaif.pipeline.compare import RunFolder, build_of_runs, costs
 from morlaif.stages.contests import OUTCOMES, STAGE, ContestsReads, Entrant
 from morlaif.units.store import Store
 from morlaif.units.unit import Unit
@@ -32,17 +32,28 @@ def entrant(run: RunFolder, policy: str) -> Entrant:
 
 
 def judged(
-    pairs: Sequence[Pair], runs: Sequence[RunFolder], store: Store, hardware: HardwareSettings, console: Console
+    pairs: Sequence[Pair],
+    runs: Sequence[RunFolder],
+    store: Store,
+    hardware: HardwareSettings,
+    console: Console,
+    *,
+    spend: bool,
 ) -> dict[Pair, Outcomes]:
     """The outcomes of each pair, by the judge that the runs share; `runs` have the units of all pairs.
 
+    Args:
+        spend: ask a judge that costs money too; what it has been asked before is recalled for nothing.
+
     Raises:
-        UserError: they have several judges. MachineError: the judge failed.
+        UserError: they have several judges, or one that costs money. MachineError: the judge failed.
     """
     different = list(dict.fromkeys(pairs))
     if not different:
         return {}
     unit = _unit(different, runs)
+    if not spend and costs(unit.reads.judge) and not store.has(unit):
+        raise UserError("the judge of these runs costs money; compare.spend=true asks it")
     build_of_runs(unit, runs, store, hardware, console)
     found = read_json(store.folder(unit) / OUTCOMES, "outcomes of contests", of=list, failure=Damaged)
     return dict(zip(different, found, strict=True))

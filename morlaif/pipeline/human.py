@@ -201,7 +201,8 @@ def _judged(
     """What the run's judge says of the comparisons that were rated, by prompt; None where it cannot be asked."""
     of = {name: (entrant(run, own["first"]), entrant(run, own["second"])) for name, own in key["comparisons"].items()}
     try:
-        found = judged(list(of.values()), [run], Store(config.paths.store), config.hardware, console)
+        store, spend = Store(config.paths.store), config.compare.spend
+        found = judged(list(of.values()), [run], store, config.hardware, console, spend=spend)
     except (UserError, MachineError) as error:
         say(console, f"how far the judge agrees with the raters is not known: {error}")
         return None

@@ -12,7 +12,7 @@ Flat = Mapping[str, Any]  # a config: dotted key -> value
 NAMED = ("scalarizer", "model")
 PRINCIPLES = "principles"  # made up: how many of them a run uses
 # change no number
-OUTSIDE = ("name", "stages", "dry_run", "paths", "hardware", "tracking", "report", "compare", "human")
+OUTSIDE = ("name", "stages", "dry_run", "paths", "hardware", "tracking", "report", "compare", "human", "claims")
 
 
 class RunLabels:

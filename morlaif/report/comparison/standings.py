@@ -4,10 +4,11 @@ at the top of the page."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import stdev
 
 from markupsafe import Markup
 
-from morlaif.evaluation.aggregate import MEASURES, Aggregate, CellRate, Standing
+from morlaif.evaluation.aggregate import MEASURES, Aggregate, CellRate, Standing, turned
 from morlaif.evaluation.results import Estimate
 from morlaif.report.tables import DASH, Rows, number, percent
 from morlaif.variance import Method
@@ -102,10 +103,7 @@ def _better_side(rate: CellRate) -> Estimate | None:
 
 def _side(rate: CellRate, found: Estimate | None) -> Estimate | None:
     """As the arm with the higher rate sees it."""
-    if found is None or _upside(rate):
-        return found
-    value, low, high = (None if x is None else 1 - x for x in (found.value, found.high, found.low))
-    return Estimate(value, low, high, found.n)
+    return found if found is None or _upside(rate) else turned(found)
 
 
 def _p(rate: CellRate) -> str:
@@ -126,11 +124,8 @@ def shares_table(found: Aggregate) -> tuple[list[str], Rows]:
     rows = []
     for rate in rates:
         shares = rate.shares or {}
-        spread = list(rate.by_seed.values())
-        middle = sum(spread) / len(spread)
-        deviation = (sum((value - middle) ** 2 for value in spread) / (len(spread) - 1)) ** 0.5
         own = [percent(shares[name], 0) for name in ("seed", "prompt", "rest")]
-        rows.append((f"{rate.label} over {rate.against_label}", *own, percent(deviation)))
+        rows.append((f"{rate.label} over {rate.against_label}", *own, percent(stdev(rate.by_seed.values()))))
     return heads, rows
 
 
