@@ -42,9 +42,8 @@ def _members(pm: PMSettings, times: int, key: str) -> PMSettings:
             f"{key}: an ensemble has members of pm.kind lora or trunk, not {pm.kind}; use pm=lora or pm=trunk"
         )
     own: dict[str, Any] = {"top": 1.0, "cache_gb": 0.0} | dict(pm)
-    return EnsemblePM(
-        **own | {"kind": "ensemble", "member": pm.kind, "members": times, "aggregate": "mean", "penalty": 0}
-    )
+    plain = {"aggregate": "mean", "penalty": 0, "bootstrap": False, "diversity": 0.0, "shared_steps": 0}
+    return EnsemblePM(**own | {"kind": "ensemble", "member": pm.kind, "members": times} | plain)
 
 
 def _with(pm: Any, **changes: Any) -> PMSettings:

@@ -128,7 +128,12 @@ def _principle(report: PMReport) -> str:
 
 def _about(report: PMReport, text: str) -> str:
     members = report.members or []
-    rule = {"mean": "mean", "min": "least", "uncertainty": "mean less {penalty:g} times their variance"}
+    rule = {
+        "mean": "mean",
+        "min": "least",
+        "uncertainty": "mean less {penalty:g} times their variance",
+        "lcb": "mean less {penalty:g} times their deviation",
+    }
     aggregate = report.aggregate or {"rule": "mean", "penalty": 0.0}
     return text.format(
         together=", ".join(map(markdown, report.together)),

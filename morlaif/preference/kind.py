@@ -44,6 +44,7 @@ class Footprint:
     top: float = 1.0  # share of the layers, from the top, that are adapted
     members: int = 1  # adapters of one model
     joint: int = 1  # models that learn in one pass
+    at_least: int = 1  # adapters that must go through one forward
     joint_tokens: int | None = None  # padded tokens of one forward over those; None: as many as the memory takes
     cache_gb: float = 0.0  # memory for the states below the adapted layers
     gradient_checkpointing: bool = False

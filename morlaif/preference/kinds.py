@@ -127,7 +127,9 @@ class Ensemble(Separate[EnsemblePM]):
 
     def _adapted(self) -> dict[str, Any]:
         s = self.settings
-        return {"members": s.members} | ({"top": s.top, "cache_gb": s.cache_gb} if s.member == "trunk" else {})
+        adapters = 1 if s.member == "heads" else s.members
+        found = {"members": adapters, "at_least": adapters if s.in_one_pass else 1}
+        return found | ({"top": s.top, "cache_gb": s.cache_gb} if s.member == "trunk" else {})
 
     def learn(self, session: Session, taught: Sequence[int]) -> None:
         from morlaif.preference.separate import train_ensembles

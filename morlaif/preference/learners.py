@@ -85,6 +85,10 @@ class Learner(Protocol):
         """Scale gradients down to norm `limit`: of each principle where they are apart."""
         ...
 
+    def before_update(self, step: int) -> None:
+        """Change the gradients of this rank's pairs, before those of all ranks are added; `step`: updates so far."""
+        ...
+
 
 def score_texts(
     learner: Learner, texts: Texts, which: Sequence[int], dtype: torch.dtype, tokens: int | None = None
@@ -144,9 +148,8 @@ class StackedLearner:
     ) -> None:
         """`generators`: one for each principle, for its first weights. `split`: adapt the layers above it alone."""
         self.names, self.model, self.pooling, self.split = tuple(names), model, pooling, split
-        self.size = 1.0
-        device = next(model.parameters()).device
-        self.heads = nn.Parameter(torch.cat([draw_head(model, g) for g in generators]).to(device))  # (K, H)
+        self.size, self.count = 1.0, len(generators)
+        self.heads = self._drawn(generators)  # (K, H)
         pattern, layers = layer_list(model)
         among = None if split is None else [f"{pattern}.{i}" for i in range(split.first, len(layers))]
         self.stack = fresh(model, targets(model, lora.target_modules, among), lora, generators)
@@ -158,8 +161,8 @@ class StackedLearner:
         return self._states(texts, which).square().mean(-1).T
 
     def _states(self, texts: Texts, which: Sequence[int]) -> Tensor:
-        """(K, B, H)"""
-        batch, count = texts.batch(which), len(self.names)
+        """(count, B, H), of each adapter"""
+        batch, count = texts.batch(which), self.count
 
         def run() -> Tensor:
             if self.split is None:
@@ -182,6 +185,9 @@ class StackedLearner:
         for grad in grads:
             grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
 
+    def before_update(self, step: int) -> None:
+        pass
+
     def adapter(self, k: int) -> Adapter:
         """A copy of principle `k`'s adapter, in peft's form."""
         layers = {
@@ -189,6 +195,10 @@ class StackedLearner:
             for name, layer in self.stack.layers.items()
         }
         return Adapter(layers, (self.heads[k : k + 1].detach() / self.size).cpu())
+
+    def _drawn(self, generators: Sequence[torch.Generator]) -> nn.Parameter:
+        device = next(self.model.parameters()).device
+        return nn.Parameter(torch.cat([draw_head(self.model, g) for g in generators]).to(device))
 
     def _adapters(self) -> list[nn.Parameter]:
         return [w for layer in self.stack.layers.values() for w in (layer.lora_down, layer.lora_up)]
@@ -243,6 +253,9 @@ class SharedLearner:
 
     def clip(self, limit: float) -> None:
         nn.utils.clip_grad_norm_([*self._adapter(), self.heads], limit)
+
+    def before_update(self, step: int) -> None:
+        pass
 
     def adapter(self, k: int) -> Adapter:
         layers = {
@@ -306,3 +319,6 @@ class FullLearner:
 
     def clip(self, limit: float) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+
+    def before_update(self, step: int) -> None:
+        pass

@@ -159,12 +159,15 @@ class FullScorer:
 
 def aggregate(members: Tensor, rule: str, penalty: float) -> Tensor:
     """(..., M) centred scores of an ensemble's members -> (...): mean, worst case, or mean less `penalty` times their
-    variance (Coste et al., 2310.02743).
+    variance (Coste et al., 2310.02743) or their deviation (lower confidence bound, Zhang et al., 2401.16635).
     """
     if rule == "min":
         return members.amin(-1)
     mean = members.mean(-1)
-    return mean if rule == "mean" else mean - penalty * members.var(-1, correction=0)
+    if rule == "mean":
+        return mean
+    apart = members.std(-1, correction=0) if rule == "lcb" else members.var(-1, correction=0)
+    return mean - penalty * apart
 
 
 def _lowest(model: PreTrainedModel, names: Iterable[str]) -> int:

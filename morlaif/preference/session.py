@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from morlaif import ranks, sharded
@@ -163,15 +164,31 @@ class Session:
         return tuple(self.checkpoints.place(self.names[k], member) for member in range(members))
 
     def fit(
-        self, learner: Learner, which: Sequence[int], pairs: Sequence[int], member: int = 0, members: int = 1
+        self,
+        learner: Learner,
+        which: Sequence[int],
+        pairs: Sequence[int],
+        member: int = 0,
+        members: int = 1,
+        weights: Tensor | None = None,
     ) -> Fitted | None:
-        """Train `learner` on the tasks `which`; None if nothing came of it. What failed is in `ends`."""
+        """Train `learner` on the tasks `which`; None if nothing came of it. What failed is in `ends`.
+
+        weights: (N, scores) of each pair for each of the learner's scores, 0: it is not learnt from. Where the learner
+        has several scores a task, those of a task are side by side.
+        """
         seed = self.seed + member
         torch.manual_seed(seed + 1_000_003 * ranks.rank())  # for dropout: ranks have different rows
+        tasks = _side_by_side(which, learner)
+        labels = self.labels[:, tasks]
+        if weights is not None:
+            learnt = torch.ones(len(labels), 1, dtype=torch.bool)
+            learnt[self.chosen_by] = False  # the others choose when to stop, as they are
+            labels = labels.masked_fill(learnt & (weights == 0), torch.nan)
         trainer = PMTrainer(
-            learner, TrainingPairs(self.texts, self.labels[:, which], pairs, self.chosen_by), self.settings,
+            learner, TrainingPairs(self.texts, labels, pairs, self.chosen_by, weights), self.settings,
             torch.Generator().manual_seed(seed), self.corpus.dtype,
-            lambda step, steps, losses: self.on_step(member * steps + step, members * steps, losses),
+            lambda step, steps, losses: self.on_step(member * steps + step, members * steps, self._by_task(losses)),
             None if self.checkpoints is None else self.checkpoints.of([self.names[k] for k in which], member),
         )  # fmt: skip
         try:
@@ -179,8 +196,15 @@ class Session:
         except UserError as error:
             self.ends |= {self.names[k]: error for k in which}
             return None
-        self.ends |= {self.names[which[i]]: error for i, error in fitted.failed.items()}
+        self.ends |= {self.names[tasks[i]]: error for i, error in fitted.failed.items()}
         return fitted
+
+    def _by_task(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """The mean loss of each task, from those of its scores: <principle>, or <principle>/<member>."""
+        of: dict[str, list[float]] = {}
+        for name, loss in losses.items():
+            of.setdefault(name.partition("/")[0], []).append(loss)
+        return {name: sum(own) / len(own) for name, own in of.items()}
 
     # --- 3. how good it is ---
 
@@ -193,7 +217,7 @@ class Session:
         """Of the training responses that each task has learnt from: the free offset of a Bradley-Terry score."""
         scores = score_texts(learner, self.texts, range(2 * len(self.data)), self.corpus.dtype)
         scores = scores.view(2, len(self.data), -1)
-        return [float(scores[:, self.learnt[k], i].mean()) for i, k in enumerate(which)]
+        return [float(scores[:, self.learnt[k], i].mean()) for i, k in enumerate(_side_by_side(which, learner))]
 
     def report(
         self,
@@ -240,3 +264,8 @@ class Session:
 
         ranks.on_first(write)
         self.ends[report.principle] = report
+
+
+def _side_by_side(which: Sequence[int], learner: Learner) -> list[int]:
+    """The task of each of the learner's scores."""
+    return [k for k in which for _ in range(len(learner.names) // len(which))]

@@ -158,11 +158,36 @@ class ConditionedPM(TrainedPM):
 class EnsemblePM(TopLayers):
     """Several models a principle that differ in their seed, for a score that knows how sure it is."""
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "bootstrap": (False,),
+        "diversity": (0.0,),
+        "shared_steps": (0,),
+    }
+
     kind: Literal["ensemble"]
-    member: Literal["lora", "trunk"]  # `top` and `cache_gb` are read by trunk alone
+    member: Literal["lora", "trunk", "heads"]  # `top` and `cache_gb` are read by trunk alone
     members: Annotated[int, Field(ge=2, le=1000), NUMBER]
-    aggregate: Literal["mean", "uncertainty", "min"]
-    penalty: Coefficient  # aggregate "uncertainty": times the members' variance, off the mean
+    aggregate: Literal["mean", "uncertainty", "lcb", "min"]
+    penalty: Coefficient  # off the mean, times the members' variance ("uncertainty") or their deviation ("lcb")
+    bootstrap: bool  # each member learns from a resample of the pairs
+    diversity: Coefficient  # weight of the nuclear norm of the members' adapters, which learning then raises
+    shared_steps: Whole  # first steps in which the members have one adapter, and a head each
+
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether the members of a principle learn from the same batches, in one forward."""
+        return self.member == "heads" or self.diversity > 0 or self.shared_steps > 0
+
+    @model_validator(mode="after")
+    def _heads_share(self) -> EnsemblePM:
+        if self.member != "heads":
+            return self
+        for key in ("diversity", "shared_steps"):
+            if getattr(self, key):
+                raise ValueError(f"`{key}` is of members with adapters of their own; member `heads` has one for all: 0")
+        if self.early_stopping is not None:
+            raise ValueError("`early_stopping` keeps each member's best weights; members `heads` share theirs: null")
+        return self
 
 
 class PretrainedPM(Seeded):

@@ -39,6 +39,7 @@ class TrainingPairs:
     labels: Tensor  # (N, K) probability that the first is better, NaN where a principle learns nothing
     batched: Sequence[int]  # pairs that batches are made of
     chosen_by: Sequence[int] = ()  # pairs that early stopping looks at
+    weights: Tensor | None = None  # (N, K) of each pair in the loss, above zero; None: 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,6 +92,7 @@ class PMTrainer:
         self.dtype, self.on_step, self.checkpoint = dtype, on_step, checkpoint
         self.device = pairs.texts.device
         self.labels = pairs.labels.clone()  # of a principle that has failed, NaN
+        self.weights = torch.ones_like(pairs.labels) if pairs.weights is None else pairs.weights
         self.steps = settings.epochs * -(-len(pairs.batched) // settings.batch_size)
         self.updates = make_updates(learner, settings, self.steps)
         self.stopper = EarlyStopper(
@@ -122,17 +124,18 @@ class PMTrainer:
 
     def step(self, batch: Sequence[int]) -> None:
         """One step: every principle learns from the pairs of `batch` that it has a verdict on."""
-        taught = (~self.labels[batch].isnan()).sum(0)  # (K,) pairs
+        taught = self.weights[batch].where(~self.labels[batch].isnan(), 0.0).sum(0)  # (K,) pairs, by weight
         loss = torch.zeros(len(self.learner.names), dtype=torch.float64)
 
         # 1. Cut: this rank's share of the batch, in parts that go through the network at once.
-        for part, labels, last in self._cut(batch):
+        for part, labels, weights, last in self._cut(batch):
             with self._autocast():
                 # 2. Score both responses of each pair under all principles.
                 scores = self.learner.score(self.pairs.texts, self.pairs.rows(part))  # (2B, K)
 
                 # 3. Loss: of each principle, this part's share of its mean over the batch.
-                each = pair_losses(scores, labels, self.settings).sum(0) / taught.clamp(min=1).to(self.device)  # (K,)
+                whole = taught.clamp(min=1).to(self.device)
+                each = (pair_losses(scores, labels, self.settings) * weights).sum(0) / whole  # (K,)
 
             # 4. Gradients: of the sum where weights are apart, so that none sees another; else of the mean.
             finite = each.detach().isfinite()
@@ -143,7 +146,8 @@ class PMTrainer:
         loss = ranks.total(loss.to(self.device)).cpu()
         self._check(loss)
 
-        # 6. Update: clip and step.
+        # 6. Update: what the learner wants besides, clip and step.
+        self.learner.before_update(len(self.losses))
         self.updates.step()
 
         # 7. Log.
@@ -163,8 +167,9 @@ class PMTrainer:
             for batch in epoch_batches(lengths, self.settings.batch_size, self.generator):
                 yield [self.pairs.batched[i] for i in batch]
 
-    def _cut(self, batch: Sequence[int]) -> Iterator[tuple[Sequence[int], Tensor, bool]]:
-        """This rank's pairs of `batch`, a forward at a time: pairs, their labels (B, K), whether the update follows."""
+    def _cut(self, batch: Sequence[int]) -> Iterator[tuple[Sequence[int], Tensor, Tensor, bool]]:
+        """This rank's pairs of `batch`, a forward at a time: pairs, their labels and weights (B, K), whether the update
+        follows."""
         own, share = ranks.share(batch), -(-len(batch) // ranks.count())
         micro = self.settings.micro_batch_size or self.settings.batch_size
         for start in range(0, share, micro):
@@ -175,7 +180,7 @@ class PMTrainer:
             if not part:  # a forward may be an exchange: this rank makes as many as the others, and learns nothing
                 part = batch[:1]
                 labels = torch.full_like(self.labels[:1], torch.nan, device=self.device, dtype=torch.float32)
-            yield part, labels, start + micro >= share
+            yield part, labels, self.weights[part].to(labels), start + micro >= share
 
     def _check(self, loss: Tensor) -> None:
         """Where weights are apart, the others go on without a principle whose loss is no number.
@@ -232,7 +237,12 @@ class PMTrainer:
         rows = [state["names"].index(name) for name in names]
         same = names == state["names"]
         self.learner.size = state["size"]
-        self.updates.load(state["updates"], state["done"], lambda tensor: tensor if same else tensor[rows])
+
+        def pick(tensor: Tensor) -> Tensor:
+            several = len(state["names"]) // max(1, len(tensor))  # principles' scores that a row is for
+            return tensor if same else tensor[[row // several for row in rows[::several]]]
+
+        self.updates.load(state["updates"], state["done"], pick)
         self.losses[:] = state["losses"][:, rows].tolist()
         self.failed |= {k: UserError(state["failed"][n]) for k, n in enumerate(names) if n in state["failed"]}
         self.labels[:, list(self.failed)] = torch.nan

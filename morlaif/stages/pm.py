@@ -126,12 +126,12 @@ def joint_at_once(settings: PMSettings, machine: Machine, members: int) -> int:
         return members
     rows = _rows(settings, held, machine.layout.ranks)
     most = (held.joint_tokens or JOINT_TOKENS) // (rows.rows * rows.tokens)
-    most = max(1, min(members, most))
+    most = max(held.at_least, min(members, most))
     if held.joint_tokens is not None:
         return most
     rest = sum(item.bytes for item in _always(held, machine, members)) + 1e9 * held.cache_gb
     room = SPARE * usable(machine.hardware) - rest
-    while most > 1 and sum(item.bytes for item in _work(held, machine, rows, most)) > room:
+    while most > held.at_least and sum(item.bytes for item in _work(held, machine, rows, most)) > room:
         most -= 1
     return most
 
