@@ -85,6 +85,14 @@ def gap_from_votes(a: int, b: int) -> float | None:
     return math.log((a + 0.5) / (b + 0.5)) if a + b else None
 
 
+def mean_gap(gaps: Sequence[float]) -> float:
+    """The log-odds of the mean probability of A over several gaps; of one, itself."""
+    if len(gaps) == 1:
+        return gaps[0]
+    a, b = (log_add(-log_add((0.0, -sign * d)) for d in gaps) for sign in (1.0, -1.0))
+    return a - b
+
+
 def logit(p: float) -> float:
     """log p − log (1 − p), for 0 < p < 1."""
     return math.log(p) - math.log1p(-p)

@@ -141,16 +141,21 @@ def _local(
 ) -> CostEstimate:  # fmt: skip
     """Of a model that runs here: two questions a verdict, with what principles share read once for all of them."""
     asked = [Comparison.of(pair, principle) for pair in sample for principle in assign(pair.id)]
+    exemplars = settings.prompting.exemplars if settings.prompting else ()
     shared = 1 / together if settings.order == "pair" else 1.0
     read = 0.0
     for one in asked:
         whole = sum(tokens.count(m["content"], "") + tokens.FRAMING for m in comparison_messages(
-            one.messages, one.first, one.second, one.wording))  # fmt: skip
+            one.messages, one.first, one.second, one.wording, exemplars))  # fmt: skip
         own = tokens.count(f"{one.wording.question} {one.wording.description}", "")
         read += 2 * (own + shared * (whole - own))
     made = read * verdicts / len(asked)
-    notes += (f"hf: read here by {settings.path}; what the ledger knows already is not left out",)
-    return CostEstimate(name, verdicts, 0, 2 * verdicts, made, 0, 0.0, None, notes)
+    who = settings.path or "the run's own SFT model"
+    notes += (f"hf: read here by {who}; what the ledger knows already is not left out",)
+    thought = settings.prompting.thought if settings.prompting else None
+    written = 2 * verdicts * thought.samples * thought.max_tokens if thought else 0
+    notes += ("its reasoning is counted as long as it may be",) if written else ()
+    return CostEstimate(name, verdicts, 0, 2 * verdicts, made, written, 0.0, None, notes)
 
 
 def _unknown_logprobs(settings: OpenAISettings) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from morlaif.data.markers import break_open
 from morlaif.data.records import Message
-from morlaif.feedback.settings import Criterion, Principle, Wording, WorkedExample
+from morlaif.feedback.settings import Criterion, Exemplar, Principle, Wording, WorkedExample
 
 BAR = "| "
 
@@ -34,6 +34,13 @@ SYSTEM_REASON = _COMPARE + (
     'Then close with a line of its own that reads "Answer: A" or "Answer: B".'
 )
 QUESTION_REASON = 'Reason first, then give the last line, "Answer: A" or "Answer: B".'
+
+SYSTEM_THINK = _COMPARE + (
+    "First say in a few sentences what in each option bears on the criterion, and which of the two is better by it. "
+    "The letter is asked for after that."
+)
+QUESTION_THINK = "Reason about the two options."
+CLOSING = "\n\nAnswer:"  # behind the reasoning; the letter follows
 
 SYSTEM_GRADE = (
     "You grade a reply to the last message of a conversation. "
@@ -103,6 +110,23 @@ def reasoning_messages(messages: Sequence[Message], shown_a: str, shown_b: str, 
     """As `comparison_messages`, but the judge is to reason before it answers."""
     user = _pair(messages, shown_a, shown_b) + _criterion(principle, QUESTION_REASON)
     return [{"role": "system", "content": SYSTEM_REASON}, {"role": "user", "content": user}]
+
+
+def thinking_messages(
+    messages: Sequence[Message],
+    shown_a: str,
+    shown_b: str,
+    principle: Principle,
+    exemplars: Sequence[Exemplar] = (),
+) -> list[Message]:
+    """As `comparison_messages`, but the judge reasons first, and `CLOSING` behind that asks for the letter."""
+    asked: list[Message] = [{"role": "system", "content": SYSTEM_THINK}]
+    for example in exemplars:
+        pair = _pair([{"role": "user", "content": example.message}], example.option_a, example.option_b)
+        asked.append({"role": "user", "content": pair + _criterion(example, QUESTION_THINK)})
+        asked.append({"role": "assistant", "content": f"{example.rationale}{CLOSING} {example.answer}"})
+    user = _pair(messages, shown_a, shown_b) + _criterion(principle, QUESTION_THINK)
+    return [*asked, {"role": "user", "content": user}]
 
 
 def grading_messages(messages: Sequence[Message], response: str, principle: Principle) -> list[Message]:

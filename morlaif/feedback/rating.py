@@ -102,8 +102,6 @@ def check_rater(settings: FeedbackSettings, key: str) -> None:
         raise UserError(f"{key}.source={settings.source}: such a source rates no response; use rules, openai or hf")
     if isinstance(settings, OpenAISettings) and settings.delivery == "batch":
         raise UserError(f"{key}.delivery=batch: a step of PPO cannot wait for a batch; set it to live")
-    if isinstance(settings, HfSettings) and settings.path is None:
-        raise UserError(f"{key}.path: give the judge's folder in Hugging Face format, or a hub id")
 
 
 def to_score(rating: float, highest: int) -> float:

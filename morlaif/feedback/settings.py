@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from morlaif.data.files import find_file
 from morlaif.errors import UserError, suggest
@@ -22,6 +22,7 @@ from morlaif.settings import (
     Coefficient,
     Count,
     Dollars,
+    GreedyTemperature,
     Line,
     LogOdds,
     NonNegative,
@@ -116,9 +117,9 @@ class PrinciplesSettings(Settings):
         for name in self.definitions:
             Principle(name=name, **self.definitions[name].model_dump())  # the name's own rule
         known = [*self.definitions, *names]
-        for name in self.ratings:
-            if name not in known:
-                raise ValueError(f"ratings: no principle, here or in the constitution, '{name}'.{suggest(name, known)}")
+        for name in self.ratings:  # one that is like no name is left of a constitution that a preset has replaced
+            if name not in known and (near := suggest(name, known)):
+                raise ValueError(f"ratings: no principle, here or in the constitution, '{name}'.{near}")
         return self
 
     @property
@@ -180,6 +181,13 @@ class WorkedExample(Settings):
     answer: Literal["A", "B"]
 
 
+class Exemplar(WorkedExample):
+    """A worked example whose answer may be reasoned."""
+
+    rationale: Text | None  # before the answer; null: none
+
+
+W = TypeVar("W", bound=WorkedExample)
 Thoughts = Annotated[Tokens, Field(ge=16)]
 
 
@@ -187,18 +195,15 @@ class CotSettings(Settings):
     max_tokens: Thoughts
 
 
-class FewShotSettings(Settings):
-    examples: Annotated[tuple[WorkedExample, ...], Field(min_length=1)]
+def _balanced(value: tuple[W, ...]) -> tuple[W, ...]:
+    a = sum(example.answer == "A" for example in value)
+    if abs(2 * a - len(value)) > 1:
+        raise ValueError(f"{a} of {len(value)} examples are answered A; give as many of each, or they teach a place")
+    return value
 
-    @field_validator("examples")
-    @classmethod
-    def _balanced(cls, value: tuple[WorkedExample, ...]) -> tuple[WorkedExample, ...]:
-        a = sum(example.answer == "A" for example in value)
-        if abs(2 * a - len(value)) > 1:
-            raise ValueError(
-                f"{a} of {len(value)} examples are answered A; give as many of each, or they teach a place"
-            )
-        return value
+
+class FewShotSettings(Settings):
+    examples: Annotated[tuple[WorkedExample, ...], Field(min_length=1), AfterValidator(_balanced)]
 
 
 class ScoreSettings(Settings):
@@ -297,6 +302,33 @@ class JudgePlace(Settings):
     api_key_env: Line | None
 
 
+class ThoughtSettings(Settings):
+    """Reasoning, written first, before the letters are read in a second step."""
+
+    max_tokens: Thoughts
+    samples: Annotated[int, Field(ge=1, le=1000), NUMBER]  # whose probabilities are averaged
+    temperature: GreedyTemperature  # 0 is greedy
+
+    @model_validator(mode="after")
+    def _drawn(self) -> ThoughtSettings:
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(f"temperature: {self.samples} greedy samples would be the same; set it above 0")
+        return self
+
+
+class Prompting(Settings):
+    """How a local judge is asked for more than a letter at once (Lee et al. 2023, arXiv 2309.00267)."""
+
+    thought: ThoughtSettings | None
+    exemplars: Annotated[tuple[Exemplar, ...], AfterValidator(_balanced)]
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> Prompting:
+        if self.thought is not None and any(exemplar.rationale is None for exemplar in self.exemplars):
+            raise ValueError("exemplars: each needs a rationale, where the judge is to reason as they do (thought)")
+        return self
+
+
 class HumanSettings(Seeded):
     """The label that human raters gave, where the data has one; the principle's wording plays no part."""
 
@@ -308,15 +340,17 @@ class HfSettings(Seeded):
 
     outside_digest = frozenset({"device", "batch_size", "order", "stop_if", "path", "revision", "trust_remote_code"})
     reads_outside: ClassVar[Mapping[str, Outside]] = {"path": "model"}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prompting": (None,)}
 
     source: Literal["hf"]
-    path: PathText | None  # a folder or a hub id; must be given
+    path: PathText | None  # a folder or a hub id; null: the run's own SFT model, as far as it labels or rates
     revision: Line | None
     trust_remote_code: bool
     dtype: Literal["float32", "bfloat16", "float16"]
     # "auto": the accelerator, where there is one
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")]
     batch_size: Batch
+    prompting: Prompting | None  # null: a letter at once
     stop_if: StopSettings
     order: Literal["principle", "pair"]
 

@@ -71,7 +71,7 @@ def generate(
             rows = batches[turn] if turn < len(batches) else order[-1:]  # one for company
             batch = [list(prompts[row]) for row in rows]
             how = (max_new_tokens, temperature, top_p, noise[rows], in_step, logprobs is not None, fixed)
-            done = _generate_batch(model, pad, batch, ends, *how)
+            done = generate_batch(model, pad, batch, ends, *how)
             found |= zip(rows, done, strict=True)
     answers = dict(zip(order, ranks.unshare([found[row] for row in own]), strict=True))
     if logprobs is not None:
@@ -164,7 +164,7 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probs).scatter(-1, index, ordered * keep)
 
 
-def _generate_batch(
+def generate_batch(
     model: PreTrainedModel,
     pad: int,
     prompts: list[list[int]],
@@ -173,12 +173,17 @@ def _generate_batch(
     temperature: float,
     top_p: float,
     noise: Tensor,
-    in_step: bool,
-    watched: bool,
-    fixed: bool | None,
+    in_step: bool = False,
+    watched: bool = False,
+    fixed: bool | None = None,
 ) -> list[Drawn]:
-    """`in_step`: each forward is an exchange between ranks, so none stops before the last. `watched`: with
-    log-probabilities."""
+    """One batch of `generate`, on this process alone.
+
+    Args:
+        noise: (B, max_new_tokens).
+        in_step: each forward is an exchange between ranks, so none stops before the last.
+        watched: with log-probabilities.
+    """
     device = model.device
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)  # (B, T), padded on the left

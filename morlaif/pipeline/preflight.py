@@ -186,9 +186,10 @@ class Preflight:
                     known = ledger.is_file()
                     yield from self._once(f"{name} {known}", partial(self._server, config, key, settings, known))
                 case HfSettings(path=None):
-                    yield f"{key}.path: give the judge's folder in Hugging Face format, or a hub id"
+                    if _nobody(config, key):
+                        yield f"{key}.path: give the judge's folder in Hugging Face format, or a hub id"
                 case HfSettings(path=str(path)):
-                    yield from self._model(f"{key}.path", path, settings.trust_remote_code, "causal", settings.revision)
+                    yield from self._model(f"{key}.path", path, settings.trust_remote_code, "policy", settings.revision)
                 case JsonlSettings():
                     yield from self._once(name, partial(_labels, settings))
 
@@ -202,6 +203,13 @@ def _planned(config: Config, tell: Callable[[str], None]) -> tuple[list[str], se
         return [], {unit.stage.name for unit in units}, units
     except UserError as error:
         return str(error).splitlines(), {*config.reached}, []
+
+
+def _nobody(config: Config, key: str) -> bool:
+    """Whether a judge without a path is a mistake: the run's own model labels and rates, but compares no policies, and
+    where these lack a judge too, one for both was forgotten."""
+    compares = getattr(config.eval.judge, "engine", None)
+    return key.startswith("eval.") or (isinstance(compares, HfSettings) and compares.path is None)
 
 
 def _of_one_judge(config: Config, lines: Sequence[str]) -> Iterator[str]:

@@ -59,9 +59,11 @@ class Contents:
         self.known |= {f"file {path}": made for path, made in zip(new, self._hashes.of(new), strict=True)}
         return tuple(str(self.known[f"file {path}"]) for path in paths)
 
-    def model(self, key: str, path: str, revision: str | None, trusted: bool) -> str:
+    def model(self, key: str, path: str, revision: str | None, trusted: bool, unit: bool = False) -> str:
+        """`unit`: the folder of a finished unit counts as the policy that it leaves."""
         name = f"model {path}@{revision}{' +python' if trusted else ''}"
-        return self._once(name, lambda: identity(path, revision, self._hashes, trusted=trusted, key=key))
+        of = policy_identity if unit else identity
+        return self._once(name, lambda: of(path, revision, self._hashes, trusted=trusted, key=key))
 
     def policies(self, settings: EvalSettings) -> dict[str, str]:
         """The identity of each further policy, by name."""
@@ -114,8 +116,9 @@ class Contents:
                 if inner is None:
                     continue
                 if kind == "model":
-                    content = self.model(at, inner, held["revision"], held["trust_remote_code"])
-                    yield at, content if isinstance(value, HfSettings) else f"{content}+{SPOKEN}"
+                    judge = isinstance(value, HfSettings)  # which may be a finished unit's folder
+                    content = self.model(at, inner, held["revision"], held["trust_remote_code"], unit=judge)
+                    yield at, content if judge else f"{content}+{SPOKEN}"
                 elif kind == "function" and isinstance(inner, list | tuple):
                     named = {f"{at}.{place}": self._function(at, path) for place, path in enumerate(inner)}
                     yield from ((where, made) for where, made in named.items() if made is not None)

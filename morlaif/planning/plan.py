@@ -18,7 +18,7 @@ from morlaif.arms import Labels
 from morlaif.config import OUTSIDE, Config
 from morlaif.data.load import input_files
 from morlaif.evaluation.settings import PMJudge
-from morlaif.feedback.settings import HumanSettings
+from morlaif.feedback.settings import HfSettings, HumanSettings
 from morlaif.feedback.settings import input_files as feedback_files
 from morlaif.models.settings import SampleResponses
 from morlaif.planning.arms import arms_of, check_arms, check_needs, fitting, labels_of, named, reward_reads, stage_of
@@ -111,7 +111,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
             same = [other for other in arms.values() if other.labels == arm.labels]
             wanted = dict.fromkeys(labelled_by(name) for other in same for name in other.layout.models)
             reads = labels_of(config, arm.labels, list(wanted))
-            labels[arm.labels] = _labels(units, respond, reads)
+            labels[arm.labels] = _labels(units, respond, sft, reads)
             usual = any(set(other.layout.models) & wanted.keys() for other in same)
             if usual:
                 judged = {name: (name, labels[arm.labels][name]) for name in wanted}
@@ -145,7 +145,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     held_out = config.seed_of("eval")  # of the judge too: it stays the same where the seeds of training differ
     if isinstance(config.eval.judge, PMJudge):
         human = {GOLD: FeedbackReads(feedback=HumanSettings(source="human"), seed=held_out)}
-        (of_people,) = _labels(units, respond, human).values()
+        (of_people,) = _labels(units, respond, sft, human).values()
         judge = _preference_models(units, common, GOLD, config.pm, {GOLD: (GOLD, of_people)}, held_out, "eval")
         gold = [of_people, *judge.values()]
     chain = [*(unit for own in labels.values() for unit in own.values()), *models.values()]
@@ -171,13 +171,15 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods}, chosen_extra)
 
 
-def _labels(units: _Units, respond: Unit, reads: Mapping[str, FeedbackReads]) -> dict[str, Unit]:
-    """A unit of feedback for each of `reads`, by name."""
-    contents = units.contents
-    return {
-        name: units.add(FEEDBACK, own, [respond], name, files=contents.files(feedback_files(own.feedback)))
-        for name, own in reads.items()
-    }
+def _labels(units: _Units, respond: Unit, sft: Unit, reads: Mapping[str, FeedbackReads]) -> dict[str, Unit]:
+    """A unit of feedback for each of `reads`, by name; it needs the run's own model where that is the judge."""
+    contents, made = units.contents, {}
+    for name, own in reads.items():
+        is_judge = isinstance(own.feedback, HfSettings) and own.feedback.path is None
+        own = replace(own, places=units.places) if is_judge else own
+        files = contents.files(feedback_files(own.feedback))
+        made[name] = units.add(FEEDBACK, own, [respond, sft] if is_judge else [respond], name, files=files)
+    return made
 
 
 def _preference_models(

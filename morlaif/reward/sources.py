@@ -52,6 +52,7 @@ def open_reward(
     criteria: Mapping[str, Criterion],
     feedback: FeedbackSettings | None,
     ledger: Path,
+    settled: Callable[[FeedbackSettings], FeedbackSettings] = lambda judge: judge,
 ) -> RewardSource:
     """The reward that `layout` lays out.
 
@@ -60,6 +61,7 @@ def open_reward(
         criteria: how a judge is asked, by what a column's part calls it.
         feedback: the run's own source, for judges without an engine.
         ledger: where ratings are kept that cost money or time.
+        settled: puts the run's own model into the settings of a judge that names no other.
     """
     sources: list[RewardSource] = []
     for part, settings in layout.parts.items():
@@ -69,7 +71,7 @@ def open_reward(
             case PMReward():
                 sources.append(ModelScores(names, models([column.own for column in columns])))
             case JudgeReward():
-                rater = open_rater(_asked(settings, feedback), ledger=ledger, highest=settings.highest)
+                rater = open_rater(settled(_asked(settings, feedback)), ledger=ledger, highest=settings.highest)
                 asked = {column.name: criteria[column.own] for column in columns}
                 sources.append(JudgeScores(rater, asked, settings, key))
             case FunctionReward():

@@ -11,11 +11,12 @@ from morlaif.devices import processor_lacks_bfloat16
 from morlaif.feedback.estimate import ASSUMED_TOKENS
 from morlaif.feedback.settings import Company, FeedbackSettings, HfSettings, Principle
 from morlaif.memory.advice import halves
-from morlaif.memory.dimensions import of_path
+from morlaif.memory.dimensions import Dimensions, of_path
 from morlaif.memory.effort import Amounts, Effort, loaded
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import FORWARD, Judging, Machine
 from morlaif.models.settings import SampleResponses
+from morlaif.stages.places import Places
 from morlaif.units.job import Job, Reads
 from morlaif.units.unit import Stage, Unit
 
@@ -28,11 +29,13 @@ class FeedbackReads(Reads):
     verdicts_per_pair: int | None = None  # of the constitution
     together: tuple[Principle, ...] | None = None  # all that one request asks about
     company: Company | None = None  # all that are asked about pair by pair
+    places: Places | None = None  # where the run's own model is the judge
 
 
 @dataclass(frozen=True)
 class FeedbackNeeds:
     respond: Path
+    sft: Path | None  # where that is the judge
 
 
 FeedbackJob = Job[FeedbackReads, FeedbackNeeds]
@@ -49,14 +52,14 @@ class Feedback(Stage[FeedbackReads, FeedbackNeeds]):
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         respond = unit.of("respond")[0].reads.respond
         new = respond.max_new_tokens if isinstance(respond, SampleResponses) else ASSUMED_TOKENS[1]
-        judge = judging(unit.reads.feedback, _side_by_side(unit.reads), new)
+        judge = judging(unit.reads.feedback, _side_by_side(unit.reads), new, own=machine.policy)
         return None if judge is None else judged_here(self.name, judge, machine)
 
     def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
         settings = unit.reads.feedback
         if not isinstance(settings, HfSettings):
             return []  # a server takes its own time, which the table of costs has
-        judge = judging(settings, _side_by_side(unit.reads), data.sampled, data.prompt)
+        judge = judging(settings, _side_by_side(unit.reads), data.sampled, data.prompt, machine.policy)
         if judge is None or data.examples is None:
             return None
         verdicts = data.examples * (unit.reads.verdicts_per_pair or 1)
@@ -83,11 +86,19 @@ def _side_by_side(reads: FeedbackReads) -> int:
 INSTRUCTION, ENDING = 60, 90  # tokens of the instruction before the dialogue, and of a principle behind it
 
 
-def judging(settings: object, principles: int, new: int, prompt: int = ASSUMED_TOKENS[0]) -> Judging | None:
-    """The language model that judges here, if one does and its shape is known. `new`: tokens of a response at most."""
-    if not isinstance(settings, HfSettings) or settings.path is None:
+def judging(
+    settings: object, principles: int, new: int, prompt: int = ASSUMED_TOKENS[0], own: Dimensions | None = None
+) -> Judging | None:
+    """The language model that judges here, if one does and its shape is known.
+
+    Args:
+        new: tokens of a response at most.
+        own: of the run's own model, for a judge that is it.
+    """
+    if not isinstance(settings, HfSettings):
         return None
-    if (dims := of_path(settings.path, settings.revision)) is None:
+    dims = own if settings.path is None else of_path(settings.path, settings.revision)
+    if dims is None:
         return None
     element = 4 if settings.dtype == "float32" else 2
     together = principles if settings.order == "pair" else 1

@@ -274,5 +274,3 @@ def test_a_source_that_cannot_rate_says_so(settings_for, server):
         check_rater(HumanSettings(source="human"), "feedback")
     with pytest.raises(UserError, match=r"reward\.engine\.delivery=batch: a step of PPO cannot wait"):
         check_rater(settings_for(server, delivery="batch"), "reward.engine")
-    with pytest.raises(UserError, match=r"feedback\.path: give the judge's folder"):
-        check_rater(HfSettings(**preset("feedback", "hf")), "feedback")

@@ -98,7 +98,7 @@ def test_noise_is_each_rows_own(monkeypatch):
         seen[ranks.rank()] |= {prompt[0]: row for prompt, row in zip(prompts, noise, strict=True)}
         return [([1], [0.0]) for _ in prompts]
 
-    monkeypatch.setattr(generation, "_generate_batch", record)
+    monkeypatch.setattr(generation, "generate_batch", record)
     prompts = [[3 + row] * (1 + row % 3) for row in range(7)]
     model, tokenizer = small_ppo.llama(), small_ppo.tokenizer()
     whole: dict[int, torch.Tensor] = {}

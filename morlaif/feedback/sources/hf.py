@@ -13,40 +13,29 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from morlaif.contents import Hashes
 from morlaif.data.records import Message
-from morlaif.errors import UserError
-from morlaif.feedback.arithmetic import letter_of, position_bias, soft_label
+from morlaif.feedback.arithmetic import mean_gap, position_bias, soft_label
 from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
+from morlaif.feedback.local import LetterModel, Stem, called, path_of
 from morlaif.feedback.modes import specimen
 from morlaif.feedback.outcomes import NOT_FINITE
-from morlaif.feedback.prompt import comparison_messages, rating_messages
+from morlaif.feedback.prompt import CLOSING, comparison_messages, rating_messages, thinking_messages
 from morlaif.feedback.rating import Rating, Single, mean_rating, to_score
+from morlaif.feedback.reasoning import Reasoned, Reasoner
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.settings import HfSettings, Principle
+from morlaif.feedback.settings import HfSettings, Principle, Prompting
 from morlaif.feedback.verdict_cache import VerdictCache
-from morlaif.models.fingerprint import identity
+from morlaif.models.fingerprint import policy_identity
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+PLAIN = Prompting(thought=None, exemplars=())
 TOO_LONG = "longer than the model's context"
-
-
-@dataclass(frozen=True, slots=True)
-class Stem:
-    """The prompts of one pair in one order: what they share, and how each goes on (at least one token)."""
-
-    prefix: list[int]
-    endings: list[list[int]]
 
 
 class LocalJudge(SourceJudge[HfSettings]):
@@ -57,13 +46,15 @@ class LocalJudge(SourceJudge[HfSettings]):
     remembers = True
 
     def __init__(self, settings: HfSettings, ledger: Path) -> None:
-        self.name = f"hf:{path_of(settings)}"
+        self.name = f"hf:{called(settings)}"
         self.usage = Usage(method="logprob")
         self._settings = settings
+        self._asks = settings.prompting or PLAIN
         self._ledger = Ledger(ledger)
         self._identity = _identity(settings, ledger)
         self._cache = VerdictCache(self.name, self._ledger, self._scope)
         self._engine: LetterModel | None = None
+        self._reasoner: Reasoner | None = None
 
     @classmethod
     def open(cls, settings: HfSettings, *, ledger: Path, seed: int, together: Sequence[Principle]) -> LocalJudge:
@@ -77,9 +68,15 @@ class LocalJudge(SourceJudge[HfSettings]):
         return self._cache.recall(principle, pair_ids)
 
     def _scope(self, principle: Principle) -> tuple[bytes, str]:
-        asked = _orders(specimen(principle))[0]
-        key = key_of("hf", self._identity, asked, {"dtype": self._settings.dtype, "principle": principle.name})
+        asked = _orders(specimen(principle), self._asks)[0]
+        key = key_of("hf", self._identity, asked, self._decoding() | {"principle": principle.name})
         return key, f"{principle.name}, {self.name}"
+
+    def _decoding(self) -> dict[str, Any]:
+        """What besides the messages shows in an answer."""
+        thought = self._asks.thought
+        reasoned = {} if thought is None else {"thought": thought.model_dump(mode="json"), "closing": CLOSING}
+        return {"dtype": self._settings.dtype} | reasoned
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         """Pair after pair as they come, those under several principles together where they come side by side."""
@@ -95,37 +92,72 @@ class LocalJudge(SourceJudge[HfSettings]):
     def _batch(self, groups: Sequence[list[Comparison]]) -> Iterator[tuple[Comparison, Verdict]]:
         if self._engine is None:
             self._engine = LetterModel.load(self._settings)
-        engine = self._engine
-        stems = [engine.stem([_orders(asked)[order] for asked in group]) for group in groups for order in (0, 1)]
-        fits = [engine.fits(stem) for stem in stems]
-        found = engine.logprobs([stem for stem, fine in zip(stems, fits, strict=True) if fine])
+            self._reasoner = Reasoner(self._engine, self._asks.thought) if self._asks.thought else None
+        engine, room = self._engine, self._reasoner.room if self._reasoner else 0
+        prompts = [[_orders(asked, self._asks)[order] for asked in group] for group in groups for order in (0, 1)]
+        stems = [engine.stem(group) for group in prompts]
+        fits = [engine.fits(stem, room) for stem in stems]
+        found = self._answers([pair for pair, fine in zip(zip(stems, prompts, strict=True), fits, strict=True) if fine])
         for i, group in enumerate(groups):
-            both = stems[2 * i : 2 * i + 2]
-            rows = [next(found) if fits[2 * i + k] else None for k in (0, 1)]  # runs the model when there is no more
+            both = range(2 * i, 2 * i + 2)
+            rows = [next(found) if fits[place] else None for place in both]  # runs the model when there is no more
             self.usage.input_tokens, self.usage.reused_tokens = engine.computed, engine.reused
+            self.usage.output_tokens = self._reasoner.sampled if self._reasoner else 0
             done = []
-            for k, asked in enumerate(group):
-                cost = sum(len(stem.prefix) / len(group) + len(stem.endings[k]) for stem in both), 0.0, 0.0
-                done.append((asked, self._verdict(asked, [row[k] if row is not None else None for row in rows], cost)))
             with self._ledger.transaction():  # at once: a kill loses what the model is at, and nothing else
-                for asked, verdict in done:
+                for k, asked in enumerate(group):
+                    read = sum(len(stems[p].prefix) / len(group) + len(stems[p].endings[k]) for p in both)
+                    orders = [row[k] if row is not None else None for row in rows]
+                    written = sum(answer.tokens for row in orders if row is not None for answer in row)
+                    verdict = self._verdict(asked, orders, (read, written, 0.0))
                     if verdict.valid:
                         self._cache.keep(asked.wording, verdict)
+                    done.append((asked, verdict))
+                    for place, row in zip(both, orders, strict=True):
+                        self._keep_rationales(prompts[place][k], row)
             self.usage.requests += 2 * len(done)
             yield from done
 
+    def _answers(self, asked: Sequence[tuple[Stem, list[list[Message]]]]) -> Iterator[list[list[Reasoned]]]:
+        """For every stem, of each of its endings one answer, or the samples of a judge that reasons first."""
+        stems = [stem for stem, _ in asked]
+        if self._reasoner is None:
+            for rows in self._engine_of().logprobs(stems):
+                yield [[Reasoned(row, "", 0)] for row in rows]
+            return
+        keys = [[self._question(prompt) for prompt in prompts] for _, prompts in asked]
+        yield from self._reasoner.ask(stems, [[int.from_bytes(key[:7], "big") for key in own] for own in keys])
+
+    def _engine_of(self) -> LetterModel:
+        assert self._engine is not None  # `_batch` has loaded it
+        return self._engine
+
+    def _question(self, messages: list[Message], sample: int = 0) -> bytes:
+        return key_of("hf", self._identity, messages, self._decoding(), sample)
+
+    def _keep_rationales(self, messages: list[Message], answers: Sequence[Reasoned] | None) -> None:
+        """Write down what was reasoned, for whoever wants to know why."""
+        for sample, answer in enumerate(answers or () if self._reasoner else ()):
+            gap = answer.logprobs[0] - answer.logprobs[1]
+            known = Answer(
+                gap if math.isfinite(gap) else None, OK if math.isfinite(gap) else NOT_FINITE, 0, answer.tokens
+            )
+            raw = json.dumps({"rationale": answer.rationale}, ensure_ascii=False)
+            self._ledger.put(self._question(messages, sample), "hf", self.name.removeprefix("hf:"), known, raw)
+
     def _verdict(
-        self, asked: Comparison, orders: Sequence[list[float] | None], cost: tuple[float, float, float]
+        self, asked: Comparison, orders: Sequence[list[Reasoned] | None], cost: tuple[float, float, float]
     ) -> Verdict:
-        """From the log-probabilities of A and B in both orders; None: the question was too long."""
-        asked_for = [row for row in orders if row is not None]
-        if len(asked_for) < len(orders):
+        """From the samples of both orders; None: the question was too long."""
+        both = [[answer.logprobs for answer in row] for row in orders if row is not None]
+        if len(both) < len(orders):
             return Verdict.invalid(asked.id, self.name, TOO_LONG, cost=(0.0, 0.0, 0.0))
-        if not all(math.isfinite(x) for row in asked_for for x in row):
+        if not all(math.isfinite(x) for rows in both for row in rows for x in row):
             return Verdict.invalid(asked.id, self.name, NOT_FINITE, cost=cost)
-        forward, backward = (a - b for a, b in asked_for)
-        for a, b in asked_for:
-            self.usage.weigh(min(1.0, math.exp(a) + math.exp(b)))
+        forward, backward = (mean_gap([a - b for a, b in rows]) for rows in both)
+        for rows in both:
+            for a, b in rows:
+                self.usage.weigh(min(1.0, math.exp(a) + math.exp(b)))
         p, bias = soft_label(forward, backward), position_bias(forward, backward)
         return Verdict(asked.id, p, bias, True, self.name, forward, backward, None, *cost)
 
@@ -137,7 +169,7 @@ class LocalRater:
     """
 
     def __init__(self, settings: HfSettings, ledger: Path, highest: int) -> None:
-        self.name = f"hf:{settings.path}"
+        self.name = f"hf:{called(settings)}"
         self.usage = Usage(method="logprob")
         self._settings, self._highest = settings, highest
         self._ledger = Ledger(ledger)
@@ -201,182 +233,16 @@ class LocalRater:
         return self._rating(single, answer)
 
 
-class LetterModel:
-    """The model, its tokenizer, and the forward passes."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        batch_size: int,
-        answers: str = "AB",
-        answer_of: Callable[[str], str | None] = letter_of,
-    ) -> None:
-        """`answers`: the possible answers, a character each; `answer_of`: which of them a token is, if any."""
-        import torch
-
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        from morlaif.models.decode import attends_alone, head_apart
-
-        self._shares = attends_alone(model)  # recurrent layers hold no prefix that several endings can follow
-        self._head = head_apart(model)  # only the last token's logits are read, and each row has its own last place
-        self.computed = self.reused = 0  # tokens that were run, and that would have been run again without sharing
-        meant = [answer_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
-        self._answers = [torch.tensor([i for i, x in enumerate(meant) if x == wanted]) for wanted in answers]
-        if not all(map(len, self._answers)):
-            listed = f"{', '.join(answers[:-1])} and {answers[-1]}"
-            raise UserError(
-                f"feedback.path={tokenizer.name_or_path!r}: its tokenizer has no token for each of {listed}"
-            )
-
-    @classmethod
-    def load(cls, settings: HfSettings, **answers: Any) -> LetterModel:
-        import torch
-
-        from morlaif import sharded
-        from morlaif.models.load import load_causal_lm, load_tokenizer
-        from morlaif.models.place import Source
-
-        device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        source = Source(path_of(settings), settings.revision, settings.trust_remote_code, "feedback.path")
-        tokenizer = load_tokenizer(source)
-        dtype = getattr(torch, settings.dtype)
-        with sharded.unsharded():  # ranks ask it different numbers of questions
-            model = load_causal_lm(source, dtype=dtype, device=device, tokenizer=tokenizer)
-        return cls(model, tokenizer, settings.batch_size, **answers)
-
-    def stem(self, prompts: Sequence[list[Message]]) -> Stem:
-        """The prompts as token ids, split where they part."""
-        ids = [self._ids(messages) for messages in prompts]
-        shortest = min(map(len, ids))
-        shared = next((i for i in range(shortest) if len({row[i] for row in ids}) > 1), shortest)
-        shared = min(shared, shortest - 1)
-        return Stem(ids[0][:shared], [row[shared:] for row in ids])
-
-    def _ids(self, messages: list[Message]) -> list[int]:
-        from jinja2.exceptions import TemplateError
-
-        from morlaif.data.chat import prompt_ids
-
-        try:
-            return prompt_ids(self.tokenizer, messages)
-        except TemplateError:  # a template that knows no system role
-            system, user, *rest = messages
-            both: Message = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
-            return prompt_ids(self.tokenizer, [both, *rest])
-
-    def fits(self, stem: Stem) -> bool:
-        most = getattr(self.model.config, "max_position_embeddings", None)
-        return most is None or len(stem.prefix) + max(map(len, stem.endings)) <= most
-
-    def gaps(self, stems: Sequence[Stem]) -> Iterator[list[float]]:
-        """log P(A) − log P(B) for every ending of every stem, in order."""
-        return ([a - b for a, b in rows] for rows in self.logprobs(stems))
-
-    def logprobs(self, stems: Sequence[Stem]) -> Iterator[list[list[float]]]:
-        """For every ending of every stem, in order, the log-probability of each answer, all tokens that say it summed.
-
-        Raises:
-            UserError: the first ones are all NaN or infinite: the model cannot be used.
-        """
-        start = 0
-        while start < len(stems):
-            end, rows = start, 0
-            while end < len(stems) and (end == start or rows + len(stems[end].endings) <= self.batch_size):
-                rows += len(stems[end].endings)
-                end += 1
-            found = self._shared(stems[start:end])
-            if not start and not any(math.isfinite(x) for rows in found for row in rows for x in row):
-                raise UserError(
-                    f"feedback.path={self.tokenizer.name_or_path!r}: the model's scores are not finite in "
-                    f"{str(self.model.dtype).removeprefix('torch.')}: its weights are damaged, or it needs another "
-                    "feedback.dtype (bfloat16 or float32)"
-                )
-            yield from found
-            start = end
-
-    def _shared(self, stems: Sequence[Stem]) -> list[list[list[float]]]:
-        """Run the prefixes as one batch, then the endings on their keys and values."""
-        import torch
-        from transformers import DynamicCache
-
-        device = self.model.device
-        if not self._shares:
-            stems = [Stem([], [stem.prefix + ending for ending in stem.endings]) for stem in stems]
-        prefixes, endings = [stem.prefix for stem in stems], [ending for stem in stems for ending in stem.endings]
-        owner = torch.tensor([i for i, stem in enumerate(stems) for _ in stem.endings], device=device)
-        begins = torch.tensor([len(prefix) for prefix in prefixes], device=device)
-        ends, ends_mask = self._padded(endings, left=False)
-        positions = begins[owner, None] + torch.arange(ends.shape[1], device=device)
-        mask, cache = ends_mask, None
-        with torch.inference_mode():
-            if begins.max() > 0:
-                ids, prefix_mask = self._padded(prefixes, left=True)
-                where = (prefix_mask.cumsum(1) - 1).clamp(min=0)
-                cache = DynamicCache(config=self.model.config)
-                self._forward(ids, prefix_mask, where, cache)
-                cache.batch_select_indices(owner)
-                mask = torch.cat([prefix_mask[owner], ends_mask], dim=1)
-            last = self._forward(ends, mask, positions, cache, ends_mask.sum(1) - 1).float()
-        sums = torch.stack([last[:, ids.to(device)].logsumexp(-1) for ids in self._answers], 1)
-        values = iter((sums - last.logsumexp(-1, keepdim=True)).tolist())
-        self.computed += sum(map(len, prefixes)) + sum(map(len, endings))
-        self.reused += sum(len(stem.prefix) * (len(stem.endings) - 1) for stem in stems)
-        return [[next(values) for _ in stem.endings] for stem in stems]
-
-    def _forward(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        positions: torch.Tensor,
-        cache: Any,
-        last: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The logits (N, V) at place `last` (N,) of each row; without it, of no use but for what `cache` then holds."""
-        from morlaif.models.decode import known
-        from morlaif.models.layers import trunk_of
-
-        given = {"past_key_values": cache, "use_cache": cache is not None}
-        given |= {"attention_mask": mask, "position_ids": positions}
-        rows = slice(None) if last is None else range(len(ids))
-        place = -1 if last is None else last
-        if self._head is not None:
-            states: torch.Tensor = trunk_of(self.model)(input_ids=ids, **known(self.model, given))[0]
-            return states if last is None else self._head.logits(states[rows, place])
-        given["logits_to_keep"] = 1 if last is None else 0
-        return self.model(input_ids=ids, **known(self.model, given)).logits[rows, place]
-
-    def _padded(self, rows: Sequence[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask (N, longest)."""
-        import torch
-
-        longest = max(map(len, rows))
-        fill = [[self.tokenizer.pad_token_id] * (longest - len(row)) for row in rows]
-        ids = [pad + row if left else row + pad for row, pad in zip(rows, fill, strict=True)]
-        mask = [
-            [0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p)
-            for r, p in zip(rows, fill, strict=True)
-        ]
-        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
-
-
-def path_of(settings: HfSettings) -> str:
-    """
-    Raises:
-        UserError: none is given.
-    """
-    if settings.path is None:
-        raise UserError("feedback.path: give the judge's folder in Hugging Face format, or a hub id")
-    return settings.path
-
-
 def _identity(settings: HfSettings, ledger: Path) -> str:
     """What tells this model from another. Hashes of its files are remembered beside the ledger."""
     trusted = settings.trust_remote_code
-    return identity(path_of(settings), settings.revision, Hashes(ledger.parent), trusted=trusted, key="feedback.path")
+    return policy_identity(
+        path_of(settings), settings.revision, Hashes(ledger.parent), trusted=trusted, key="feedback.path"
+    )
 
 
-def _orders(asked: Comparison) -> list[list[Message]]:
+def _orders(asked: Comparison, asks: Prompting = PLAIN) -> list[list[Message]]:
     """The question with the first response shown as A, and with the second."""
+    put = comparison_messages if asks.thought is None else thinking_messages
     orders = ((asked.first, asked.second), (asked.second, asked.first))
-    return [comparison_messages(asked.messages, a, b, asked.wording) for a, b in orders]
+    return [put(asked.messages, a, b, asked.wording, asks.exemplars) for a, b in orders]

@@ -21,6 +21,7 @@ from morlaif.feedback.quality import LabelTally, audit_of, halo
 from morlaif.feedback.records import Comparison
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.stages.feedback import FeedbackJob
+from morlaif.stages.work.places import judge_of
 
 SPLITS = ("train", "eval")
 
@@ -29,7 +30,7 @@ def build(job: FeedbackJob) -> dict[str, Any]:
     pairs = {split: PairChunks.open(job.needs.respond, split) for split in SPLITS}
     every = PairChunks.chain(list(pairs.values()))
     assign = _assignment(job)
-    settings, together = job.reads.feedback, job.reads.together or ()
+    settings, together = judge_of(job, job.reads.feedback), job.reads.together or ()
     judge = open_judge(settings, ledger=job.ledger, seed=job.seed, together=together)
     watch = Watch(judge, getattr(settings, "stop_if", None), job.name)
     tallies = {split: LabelTally() for split in SPLITS}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from morlaif.feedback.settings import HfSettings
 from morlaif.models.place import Source
 from morlaif.models.settings import ModelSettings
 from morlaif.preference.kinds import kind_of
+
+J = TypeVar("J")
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +50,13 @@ def bank_of(job: AnyJob, folders: Mapping[str, Path], shared: PreTrainedModel | 
 
     pm = job.reads.places.pm if job.reads.places is not None else None
     return PreferenceBank.load(folders, base_of(job), job.device, job.dtype, shared=shared, settings=pm)
+
+
+def judge_of(job: AnyJob, settings: J) -> J:
+    """The settings of a judge, with the run's SFT model where they name no other."""
+    if isinstance(settings, HfSettings) and settings.path is None:
+        return settings.model_copy(update={"path": str(job.needs.sft)})
+    return settings
 
 
 def _model(job: AnyJob) -> ModelSettings | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from morlaif import ranks
 from morlaif.data.records import Message
 from morlaif.errors import UserError
 from morlaif.reward.sources import RewardSource, open_reward
-from morlaif.stages.work.places import bank_of
+from morlaif.stages.work.places import bank_of, judge_of
 from morlaif.units.job import Job
 
 
@@ -31,6 +32,7 @@ def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> Re
         models=models,
         criteria={criterion.name: criterion for criterion in job.reads.criteria or ()},
         feedback=job.reads.feedback,
+        settled=partial(judge_of, job),
         ledger=job.ledger,
     )
 
