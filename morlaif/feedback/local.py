@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from morlaif.data.records import Message
 from morlaif.errors import UserError
-from morlaif.feedback.arithmetic import letter_of
+from morlaif.feedback.arithmetic import FLOOR, letter_of
 from morlaif.feedback.settings import HfSettings
 from morlaif.models.place import policy_place
 
@@ -30,15 +31,17 @@ class Stem:
 class LetterModel:
     """The model, its tokenizer, and the forward passes."""
 
+    spelt: frozenset[str] = frozenset()  # answers that may be no one token
+
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
-        answers: str = "AB",
+        answers: Sequence[str] = "AB",
         answer_of: Callable[[str], str | None] = letter_of,
     ) -> None:
-        """`answers`: the possible answers, a character each; `answer_of`: which of them a token is, if any."""
+        """`answers`: the possible answers; `answer_of`: which of them a token is, if any."""
         import torch
 
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
@@ -48,15 +51,16 @@ class LetterModel:
         self._head = head_apart(model)  # only the last token's logits are read, and each row has its own last place
         self.computed = self.reused = 0  # tokens that were run, and that would have been run again without sharing
         meant = [answer_of(tokenizer.decode([i])) for i in range(len(tokenizer))]
-        self._answers = [torch.tensor([i for i, x in enumerate(meant) if x == wanted]) for wanted in answers]
-        if not all(map(len, self._answers)):
+        places = ([i for i, x in enumerate(meant) if x == wanted] for wanted in answers)
+        self._answers = [torch.tensor(ids, dtype=torch.long) for ids in places]
+        if not all(len(ids) or answer in self.spelt for ids, answer in zip(self._answers, answers, strict=True)):
             listed = f"{', '.join(answers[:-1])} and {answers[-1]}"
             raise UserError(
                 f"feedback.path={tokenizer.name_or_path!r}: its tokenizer has no token for each of {listed}"
             )
 
     @classmethod
-    def load(cls, settings: HfSettings, **answers: Any) -> LetterModel:
+    def load(cls, settings: HfSettings, **answers: Any) -> Self:
         import torch
 
         from morlaif import sharded
@@ -105,6 +109,21 @@ class LetterModel:
         """Whether the model has positions for all of it, and for `room` tokens more."""
         most = getattr(self.model.config, "max_position_embeddings", None)
         return most is None or len(stem.prefix) + max(map(len, stem.endings)) + room <= most
+
+    @cached_property
+    def _window(self) -> int | None:
+        """The fewest tokens over which a layer looks back; None: all look back over everything."""
+        from morlaif.models.cache import windows_of
+
+        return min((window for window in windows_of(self.model.config) or () if window is not None), default=None)
+
+    def goes_on(self, stems: Sequence[Stem], room: int) -> bool:
+        """Whether rows can go on for `room` tokens from the keys and values of `stems`, among which there is padding.
+
+        Not where a model keeps something else, or a window would lose tokens to the padding.
+        """
+        longest = max(len(stem.prefix) for stem in stems) + max(len(own) for stem in stems for own in stem.endings)
+        return self.shares and (self._window is None or longest + room <= self._window)
 
     def gaps(self, stems: Sequence[Stem]) -> Iterator[list[float]]:
         """log P(A) − log P(B) for every ending of every stem, in order."""
@@ -217,6 +236,66 @@ class LetterModel:
             for r, p in zip(rows, fill, strict=True)
         ]
         return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
+
+
+class NumberModel(LetterModel):
+    """Answers with a whole number from 1 to `highest`, which is 10 at most.
+
+    Where the tokenizer writes 10 as two tokens, what follows a 1 is read too:
+
+        P(10) = P("1") · P("0" | "1"),    P(1) = P("1") · (1 − P(any digit | "1"))
+    """
+
+    spelt = frozenset({"10"})
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, highest: int
+    ) -> None:
+        super().__init__(model, tokenizer, batch_size, [str(i) for i in range(1, highest + 1)], str.strip)
+        self._two_tokens = highest == 10 and not len(self._answers[9])
+
+    @cached_property
+    def _following(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens that write a further digit, with no blank before it: those of a 0 alone, and all."""
+        import torch
+
+        texts = [self.tokenizer.decode([i]) for i in range(len(self.tokenizer))]
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(texts))))
+        digits = [i for i, text in enumerate(texts) if text[:1].isdigit() and not str(tokens[i]).startswith(("▁", "Ġ"))]
+        zeros = [i for i in digits if texts[i][0] == "0" and not texts[i][1:2].isdigit()]
+        return torch.tensor(zeros, dtype=torch.long), torch.tensor(digits, dtype=torch.long)
+
+    def _shared(self, stems: Sequence[Stem]) -> list[list[list[float]]]:
+        if not self._two_tokens:
+            return super()._shared(stems)
+        import torch
+
+        with torch.inference_mode():
+            on = self.goes_on(stems, 1)
+            stems = stems if self.shares else [Stem([], [stem.prefix + own]) for stem in stems for own in stem.endings]
+            first, cache, mask = self.open_rows(stems, kept=on)
+            rows, ones = self.read(first), self._answers[0].to(first.device)
+            said = ones[first[:, ones].argmax(1)]  # how each row writes its 1
+            if on:
+                whole = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+                second = self.forward(said[:, None], whole, mask.sum(1, keepdim=True), cache, [0] * len(mask))
+                self.computed += len(mask)
+            else:
+                each = iter(said.tolist())
+                second, *_ = self.open_rows(
+                    [Stem(stem.prefix, [[*own, next(each)] for own in stem.endings]) for stem in stems], kept=False
+                )
+            p = second.float().softmax(-1)
+            ten, more = (p[:, ids.to(p.device)].sum(1).clamp(0, 1) for ids in self._following)
+            for row, zero, digit in zip(rows, ten.tolist(), more.tolist(), strict=True):
+                row[9] = row[0] + _log(zero)
+                row[0] += _log(1.0 - digit)
+        values = iter(rows)
+        return [[next(values) for _ in stem.endings] for stem in stems]
+
+
+def _log(p: float) -> float:
+    return math.log(p) if p > 0.0 else FLOOR
 
 
 def path_of(settings: HfSettings) -> str:

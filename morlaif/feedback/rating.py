@@ -1,8 +1,10 @@
 """One response rated by itself under one criterion (direct-RLAIF: Lee et al. 2023, arXiv 2309.00267, section 2.2.3).
 
 The judge answers with a whole number from 1 to `highest`; its rating is the mean over the likelihood of these numbers,
-Σ i·P(i) / Σ P(i), put on [−1, 1]. `highest` is 9 at most, where Lee et al. go to 10: each digit is one token in every
-tokenizer, "10" is two in many, and would be read as a 1. Where a model gives no log-probabilities, ratings are drawn.
+Σ i·P(i) / Σ P(i), put on [−1, 1]. Lee et al. go to 10, which is two tokens in many tokenizers: a model that runs here
+tells a 1 from the beginning of a 10 by what it would write next (`local.NumberModel`). A server lists that for the
+token that it sampled and no other: where its "1" may begin a 10 and is likely enough to matter, there is no rating, and
+the next attempt is drawn. Where a model gives no log-probabilities, ratings are drawn.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from morlaif.feedback.modes import (
     sum_of,
     unfinished,
 )
-from morlaif.feedback.outcomes import NO_RATING, UNSOUND, Value, sound
+from morlaif.feedback.outcomes import NO_RATING, ONE_OR_TEN, UNSOUND, Value, sound
 from morlaif.feedback.prompt import rating_messages
 from morlaif.feedback.records import Usage
 from morlaif.feedback.reply import Reply
@@ -42,6 +44,8 @@ from morlaif.feedback.settings import (
     PluginFeedback,
     RulesSettings,
 )
+
+AMBIGUOUS = 0.02  # share of a "1" that may begin a 10, up to which it counts as a 1: .18 of a point at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +132,45 @@ def rating_by_logprobs(highest: int, reply: Reply) -> Value:
     """The mean rating, at the first number of the answer, else at its first token."""
 
     def read(tokens: Sequence[Alternatives]) -> Value:
-        more = tokens[1][0][0][:1] if len(tokens) > 1 and tokens[1] else ""
-        if tokens[0][0][0].strip(" ▁Ġ\n").isdigit() and more.isdigit():
+        number = tokens[0][0][0].strip(" ▁Ġ\n")
+        written = re.match(r"\d*", number + "".join(token[0][0] for token in tokens[1:3] if token))
+        if number.isdigit() and written and written[0] not in _digits(highest):
             return None, NO_RATING  # the first digit of a larger number
-        return mean_by_mass(_mass(tokens[0], highest), NO_RATING) if sound(tokens[0]) else (None, UNSOUND)
+        if not all(map(sound, tokens[:2] if highest == 10 else tokens[:1])):
+            return None, UNSOUND
+        mass = _mass(tokens[0], highest)
+        if highest == 10 and 10 not in mass and 1 in mass:
+            if number == "1" and len(tokens) > 1 and tokens[1]:
+                mass = _divided(mass, tokens[1])
+            elif mass[1] > AMBIGUOUS * math.fsum(mass.values()):
+                return None, ONE_OR_TEN
+        return mean_by_mass(mass, NO_RATING)
 
     before = r"\W*" if unfinished(reply) else r"\D*"  # of a reply that was cut off only what it opens with counts
-    opening = re.compile(rf"{before}([1-{highest}])")
+    opening = re.compile(rf"{before}({_pattern(highest)})")
     return at_place(reply, lambda reply, begin: number_place(reply, begin, opening), read, NO_RATING)
+
+
+def _divided(mass: dict[int, float], following: Alternatives) -> dict[int, float]:
+    """`mass` with that of 1 divided by what follows it: a 0, another digit, or an end of the number."""
+    after = [(token, math.exp(logprob)) for token, logprob in following if token[:1].isdigit()]
+    ten = min(1.0, math.fsum(p for token, p in after if token[0] == "0" and not token[1:2].isdigit()))
+    more = min(1.0, math.fsum(p for _, p in after))
+    return mass | {1: mass[1] * (1.0 - more), 10: mass[1] * ten}
 
 
 def rating_drawn(highest: int, reply: Reply) -> Value:
     """The number that a reply opens with."""
 
     def read(text: str) -> float | None:
-        found = re.match(rf"\W*([1-{highest}])\b(?!\.\d)", text)
+        found = re.match(rf"\W*({_pattern(highest)})\b(?!\.\d)", text)
         return float(found[1]) if found else None
 
     return in_text(reply, read, NO_RATING)
+
+
+def _pattern(highest: int) -> str:
+    return "10|[1-9]" if highest == 10 else f"[1-{highest}]"
 
 
 class Rated(Asking[Single, Rating]):

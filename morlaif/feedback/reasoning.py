@@ -37,14 +37,11 @@ class Reasoner:
 
     def __init__(self, engine: LetterModel, settings: ThoughtSettings) -> None:
         from morlaif.data.control import plain_ids
-        from morlaif.models.cache import windows_of
         from morlaif.models.ends import Ends
 
         self.engine, self.settings = engine, settings
         self._ends = Ends.of(engine.model, engine.tokenizer)
         self._closing = plain_ids(engine.tokenizer, CLOSING)
-        windows = windows_of(engine.model.config) if engine.shares else None
-        self._window = min((window for window in windows or () if window is not None), default=None)
         self.sampled = 0  # tokens
 
     @property
@@ -80,10 +77,9 @@ class Reasoner:
         import torch
 
         noise = self._noise(seeds)
-        longest = max(len(stem.prefix) for stem in stems) + max(len(own) for stem in stems for own in stem.endings)
-        seen_whole = self._window is None or longest + self.room <= self._window
+        how = self._together if self.engine.goes_on(stems, self.room) else self._apart
         with torch.inference_mode():
-            done = self._together(stems, noise) if self.engine.shares and seen_whole else self._apart(stems, noise)
+            done = how(stems, noise)
         self.sampled += sum(one.tokens for one in done)
         return done
 

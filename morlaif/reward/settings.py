@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
@@ -50,12 +50,6 @@ class PMReward(Settings):
     principles: list[Line] | None  # null: all of the run's
 
 
-def _one_digit(value: int) -> int:
-    if value > 9:
-        raise ValueError("at most 9: 10 is two tokens in many tokenizers, and would be read as a 1")
-    return value
-
-
 class JudgeReward(Settings):
     """A judge that rates each response by itself, one rating a principle."""
 
@@ -65,7 +59,7 @@ class JudgeReward(Settings):
     engine: FeedbackSettings | None  # who rates; null: the run's feedback
     principles: list[Line] | None  # null: all of the run's
     overall: Line | None  # of the constitution, for the single arm; null: its first
-    highest: Annotated[int, Field(ge=2), AfterValidator(_one_digit), NUMBER]
+    highest: Annotated[int, Field(ge=2, le=10), NUMBER]
     asks: Annotated[int, Field(ge=1, le=10), NUMBER]  # attempts at a usable rating
     max_invalid: Decay
 

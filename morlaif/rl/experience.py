@@ -36,7 +36,7 @@ class Experience:
     ref_logprobs: Tensor  # (B, T) under the reference
     entropy: Tensor  # (B, T) of the policy before each token
     values: Tensor  # (B, T) the critic's estimate before each token; zero without a critic
-    rewards: Tensor  # (B, T) -β·kl, plus `shaped` at the last token
+    rewards: Tensor  # (B, T) -β·kl, plus `shaped` at the last token, (1 - β) times it where `kl.convex`
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T) the critic's target
     weights: Tensor | None = None  # (B, T) of the policy's loss, where what samples differs from what learns

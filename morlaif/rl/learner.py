@@ -199,7 +199,8 @@ class Learner:
             logprobs = torch.where(known, own, logprobs)  # the ratio is to the policy that sampled
         divergence = kl.k1(logprobs, ref_logprobs).masked_fill(~mask, 0)  # (B, T)
         in_reward = s.kl.placement == "reward"
-        rewards = shaping.token_rewards(shaped, divergence, self.kl.coef if in_reward else 0.0, value_mask)
+        paid = shaped * (1 - self.kl.coef) if s.kl.convex else shaped
+        rewards = shaping.token_rewards(paid, divergence, self.kl.coef if in_reward else 0.0, value_mask)
         if s.whiten_rewards:
             rewards = whiten(rewards, value_mask, keep_mean=True)
         if s.scale_rewards:

@@ -50,6 +50,11 @@ def clip(a: Actions) -> Tensor:
     return loss.minimum(-a.dual_clip * a.advantages).where(a.advantages < 0, loss)
 
 
+def reinforce(a: Actions) -> Tensor:
+    """-A log π (Williams 1992): of use where each step's responses are learnt from once, for it corrects nothing."""
+    return -a.advantages * a.logprobs
+
+
 def clip_sequence(a: Actions) -> Tensor:
     """`clip` with the ratio of the whole response, Π ρ_t, on each of its tokens: what TRL's RLOO does, and at ρ = 1 the
     gradient of RLOO itself, A ∇ log π(y | x). Of use with `loss_aggregation: sequence`."""

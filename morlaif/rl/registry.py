@@ -24,7 +24,7 @@ ESTIMATORS: Registry[Estimator] = Registry(
 )  # fmt: skip
 LOSSES: Registry[PolicyLoss] = Registry(
     "policy_loss", "ppo.loss", "morlaif.rl.losses",
-    {name: f"morlaif.rl.losses.{name}" for name in ("clip", "clip_sequence")},
+    {name: f"morlaif.rl.losses.{name}" for name in ("clip", "clip_sequence", "reinforce")},
 )  # fmt: skip
 
 

@@ -89,6 +89,8 @@ class OptimizerSettings(Settings):
 class KLSettings(Settings):
     """How far the policy may go from the reference, and where that is charged."""
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"convex": (False,)}
+
     placement: Literal["reward", "loss"]
     estimator: Literal["k1", "k2", "k3"]
     controller: Literal["fixed", "adaptive"]
@@ -96,9 +98,16 @@ class KLSettings(Settings):
     target: Positive
     horizon: Positive
     stop: Positive | None
+    convex: bool  # what a nat costs is taken from what the score counts: (1 − coef) · score − coef · KL
 
     @model_validator(mode="after")
     def _check(self) -> KLSettings:
+        if self.convex and (self.placement, self.controller) != ("reward", "fixed"):
+            raise ValueError(
+                "convex: the score and the KL share one weight, in the reward: placement: reward, controller: fixed"
+            )
+        if self.convex and self.coef > 1:
+            raise ValueError(f"coef: {self.coef:g} leaves the score a negative weight (convex); give 1 at most")
         if self.placement == "reward" and self.estimator != "k1":
             raise ValueError(f"estimator: {self.estimator} in the reward is biased; use k1 there, or placement: loss")
         if self.placement == "loss" and self.estimator == "k1":
@@ -248,6 +257,10 @@ class PPOSettings(Seeded):
         if self.traits.critic != (self.critic.kind != "none"):
             need = "needs a critic: set critic.kind" if self.traits.critic else "has no critic: set critic.kind: none"
             raise ValueError(f"advantage: {self.advantage} {need}")
+        if self.loss == "reinforce" and self.epochs > 1:
+            raise ValueError(
+                f"loss: reinforce has no ratio that would correct a second pass; set epochs: 1, not {self.epochs}"
+            )
         if self.shaping.score_at == "after_eos" and not self.traits.critic:
             raise ValueError("shaping.score_at: after_eos is a state that only a critic values; use advantage: gae")
         if self.critic.kind == "adapter" and self.policy.kind != "lora":

@@ -87,6 +87,28 @@ def test_a_ten_is_no_one():
     assert rating_drawn(9, reply("10")) == (None, "no rating")
 
 
+def test_ten_is_read_where_the_scale_ends_there():
+    """As one token; as two, of which the first is a 1 too; or not at all, where nobody lists what follows."""
+    ln = math.log
+    whole = [[("10", ln(0.6)), ("9", ln(0.4))]]
+    assert rating_by_logprobs(10, reply("10", whole))[0] == pytest.approx(9.6)
+    after = [("0", ln(0.7)), ("5", ln(0.1)), (".", ln(0.2))]
+    split = [[("1", ln(0.5)), ("9", ln(0.4)), ("x", ln(0.1))], after]
+    p = {1: 0.5 * 0.2, 10: 0.5 * 0.7, 9: 0.4}
+    mean = sum(number * mass for number, mass in p.items()) / sum(p.values())
+    assert rating_by_logprobs(10, reply("10", split))[0] == pytest.approx(mean)
+    assert rating_by_logprobs(10, reply("1.", [split[0], [after[2], *after[:2]]]))[0] == pytest.approx(mean)
+    assert rating_by_logprobs(10, reply("15", [split[0], [after[1]]])) == (None, "no rating")
+    assert rating_by_logprobs(10, reply("100", [*split, [("0", -0.1)]])) == (None, "no rating")
+    unlisted = [[("9", ln(0.6)), ("1", ln(0.4))]]
+    assert rating_by_logprobs(10, reply("9", unlisted))[1].startswith("a 1 that may begin a 10")
+    assert rating_by_logprobs(9, reply("9", unlisted))[0] == pytest.approx(0.6 * 9 + 0.4)
+    rare = [[("9", ln(0.99)), ("1", ln(0.01))]]  # what it may be moves the mean by less than a tenth
+    assert rating_by_logprobs(10, reply("9", rare))[0] == pytest.approx(8.92)
+    assert [rating_drawn(10, reply(text))[0] for text in ("10", "1", "10.", "100")] == [10, 1, 10, None]
+    assert (to_score(1, 10), to_score(10, 10)) == (-1, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("8", 8), (" **7** of 9", 7), ("7.5", None), ("9.", 9), ("0", None), ("seven", None), ("", None)],

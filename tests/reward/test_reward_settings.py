@@ -73,7 +73,7 @@ def test_the_baseline_has_a_model_or_one_rating():
 @pytest.mark.parametrize(
     ("tree", "says"),
     [
-        (JUDGE | {"highest": 10}, "at most 9: 10 is two tokens"),
+        (JUDGE | {"highest": 11}, "less than or equal to 10"),
         (JUDGE | {"max_invalid": 1.0}, "less than 1"),
         (function(names=["a", "a"]), "two columns with one name"),
         (function(names=["single"]), "none of single, human"),

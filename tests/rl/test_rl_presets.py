@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_ppo import algorithm, llama
 
-ALGORITHMS = ("rloo", "grpo", "dr_grpo", "gdpo", "reinforce_pp")
+ALGORITHMS = ("rloo", "grpo", "dr_grpo", "gdpo", "reinforce_pp", "rlaif")
 
 
 def solved(small, name: str, reward, **changes):

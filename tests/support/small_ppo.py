@@ -88,7 +88,9 @@ def settings(**changes: Any) -> PPOSettings:
 
 ALGORITHM = (  # the keys that make one; what is left is a matter of size
     "advantage", "whiten_advantages", "whiten_rewards", "loss", "loss_aggregation", "epochs", "gamma", "critic.kind",
-    "kl.placement", "kl.estimator", "kl.controller", "kl.coef", "shaping.scaling", "shaping.center", "shaping.clip",
+    "kl.placement", "kl.estimator", "kl.controller", "kl.coef", "kl.convex",
+    "shaping.scaling", "shaping.center", "shaping.clip",
+    "temperature", "lam", "clip_range_value",
 )  # fmt: skip
 
 
@@ -99,7 +101,7 @@ def algorithm(name: str) -> dict[str, Any]:
     for key in ALGORITHM:
         first, _, rest = key.partition(".")
         found[key] = tree[first][rest] if rest else tree[first]
-    return found | {"samples_per_prompt": 1 if name in ("paper", "reinforce_pp") else 4}
+    return found | {"samples_per_prompt": 1 if name in ("paper", "reinforce_pp", "rlaif") else 4}
 
 
 def word_reward(prompts: Any, responses: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ from morlaif.feedback.arithmetic import mean_gap, position_bias, soft_label
 from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
-from morlaif.feedback.local import LetterModel, Stem, called, path_of
+from morlaif.feedback.local import LetterModel, NumberModel, Stem, called, path_of
 from morlaif.feedback.modes import specimen
 from morlaif.feedback.outcomes import NOT_FINITE
 from morlaif.feedback.prompt import CLOSING, comparison_messages, rating_messages, thinking_messages
@@ -206,8 +206,7 @@ class LocalRater:
 
     def _batch(self, groups: Sequence[list[Single]]) -> Iterator[tuple[Single, Rating]]:
         if self._engine is None:
-            numbers = "123456789"[: self._highest]
-            self._engine = LetterModel.load(self._settings, answers=numbers, answer_of=str.strip)
+            self._engine = NumberModel.load(self._settings, highest=self._highest)
         engine = self._engine
         stems = [engine.stem([self._messages(single) for single in group]) for group in groups]
         fits = [engine.fits(stem) for stem in stems]
