@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError, Validatio
 from morlaif.arms import ArmsSettings, Extra
 from morlaif.claims.settings import ClaimsSettings
 from morlaif.data.settings import DataSettings
+from morlaif.dpo.settings import DPOSettings
 from morlaif.errors import UserError, suggest
 from morlaif.evaluation.human.settings import HumanStudySettings
 from morlaif.evaluation.settings import EvalSettings
@@ -30,7 +31,7 @@ from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
 # What no page of a run shows.
-OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge", "claims"}
+OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge", "claims", "dpo"}
 
 
 def _stages(value: Any, info: ValidationInfo) -> Any:
@@ -85,6 +86,7 @@ class Config(Settings):
     scalarizer: ScalarizerSettings
     weights: WeightsSettings
     ppo: PPOSettings
+    dpo: DPOSettings
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings

@@ -82,8 +82,10 @@ def _depth(preset: Preset, presets: Mapping[str, Preset]) -> int:
 
 
 def _unexplained(preset: Preset, presets: Mapping[str, Preset]) -> list[str]:
-    others = presets.values() if preset.everywhere or preset.base else list(_ancestors(preset, presets))
-    explained = {key.path for other in others for key in other.keys if key.comment}
+    family = list(presets.values()) if preset.everywhere or preset.base else [preset]
+    family += [one for own in family for one in _ancestors(own, presets)]
+    explained = {key.path for one in family for key in one.keys if key.comment}
+    explained |= {_top(one.group) + entry.place for one in family for entry in one.inherited}  # by what lies there
     explained |= {other.group for other in presets.values()}  # as keys of a preset that sets those of several groups
     return [
         f"{preset.file}:{key.line}: {key.path} has no comment"

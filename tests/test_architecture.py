@@ -13,7 +13,19 @@ import pytest
 from morlaif.stages.known import ALONE, NAMES
 
 PACKAGE = Path(__file__).parents[1] / "morlaif"
-LIBRARY = ("data", "evaluation", "feedback", "models", "preference", "report", "reward", "rl", "scalarize", "toy")
+LIBRARY = (
+    "data",
+    "dpo",
+    "evaluation",
+    "feedback",
+    "models",
+    "preference",
+    "report",
+    "reward",
+    "rl",
+    "scalarize",
+    "toy",
+)
 ABOVE_LIBRARY = (
     "morlaif.cli", "morlaif.config", "morlaif.launch", "morlaif.pipeline", "morlaif.planning", "morlaif.stages",
     "morlaif.units",
@@ -51,6 +63,7 @@ FLOORS = (
     {"models", "toy"},
     {"feedback", "rl"},
     {"evaluation", "preference", "reward"},
+    {"dpo"},
     {"claims", "report"},
     {"memory"},
     {"units"},

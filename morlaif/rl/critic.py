@@ -20,10 +20,10 @@ from morlaif.models.check import adapter_problems
 from morlaif.models.layers import unfit_for_lora
 from morlaif.models.open import check_vocabulary, open_config, open_model
 from morlaif.models.place import Source, absolute
-from morlaif.rl.settings import PPOSettings
+from morlaif.rl.settings import Learns
 
 
-def lora_config(model: nn.Module, settings: PPOSettings) -> LoraConfig:
+def lora_config(model: nn.Module, settings: Learns) -> LoraConfig:
     """The adapter that the settings ask for; the critic's is of the same shape as the policy's."""
     return LoraConfig(
         r=settings.policy.r,
@@ -36,7 +36,7 @@ def lora_config(model: nn.Module, settings: PPOSettings) -> LoraConfig:
     )
 
 
-def adapter_critic(model: PreTrainedModel, settings: PPOSettings, start: Adapter | None = None) -> PreTrainedModel:
+def adapter_critic(model: PreTrainedModel, settings: Learns, start: Adapter | None = None) -> PreTrainedModel:
     """A second body for the frozen weights of `model`, with an adapter of its own. Call it before `model` gets one.
 
     Both bodies hold the very same tensors, so it costs its adapter and nothing else, and neither ever has to switch
@@ -69,9 +69,7 @@ def adapter_critic(model: PreTrainedModel, settings: PPOSettings, start: Adapter
     return critic.eval()
 
 
-def load_adapter_critic(
-    folder: Path, base: Source | str | Path, model: PreTrainedModel, settings: PPOSettings
-) -> nn.Module:
+def load_adapter_critic(folder: Path, base: Source | str | Path, model: PreTrainedModel, settings: Learns) -> nn.Module:
     """`adapter_critic` that begins as the preference model in `folder` (an artifact of `pm`) on the policy's own base.
 
     Raises:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from morlaif import ranks
 from morlaif.rl.experience import Batch
 from morlaif.rl.policy import ActorCritic
-from morlaif.rl.settings import OptimizerSettings, PPOSettings
+from morlaif.rl.settings import Learns, OptimizerSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,7 +39,7 @@ def make_optimizer(models: ActorCritic, settings: OptimizerSettings) -> torch.op
 class Engine:
     """Every rank holds all weights; gradients are summed over ranks before each update, which all make alike."""
 
-    def __init__(self, models: ActorCritic, settings: PPOSettings, accelerator: Accelerator | None = None) -> None:
+    def __init__(self, models: ActorCritic, settings: Learns, accelerator: Accelerator | None = None) -> None:
         self.models = models
         self.max_norm = settings.optimizer.max_grad_norm
         self.optimizer = make_optimizer(models, settings.optimizer)

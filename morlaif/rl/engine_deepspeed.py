@@ -28,7 +28,7 @@ from morlaif import ranks, sharded
 from morlaif.rl.engine import Engine
 from morlaif.rl.experience import Batch
 from morlaif.rl.policy import ActorCritic
-from morlaif.rl.settings import PPOSettings
+from morlaif.rl.settings import Learns
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class DeepSpeedEngine(Engine):
     """See `Engine`. Stage 3 clips policy and critic apart, as that does; stages 1 and 2 clip them together."""
 
-    def __init__(self, models: ActorCritic, settings: PPOSettings, accelerator: Accelerator) -> None:
+    def __init__(self, models: ActorCritic, settings: Learns, accelerator: Accelerator) -> None:
         super().__init__(models, settings, accelerator)
         self.sharded = accelerator.state.deepspeed_plugin.zero_stage == 3
         if self.sharded:

@@ -20,7 +20,7 @@ from morlaif.models.layers import disable_dropout, trunk_of
 from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
 from morlaif.rl.logprobs import Entropy, logprobs_of
-from morlaif.rl.settings import PPOSettings
+from morlaif.rl.settings import Learns
 
 
 class ActorCritic(nn.Module):
@@ -32,7 +32,7 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         model: PreTrainedModel,
-        settings: PPOSettings,
+        settings: Learns,
         critic: PreTrainedModel | None = None,
         reference: PreTrainedModel | None = None,
         computed: torch.dtype | None = None,
@@ -172,12 +172,12 @@ class ActorCritic(nn.Module):
             own[name].copy_(value)
 
 
-def _with_lora(model: PreTrainedModel, settings: PPOSettings) -> PeftModel:
+def _with_lora(model: PreTrainedModel, settings: Learns) -> PeftModel:
     try:
         return get_peft_model(model, lora_config(model, settings))
     except ValueError as error:
         modules = settings.policy.target_modules
-        raise UserError(f"ppo.policy.target_modules: {modules!r}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{settings.group}.policy.target_modules: {modules!r}: {str(error).splitlines()[0]}") from None
 
 
 def _twin(model: PreTrainedModel, computed: torch.dtype | None) -> PreTrainedModel:

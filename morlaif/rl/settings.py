@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, model_validator
 
@@ -157,6 +157,27 @@ class VLLMSettings(Settings):
         return self
 
 
+class Learns(Protocol):
+    """What policy, critic and engine read of a method's settings, those of PPO or of another one that learns."""
+
+    @property
+    def group(self) -> str: ...  # of the config, for messages
+    @property
+    def policy(self) -> PolicySettings: ...
+    @property
+    def critic(self) -> CriticSettings: ...
+    @property
+    def optimizer(self) -> OptimizerSettings: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def entropy_coef(self) -> float: ...
+
+
+def no_critic() -> CriticSettings:
+    return CriticSettings(kind="none", init="sft", principle=None, learning_rate=None, warmup_steps=0)
+
+
 class PPOSettings(Seeded):
     """One PPO run: the numbered parts of `morlaif.rl.learner`, in their order."""
 
@@ -283,6 +304,10 @@ class PPOSettings(Seeded):
                 "rollouts: 1 has no deviation to divide by; use shaping.scaling: none, whiten_rewards: false"
             )
         return self
+
+    @property
+    def group(self) -> str:
+        return "ppo"
 
     @property
     def traits(self) -> Traits:
