@@ -13,7 +13,7 @@ from morlaif.settings import DISTINCT, NUMBER, Label, Line, Lines, Params, Setti
 from morlaif.stages.known import METHODS
 
 FORMER = {"multi": "morlaif", "single": "rlaif"}  # what the arms of earlier versions are called now
-CHANGEABLE = ("reward", "weights", "scalarizer")  # groups that an arm may change, besides that of its method
+CHANGEABLE = ("pm", "reward", "weights", "scalarizer")  # groups that an arm may change, besides that of its method
 # What results call something else, and what digests call the units of our arms and their labels.
 RESERVED = ("sft", "policy", "gold", *FORMER, "principles", "constitution")
 
@@ -50,14 +50,14 @@ class ArmDefaults(Settings):
     method: Annotated[Line, AfterValidator(_method)]
     title: Label | None  # on pages; null: what the reward suggests
     params: Params  # of a method of your own
-    change: Params  # values for this arm alone: {ppo.kl.coef: 0.1}
+    change: Params  # values for this arm alone: {ppo.kl.coef: 0.1}, or a group's preset: {reward: judge}
 
     @field_validator("change")
     @classmethod
     def _changes_what_is_its_own(cls, value: dict[str, Any]) -> dict[str, Any]:
         for key in value:
             group = key.partition(".")[0]
-            if group not in (*CHANGEABLE, *METHODS.known) or "." not in key:
+            if group not in (*CHANGEABLE, *METHODS.known):
                 offers = ", ".join(f"{one}.<key>" for one in (*CHANGEABLE, *METHODS.known))
                 raise ValueError(f"'{key}': an arm may change {offers}; all else is the same for the arms of a run")
         return value
@@ -72,6 +72,11 @@ class Arm(ArmDefaults):
         """Of its preference model, those above 1."""
         found = {name: principles if value == "principles" else value for name, value in self.models.items()}
         return {name: value for name, value in found.items() if value > 1}
+
+    @property
+    def own_models(self) -> bool:
+        """Whether it has preference models to itself: others than `pm` says."""
+        return any(key.partition(".")[0] == "pm" for key in self.change)
 
 
 class Extra(Settings):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo
 
 from morlaif.arms import ArmsSettings, Extra
 from morlaif.claims.settings import ClaimsSettings
@@ -19,12 +19,13 @@ from morlaif.feedback.settings import FeedbackSettings, JudgePlace, PrinciplesSe
 from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import GivenSFT, ModelSettings, RespondSettings
 from morlaif.preference.settings import PMSettings
+from morlaif.presets import preset
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.report.settings import ReportSettings
 from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
-from morlaif.settings import DISTINCT, Folder, Line, Seed, Settings
+from morlaif.settings import DISTINCT, Folder, Line, OneOf, Seed, Settings
 from morlaif.stages.known import ALONE, NAMES, reached
 from morlaif.stages.ppo import STAGE as PPO
 from morlaif.tracking.settings import TrackingSettings
@@ -134,13 +135,24 @@ def validate(tree: Mapping[str, Any]) -> Config:
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """`config` with other values at dotted keys, a mapping in place of a mapping.
+    """`config` with other values at dotted keys: a mapping in place of a mapping, the preset of a name in place of a
+    group, as in {reward: judge}.
+
+    Where the kind of a group changes, keys that the new kind does not have go, and its own may be given.
 
     Raises:
         UserError: the result does not validate.
     """
     tree = config.model_dump(mode="json")
+    for name, field in Config.model_fields.items():
+        for kind in (part for part in field.metadata if isinstance(part, OneOf)):
+            tree[name] = _of_kind(tree[name], kind, kind.members(field.annotation), name, changes)
     for key, value in changes.items():
+        if key in Config.model_fields and isinstance(value, str):
+            try:
+                value = preset(key, value)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from None
         *path, last = key.split(".")
         place: Any = tree
         for part in path:
@@ -149,3 +161,16 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
             raise UserError(f"{key}: there is no such key")
         place[last] = value
     return validate(tree)
+
+
+def _of_kind(
+    group: dict[str, Any], kind: OneOf, ours: Mapping[str, type[BaseModel]], name: str, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The group as another kind has it, where `changes` name one: what both know, and place for what is given."""
+    wanted = changes.get(f"{name}.{kind.field}", group[kind.field])
+    model = ours.get(kind.tag(wanted, ours))
+    if wanted == group[kind.field] or model is None:
+        return group
+    given = (key.removeprefix(f"{name}.") for key in changes if key.startswith(f"{name}."))
+    kept = {key: value for key, value in group.items() if key in model.model_fields}
+    return dict.fromkeys(key for key in given if "." not in key) | kept

@@ -56,7 +56,7 @@ def offenders(rooms: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
 
 # What may be imported by all that stands on a floor above it; what shares a floor knows nothing of its neighbours.
 FLOORS = (
-    {"errors", "pages", "ranks", "settings", "signals", "source", "statistics", "texts"},
+    {"errors", "naming", "pages", "ranks", "settings", "signals", "source", "statistics", "texts"},
     {"batches", "contents", "dotted", "files", "hardware", "keys", "pace", "params", "presets", "sharded", "variance"},
     {"devices", "reference", "registry", "searchpath"},
     {"data", "scalarize", "tracking"},

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from composed import config
 
 from morlaif.errors import UserError
+from morlaif.naming import labelled_by, more_of
 from morlaif.planning.arms import arms_of
 from morlaif.planning.plan import plan
 from morlaif.preference.settings import EnsemblePM
-from morlaif.reward.settings import labelled_by, more_of
 
 SMALL = ("experiment=smoke", "principles.count=3")
 MORE = ("rlaif_ensemble", "rlaif_longer", "rlaif_wider")
@@ -64,3 +66,47 @@ def test_what_cannot_be_given_more_is_said_before_anything_is_built(overrides, w
     with pytest.raises(UserError, match=words) as error:
         plan(config(*SMALL, *overrides))
     assert str(error.value).startswith("arms.definitions.")
+
+
+def test_an_arm_that_changes_pm_has_models_to_itself_from_the_labels_of_all():
+    change = "pm.kind: ensemble, pm.member: lora, pm.members: 2, pm.aggregate: mean, pm.penalty: 0, pm.top: 1"
+    change += ", pm.cache_gb: 0"
+    own = f"+arms.definitions.own={{labels: principles, change: {{{change}}}}}"
+    made, usual = units(own, "arms.select=[morlaif,own]"), units("arms.select=[morlaif]")
+    names = [name.removeprefix("pm/") for name in usual if name.startswith("pm/")]
+    assert [name for name in made if name.startswith("feedback/")] == [f"feedback/{name}" for name in names]
+    models = [f"pm/{name}{of}" for of in ("", "@own") for name in names]
+    assert [name for name in made if name.startswith("pm/")] == models
+    assert isinstance(made[f"pm/{names[0]}@own"].reads.pm, EnsemblePM)
+    assert made["weigh/own"].reads.names == made["weigh/morlaif"].reads.names == tuple(names)
+    assert [need.name for need in made["ppo/own"].of("pm")] == [f"pm/{name}@own" for name in names]
+    assert all(made[name].digest == usual[name].digest for name in usual if name not in ("evaluate", "report"))
+    assert {labelled_by(f"{name}@own") for name in names} == set(names)
+    assert more_of("single_x3_members@own") == "3 members"
+
+
+def test_alone_it_leaves_the_usual_models_out():
+    own = "+arms.definitions.own={labels: constitution, change: {pm.epochs: 2}}"
+    assert [name for name in units(own, "arms.select=[own]") if name.startswith("pm/")] == ["pm/single@own"]
+
+
+def test_an_arm_may_take_another_preset_of_a_group():
+    made = units("arms.select=[morlaif,direct]")
+    assert made["weigh/direct"].reads.reward.reward.kind == "judge" and not made["ppo/direct"].of("pm")
+    assert made["ppo/morlaif"].reads.reward is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("{reward: jugde}", "no preset 'jugde' in reward/. Did you mean 'judge'"),
+        ("{pm.kind: ensemble}", "change.pm.kind=ensemble: lacks top, cache_gb, member"),
+        ("{pm.kind: nothing}", "pm.kind"),
+        ("{reward: judge, pm.epochs: 2}", "this arm's reward has none"),
+        ("{data.seed: 2}", "all else is the same"),
+    ],
+)  # fmt: skip
+def test_what_an_arm_cannot_change_is_said(change, words):
+    own = f"+arms.definitions.own={{labels: principles, change: {change}}}"
+    with pytest.raises(UserError, match=re.escape(words)):
+        plan(config(*SMALL, own, "arms.select=[own]"))

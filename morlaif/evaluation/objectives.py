@@ -19,7 +19,7 @@ LINEAR = ScalarizerSettings(name="linear", function="morlaif.scalarize.functions
 
 def as_function(objective: Objective, names: Sequence[str]) -> Callable[[Array], Array]:
     """(N, K) scores, columns in the order of `names`, -> (N,)."""
-    columns = [list(names).index(name) for name in objective.names]
+    columns = [list(names).index(name) for name in objective.columns]
     return lambda scores: objective(torch.from_numpy(scores[:, columns])).double().numpy()
 
 

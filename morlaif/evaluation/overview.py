@@ -19,6 +19,7 @@ from morlaif.evaluation.results import SFT, Ablation, Accuracies, Bench, Estimat
 from morlaif.evaluation.rewardbench import BenchRow, evaluate_bench
 from morlaif.evaluation.settings import EvalSettings
 from morlaif.evaluation.wins import Contest, Two
+from morlaif.naming import labelled_by
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.statistics import Array, Resampling, accuracy, bootstrap_mean
@@ -36,11 +37,11 @@ class Scored:
     @property
     def whole(self) -> list[str]:
         """Models of no single principle."""
-        return [name for name in self.names if name not in self.principles]
+        return [name for name in self.names if labelled_by(name) not in self.principles]
 
     @property
     def parts(self) -> list[str]:
-        """Models of one principle each; all where none does."""
+        """Models of one principle each that no arm has to itself; all models where there is none."""
         return [name for name in self.names if name in self.principles] or list(self.names)
 
     def columns(self, names: Sequence[str]) -> list[int]:
@@ -173,8 +174,8 @@ def _signs(
     if objective is not None:
         value = as_function(objective, models.names)
         gain = bootstrap_mean(value(one.scores) - value(sft.scores), **how)
-        if gap is not None and worth is not None and set(objective.names) <= {*models.principles, *models.whole}:
-            by_models = (one.scores - sft.scores)[:, models.columns(objective.names)]
+        if gap is not None and worth is not None:
+            by_models = (one.scores - sft.scores)[:, models.columns(objective.columns)]
             truth = np.stack([_own_truth(gap, worth, name, models) for name in objective.names], axis=1)
     against = found.get((policy, SFT))
     return tradeoffs.hacking(
@@ -183,9 +184,9 @@ def _signs(
     )  # fmt: skip
 
 
-def _own_truth(gap: Array, worth: Array, model: str, models: Scored) -> Array:
-    """(N,) of the principles' true changes `gap` (N, P), that of `model`'s principle; of the utility, `worth` (N,)."""
-    return worth if model in models.whole else gap[:, list(models.principles).index(model)]
+def _own_truth(gap: Array, worth: Array, name: str, models: Scored) -> Array:
+    """(N,) of the principles' true changes `gap` (N, P), that of `name`; of a whole, the utility's, `worth`."""
+    return gap[:, list(models.principles).index(name)] if name in models.principles else worth
 
 
 def _pareto(answers: Mapping[str, Answered], models: Scored, reference: float) -> Pareto:
@@ -207,7 +208,7 @@ def _by_models(answers: Mapping[str, Answered], models: Scored, reference: float
     objective = models.combined
     if objective is None or len(objective.names) < 2:
         return None
-    columns = models.columns(objective.names)
+    columns = models.columns(objective.columns)
     if objective.normalizer == "none":  # raw scores have no common unit: they get that of SFT's answers
         objective = restandardized(objective, answers[SFT].scores[:, columns])
     points = {policy: _normalized(objective, one.scores[:, columns]) for policy, one in answers.items()}

@@ -20,6 +20,7 @@ from morlaif.evaluation.results import (
     Matrix,
     TieAccuracy,
 )
+from morlaif.naming import labelled_by
 from morlaif.statistics import Array, accuracy, correlation
 
 Gap = Callable[["ScoredPairs"], Array]  # score of the first minus that of the second, (N,)
@@ -40,6 +41,7 @@ class ScoredPairs:
     true_second: Array | None
     utility_gap: Array | None = None  # (N,) hidden human utility of the first less that of the second
     whole: tuple[str, ...] = ()  # models of no single principle: the truth of one is the utility
+    own: tuple[str, ...] = ()  # models of a principle that one arm has to itself
 
     @property
     def gap(self) -> Array:
@@ -56,8 +58,9 @@ class ScoredPairs:
 
     @property
     def of_principles(self) -> list[int]:
-        """Columns of the models of one principle each; of all models where none does."""
-        return [k for k, name in enumerate(self.names) if name not in self.whole] or list(range(len(self.names)))
+        """Columns of the models of one principle each that all arms share; else of all models."""
+        apart = {*self.whole, *self.own}
+        return [k for k, name in enumerate(self.names) if name not in apart] or list(range(len(self.names)))
 
 
 def score_pairs(
@@ -67,6 +70,7 @@ def score_pairs(
     labels: Array,
     truth: Mapping[str, Sequence[str]] | None,
     whole: Sequence[str] = (),
+    own: Sequence[str] = (),
 ) -> ScoredPairs:
     """`score` gives (N, K) for the models `names`; `truth` names the toy principles that each principle covers."""
     messages, first, second = ([getattr(p, side) for p in pairs] for side in ("messages", "first", "second"))
@@ -82,6 +86,7 @@ def score_pairs(
         true_second=true_scores(messages, second, truth) if truth else None,
         utility_gap=utilities(messages, first) - utilities(messages, second) if truth else None,
         whole=tuple(whole),
+        own=tuple(own),
     )
 
 
@@ -161,6 +166,7 @@ def truth_accuracy(pairs: ScoredPairs, confidence: float) -> dict[str, Estimate]
     if gap is None or pairs.principles is None:
         return {}
     target = {name: gap[:, k] for k, name in enumerate(pairs.principles)}
+    target |= {name: target[labelled_by(name)] for name in pairs.own}
     target |= dict.fromkeys(pairs.whole, gap.mean(axis=1) if pairs.utility_gap is None else pairs.utility_gap)
     return {
         name: Estimate.of(pair_accuracy(pairs.gap[:, k], side(target[name]), confidence))

@@ -18,7 +18,7 @@ FLATTERY = "sycophancy"  # its model scores higher what flatters less: a negativ
 def on_held_out(human: ScoredPairs, significance: float) -> dict[str, Any] | None:
     """The regression on the held-out pairs with human labels; `problem` says why there is none. None without labels."""
     known = ~np.isnan(human.human)
-    columns = [k for k, name in enumerate(human.names) if name not in human.whole]
+    columns = [k for k, name in enumerate(human.names) if name not in (*human.whole, *human.own)]
     if not known.any() or not columns:
         return None
     try:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from morlaif.errors import Damaged
 from morlaif.files import read_json
+from morlaif.naming import labelled_by
 from morlaif.statistics import Interval
 
 T = TypeVar("T")
@@ -493,7 +494,7 @@ class RunDetails:
     @property
     def whole(self) -> list[str]:
         """Preference models of no single principle, such as the constitution's."""
-        return [name for name in self.names if name not in self.principles]
+        return [name for name in self.names if labelled_by(name) not in self.principles]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

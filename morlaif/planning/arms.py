@@ -11,12 +11,14 @@ from morlaif.arms import Arm, Labels
 from morlaif.config import Config, changed
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
+from morlaif.naming import WHOLE, of_more, own_of
 from morlaif.params import checked, wanted
 from morlaif.planning.budgets import given_more
 from morlaif.planning.checks import check_objective
 from morlaif.preference.settings import PMSettings
 from morlaif.registry import Registry
-from morlaif.reward.settings import WHOLE, JudgeReward, PMReward, RewardLayout, check, layout, of_more, of_whole
+from morlaif.reward.settings import JudgeReward, PMReward, RewardLayout, check, layout, of_whole
+from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import Settings
 from morlaif.stages.evaluate import ArmRead
 from morlaif.stages.feedback import FeedbackReads
@@ -44,6 +46,10 @@ class PlannedArm:
         """Of its preference models."""
         return given_more(self.config.pm, self.factors, "arms.models") if self.factors else self.config.pm
 
+    def models_of(self, name: str) -> str:
+        """What the preference models are called together that the arm `name` has to itself."""
+        return own_of(self.labels, name) if self.settings.own_models else self.layout.models[0]
+
     @property
     def labels(self) -> Labels:
         return self.settings.labels
@@ -53,11 +59,12 @@ class PlannedArm:
         found = {name: getattr(self.config, name) for name in Config.model_fields}
         return {name: value for name, value in found.items() if isinstance(value, Settings)}
 
-    def read(self, name: str) -> ArmRead:
-        """What an evaluation reads of it."""
+    def read(self, name: str, usual: ScalarizerSettings) -> ArmRead:
+        """What an evaluation reads of it, in a run of the scalarizer `usual`."""
+        own = self.config.scalarizer
         return ArmRead(
             name=name, labels=self.labels, models=tuple(self.layout.models), title=self.settings.title,
-            method=self.method.name,
+            method=self.method.name, scalarizer=None if own == usual else own,
         )  # fmt: skip
 
 
@@ -81,6 +88,8 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
         factors = arm.factors(len(principles))
         if factors:
             columns = _of_more(arm, own, columns, factors, f"{key}.models")
+        if arm.own_models:
+            columns = _of_itself(name, columns, f"{key}.change.pm")
         made[name] = PlannedArm(arm, own, columns, _method(arm.method, key), factors)
     return made
 
@@ -99,6 +108,22 @@ def _of_more(arm: Arm, config: Config, columns: RewardLayout, factors: Mapping[s
     (column,) = columns.columns
     name = of_more(column.own, factors)
     return columns.model_copy(update={"columns": (column.model_copy(update={"name": name, "own": name}),)})
+
+
+def _of_itself(arm: str, columns: RewardLayout, key: str) -> RewardLayout:
+    """The layout of an arm with preference models to itself: columns are called as ever, their models after the arm.
+
+    Raises:
+        UserError: its reward has no preference model.
+    """
+    if not columns.models:
+        raise UserError(f"{key}: changes preference models, and this arm's reward has none")
+    of_models = {name for name, part in columns.parts.items() if isinstance(part, PMReward)}
+    own = [
+        column.model_copy(update={"own": own_of(column.own, arm)}) if column.part in of_models else column
+        for column in columns.columns
+    ]
+    return columns.model_copy(update={"columns": tuple(own)})
 
 
 def _method(name: str, key: str) -> Method[Any, Any]:
@@ -213,8 +238,9 @@ def labels_of(config: Config, labels: Labels, models: Sequence[str]) -> dict[str
 
 
 def reward_reads(config: Config, reward: RewardLayout) -> dict[str, Any]:
-    """What a unit that scores reads besides the names. Of preference models alone, nothing: it needs their units."""
-    if isinstance(reward.reward, PMReward):
+    """What a unit that scores reads besides the names. Of preference models alone that are called as its columns,
+    nothing: it needs their units."""
+    if isinstance(reward.reward, PMReward) and reward.models == reward.names:
         return {}
     reads: dict[str, Any] = {"reward": reward}
     judged = {column.own for part in reward.judges for column in reward.of(part)}

@@ -8,10 +8,11 @@ from typing import Any
 from morlaif.config import Config
 from morlaif.errors import UserError, suggest
 from morlaif.evaluation.settings import EvalSettings, HfJudge, PluginJudge
+from morlaif.naming import WHOLE
 from morlaif.planning.contents import Contents
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings, PretrainedPM
-from morlaif.reward.settings import WHOLE, RewardLayout
+from morlaif.reward.settings import RewardLayout
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.registry import resolve
 

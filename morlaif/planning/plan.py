@@ -21,6 +21,7 @@ from morlaif.evaluation.settings import PMJudge
 from morlaif.feedback.settings import HfSettings, HumanSettings
 from morlaif.feedback.settings import input_files as feedback_files
 from morlaif.models.settings import SampleResponses
+from morlaif.naming import WHOLE, labelled_by
 from morlaif.planning.arms import arms_of, check_arms, check_needs, fitting, labels_of, named, reward_reads, stage_of
 from morlaif.planning.checks import existing_weights, read_outside
 from morlaif.planning.contents import Contents
@@ -28,7 +29,6 @@ from morlaif.planning.settle import settled, settled_sft
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings
 from morlaif.report.settings import chosen
-from morlaif.reward.settings import WHOLE, labelled_by
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import shown
 from morlaif.stages.backbone import STAGE as BACKBONE
@@ -106,32 +106,34 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     # 2. labels and preference models: arms that learn from the same labels share them
     labels: dict[Labels, dict[str, Unit]] = {}
     models: dict[str, Unit] = {}
-    for arm in arms.values():
+    for arm_name, arm in arms.items():
         if arm.labels not in labels:
             same = [other for other in arms.values() if other.labels == arm.labels]
             wanted = dict.fromkeys(labelled_by(name) for other in same for name in other.layout.models)
             reads = labels_of(config, arm.labels, list(wanted))
             labels[arm.labels] = _labels(units, respond, sft, reads)
-            usual = any(set(other.layout.models) & wanted.keys() for other in same)
-            if usual:
-                judged = {name: (name, labels[arm.labels][name]) for name in wanted}
-                models |= _preference_models(units, common, arm.labels, config.pm, judged, config.seed_of("pm"))
-        if (name := next(iter(arm.layout.models), None)) is not None and name not in models:  # one that is given more
-            judged = {name: (labelled_by(name), labels[arm.labels][labelled_by(name)])}
-            models |= _preference_models(units, common, name, arm.pm, judged, config.seed_of("pm"))
+            usual = {name for other in same for name in other.layout.models} & wanted.keys()
+            judged = {name: (name, labels[arm.labels][name]) for name in wanted if name in usual}
+            models |= _preference_models(units, common, arm.labels, config.pm, judged, config.seed_of("pm"))
+        own = [name for name in arm.layout.models if name not in models]  # given more, or to this arm alone
+        if own:
+            judged = {name: (labelled_by(name), labels[arm.labels][labelled_by(name)]) for name in own}
+            models |= _preference_models(
+                units, common, arm.models_of(arm_name), arm.pm, judged, arm.config.seed_of("pm")
+            )
 
     # 3. each arm: weights, then its policy
     weighed, aligned = [], []
     for name, arm in arms.items():
-        own = {
+        stages = {
             "feedback": [labels[arm.labels][name] for name in dict.fromkeys(map(labelled_by, arm.layout.models))],
             "pm": [models[name] for name in arm.layout.models],
         }
         scored = {"names": tuple(arm.layout.names), "places": places, "seed": seed, **reward_reads(config, arm.layout)}
-        from_labels = own["feedback"] if arm.config.weights.method == "regressed" else []
+        from_labels = stages["feedback"] if arm.config.weights.method == "regressed" else []
         weigh = WeighReads(weights=arm.config.weights, **scored)
-        weighed.append(units.add(WEIGH, weigh, [data, sft, respond, *own["pm"], *from_labels], of=name))
-        method, parts = arm.method, {**common, **own, "weigh": [weighed[-1]]}
+        weighed.append(units.add(WEIGH, weigh, [data, sft, respond, *stages["pm"], *from_labels], of=name))
+        method, parts = arm.method, {**common, **stages, "weigh": [weighed[-1]]}
         scored["scalarizer"] = LINEAR if arm.labels in WHOLE else arm.config.scalarizer
         own_settings = method.settings(arm.groups, arm.settings.params)
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
@@ -153,7 +155,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
     evaluation = EvaluateReads(
         eval=config.eval, scalarizer=config.scalarizer, objective=config.scalarizer.name,
-        principles=tuple(config.principles.chosen), arms=tuple(arm.read(name) for name, arm in arms.items()),
+        principles=tuple(config.principles.chosen),
+        arms=tuple(arm.read(name, config.scalarizer) for name, arm in arms.items()),
         places=places, seed=held_out, **outside,
     )  # fmt: skip
     units.add(EVALUATE, evaluation, [data, sft, respond, *chain, *weighed, *aligned, *gold], files=bench)

@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from morlaif.evaluation.results import Estimate, RunDetails
 from morlaif.feedback.information import warnings_of
+from morlaif.naming import labelled_by
 from morlaif.report.data import RunData, words
 from morlaif.report.tables import DASH, interval, number, percent
-from morlaif.reward.settings import labelled_by
 
 KINDS = ("input_tokens", "output_tokens", "usd")
 Cost = dict[str, float]  # by kind; 0 where it is not named

@@ -15,32 +15,10 @@ from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.rating import check_rater
 from morlaif.feedback.settings import FeedbackSettings
+from morlaif.naming import WHOLE
 from morlaif.params import checked, refuse_unknown, wanted
 from morlaif.registry import Registry
 from morlaif.settings import NUMBER, Decay, Line, Number, OneOf, Outside, Params, Positive, Settings
-
-# The column of a reward that has but one, by the labels that it comes from: its preference model is called so, too.
-WHOLE = {"constitution": "single", "human": "human"}
-_TIMES = "_x"  # between such a name and what the model is given more of: single_x12_members
-
-
-def of_more(name: str, factors: Mapping[str, int]) -> str:
-    """What a preference model of a whole is called that is given so many times as much."""
-    return name + "".join(f"{_TIMES}{value}_{what}" for what, value in factors.items())
-
-
-def more_of(model: str) -> str:
-    """What a model is given more, in words, as after a comma: "12 members"; empty where it is as `pm` says."""
-    if labelled_by(model) == model:
-        return ""
-    parts = (part.split("_") for part in model.split(_TIMES)[1:])
-    return ", ".join(f"{times} {what}" if what == "members" else f"{times} times the {what}" for times, what in parts)
-
-
-def labelled_by(model: str) -> str:
-    """The unit of `feedback`, by its name, whose labels a preference model learns from."""
-    name, more, _ = model.partition(_TIMES)
-    return name if more and name in WHOLE.values() else model
 
 
 class PMReward(Settings):

@@ -50,6 +50,7 @@ class Objective:
     scalarizer: Callable[..., Tensor]  # (B, K') -> (B,)
     normalizer: Normalizer = "frozen"
     responses: int = 0  # how many responses mean and scale were taken from
+    models: tuple[str, ...] = ()  # where each score comes from, where that has another name; (): from `names`
     state: State = field(init=False)  # of the normaliser and of the scalarizer; see `observe`
 
     def __post_init__(self) -> None:
@@ -81,6 +82,11 @@ class Objective:
         """A bare function of the raw scores: nothing is normalised, every principle weighs 1."""
         zero, one = torch.zeros(len(names)), torch.ones(len(names))
         return cls(tuple(names), zero, one, one, one, function, normalizer="none")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the columns are called among the scores of several objectives."""
+        return self.models or self.names
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -177,7 +183,8 @@ class Objective:
                 has = ", ".join(self.names)
                 raise UserError(f"the objective has no principle '{name}' (it has: {has}).{suggest(name, self.names)}")
         index = torch.tensor([self.names.index(name) for name in names], dtype=torch.long)
-        return replace(self, names=tuple(names), **{key: getattr(self, key)[index] for key in VECTORS})
+        models = tuple(self.models[k] for k in index.tolist()) if self.models else ()
+        return replace(self, names=tuple(names), models=models, **{key: getattr(self, key)[index] for key in VECTORS})
 
     def save(self, path: Path, **details: Any) -> None:
         """Write names, statistics, normaliser and weights as JSON, with `details` beside them.
@@ -192,7 +199,7 @@ class Objective:
     def load(cls, path: Path, scalarizer: Callable[..., Tensor], names: Sequence[str] | None = None) -> Objective:
         """Read what `save` wrote; with `names`, in their order."""
         stored = json.loads(path.read_text())
-        fields = {key: torch.tensor(stored[key]) for key in VECTORS}
+        fields: dict[str, Any] = {key: torch.tensor(stored[key]) for key in VECTORS}
         objective = cls(
             names=tuple(stored["names"]), scalarizer=scalarizer, normalizer=stored["normalizer"],
             responses=stored["responses"], **fields,

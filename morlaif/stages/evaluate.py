@@ -30,6 +30,7 @@ class ArmRead:
     models: tuple[str, ...]  # its preference models
     title: str | None  # on pages; none: what the reward suggests
     method: str  # the stage that makes its policy
+    scalarizer: ScalarizerSettings | None = None  # of its own; none: the run's
 
 
 @dataclass(frozen=True, kw_only=True)

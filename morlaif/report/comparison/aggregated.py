@@ -15,11 +15,11 @@ from morlaif.evaluation.bradley_terry import pooled
 from morlaif.evaluation.matrix import WinMatrix
 from morlaif.evaluation.results import SFT, Estimate
 from morlaif.evaluation.wins import versus
+from morlaif.naming import labelled_by
 from morlaif.report.analysis import measured
 from morlaif.report.comparison.cells import cells, levels
 from morlaif.report.comparison.data import ComparedRuns, Policy
 from morlaif.report.labels import quality_cost
-from morlaif.reward.settings import labelled_by
 from morlaif.statistics import Array, Resampling, bootstrap_crossed
 from morlaif.variance import Mean, components, cross_pairs, crossed, holm, over_prompts, over_seeds, rank_ranges
 

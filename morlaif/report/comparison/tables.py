@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from morlaif.evaluation.results import SFT, Estimate
+from morlaif.naming import labelled_by
 from morlaif.report.analysis import hacked, measured
 from morlaif.report.comparison.data import ComparedRun, ComparedRuns, Policy
 from morlaif.report.comparison.labels import heading
 from morlaif.report.data import words
 from morlaif.report.labels import COLUMNS, quality_cost, train_quality, value_of
 from morlaif.report.tables import DASH, Rows, interval, number
-from morlaif.reward.settings import labelled_by
 
 
 def runs_table(data: ComparedRuns) -> tuple[list[str], Rows]:

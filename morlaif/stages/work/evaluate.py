@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,13 @@ from morlaif.files import read_json, read_json_lines
 from morlaif.memory.dimensions import of_path
 from morlaif.models.load import load_tokenizer
 from morlaif.models.respond import source_pairs
-from morlaif.reward.settings import WHOLE, labelled_by, more_of
+from morlaif.naming import WHOLE, is_own, labelled_by, more_of, own_of
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.evaluate import EvaluateJob
+from morlaif.stages.ppo import STAGE as PPO
 from morlaif.stages.work.places import bank_of, base_of, pm_base_of, policy_of
 from morlaif.statistics import Array, Resampling
 
@@ -100,7 +102,7 @@ def build(job: EvaluateJob) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _Run:
     settings: EvalSettings
-    scalarizer: ScalarizerSettings
+    scalarizer: ScalarizerSettings  # of `models.combined`
     arms: Mapping[str, ArmFacts]  # the first is the run's policy
     principles: Mapping[str, tuple[str, ...]]  # and what each covers in a world of known truth
     models: Scored
@@ -127,37 +129,49 @@ class _Run:
 
 def _run(job: EvaluateJob) -> _Run:
     settings: EvalSettings = job.reads.eval
-    scalarizer: ScalarizerSettings = job.reads.scalarizer
     principles = {principle.name: principle.covers for principle in job.reads.principles}
-    arms = _arms(job, list(principles), scalarizer)
+    arms = _arms(job, list(principles))
     known = dict.fromkeys([*principles, *WHOLE.values(), *(model for arm in arms.values() for model in arm.models)])
     names = [name for name in known if name in job.needs.pm]
     objectives = {name: made for name in arms if (made := _objective(job, name, arms[name], names)) is not None}
-    combined = next((objectives.get(name) for name, arm in arms.items() if arm.of_principles), None)
+    combining = [name for name, arm in arms.items() if arm.of_principles and name in objectives]
+    combined = min(combining, key=lambda name: bool(objectives[name].models), default=None)  # rather of shared models
     return _Run(
         settings,
-        scalarizer,
+        _scalarizer(job, combined),
         arms,
         principles,
-        Scored(names, list(principles), objectives, combined),
+        Scored(names, list(principles), objectives, objectives.get(combined or "")),
         curves={arm: _curve(job, arm) for arm in arms},
         how=Resampling(seed=job.seed, resamples=settings.resamples, confidence=settings.confidence),
     )
 
 
-def _arms(job: EvaluateJob, principles: Sequence[str], scalarizer: ScalarizerSettings) -> dict[str, ArmFacts]:
+def _scalarizer(job: EvaluateJob, arm: str | None) -> ScalarizerSettings:
+    """Of an arm's objective; the run's where the arm has none of its own."""
+    own = next((one.scalarizer for one in job.reads.arms if one.name == arm), None)
+    return own or job.reads.scalarizer
+
+
+def _arms(job: EvaluateJob, principles: Sequence[str]) -> dict[str, ArmFacts]:
     """What each arm of the run is, by its name."""
     made = {}
     several = sum(arm.labels not in WHOLE for arm in job.reads.arms) > 1
     for arm in job.reads.arms:
         models = [name for name in arm.models if name in job.needs.pm]
         whole = "single PM" if models else "single rating"
-        by = scalarizer.name.replace("_", "-")
+        by = _scalarizer(job, arm.name).name.replace("_", "-")
         if several and _read(job.needs.weigh[arm.name] / "weights.json").get("method") == "regressed":
             by += ", regressed weights"
         more = next((f", {found}" for model in models if (found := more_of(model))), "")
         usual = f"{whole}{more}" if arm.labels in WHOLE else by
+        if arm.method != PPO.name:
+            usual += f", {arm.method.replace('_', '-')}"
         made[arm.name] = ArmFacts(arm.labels, models, arm.title or usual, arm.method)
+    titles = Counter(facts.title for facts in made.values())
+    for name, facts in list(made.items())[1:]:
+        if titles[facts.title] > 1:
+            made[name] = replace(facts, title=f"{facts.title} ({name.replace('_', ' ')})")
     return made
 
 
@@ -179,10 +193,13 @@ def _objective(job: EvaluateJob, name: str, arm: ArmFacts, models: Sequence[str]
     a judge's ratings, a function's values."""
     weights = job.needs.weigh[name] / "weights.json"
     own = _read(weights)["names"]
-    if not set(own) <= set(models):
+    columns = tuple(own_of(one, name) if own_of(one, name) in models else one for one in own)
+    if not set(columns) <= set(models):
         return None
     # of one score for the whole, the sum is itself
-    objective = Objective.load(weights, resolve(job.reads.scalarizer, own) if arm.of_principles else linear)
+    objective = Objective.load(weights, resolve(_scalarizer(job, name), own) if arm.of_principles else linear)
+    if columns != tuple(own):
+        objective = replace(objective, models=columns)
     if objective.stateful:  # judged as it was when training ended
         objective.load_state_dict(_read(job.needs.policies[name] / "objective.json"))
     return objective
@@ -270,17 +287,17 @@ def _contests(
 
 def _held_out(job: EvaluateJob, run: _Run, score: Score) -> tuple[held_out.ScoredPairs, held_out.ScoredPairs]:
     """The held-out pairs with their AI labels; and those with human labels, the same where these have them."""
-    names, whole = run.models.names, run.models.whole
+    names, apart = run.models.names, {"whole": run.models.whole, "own": list(filter(is_own, run.models.names))}
     rows = load_pairs(job.needs.respond, "eval")[: run.settings.pairs]
     columns = [_labels(job.needs.feedback[labelled_by(name)], rows) for name in names]
     labels = np.array(columns, dtype=float).reshape(len(names), len(rows)).T
-    pairs = held_out.score_pairs(rows, names, score, labels, run.truth, whole)
+    pairs = held_out.score_pairs(rows, names, score, labels, run.truth, **apart)
     judged = _human_pairs(job)[: run.settings.pairs]
     if not np.isnan(pairs.human).all() or not judged:
         return pairs, pairs
     # sampled responses: the human labels are on the data's own pairs
     unknown = np.full((len(judged), len(names)), np.nan)
-    return pairs, held_out.score_pairs(judged, names, score, unknown, run.truth, whole)
+    return pairs, held_out.score_pairs(judged, names, score, unknown, run.truth, **apart)
 
 
 def _labels(folder: Path, pairs: Sequence[Pair]) -> list[float | None]:

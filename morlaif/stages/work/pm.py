@@ -16,12 +16,12 @@ from morlaif.errors import UserError
 from morlaif.feedback.records import Verdict, load_verdicts
 from morlaif.memory.dimensions import of_path
 from morlaif.memory.machine import Machine
+from morlaif.naming import labelled_by
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.report import PMReport, read_report
 from morlaif.preference.settings import AdapterEach, PMSettings
 from morlaif.preference.tasks import Corpus, Task
 from morlaif.preference.train import train_pms
-from morlaif.reward.settings import labelled_by
 from morlaif.stages.pm import PMJob, batch_of, joint_at_once
 from morlaif.stages.work.places import base_of
 from morlaif.units.job import Job

@@ -16,7 +16,7 @@ from morlaif.errors import UserError
 from morlaif.evaluation.preferences import pair_accuracy
 from morlaif.models.ends import Ends
 from morlaif.models.generate import generate
-from morlaif.reward.settings import WHOLE, labelled_by
+from morlaif.naming import WHOLE, labelled_by
 from morlaif.reward.sources import RewardSource
 from morlaif.rl.scores import check_scores
 from morlaif.scalarize.functions import linear
