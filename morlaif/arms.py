@@ -35,6 +35,17 @@ def instead(value: Any) -> str:
     return f"is a group of keys now: write arms.select=[{now}] (multi is called morlaif, single rlaif)"
 
 
+def with_chosen_arms(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as plain values, without the definitions of arms that it does not select: they change nothing."""
+    arms = config.get("arms")
+    if not (isinstance(arms, Mapping) and isinstance(arms.get("definitions"), Mapping)):
+        return {**config}
+    select = arms.get("select")
+    chosen = [select] if isinstance(select, str) else select or ()
+    kept = {name: arm for name, arm in arms["definitions"].items() if name in chosen}
+    return {**config, "arms": {**arms, "definitions": kept}}
+
+
 Times = Literal["principles"] | Annotated[int, Field(ge=1, le=1000), NUMBER]  # or as many as the run has principles
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from morlaif.arms import instead
+from morlaif.arms import instead, with_chosen_arms
 from morlaif.errors import UserError
 from morlaif.presets import last_part
 from morlaif.texts import is_address
@@ -91,7 +91,7 @@ def run_name(tree: DictConfig) -> str:
 def _run_name(values: Mapping[str, Any]) -> str:
     from morlaif.units.unit import hash_json
 
-    kept = {key: value for key, value in values.items() if key not in OUTSIDE_RUN_NAME}
+    kept = {key: value for key, value in with_chosen_arms(values).items() if key not in OUTSIDE_RUN_NAME}
     return f"{values['name']}-{hash_json(kept)[:8]}"
 
 

@@ -166,11 +166,12 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 def _of_kind(
     group: dict[str, Any], kind: OneOf, ours: Mapping[str, type[BaseModel]], name: str, changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The group as another kind has it, where `changes` name one: what both know, and place for what is given."""
+    """The group as another kind has it, where `changes` name one: what both know, what is neutral, and what is given."""
     wanted = changes.get(f"{name}.{kind.field}", group[kind.field])
     model = ours.get(kind.tag(wanted, ours))
     if wanted == group[kind.field] or model is None:
         return group
     given = (key.removeprefix(f"{name}.") for key in changes if key.startswith(f"{name}."))
     kept = {key: value for key, value in group.items() if key in model.model_fields}
-    return dict.fromkeys(key for key in given if "." not in key) | kept
+    neutral = {key: values[0] for key, values in getattr(model, "neutral", {}).items()}
+    return dict.fromkeys(key for key in given if "." not in key) | neutral | kept

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from morlaif.arms import Labels
+from morlaif.arms import Labels, with_chosen_arms
 from morlaif.config import OUTSIDE, Config
 from morlaif.data.load import input_files
 from morlaif.evaluation.settings import PMJudge
@@ -168,7 +168,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         check_needs(stage, needs, f"{key}.needs")
         made = units.add(stage, reads, needs, "" if name == stage.name else name)
         chosen_extra |= {made.name} if name in config.stages else set()
-    page = shown(given, OUTSIDE, keep={"served"})
+    page = with_chosen_arms(shown(given, OUTSIDE, keep={"served"}))
     units.add(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), list(units.made))
     methods = {arm.method.name for arm in arms.values()} if PPO.name in config.stages else set()
     return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods}, chosen_extra)
