@@ -166,7 +166,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 def _of_kind(
     group: dict[str, Any], kind: OneOf, ours: Mapping[str, type[BaseModel]], name: str, changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The group as another kind has it, where `changes` name one: what both know, what is neutral, and what is given."""
+    """The group as another kind has it, where `changes` name one: what both know, neutral values, and what is given."""
     wanted = changes.get(f"{name}.{kind.field}", group[kind.field])
     model = ours.get(kind.tag(wanted, ours))
     if wanted == group[kind.field] or model is None:
