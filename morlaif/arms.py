@@ -12,6 +12,7 @@ from morlaif.errors import UserError, suggest
 from morlaif.settings import DISTINCT, NUMBER, Label, Line, Lines, Params, Settings
 from morlaif.stages.known import METHODS
 
+USUAL = "ppo"  # the method whose group every page and every run's name has
 FORMER = {"multi": "morlaif", "single": "rlaif"}  # what the arms of earlier versions are called now
 CHANGEABLE = ("pm", "reward", "weights", "scalarizer")  # groups that an arm may change, besides that of its method
 # What results call something else, and what digests call the units of our arms and their labels.
@@ -36,14 +37,20 @@ def instead(value: Any) -> str:
 
 
 def with_chosen_arms(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as plain values, without the definitions of arms that it does not select: they change nothing."""
+    """A config as plain values, without the definitions of arms that it does not select, and without the groups of
+    methods that no arm has: they change nothing."""
     arms = config.get("arms")
     if not (isinstance(arms, Mapping) and isinstance(arms.get("definitions"), Mapping)):
         return {**config}
     select = arms.get("select")
     chosen = [select] if isinstance(select, str) else select or ()
     kept = {name: arm for name, arm in arms["definitions"].items() if name in chosen}
-    return {**config, "arms": {**arms, "definitions": kept}}
+    usual = (arms.get("defaults") or {}).get("method")
+    methods = {arm.get("method", usual) if isinstance(arm, Mapping) else usual for arm in kept.values()}
+    unused = METHODS.known.keys() - methods - {USUAL}
+    return {name: value for name, value in config.items() if name not in unused} | {
+        "arms": {**arms, "definitions": kept}
+    }
 
 
 Times = Literal["principles"] | Annotated[int, Field(ge=1, le=1000), NUMBER]  # or as many as the run has principles

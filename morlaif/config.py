@@ -18,6 +18,7 @@ from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import FeedbackSettings, JudgePlace, PrinciplesSettings
 from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import GivenSFT, ModelSettings, RespondSettings
+from morlaif.online.settings import BestOfNSettings
 from morlaif.preference.settings import PMSettings
 from morlaif.presets import preset
 from morlaif.report.comparison.settings import CompareSettings
@@ -88,6 +89,7 @@ class Config(Settings):
     weights: WeightsSettings
     ppo: PPOSettings
     dpo: DPOSettings
+    best_of_n: BestOfNSettings
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings

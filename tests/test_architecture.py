@@ -63,7 +63,7 @@ FLOORS = (
     {"models", "toy"},
     {"feedback", "rl"},
     {"evaluation", "preference", "reward"},
-    {"dpo"},
+    {"dpo", "online"},
     {"claims", "report"},
     {"memory"},
     {"units"},

@@ -48,6 +48,7 @@ class SeedEstimate(Estimate):
     shares: dict[str, float] | None = None  # of a verdict's variance, by seed, prompt and rest
     t: Estimate | None = None  # Student's t over the seeds' means: knows nothing of prompts
     bootstrap: Estimate | None = None  # crossed, over seeds and prompts: too short for few seeds
+    bound: bool = False  # whether it is no estimate but an upper bound
 
 
 # What is known of a cell. Rates are of its policies over the first one of the seed's SFT.

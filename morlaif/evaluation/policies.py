@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from morlaif import ranks
 from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message, prompt_id
+from morlaif.errors import Damaged
 from morlaif.evaluation.results import ResponseFacts
-from morlaif.evaluation.settings import EvalSettings
+from morlaif.evaluation.settings import Answering
+from morlaif.files import read_json_lines
 from morlaif.models.ends import Ends
-from morlaif.models.generate import generate
+from morlaif.models.generate import draw_noise, generate
 from morlaif.statistics import Array
+
+ANSWERS = "answers.jsonl"  # in place of a model: what a policy that is none answers to the held-out prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ def relative_rows(rows: Sequence[dict[str, Any]], base: Array, names: Sequence[s
 def respond(
     load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     prompts: Sequence[list[Message]],
-    settings: EvalSettings,
+    settings: Answering,
     *,
     seed: int,
     gather: float = math.inf,
@@ -101,20 +108,71 @@ def respond(
     Several ranks share the prompts and all get all answers; `gather`: see `generate`.
     """
     model, tokenizer = load()
-    rows = generate(
-        model,
-        tokenizer,
-        [prompt_ids(tokenizer, messages, settings.max_prompt_tokens) for messages in prompts],
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        stop=settings.stop,
-        batch_size=settings.batch_size,
-        generator=torch.Generator().manual_seed(seed),
-        gather=gather,
-    )
-    ends = Ends.of(model, tokenizer, settings.stop)
+    made = next(draws(model, tokenizer, prompts, settings, seed=seed, gather=gather))
     if ranks.count() > 1:
         del model
         gc.collect()  # weights that lie in parts hold on to themselves
-    return PolicyResponses(list(map(ends.text, rows)), list(map(ends.length, rows)), list(map(ends.ended, rows)))
+    return made
+
+
+def draws(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[Message]],
+    settings: Answering,
+    *,
+    seed: int,
+    gather: float = math.inf,
+    known: Sequence[PolicyResponses] = (),
+) -> Iterator[PolicyResponses]:
+    """Endless answers to all prompts; the first are what `respond` gives.
+
+    `known`: the first of them as an earlier process drew them, which are given again.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids = [prompt_ids(tokenizer, messages, settings.max_prompt_tokens) for messages in prompts]
+    ends = Ends.of(model, tokenizer, settings.stop)
+    for drawn in itertools.count():
+        noise = draw_noise(ids, settings.max_new_tokens, generator, model.device)
+        if drawn < len(known):
+            yield known[drawn]
+            continue
+        rows = generate(
+            model,
+            tokenizer,
+            ids,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            stop=settings.stop,
+            batch_size=settings.batch_size,
+            noise=noise,
+            gather=gather,
+        )
+        yield PolicyResponses(list(map(ends.text, rows)), list(map(ends.length, rows)), list(map(ends.ended, rows)))
+
+
+def leave_answers(file: Path, prompts: Sequence[list[Message]], answers: PolicyResponses) -> None:
+    """Write what a policy answers to `prompts`, a row for each."""
+    rows = zip(prompts, answers.texts, answers.lengths, answers.ended, strict=True)
+    lines = (
+        json.dumps({"prompt_id": prompt_id(p), "text": text, "tokens": length, "ended": ended}, ensure_ascii=False)
+        for p, text, length, ended in rows
+    )
+    beside = file.with_name(f".{file.name}")
+    beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    beside.replace(file)  # a kill leaves a whole file or none
+
+
+def kept_answers(file: Path, prompts: Sequence[list[Message]]) -> PolicyResponses:
+    """What `leave_answers` wrote, in the order of `prompts`.
+
+    Raises:
+        Damaged: one of them is not there.
+    """
+    rows = {row["prompt_id"]: row for _, row in read_json_lines(file, failure=Damaged)}
+    names = [prompt_id(messages) for messages in prompts]
+    if lacking := [name for name in names if name not in rows]:
+        raise Damaged(f"{file}: no answer to {len(lacking)} of {len(names)} prompts, the first of id {lacking[0]}")
+    found = [rows[name] for name in names]
+    return PolicyResponses(*([row[key] for row in found] for key in ("text", "tokens", "ended")))

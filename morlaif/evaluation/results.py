@@ -104,6 +104,7 @@ class ArmFacts:
     models: list[str]  # its preference models; none where its reward needs none
     title: str  # what pages call its policy
     method: str = "ppo"  # the stage that made it
+    kl_bound: bool = False  # whether its KL is no estimate but an upper bound
 
     @property
     def of_principles(self) -> bool:

@@ -84,6 +84,18 @@ class PMJudge(Settings):
 JudgeSettings = Annotated[RulesJudge | OpenAIJudge | HfJudge | PluginJudge | PMJudge, Field(discriminator="source")]
 
 
+class Answering(Settings):
+    """How a policy answers the held-out prompts: the same for all policies of an evaluation."""
+
+    prompts: Count
+    temperature: GreedyTemperature
+    top_p: Share
+    max_prompt_tokens: Tokens | None
+    max_new_tokens: Tokens
+    stop: tuple[Stop, ...]
+    batch_size: Batch
+
+
 class EvalSettings(Seeded):
     # what the files hold counts, not where they lie
     outside_digest = frozenset({"policies", "trust_remote_code", "rewardbench"})
@@ -116,6 +128,10 @@ class EvalSettings(Seeded):
         parts = {name: parts_of(where) for name, where in self.policies.items()}
         pairs = {name: (path, commit(path, revision)) for name, (path, revision) in parts.items()}
         return {"policies": {name: path if at is None else f"{path}@{at}" for name, (path, at) in pairs.items()}}
+
+    @property
+    def answering(self) -> Answering:
+        return Answering(**{name: getattr(self, name) for name in Answering.model_fields})
 
     @field_validator("policies")
     @classmethod

@@ -28,7 +28,7 @@ from morlaif.pipeline.tracked import comparison
 from morlaif.report.comparison.labels import PRINCIPLES, flat
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.stages.compare import STAGE, Asked, CompareReads
-from morlaif.stages.known import NAMES
+from morlaif.stages.known import METHODS, NAMES
 from morlaif.texts import add_row, say
 from morlaif.tracking import open_tracker
 from morlaif.tracking.settings import TrackingSettings
@@ -40,7 +40,7 @@ from morlaif.units.unit import Unit
 
 PAGE = "comparison.html"
 MOST_VERDICTS = 8  # that a terminal lists
-_UNREAD = {*NAMES} - {"evaluate", "ppo", "sft"}  # stages whose artifacts no comparison reads
+_UNREAD = {*NAMES} - {"evaluate", "sft", *METHODS.known}  # stages whose artifacts no comparison reads
 _CONFIG = {  # keys that it reads of a run's config
     "paths.store": str, "seed": int, "eval.judge": dict, "eval.confidence": float, "eval.resamples": int,
 }  # fmt: skip

@@ -20,7 +20,6 @@ from morlaif.models.settings import SampleResponses
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.timing import duration
 from morlaif.stages.feedback import FeedbackReads
-from morlaif.stages.ppo import PPOReads
 from morlaif.stages.scoring import ScoringReads
 from morlaif.stages.weigh import WeighReads
 from morlaif.texts import add_row, line
@@ -107,11 +106,7 @@ def _rated(reads: ScoringReads, config: Config) -> tuple[int, int] | None:
         weights = reads.weights
         pairs = (weights.regression_pairs or _examples(config) or 0) if weights.method == "regressed" else 0
         return weights.prompts + 2 * pairs, weights.max_new_tokens
-    if not isinstance(reads, PPOReads):
-        return None
-    ppo = reads.ppo
-    looks = 1 + -(-ppo.steps // ppo.eval_every) if ppo.eval_every else 2
-    return ppo.steps * ppo.rollouts + looks * ppo.eval_prompts, ppo.max_new_tokens
+    return reads.rated
 
 
 def _examples(config: Config) -> int | None:

@@ -39,7 +39,7 @@ from morlaif.stages.evaluate import STAGE as EVALUATE
 from morlaif.stages.evaluate import EvaluateReads
 from morlaif.stages.feedback import STAGE as FEEDBACK
 from morlaif.stages.feedback import FeedbackReads
-from morlaif.stages.known import NAMES
+from morlaif.stages.known import METHODS, NAMES
 from morlaif.stages.places import Places
 from morlaif.stages.pm import STAGE as PM
 from morlaif.stages.pm import PMReads
@@ -137,7 +137,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         scored["scalarizer"] = LINEAR if arm.labels in WHOLE else arm.config.scalarizer
         own_settings = method.settings(arm.groups, arm.settings.params)
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
-        scored["seed"] = arm.config.seed_of(method.name)
+        scored["seed"] = arm.config.seed_of(method.seeded_by or method.name)
         reads = fitting(method, scored | own_settings, params, f"arms.definitions.{name}.params")
         needs = [unit for field in fields(method.needs) for unit in parts[field.name]]
         aligned.append(units.add(method, reads, needs, of=name))

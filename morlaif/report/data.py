@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import results
 from morlaif.evaluation.results import CEILING, SFT, ArmFacts, RunDetails, RunResults
-from morlaif.files import read_json_lines
+from morlaif.files import read_json, read_json_lines
+from morlaif.online.curves import BY_N
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class RunData:
     samples: list[dict[str, Any]]  # samples.jsonl of evaluate
     curves: Mapping[str, list[dict[str, float]]]  # PPO steps of each arm
     diagnostics: Mapping[str, list[dict[str, Any]]]  # the lists and tables of those steps, where the method leaves them
+    by_n: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # of arms that are the best of n: other n
 
     @property
     def names(self) -> list[str]:
@@ -99,6 +101,11 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
         diagnostics={
             name: read_lines(file) if (file := folder / "diagnostics.jsonl").is_file() else []
             for name, folder in policies.items()
+        },
+        by_n={
+            name: read_json(file, failure=Damaged)
+            for name, folder in policies.items()
+            if (file := folder / BY_N).is_file()
         },
     )
 

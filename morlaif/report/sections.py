@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from morlaif.report import analysis, figures, steps, tables
+from morlaif.report import analysis, by_n, figures, steps, tables
 from morlaif.report import labels as about_labels
 from morlaif.report.data import RunData, words
 from morlaif.report.section import Drawing, Section
@@ -70,6 +70,10 @@ def tradeoffs(run: RunData) -> Section | None:
             "budget_note": analysis.budget_note(run.details.budget),
         },
     )
+
+
+def best_of_n(run: RunData) -> Section | None:
+    return by_n.best_of_n(run)
 
 
 def training(run: RunData) -> Section:

@@ -82,7 +82,8 @@ def cards(run: RunData) -> list[dict[str, Any]]:
         made.append(gained)
     length = run.results.length
     note = f"nats a response; {number(length[run.policy], 0)} tokens, SFT {number(length[SFT], 0)}"
-    made.append({"title": "KL to SFT", "value": number(run.results.kl, 1), "note": note})
+    title = "KL to SFT, bound" if run.arm.kl_bound else "KL to SFT"
+    made.append({"title": title, "value": number(run.results.kl, 1), "note": note})
     return [{"bar": None, "verdict": ""} | card for card in made]
 
 

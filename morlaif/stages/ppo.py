@@ -23,6 +23,12 @@ from morlaif.units.unit import Unit
 class PPOReads(MethodReads):
     ppo: PPOSettings
 
+    @property
+    def rated(self) -> tuple[int, int]:
+        s = self.ppo
+        looks = 1 + -(-s.steps // s.eval_every) if s.eval_every else 2
+        return s.steps * s.rollouts + looks * s.eval_prompts, s.max_new_tokens
+
 
 PPOJob = Job[PPOReads, MethodNeeds]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from morlaif.feedback.settings import Criterion, FeedbackSettings
 from morlaif.reward.settings import Column, PMReward, RewardLayout
@@ -19,6 +19,11 @@ from morlaif.units.unit import Stage
 @dataclass(frozen=True, kw_only=True)
 class ScoringReads(Reads):
     """Of preference models alone, no more than their names: the unit needs theirs."""
+
+    @property
+    def rated(self) -> tuple[int, int] | None:
+        """How many responses the unit scores in all, and the most tokens of one; None: not known."""
+        return None
 
     names: tuple[str, ...]  # of the columns of the scores
     places: Places
@@ -51,10 +56,14 @@ class Method(Stage[R, N]):
     """A stage that makes the policy of an arm. Its `needs` name the stages that it wants of the arm.
 
     It leaves a policy that `models.load.load_policy` reads, and curve.jsonl: a row {step, reward, kl} for each step.
+    A policy that is no model leaves `evaluation.policies.ANSWERS` in its place. Where a row has `kl_bound`, its `kl` is
+    no estimate but a bound.
     """
 
+    seeded_by: ClassVar[str] = ""  # the group whose seed it draws from; "": that of its own name
+
     needs = MethodNeeds
-    artifact = "model"
+    artifact: ClassVar[str | None] = "model"
     loads_model = True
     paired = True
 

@@ -122,8 +122,7 @@ class Unit:
     @property
     def seed(self) -> int:
         """In [0, 2^31), from the run's seed and the unit's name."""
-        key = f"{self.reads.seed}/{self.stage.name if self.stage.paired else self.key}"
-        return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1
+        return seed_of(self.reads.seed, self.stage.name if self.stage.paired else self.key)
 
     def of(self, stage: str) -> list[Unit]:
         """Those that it needs of a stage."""
@@ -168,6 +167,11 @@ class Plan:
         for unit in self.units:
             if unit.on_ranks(ranks):
                 unit.stage.microbatches(unit.reads, ranks)
+
+
+def seed_of(run: int, unit: str) -> int:
+    """Of a unit of that name in a run of that seed."""
+    return int(hashlib.sha256(f"{run}/{unit}".encode()).hexdigest()[:8], 16) >> 1
 
 
 def hash_json(value: Any) -> str:

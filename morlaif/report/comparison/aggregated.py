@@ -185,7 +185,7 @@ def _measures(
     own = {seed: policies[key] for seed, key in cell.policies.items()}
     made: list[SeedEstimate] = []
     if (over := found.over(cell, SFT)) is not None:
-        fields = {name: getattr(over, name) for name in SeedEstimate.__dataclass_fields__}
+        fields = {name: getattr(over, name) for name in SeedEstimate.__dataclass_fields__ if hasattr(over, name)}
         made.append(SeedEstimate(**{**fields, "measure": "win_rate"}))
     read: dict[str, Callable[[Policy], Estimate | float | None]] = {
         "length_controlled": lambda policy: policy.run.details.length_controlled.get(versus(policy.name, SFT)),
@@ -205,7 +205,8 @@ def _measures(
         first = next(iter(known.values()))
         if one.method == "none" and first.low is not None:  # one seed, or what does not depend on it
             one = replace(one, low=first.low, high=first.high, n=first.n, method="prompts")
-        made.append(one)
+        bound = measure == "kl" and all(policy.arm is not None and policy.arm.kl_bound for policy in own.values())
+        made.append(replace(one, bound=bound))
     return made
 
 

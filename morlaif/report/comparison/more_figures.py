@@ -38,7 +38,8 @@ def win_against_kl(data: ComparedRuns) -> Chart | None:
         kl, rate = data.aggregate.measure(arm.cell.key, "kl"), data.aggregate.measure(arm.cell.key, "win_rate")
         if kl and rate and kl.value is not None and rate.value is not None:
             low, high = ([rate.low], [rate.high]) if rate.low is not None and rate.high is not None else (None, None)
-            line = Line(arm.cell.label, [kl.value], [rate.value], arm.colour, marked=True)
+            label = f"{arm.cell.label}{' (KL: bound)' if kl.bound else ''}"
+            line = Line(label, [kl.value], [rate.value], arm.colour, marked=True)
             lines.append(line if low is None or high is None else replace(line, low=low, high=high))
     if len(lines) < 2:
         return None

@@ -40,7 +40,10 @@ def leaderboard(found: Aggregate, write: Write | None = None) -> tuple[list[str]
     for one in found.standings:
         cell = cells[one.cell]
         own = {name: found.measure(cell.key, name) for name in MEASURES}
-        values = [write(own[name], _COLUMNS[name][1]) for name in MEASURES]
+        values = [
+            write(value, _COLUMNS[name][1]) + (" (bound)" if value is not None and value.bound else "")
+            for name, value in own.items()
+        ]
         strength = write(one.strength, lambda x: number(x, 2, sign=True))
         rows.append([cell.label, _rank(one), str(cell.seeds), strength, *values])
     heads = ["arm", "rank", "seeds", "strength", *(head for head, _ in _COLUMNS.values())]

@@ -23,7 +23,7 @@ from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudg
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.overview import Scored
-from morlaif.evaluation.policies import Answered, relative_rows, respond, response_rows
+from morlaif.evaluation.policies import ANSWERS, Answered, kept_answers, relative_rows, respond, response_rows
 from morlaif.evaluation.results import SFT, ArmFacts, ArmWeights, Estimate, RunDetails, RunResults
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PluginJudge, PMJudge, RulesJudge
@@ -130,7 +130,9 @@ class _Run:
 def _run(job: EvaluateJob) -> _Run:
     settings: EvalSettings = job.reads.eval
     principles = {principle.name: principle.covers for principle in job.reads.principles}
-    arms = _arms(job, list(principles))
+    curves = {arm.name: _curve(job, arm.name) for arm in job.reads.arms}
+    bounds = {name: bool(curve[-1].get("kl_bound")) for name, curve in curves.items()}
+    arms = {name: replace(arm, kl_bound=bounds[name]) for name, arm in _arms(job, list(principles)).items()}
     known = dict.fromkeys([*principles, *WHOLE.values(), *(model for arm in arms.values() for model in arm.models)])
     names = [name for name in known if name in job.needs.pm]
     objectives = {name: made for name in arms if (made := _objective(job, name, arms[name], names)) is not None}
@@ -142,7 +144,7 @@ def _run(job: EvaluateJob) -> _Run:
         arms,
         principles,
         Scored(names, list(principles), objectives, objectives.get(combined or "")),
-        curves={arm: _curve(job, arm) for arm in arms},
+        curves=curves,
         how=Resampling(seed=job.seed, resamples=settings.resamples, confidence=settings.confidence),
     )
 
@@ -230,7 +232,10 @@ def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], scor
         loaders[policy] = partial(load_outside, policy, where, trusted, dtype=job.dtype, device=job.device)
     answers = {}
     for step, (policy, load) in enumerate(loaders.items(), 1):
-        made = respond(load, prompts, settings, seed=job.seed, gather=job.hardware.zero.most_gathered)
+        if policy in own and (file := own[policy] / ANSWERS).is_file():
+            made = kept_answers(file, prompts)
+        else:
+            made = respond(load, prompts, settings.answering, seed=job.seed, gather=job.hardware.zero.most_gathered)
         scored = score(prompts[: settings.scored], made.texts[: settings.scored])
         true = true_scores(prompts, made.texts, run.truth) if run.truth else None
         utility = utilities(prompts, made.texts) if run.truth else None
