@@ -18,7 +18,7 @@ from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import FeedbackSettings, JudgePlace, PrinciplesSettings
 from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import GivenSFT, ModelSettings, RespondSettings
-from morlaif.online.settings import BestOfNSettings
+from morlaif.online.settings import BestOfNSettings, RejectionSettings
 from morlaif.preference.settings import PMSettings
 from morlaif.presets import preset
 from morlaif.report.comparison.settings import CompareSettings
@@ -90,6 +90,7 @@ class Config(Settings):
     ppo: PPOSettings
     dpo: DPOSettings
     best_of_n: BestOfNSettings
+    rejection: RejectionSettings
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings

@@ -9,9 +9,11 @@ from morlaif.data.settings import ToyData
 from morlaif.evaluation.settings import RulesJudge
 from morlaif.feedback.settings import RulesSettings
 from morlaif.models.settings import FullSFT
+from morlaif.stages.known import METHODS
+from morlaif.stages.ppo import STAGE as PPO
 
 # What sizes a stage for the toy model, by group: its stage, and what to take for a pretrained model instead.
-SIZES = {"sft": "auto", "respond": "sample", "pm": "lora", "ppo": "adapter"}
+SIZES = {"sft": "auto", "respond": "sample", "pm": "lora", "ppo": "adapter", "rejection": "lora"}
 # The world itself and its judges.
 WORLD = {
     "data": "file data.path=<file>",
@@ -28,7 +30,12 @@ def strangers(config: Config, choices: Mapping[str, str | None]) -> Iterator[str
         choices: the option of each group, as it was composed.
     """
     stages, own = config.reached, isinstance(config.data, ToyData)
-    used = [group for group in (*SIZES, *WORLD) if STAGE_OF.get(group, group) in stages]
+    methods = {arm.method for arm in config.arms.chosen.values()} | {PPO.name}
+    used = [
+        group
+        for group in (*SIZES, *WORLD)
+        if STAGE_OF.get(group, group) in stages and (group not in METHODS.known or group in methods)
+    ]
     toys = [group for group in used if group in SIZES and _is_toy(choices.get(group))]
     judges = [group for group in used if _judged_by_rules(config, group)]
     if config.model.scratch is None:

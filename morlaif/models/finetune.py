@@ -35,7 +35,7 @@ from trl import SFTConfig, SFTTrainer
 
 from morlaif import ranks, sharded
 from morlaif.batches import microbatches
-from morlaif.data.chat import dialogue_parts
+from morlaif.data.chat import dialogue_parts, keep_end
 from morlaif.data.records import Example
 from morlaif.data.spool import token_spool
 from morlaif.errors import UserError
@@ -59,8 +59,21 @@ class SFTReport:
     loss: float  # mean negative log-likelihood of a response token, over the last logged steps
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A response that was sampled, as its ids: it is learnt as it is, with an end where it had one."""
+
+    prompt: list[int]
+    response: list[int]
+
+    def parts(self, max_length: int, bos: int | None) -> tuple[list[int], list[int]]:
+        """At most `max_length` ids; a longer prompt loses its beginning."""
+        prompt = keep_end(self.prompt, max(1, max_length - len(self.response)), bos)
+        return prompt, self.response[: max_length - len(prompt)]
+
+
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_length: int, folder: Path | None = None
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example | Turn], max_length: int, folder: Path | None = None
 ) -> Dataset:
     """Columns input_ids, labels (prompt ignored) and length, of the examples that have a demonstration.
 
@@ -69,9 +82,12 @@ def tokenize(
     spool = token_spool(folder)
     lengths, prompts = array("I"), array("I")
     for example in examples:
-        if example.demonstration is None:
+        if isinstance(example, Turn):
+            prompt, answer = example.parts(max_length, tokenizer.bos_token_id)
+        elif example.demonstration is None:
             continue
-        prompt, answer = dialogue_parts(tokenizer, example.messages, example.demonstration, max_length)
+        else:
+            prompt, answer = dialogue_parts(tokenizer, example.messages, example.demonstration, max_length)
         spool.append(prompt + answer)
         lengths.append(len(prompt) + len(answer))
         prompts.append(len(prompt))
@@ -99,34 +115,36 @@ class _Tokens:
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
+    examples: Sequence[Example | Turn],
     settings: FullSFT | LoRASFT,
     *,
     seed: int,
     keep: Path,
     dtype: torch.dtype = torch.float32,
     on_log: OnLog = lambda step, total, metrics: None,
+    key: str = "sft",
 ) -> tuple[PreTrainedModel, SFTReport]:
     """Train `model` where it lies, and return it: under LoRA with the adapter merged into its weights.
 
     On several ranks every rank calls this alike, the model stays in parts, an adapter in its place: `save_policy` puts
     them together. The same batches give the same losses on however many ranks, but for dropout's noise.
 
-    `dtype` below float32 trains in mixed precision. Checkpoints go to `keep`; training resumes from the last one.
+    `dtype` below float32 trains in mixed precision. Checkpoints go to `keep`; training resumes from the last one. `key`
+    is that of the settings in the config, for messages.
 
     Raises:
         UserError: no example has a demonstration, `max_length` exceeds the model, or the loss left the finite numbers.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and settings.max_length > limit:
-        raise UserError(f"sft.max_length={settings.max_length} exceeds the model's {limit} positions")
+        raise UserError(f"{key}.max_length={settings.max_length} exceeds the model's {limit} positions")
     rows = tokenize(tokenizer, examples, settings.max_length, keep)
     if not len(rows):
-        raise UserError("sft: no row of the data's split 'sft' has a demonstration to imitate; use sft=none")
+        raise UserError(f"{key}: no row of the data's split 'sft' has a demonstration to imitate; use sft=none")
 
     trainer = _QuietSFTTrainer(
         model=model,
-        args=_arguments(settings, seed=seed, keep=keep, device=model.device, dtype=dtype),
+        args=_arguments(settings, seed=seed, keep=keep, device=model.device, dtype=dtype, key=key),
         train_dataset=rows,
         processing_class=tokenizer,
         callbacks=[_Progress(on_log, Pace(settings.checkpoint_every))],
@@ -138,7 +156,7 @@ def finetune(
     logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]  # with those before a resume
     loss = float(logged[-1] if logged else outcome.training_loss)  # a run shorter than sft.log_every logs none
     if not math.isfinite(loss):
-        raise UserError(f"sft: the loss became {loss}; lower sft.learning_rate (now {settings.learning_rate})")
+        raise UserError(f"{key}: the loss became {loss}; lower {key}.learning_rate (now {settings.learning_rate})")
     report = SFTReport(trainer.state.global_step, loss)
     if ranks.count() > 1:
         return trainer.model.eval(), report
@@ -147,9 +165,9 @@ def finetune(
 
 
 def _arguments(
-    settings: FullSFT | LoRASFT, *, seed: int, keep: Path, device: torch.device, dtype: torch.dtype
+    settings: FullSFT | LoRASFT, *, seed: int, keep: Path, device: torch.device, dtype: torch.dtype, key: str = "sft"
 ) -> SFTConfig:
-    micro, accumulation = microbatches(settings.batch_size, settings.micro_batch_size, ranks.count(), key="sft")
+    micro, accumulation = microbatches(settings.batch_size, settings.micro_batch_size, ranks.count(), key=key)
     checkpoints: dict[str, Any] = {"save_strategy": "no"}
     if settings.checkpoint_every is not None:
         checkpoints = {"save_strategy": "steps", "save_steps": settings.checkpoint_every, "save_total_limit": 1}

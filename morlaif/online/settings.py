@@ -1,17 +1,73 @@
-"""Settings of the methods that choose among samples; `conf/best_of_n`, … hold every default."""
+"""Settings of the methods that choose among samples; `conf/best_of_n`, `conf/rejection`, … hold every default."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from morlaif.settings import NUMBER, Settings
+from morlaif.models.settings import FullSFT, LoRASFT
+from morlaif.settings import (
+    NUMBER,
+    Batch,
+    Count,
+    Seeded,
+    Settings,
+    Share,
+    Stop,
+    Temperature,
+    Tokens,
+    Whole,
+)
 
 Samples = Annotated[int, Field(ge=1, le=4096), NUMBER]  # of one prompt
+Training = Annotated[FullSFT | LoRASFT, Field(discriminator="method")]
 
 
 class BestOfNSettings(Settings):
     """No training: the best of n responses of the SFT policy. How they are sampled is what the evaluation says."""
 
     n: Samples
+
+
+class Sampling(Settings):
+    """How a policy responds to training prompts."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+
+    temperature: Temperature
+    top_p: Share
+    max_prompt_tokens: Tokens | None
+    max_new_tokens: Tokens
+    stop: tuple[Stop, ...]
+    batch_size: Batch
+
+
+class Rounds(Seeded):
+    """Rounds of sampling and learning, a unit each: their number is in the digest of none."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"rounds"})
+
+    rounds: Annotated[int, Field(ge=1, le=100), NUMBER]
+    prompts: Count | None  # of a round; null: all
+    eval_prompts: Whole  # that no round learns from
+    sampling: Sampling
+
+
+class Imitating(Settings):
+    """A method that fine-tunes on chosen responses."""
+
+    training: Training
+
+    @model_validator(mode="after")
+    def _seed_of_the_method(self) -> Imitating:
+        if self.training.seed is not None:
+            raise ValueError("training.seed: the method draws from a seed of its own; give that")
+        return self
+
+
+class RejectionSettings(Imitating, Rounds):
+    """The best of n responses to each training prompt are imitated."""
+
+    n: Samples
+    start: Literal["policy", "sft"]

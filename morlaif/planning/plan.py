@@ -48,6 +48,7 @@ from morlaif.stages.report import STAGE as REPORT
 from morlaif.stages.report import ReportReads
 from morlaif.stages.respond import STAGE as RESPOND
 from morlaif.stages.respond import RespondReads
+from morlaif.stages.scoring import Method
 from morlaif.stages.sft import STAGE as SFT
 from morlaif.stages.sft import SFTReads
 from morlaif.stages.weigh import STAGE as WEIGH
@@ -70,13 +71,14 @@ class _Units:
         self.places = Places(model=config.model, pm=config.pm)
 
     def add(
-        self, stage: Stage[R, Any], reads: R, needs: Iterable[Unit] = (), name: str = "", of: str = "", **more: Any
-    ) -> Unit:
+        self, stage: Stage[R, Any], reads: R, needs: Iterable[Unit] = (), name: str = "", of: str = "",
+        known_as: str = "", **more: Any,
+    ) -> Unit:  # fmt: skip
         """A unit called as its stage, or <stage>/<name>; or <stage>/<of> for what belongs to an arm or its labels."""
         code = self.contents.code(f"{type(stage).__module__}.{type(stage).__qualname__}")
         reads = replace(reads, contents=self.contents.of(reads) | code)
         full = f"{stage.name}/{name or of}" if name or of else stage.name
-        known_as = f"{stage.name}/{KNOWN_AS[of]}" if of in KNOWN_AS else ""
+        known_as = known_as or (f"{stage.name}/{KNOWN_AS[of]}" if of in KNOWN_AS else "")
         self.made.append(Unit(stage, full, reads, tuple(needs), known_as=known_as, **more))
         return self.made[-1]
 
@@ -139,8 +141,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
         scored["seed"] = arm.config.seed_of(method.seeded_by or method.name)
         reads = fitting(method, scored | own_settings, params, f"arms.definitions.{name}.params")
-        needs = [unit for field in fields(method.needs) for unit in parts[field.name]]
-        aligned.append(units.add(method, reads, needs, of=name))
+        aligned.append(_policy(units, method, reads, parts, name))
 
     # 4. what it came to
     gold: list[Unit] = []
@@ -172,6 +173,26 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     units.add(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), list(units.made))
     methods = {arm.method.name for arm in arms.values()} if PPO.name in config.stages else set()
     return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods}, chosen_extra)
+
+
+def _policy(units: _Units, method: Method[Any, Any], reads: Any, parts: Mapping[str, list[Unit]], arm: str) -> Unit:
+    """The policy of an arm: one unit, or one a round, each beginning from the one before. What a digest calls a round
+    does not depend on how many there are."""
+
+    def needs(before: list[Unit]) -> list[Unit]:
+        given = {**parts, method.name: before}
+        return [unit for field in fields(method.needs) for unit in given[field.name]]
+
+    rounds = method.rounds(reads)
+    if rounds is None:
+        return units.add(method, reads, needs([]), of=arm)
+    made: list[Unit] = []
+    for number in range(1, rounds + 1):
+        name = f"{arm}/{number}"
+        own = arm if number == rounds else name
+        round_ = replace(reads, round=number)
+        made.append(units.add(method, round_, needs(made[-1:]), own, known_as=f"{method.name}/{name}"))
+    return made[-1]
 
 
 def _labels(units: _Units, respond: Unit, sft: Unit, reads: Mapping[str, FeedbackReads]) -> dict[str, Unit]:

@@ -36,14 +36,14 @@ def stream(size: int, start: int, count: int, seed: int) -> list[int]:
     return rows
 
 
-def hold_out(items: Sequence[T], count: int, seed: int) -> tuple[Sequence[T], list[T]]:
+def hold_out(items: Sequence[T], count: int, seed: int, key: str = "ppo.eval_prompts") -> tuple[Sequence[T], list[T]]:
     """`items` in their order, less `count` that are drawn at random, and those.
 
     Raises:
         UserError: nothing would be left.
     """
     if count and count >= len(items):
-        raise UserError(f"ppo.eval_prompts: {count} leaves none of the {len(items)} training prompts to train on")
+        raise UserError(f"{key}: {count} leaves none of the {len(items)} training prompts to train on")
     drawn = set(torch.randperm(len(items), generator=generator(seed, "hold out", 0))[:count].tolist())
     return Picked(items, [i for i in range(len(items)) if i not in drawn]), [items[i] for i in sorted(drawn)]
 

@@ -62,10 +62,18 @@ class Method(Stage[R, N]):
 
     seeded_by: ClassVar[str] = ""  # the group whose seed it draws from; "": that of its own name
 
-    needs = MethodNeeds
+    needs: ClassVar[type] = MethodNeeds
     artifact: ClassVar[str | None] = "model"
     loads_model = True
     paired = True
+
+    def rounds(self, reads: R) -> int | None:
+        """How many units one after another make the policy, the last of them the arm's own; None: one alone.
+
+        Each has its number as `round` in what it reads, and needs the one before, in a field of its needs that is
+        called as the method.
+        """
+        return None
 
     def settings(self, groups: Mapping[str, Settings], params: Mapping[str, Any]) -> dict[str, Any]:
         """Further fields of its `reads`.

@@ -11,9 +11,10 @@ from jobs import typed
 from morlaif.data.records import save_examples
 from morlaif.evaluation.settings import Answering
 from morlaif.hardware import HardwareSettings
+from morlaif.models.finetune import finetune
 from morlaif.models.load import save_policy
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
-from morlaif.models.settings import ScratchSettings
+from morlaif.models.settings import FullSFT, ScratchSettings
 from morlaif.presets import preset
 from morlaif.reward.settings import FunctionReward, MixtureReward, layout
 from morlaif.scalarize.functions import linear
@@ -42,12 +43,16 @@ def folders(root: Path) -> dict[str, Path]:
     made = {name: root / name for name in ("data", "sft", "weigh/arm")}
     for folder in made.values():
         folder.mkdir(parents=True)
-    world = make_world(0, sft=40, train=12, eval=10)
+    world = make_world(0, sft=40, train=18, eval=10)
     save_examples(made["data"], world)
     texts = [e.demonstration for e in world["sft"]] + [m["content"] for e in world["sft"] for m in e.messages]
     tokenizer = train_tokenizer(texts, 300)
     shape = preset("model", "toy")["scratch"] | {"hidden_size": 16, "heads": 2, "intermediate_size": 32}
-    save_policy(build_causal_lm(ScratchSettings(**shape), tokenizer, seed=0), tokenizer, made["sft"])
+    few = {"max_steps": 80, "learning_rate": 0.02, "batch_size": 8, "warmup": 0}  # until it writes in letters
+    how = FullSFT(**preset("sft", "toy", **few))
+    model = build_causal_lm(ScratchSettings(**shape), tokenizer, seed=0)
+    model, _ = finetune(model, tokenizer, world["sft"], how, seed=0, keep=root / "keep")
+    save_policy(model, tokenizer, made["sft"])
     one = torch.ones(2)
     Objective(NAMES, 0 * one, one, one, one, linear).save(made["weigh/arm"] / "weights.json")
     return made

@@ -19,6 +19,7 @@ from morlaif.models.place import Source
 from morlaif.models.scratch import build_causal_lm, train_tokenizer
 from morlaif.models.settings import LoRASFT, ModelSettings, NoSFT, ScratchSettings, SFTSettings
 from morlaif.stages.sft import SFTJob
+from morlaif.units.job import Job
 
 
 def build(job: SFTJob) -> dict[str, Any]:
@@ -44,11 +45,11 @@ def build(job: SFTJob) -> dict[str, Any]:
         model, tokenizer, examples, settings, seed=job.seed, keep=job.keep, dtype=job.dtype,
         on_log=lambda step, total, metrics: job.progress(step, total, **metrics),
     )  # fmt: skip
-    _save(job, model, tokenizer)
+    leave(job, model, tokenizer)
     return {**asdict(report), "parameters": parameters, "examples": len(examples)}
 
 
-def _save(job: SFTJob, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def leave(job: Job[Any, Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """The policy in the run's number format; on several ranks put together, its adapter merged, by the first."""
     if ranks.count() == 1:
         save_policy(model.to(job.dtype), tokenizer, job.out)
