@@ -39,7 +39,7 @@ from morlaif.stages.evaluate import STAGE as EVALUATE
 from morlaif.stages.evaluate import EvaluateReads
 from morlaif.stages.feedback import STAGE as FEEDBACK
 from morlaif.stages.feedback import FeedbackReads
-from morlaif.stages.known import METHODS, NAMES
+from morlaif.stages.known import NAMES
 from morlaif.stages.places import Places
 from morlaif.stages.pm import STAGE as PM
 from morlaif.stages.pm import PMReads
