@@ -7,7 +7,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE  # compiling all tests anew takes each of pytest's workers some ten seconds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo claims real given check test lint types docs wheel lock clean
+.PHONY: help demo claims systems real given check test lint types docs wheel lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: $(VENV)/installed  ## Run the whole pipeline on the toy world; prints wher
 
 claims: $(VENV)/installed  ## Test what the papers claim on the toy world, five seeds of each arm (an hour; the same again runs what is missing)
 	$(BIN)/morlaif sweep=claims $(ARGS)
+
+systems: $(VENV)/installed  ## Compare every system of docs/systems.md that is an arm, on the toy world (a quarter of an hour)
+	$(BIN)/morlaif experiment=systems $(ARGS)
 
 real: given $(VENV)/installed  ## Run the whole pipeline on MODEL= and JUDGE= of yours and thirty example dialogues (some 20 minutes with 0.3B on two cores)
 	$(BIN)/morlaif experiment=local budget=tiny model.path=$(MODEL) judge.path=$(JUDGE) data.path=morlaif/examples/dialogues.jsonl $(ARGS)
@@ -36,9 +39,10 @@ lint: $(VENV)/installed-dev  ## Check the style
 types: $(VENV)/installed-dev  ## Check the types
 	$(BIN)/python -m mypy
 
-docs: $(VENV)/installed-dev  ## Write docs/config.md anew from the comments in conf/, and docs/claims.md from sweeps/claims/ (CLAIMS=<claims.json>: with its verdicts)
+docs: $(VENV)/installed-dev  ## Write docs/config.md, docs/claims.md and docs/systems.md anew from conf/, sweeps/claims/ and docs/systems.yaml (CLAIMS=<claims.json>, SYSTEMS=<run folder>: with their numbers)
 	$(BIN)/python -m morlaif.reference docs/config.md
 	$(BIN)/python -m morlaif.claims.document docs/claims.md $(CLAIMS)
+	$(BIN)/python -m morlaif.systems docs/systems.yaml docs/systems.md $(SYSTEMS)
 
 wheel: $(VENV)/installed-dev  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

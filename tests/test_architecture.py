@@ -64,7 +64,7 @@ FLOORS = (
     {"feedback", "rl"},
     {"evaluation", "preference", "reward"},
     {"dpo", "online"},
-    {"claims", "report"},
+    {"claims", "report", "systems"},
     {"memory"},
     {"units"},
     {"stages"},
