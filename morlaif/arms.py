@@ -18,7 +18,7 @@ CHANGEABLE = ("pm", "reward", "weights", "scalarizer")  # groups that an arm may
 # What results call something else, and what digests call the units of our arms and their labels.
 RESERVED = ("sft", "policy", "gold", *FORMER, "principles", "constitution")
 
-Labels = Literal["principles", "constitution", "human", "none"]
+Labels = Literal["principles", "constitution", "human", "mixed", "none"]
 
 
 def _method(value: str) -> str:

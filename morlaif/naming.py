@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # The column of a reward that has but one, by the labels that it comes from: its preference model is called so, too.
-WHOLE = {"constitution": "single", "human": "human"}
+WHOLE = {"constitution": "single", "human": "human", "mixed": "mixed"}
 _TIMES = "_x"  # between such a name and what the model is given more of: single_x12_members
 _OF = "@"  # between a name and the arm that has such a model to itself: helpfulness@lcb
 

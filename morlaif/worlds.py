@@ -72,7 +72,7 @@ def _is_toy(option: str | None) -> bool:
 def _judged_by_rules(config: Config, group: str) -> bool:
     if group == "eval":
         return isinstance(config.eval.judge, RulesJudge)
-    labelled = any(arm.labels in ("principles", "constitution") for arm in config.arms.chosen.values())
+    labelled = any(arm.labels in ("principles", "constitution", "mixed") for arm in config.arms.chosen.values())
     return group == "feedback" and labelled and isinstance(config.feedback, RulesSettings)
 
 

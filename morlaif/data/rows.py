@@ -5,6 +5,7 @@
 | dialogues | chosen, rejected           | whole dialogues that differ in their last assistant turn (HH-RLHF)        |
 | pairs     | a prompt, chosen, rejected | two responses to a prompt (TRL, UltraFeedback binarized)                  |
 | scored    | a prompt, completions      | several responses with scores: the best against the worst (UltraFeedback) |
+| summaries | info, summaries, choice    | two summaries of a post, and which is better (OpenAI's TL;DR comparisons) |
 | messages  | messages or conversations  | a dialogue; a last assistant turn is a demonstration (OpenAI, ShareGPT)   |
 | prompts   | a prompt                   | a prompt, perhaps with a demonstration: completion, or output (Alpaca)    |
 
@@ -74,6 +75,8 @@ def sniff(row: Row, columns: Columns) -> Format:
         )
     if columns.completions in present:
         return "scored"
+    if {"info", "summaries"} <= present:
+        return "summaries"
     if columns.messages in present or columns.conversations in present:
         return "messages"
     if prompted:
@@ -145,6 +148,29 @@ def _scored(row: Row, columns: Columns) -> Example:
     if chosen == rejected:
         raise UnusableRow(f"'{name}': the best and the worst are the same response; they must differ")
     return Example.of(_with_system(prompt, row, columns), chosen=chosen, rejected=rejected)
+
+
+def _summaries(row: Row, columns: Columns) -> Example:
+    """A post as a prompt in the form of TL;DR, answered by its two summaries."""
+    info, given, choice = (_get(row, name) for name in ("info", "summaries", "choice"))
+    if not isinstance(info, Mapping):
+        raise MalformedRow(f"'info' is {_kind(info)}; it must be an object with the post")
+    if not (isinstance(given, list) and len(given) == 2 and all(isinstance(one, Mapping) for one in given)):
+        raise MalformedRow(f"'summaries' is {_kind(given)}; it must be a list of two objects with a text each")
+    if isinstance(choice, bool) or choice not in (0, 1):
+        raise MalformedRow(f"'choice' is {_shown(choice)}; it must be 0 or 1, the place of the better summary")
+    heads = {"SUBREDDIT": info.get("subreddit") and f"r/{info['subreddit']}", "TITLE": info.get("title")}
+    parts = [f"{name}: {_text(text, f'info.{name.lower()}')}" for name, text in heads.items() if text]
+    if info.get("post") is None and info.get("article") is not None:  # of news
+        parts = [f"Article:\n{_text(info['article'], 'info.article')}"]
+    else:
+        parts.append(f"POST: {_text(info.get('post'), 'info.post')}")
+    prompt = "\n\n".join([*parts, "TL;DR:"])
+    texts = [_text(one.get("text"), f"summaries, item {i}") for i, one in enumerate(given, 1)]
+    if texts[0] == texts[1]:
+        raise UnusableRow("'summaries': both are the same; they must differ")
+    chosen, rejected = texts[choice], texts[1 - choice]
+    return Example.of([{"role": "user", "content": prompt}], chosen=chosen, rejected=rejected)
 
 
 def _score(one: Row, where: str, columns: Columns) -> float:
@@ -227,7 +253,8 @@ def _plain_value(value: Any) -> bool:
 
 
 _READERS: dict[str, Callable[[Row, Columns], Example]] = {
-    "dialogues": _dialogues, "pairs": _pairs, "scored": _scored, "messages": _messages, "prompts": _prompts,
+    "dialogues": _dialogues, "pairs": _pairs, "scored": _scored, "summaries": _summaries, "messages": _messages,
+    "prompts": _prompts,
 }  # fmt: skip
 
 

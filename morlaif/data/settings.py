@@ -14,7 +14,7 @@ from morlaif.params import checked, wanted
 from morlaif.registry import Registry
 from morlaif.settings import Batch, Count, Line, OneOf, Outside, Params, Part, PathText, Seeded, Settings
 
-Format = Literal["auto", "dialogues", "pairs", "messages", "prompts", "scored"]
+Format = Literal["auto", "dialogues", "pairs", "messages", "prompts", "scored", "summaries"]
 
 
 class ToyData(Seeded):

@@ -12,6 +12,12 @@ likelihood alone puts θ anywhere. So the figure is a posterior mean with its eq
 
     σ(θ) ~ Beta(½, ½)  (Jeffreys' prior of a share)   and   φ ~ Normal(0, `SCALE`²)
 
+Beside it stands the control of RLAIF (Lee et al. 2309.00267), a logistic on the ratio of the lengths,
+
+    P(first wins | prompt) = σ(θ + φ · (ρ − 1) / s),    ρ = length of the first / length of the second, s = std(ρ)
+
+read where both are as long (ρ = 1), under the same priors.
+
 `SCALE` = 2.5 is the usual weakly informative scale of a coefficient whose input has unit size (Gelman et al. 2008): a
 judge that prefers the much longer answer in 99 % of cases otherwise equal has φ = 4.6, within two deviations. The
 interval follows from both priors and the verdicts. The figure is withheld, with the reason, where a bound of its
@@ -23,6 +29,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -69,15 +76,25 @@ class Posterior:
 
 
 def length_controlled(
-    outcome: ArrayLike, first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95
+    outcome: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    by: Literal["difference", "ratio"] = "difference",
 ) -> LengthControlled:
-    """`outcome` (N,) of the first candidate in [0, 1], NaN where there is no verdict (see `statistics.outcomes`);
-    `first` and `second` (N,) are the lengths of the two answers, in any unit."""
-    y, difference = np.asarray(outcome, dtype=float), np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    y, difference = y[~np.isnan(y)], difference[~np.isnan(y)]
+    """
+    Args:
+        outcome: (N,) of the first candidate in [0, 1], NaN where there is no verdict (see `statistics.outcomes`).
+        first, second: (N,) lengths of the two answers, in any unit.
+        by: what of the lengths the judge is taken to see.
+    """
+    y, a, b = (np.asarray(values, dtype=float) for values in (outcome, first, second))
+    y, a, b = (values[~np.isnan(y)] for values in (y, a, b))
     if y.size == 0:
         return LengthControlled(NOTHING, NOTHING, math.nan, "no prompt has a valid verdict")
-    x = saturated(difference)
+    difference = a - b
+    x = saturated(difference) if by == "difference" else standardized(a / np.maximum(b, 1.0) - 1.0)
     made = posterior(y, x, SCALE)
     rate = made.interval_of_rate(y.size, confidence)
     coefficient = made.interval_of_phi(y.size, confidence) if x.any() else NOTHING
@@ -104,6 +121,12 @@ def saturated(difference: Array) -> Array:
     return np.tanh(difference / spread) if spread > 1e-12 * np.abs(difference).max() else np.sign(difference)
 
 
+def standardized(excess: Array) -> Array:
+    """Of ratios less 1, (N,), in units of their deviation; their sign where all are the same."""
+    spread = excess.std()
+    return excess / spread if spread > 1e-12 * np.abs(excess).max() else np.sign(excess)
+
+
 def posterior(y: Array, x: Array, scale: float) -> Posterior:
     """Of σ(θ) and φ given outcomes `y` (N,) at `x` (N,), with `scale` the deviation of φ's prior.
 
@@ -120,7 +143,10 @@ def posterior(y: Array, x: Array, scale: float) -> Posterior:
         theta = 2 * np.log(np.tan(t))
         density = theta[:, None] * wins.sum() + phi * (wins @ x) - 0.5 * (phi / scale) ** 2
         for at, count in zip(x, trials, strict=True):
-            density -= count * np.log1p(np.exp(theta)[:, None] * np.exp(phi * at))
+            if abs(at) > 10:  # a ratio far out, whose exponential may overflow
+                density -= count * np.logaddexp(0.0, theta[:, None] + phi * at)
+            else:
+                density -= count * np.log1p(np.exp(theta)[:, None] * np.exp(phi * at))
         mass = np.exp(density - logsumexp(density))
         closer = [_support(mass.sum(axis=1), edges[0]), _support(mass.sum(axis=0), edges[1])]
         if all(high - low > (b - a) / 2 for (low, high), (a, b) in zip(closer, edges, strict=True)):

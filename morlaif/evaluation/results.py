@@ -72,6 +72,13 @@ class ControlledRate(Estimate):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedRate(Estimate):
+    """Share of a policy's responses of which a judge says yes to a question about the one response."""
+
+    invalid: int = 0  # responses without an answer
+
+
+@dataclass(frozen=True, slots=True)
 class Gain:
     """Of the objective, from PPO's first step to its last."""
 
@@ -491,6 +498,8 @@ class RunDetails:
     weights: dict[str, ArmWeights]
     label_quality: dict[str, dict[str, Any]]  # quality.json of `feedback`, by model
     labels: LabelRelations
+    length_ratio_controlled: dict[str, ControlledRate] = field(default_factory=dict)
+    rates: dict[str, dict[str, CheckedRate]] = field(default_factory=dict)  # by question and policy
 
     @property
     def whole(self) -> list[str]:

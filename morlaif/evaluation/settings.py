@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from morlaif.errors import suggest
 from morlaif.evaluation.outside import parts_of
-from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback
+from morlaif.feedback.settings import Covers, HfSettings, OpenAISettings, PluginFeedback
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import (
     NUMBER,
@@ -96,10 +96,17 @@ class Answering(Settings):
     batch_size: Batch
 
 
+class CheckSettings(Settings):
+    """A question about one response that the judge answers with yes or no; yes is the good answer."""
+
+    question: Text
+    covers: Covers
+
+
 class EvalSettings(Seeded):
     # what the files hold counts, not where they lie
     outside_digest = frozenset({"policies", "trust_remote_code", "rewardbench"})
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"agreement": (0,)}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"agreement": (0,), "rates": ({},)}
 
     prompts: Count  # held-out prompts on which policies are compared
     scored: Count  # of them, those whose responses the preference models score
@@ -112,6 +119,7 @@ class EvalSettings(Seeded):
     stop: tuple[Stop, ...]
     batch_size: Batch
     judge: JudgeSettings
+    rates: dict[Line, CheckSettings]  # of responses of which the judge says yes to a question about the one
     policies: dict[Name, PathText]  # further ones to compare with: a folder or a hub id
     trust_remote_code: tuple[Name, ...]  # those of `policies` that may run Python of their own
     scalarizers: dict[Line, ScalarizerSettings]  # whose accuracy over the same preference models is reported too
@@ -147,6 +155,15 @@ class EvalSettings(Seeded):
             if name not in self.policies:
                 hint = suggest(name, self.policies)
                 raise ValueError(f"trust_remote_code: no policy '{name}' among `policies`.{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_says_yes_or_no(self) -> EvalSettings:
+        if self.rates and isinstance(self.judge, PMJudge | PluginJudge):
+            raise ValueError(
+                f"rates: judge.source={self.judge.source} says which of two responses is better, and nothing of one; "
+                "use eval=hf, eval=default, eval=server, or eval=toy in the toy world"
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ class Contest:
     outcome: Array  # (N,) of the first policy on each prompt; NaN without a valid verdict
     win_rate: WinRate
     length_controlled: LengthControlled
+    length_ratio_controlled: LengthControlled  # as RLAIF takes the effect out
 
     @property
     def rate(self) -> Rate:
@@ -56,11 +57,12 @@ def judge_all(
     for first, second in pairs:
         verdict = judge.compare(prompts, responses[first], responses[second])
         outcome = outcomes(verdict.forward, verdict.backward, verdict.valid)
-        lengths = ([len(text) for text in responses[name]] for name in (first, second))
+        lengths = [[len(text) for text in responses[name]] for name in (first, second)]
         made[first, second] = Contest(
             outcome,
             win_rate(verdict.forward, verdict.backward, verdict.valid, **how),
             length_controlled(outcome, *lengths, confidence=how["confidence"]),
+            length_controlled(outcome, *lengths, confidence=how["confidence"], by="ratio"),
         )
     return made
 

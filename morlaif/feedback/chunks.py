@@ -111,6 +111,23 @@ def averaged(parts: Sequence[Verdicts]) -> Verdicts:
     return replace(parts[0], valid=count > 0, reason=reason, **numbers)
 
 
+def with_people(part: Verdicts, human: Array) -> Verdicts:
+    """A judge's verdicts and those of people, `human` (N,), on the same pairs, as one a pair: the mean of both.
+
+    The soft loss is linear in its label: on pairs that both have labelled, its value and gradient are half of what
+    they are on both sets of labels side by side. Where one of them has no verdict, the other's stands.
+    """
+    nothing, free = np.full(len(part), np.nan), np.zeros(len(part))
+    people = replace(
+        Verdicts.none("human", part.pair_id), valid=~np.isnan(human), p_first=human, bias=nothing, d_forward=nothing,
+        d_backward=nothing, input_tokens=free, output_tokens=free, usd=free,
+    )  # fmt: skip
+    both = averaged([part, people])
+    return replace(  # people see no order
+        both, judge=f"{part.judge} and people", bias=part.bias, d_forward=part.d_forward, d_backward=part.d_backward
+    )
+
+
 class Chunk:
     """Some pairs in a row. What most callers want of them are columns; a pair itself is made when it is asked for."""
 

@@ -67,6 +67,11 @@ class SourceJudge(Judge, Generic[S]):
         """What rates single responses; `check_rater` refuses sources that cannot."""
         raise NotImplementedError
 
+    @classmethod
+    def open_checker(cls, settings: S, *, ledger: Path) -> Rater:
+        """What answers questions about single responses with yes or no (`feedback.checking`)."""
+        raise UserError("feedback.source: it answers no question with yes or no; use rules, openai or hf")
+
 
 def at_home(error: UserError | MachineError, key: str) -> UserError | MachineError:
     """The same error for settings at `key`: a source speaks of the group `feedback`."""
@@ -87,6 +92,15 @@ def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int, together:
 def open_rater(settings: FeedbackSettings, *, ledger: Path, highest: int) -> Rater:
     """The rater that `settings` describe. `ledger`: where answers are kept that cost money or time."""
     return _class(settings).open_rater(settings, ledger=ledger, highest=highest)
+
+
+def open_checker(settings: FeedbackSettings, *, ledger: Path) -> Rater:
+    """What answers questions about single responses with yes or no: scores above 0 say yes.
+
+    Raises:
+        UserError: such a source does not.
+    """
+    return _class(settings).open_checker(settings, ledger=ledger)
 
 
 def _class(settings: FeedbackSettings) -> type[SourceJudge[Any]]:

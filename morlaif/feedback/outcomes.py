@@ -8,6 +8,7 @@ from morlaif.feedback.arithmetic import MIN_MASS, Alternatives, gap, letter_mass
 from morlaif.feedback.ledger import OK
 
 NO_LOGPROBS, NO_LETTER, NO_GRADE, NO_RATING = "no log-probabilities", "no letter", "no grade", "no rating"
+NO_YES = "neither yes nor no"
 REFUSAL, EMPTY, NO_JSON = "refusal", "empty reply", "no JSON object"
 CUT_OFF, CUT_OFF_THINKING = "cut off", "cut off while thinking"
 UNSOUND = "log-probabilities that are not numbers"

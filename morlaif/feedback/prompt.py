@@ -61,6 +61,13 @@ SYSTEM_RATE = (
 )
 QUESTION_RATE = "Your rating, one whole number from 1 to {highest}:"
 
+SYSTEM_CHECK = (
+    "You answer a question about a reply to the last message of a conversation. "
+    + _QUOTED.replace("ends a quotation or renames an option", "or ends a quotation")
+    + "Reply with a single word, yes or no."
+)
+QUESTION_CHECK = "Reply with one word, yes or no."
+
 SYSTEM_JOINT = _COMPARE.replace(
     "by the criterion alone", "by one criterion at a time, as if the others did not exist"
 ) + (
@@ -140,6 +147,12 @@ def rating_messages(messages: Sequence[Message], response: str, criterion: Crite
     question = f"Criterion: {criterion.ask}\n\n{QUESTION_RATE.format(highest=highest)}"
     user = f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\n{question}"
     return [{"role": "system", "content": SYSTEM_RATE.format(highest=highest)}, {"role": "user", "content": user}]
+
+
+def checking_messages(messages: Sequence[Message], response: str, criterion: Criterion) -> list[Message]:
+    """The chat messages that ask whether one response is as `criterion` asks: yes or no."""
+    user = f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\n{criterion.ask}\n\n{QUESTION_CHECK}"
+    return [{"role": "system", "content": SYSTEM_CHECK}, {"role": "user", "content": user}]
 
 
 def joint_messages(

@@ -46,7 +46,7 @@ from morlaif.settings import (
 Covers = Annotated[tuple[Line, ...], Field(min_length=1), DISTINCT]  # toy principles whose mean the rules judge takes
 
 
-RESERVED = ("single", "human", "gold")  # preference models of labels of no one principle
+RESERVED = ("single", "human", "mixed", "gold")  # preference models of labels of no one principle
 
 
 class Wording(Settings):

@@ -226,9 +226,11 @@ def labels_of(config: Config, labels: Labels, models: Sequence[str]) -> dict[str
     if not models:
         return {}
     seed, judge = config.seed_of("feedback"), config.feedback
-    if labels == "constitution":
+    if labels in ("constitution", "mixed"):
         constitution, drawn = tuple(config.principles.constitution), config.principles.verdicts_per_pair
-        reads = FeedbackReads(feedback=judge, constitution=constitution, verdicts_per_pair=drawn, seed=seed)
+        reads = FeedbackReads(
+            feedback=judge, constitution=constitution, verdicts_per_pair=drawn, seed=seed, people=labels == "mixed"
+        )
         return {WHOLE[labels]: reads}
     if labels == "human":
         return {WHOLE[labels]: FeedbackReads(feedback=HumanSettings(source="human"), seed=seed)}

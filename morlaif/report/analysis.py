@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from morlaif.evaluation.results import Accuracies, Budgets, Estimate, RegressionFound, Signs
+from morlaif.evaluation.results import Accuracies, Budgets, ControlledRate, Estimate, RegressionFound, Signs
 from morlaif.report.data import RunData, words
 from morlaif.report.tables import DASH, Rows, change_cell, interval, number, percent
 
@@ -43,15 +43,32 @@ def measured(kinds: Accuracies) -> Estimate | None:
 
 
 def controlled_rows(run: RunData) -> Rows:
-    """Win rates with the effect of length taken out; in place of one that is withheld, the reason."""
+    """Win rates with the effect of length taken out, by what the answers differ in and by their ratio; in place of one
+    that is withheld, the reason."""
+    by_ratio = run.details.length_ratio_controlled
     return [
         (
             run.comparison(key),
-            f"withheld: {rate.withheld}" if rate.withheld else interval(rate),
+            *(_controlled(found.get(key)) for found in (run.details.length_controlled, by_ratio)),
             number(rate.coef_length.value, sign=True),
             percent(rate.longer, 0),
         )
         for key, rate in run.details.length_controlled.items()
+    ]
+
+
+def _controlled(rate: ControlledRate | None) -> str:
+    if rate is None:
+        return interval(None)
+    return f"withheld: {rate.withheld}" if rate.withheld else interval(rate)
+
+
+def rate_rows(run: RunData) -> Rows:
+    """Each policy's share of yes to each question about single responses."""
+    return [
+        (name.replace("_", " "), run.label(policy), interval(rate), str(rate.invalid))
+        for name, found in run.details.rates.items()
+        for policy, rate in found.items()
     ]
 
 

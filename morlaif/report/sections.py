@@ -24,6 +24,7 @@ def results(run: RunData) -> Section:
             "judge_sentence": tables.judge_sentence(run.details.judge),
             "win_rows": tables.win_rows(run),
             "controlled_rows": analysis.controlled_rows(run),
+            "rate_rows": analysis.rate_rows(run),
             "response_rows": tables.response_rows(run),
             "change_sentence": tables.change_sentence(run),
             **tables.changes(run),

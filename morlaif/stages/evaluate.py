@@ -60,7 +60,7 @@ EvaluateJob = Job[EvaluateReads, EvaluateNeeds]
 
 class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
     name = "evaluate"
-    version = 7
+    version = 8
     reads = EvaluateReads
     needs = EvaluateNeeds
     work = "morlaif.stages.work.evaluate"

@@ -29,6 +29,7 @@ class FeedbackReads(Reads):
     verdicts_per_pair: int | None = None  # of the constitution
     together: tuple[Principle, ...] | None = None  # all that one request asks about
     company: Company | None = None  # all that are asked about pair by pair
+    people: bool = False  # whether the labels of people count beside the judge's
     places: Places | None = None  # where the run's own model is the judge
 
 

@@ -136,6 +136,14 @@ def hh(*turns: str) -> str:
         ({"instruction": "Hi", "completions": [
             {"response": text, "annotations": {"honesty": {"Rating": one}, "helpfulness": {"Rating": two}}}
             for text, one, two in (("c", "3", "3"), ("a", "5", "N/A"), ("b", "1", "4"))]}, "scored", PAIR),
+        # OpenAI's comparisons of summaries, of posts and of news
+        ({"info": {"id": "t3", "subreddit": "ask", "title": "Hi", "post": "There. ", "article": None}, "choice": 1,
+          "summaries": [{"text": " b", "policy": "x"}, {"text": " a", "policy": "y"}], "worker": "w"}, "summaries",
+         Example.of([{"role": "user", "content": "SUBREDDIT: r/ask\n\nTITLE: Hi\n\nPOST: There.\n\nTL;DR:"}],
+                    chosen="a", rejected="b")),
+        ({"info": {"post": None, "title": "Hi", "article": "News."}, "choice": 0,
+          "summaries": [{"text": "a"}, {"text": "b"}]}, "summaries",
+         Example.of([{"role": "user", "content": "Article:\nNews.\n\nTL;DR:"}], chosen="a", rejected="b")),
     ],
 )  # fmt: skip
 def test_every_format(row, format, example):
@@ -148,6 +156,10 @@ def test_every_format(row, format, example):
     [
         ({"text": "x"}, MalformedRow, "no known format in the columns 'text'"),
         ({}, MalformedRow, "no known format"),
+        ({"info": {"post": "x"}, "summaries": [{"text": "a"}], "choice": 0}, MalformedRow, "a list of two objects"),
+        ({"info": {"post": "x"}, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 2}, MalformedRow, "0 or 1"),
+        ({"info": {}, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0}, MalformedRow, "'info.post' is null"),
+        ({"info": {"post": "x"}, "summaries": [{"text": "a"}, {"text": "a "}], "choice": 0}, UnusableRow, "the same"),
         ({"prompt": 3}, MalformedRow, "'prompt' is a number; it must be a text or a list of messages"),
         ({"prompt": None}, MalformedRow, "'prompt' is null"),
         ({"prompt": "  "}, UnusableRow, "'prompt' is empty"),

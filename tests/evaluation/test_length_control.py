@@ -144,3 +144,22 @@ def test_what_was_not_judged_is_left_out():
     assert str(length_controlled(y, *lengths)) == str(length_controlled(y[kept], *(x[kept] for x in lengths)))
     nothing = length_controlled([np.nan], [1], [2])
     assert nothing.result.value is None and nothing.withheld == "no prompt has a valid verdict"
+
+
+def test_by_ratio_it_is_a_logistic_read_where_lengths_are_equal():
+    """A judge that sees the ratio alone (Lee et al. 2023): what is left at ratio 1 is what the answers are worth."""
+    rng = np.random.default_rng(4)
+    first, second = rng.integers(40, 160, 3000).astype(float), rng.integers(40, 120, 3000).astype(float)
+    ratio = first / second
+    y = (rng.random(3000) < expit(0.4 + 1.5 * (ratio - 1))).astype(float)
+    made = length_controlled(y, first, second, by="ratio")
+    assert y.mean() > made.rate.high and made.rate.low < expit(0.4) < made.rate.high
+    assert made.coefficient.low < 1.5 * ratio.std() < made.coefficient.high and made.withheld is None
+
+
+def test_ratios_that_are_far_out_overflow_nothing():
+    first, second = [10.0] * 400 + [10000.0], [10.0] * 401
+    made = length_controlled([1, 0] * 200 + [1], first, second, by="ratio")
+    assert made.rate.low < 0.5 < made.rate.high
+    alike = length_controlled([1, 1, 0], [20, 20, 20], [10, 10, 10], by="ratio")
+    assert alike.withheld is not None and alike.longer == 1.0

@@ -20,13 +20,14 @@ from typing import Any
 from morlaif.contents import Hashes
 from morlaif.data.records import Message
 from morlaif.feedback.arithmetic import mean_gap, position_bias, soft_label
+from morlaif.feedback.checking import ANSWERS, answer_of
 from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.ledger import OK, Answer, Ledger, key_of
 from morlaif.feedback.local import LetterModel, NumberModel, Stem, called, path_of
 from morlaif.feedback.modes import specimen
 from morlaif.feedback.outcomes import NOT_FINITE
-from morlaif.feedback.prompt import CLOSING, comparison_messages, rating_messages, thinking_messages
+from morlaif.feedback.prompt import CLOSING, checking_messages, comparison_messages, rating_messages, thinking_messages
 from morlaif.feedback.rating import Rating, Single, mean_rating, to_score
 from morlaif.feedback.reasoning import Reasoned, Reasoner
 from morlaif.feedback.records import Comparison, Usage, Verdict
@@ -63,6 +64,10 @@ class LocalJudge(SourceJudge[HfSettings]):
     @classmethod
     def open_rater(cls, settings: HfSettings, *, ledger: Path, highest: int) -> LocalRater:
         return LocalRater(settings, ledger, highest)
+
+    @classmethod
+    def open_checker(cls, settings: HfSettings, *, ledger: Path) -> LocalChecker:
+        return LocalChecker(settings, ledger)
 
     def recall(self, principle: Principle | None, pair_ids: Sequence[str]) -> Verdicts:
         return self._cache.recall(principle, pair_ids)
@@ -200,13 +205,21 @@ class LocalRater:
     def _messages(self, single: Single) -> list[Message]:
         return rating_messages(single.messages, single.response, single.principle, self._highest)
 
+    def _load(self) -> LetterModel:
+        return NumberModel.load(self._settings, highest=self._highest)
+
+    def _read(self, row: Sequence[float]) -> tuple[float | None, list[tuple[str, float]]]:
+        """The answer from the log-probabilities of all answers, and these as the ledger keeps them."""
+        listed = [(str(i), x - max(row)) for i, x in enumerate(row, 1)]  # a constant falls out of the mean
+        return mean_rating(listed, self._highest), listed
+
     def _rating(self, single: Single, answer: Answer) -> Rating:
         score = None if answer.value is None else to_score(answer.value, self._highest)
         return Rating(single.id, score, self.name, None, answer.input_tokens)
 
     def _batch(self, groups: Sequence[list[Single]]) -> Iterator[tuple[Single, Rating]]:
         if self._engine is None:
-            self._engine = NumberModel.load(self._settings, highest=self._highest)
+            self._engine = self._load()
         engine = self._engine
         stems = [engine.stem([self._messages(single) for single in group]) for group in groups]
         fits = [engine.fits(stem) for stem in stems]
@@ -226,10 +239,31 @@ class LocalRater:
         """Write down a rating from the log-probabilities of the numbers; None: the question was too long."""
         if row is None or not all(map(math.isfinite, row)):
             return Rating(single.id, None, self.name, TOO_LONG if row is None else NOT_FINITE)
-        listed = {str(i): x - max(row) for i, x in enumerate(row, 1)}  # a constant falls out of the mean
-        answer = Answer(mean_rating(list(listed.items()), self._highest), OK, read)
-        self._ledger.put(self._key(single), "hf", path_of(self._settings), answer, json.dumps(listed))
+        value, listed = self._read(row)
+        answer = Answer(value, OK, read)
+        self._ledger.put(self._key(single), "hf", path_of(self._settings), answer, json.dumps(dict(listed)))
         return self._rating(single, answer)
+
+
+class LocalChecker(LocalRater):
+    """Questions about single responses, answered with yes or no."""
+
+    def __init__(self, settings: HfSettings, ledger: Path) -> None:
+        super().__init__(settings, ledger, highest=1)
+
+    def _load(self) -> LetterModel:
+        return LetterModel.load(self._settings, answers=ANSWERS, answer_of=answer_of)
+
+    def _messages(self, single: Single) -> list[Message]:
+        return checking_messages(single.messages, single.response, single.principle)
+
+    def _read(self, row: Sequence[float]) -> tuple[float | None, list[tuple[str, float]]]:
+        yes, no = row
+        return 1.0 / (1.0 + math.exp(min(no - yes, 700.0))), list(zip(ANSWERS, row, strict=True))
+
+    def _rating(self, single: Single, answer: Answer) -> Rating:
+        score = None if answer.value is None else 2.0 * answer.value - 1.0
+        return Rating(single.id, score, self.name, None, answer.input_tokens)
 
 
 def _identity(settings: HfSettings, ledger: Path) -> str:

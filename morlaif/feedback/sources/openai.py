@@ -25,6 +25,7 @@ from morlaif.feedback.answering import (
 )
 from morlaif.feedback.budget import Budget
 from morlaif.feedback.chat import ChatClient, NoLogprobs, Rejected
+from morlaif.feedback.checking import Checked
 from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.detached import ask_detached
 from morlaif.feedback.draws import ALIKE, Draws
@@ -397,6 +398,10 @@ class ChatJudge(Chat[Comparison, Verdict], SourceJudge[OpenAISettings]):
     def open_rater(cls, settings: OpenAISettings, *, ledger: Path, highest: int) -> ChatRater:
         return ChatRater(settings, ledger, highest)
 
+    @classmethod
+    def open_checker(cls, settings: OpenAISettings, *, ledger: Path) -> ChatChecker:
+        return ChatChecker(settings, ledger)
+
     @cached_property
     def _mode(self) -> Mode:
         return mode_of(self._settings, self._together)
@@ -457,6 +462,18 @@ class ChatRater(Chat[Single, Rating]):
     @property
     def _made_of(self) -> tuple[Any, ...]:
         return self._settings, self._path, self._highest
+
+
+class ChatChecker(Chat[Single, Rating]):
+    """Questions about single responses, answered with yes or no."""
+
+    @cached_property
+    def _mode(self) -> Checked:
+        return Checked(self._settings)
+
+    @property
+    def _made_of(self) -> tuple[Any, ...]:
+        return self._settings, self._path
 
 
 class Writer:

@@ -43,6 +43,10 @@ class ToyJudge(SourceJudge[RulesSettings]):
     def open_rater(cls, settings: RulesSettings, *, ledger: Path, highest: int) -> ToyRater:
         return ToyRater()
 
+    @classmethod
+    def open_checker(cls, settings: RulesSettings, *, ledger: Path) -> ToyChecker:
+        return ToyChecker()
+
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         for asked in comparisons:
             first, second = self._scores(asked)
@@ -83,6 +87,21 @@ class ToyRater:
             low, high = (mean(toy.RANGE[name][end] for name in single.principle.covers) for end in (0, 1))
             self.usage.requests += 1
             yield single, Rating(single.id, 2.0 * (exact - low) / (high - low) - 1.0, self.name)
+
+
+class ToyChecker:
+    """Yes to a response that breaks none of the principles that the question covers: none of its scores is below 0."""
+
+    name = "rules"
+
+    def __init__(self) -> None:
+        self.usage = Usage(method="rules")
+
+    def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
+        for single in asked:
+            kept = all(toy.score(name, single.messages, single.response) >= 0 for name in single.principle.covers)
+            self.usage.requests += 1
+            yield single, Rating(single.id, 1.0 if kept else -1.0, self.name)
 
 
 def score(principle: Principle | Criterion, messages: Sequence[Message], response: str) -> float:

@@ -17,7 +17,7 @@ from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message, Pair, different_prompts, load_pairs, load_split
 from morlaif.data.spool import Picked
 from morlaif.errors import Damaged, UserError
-from morlaif.evaluation import budget, overview, regression, results, wins
+from morlaif.evaluation import budget, checks, overview, regression, results, wins
 from morlaif.evaluation import pairs as held_out
 from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, UtilityJudge, true_scores, utilities
 from morlaif.evaluation.objectives import as_function
@@ -62,6 +62,8 @@ def build(job: EvaluateJob) -> dict[str, Any]:
     judge = _judge(job, run)
     found = _contests(job, run, judge, prompts, answers)
 
+    rates = _rates(job, run, prompts, answers)
+
     # 4. preference models and objectives on held-out pairs
     pairs, human = _held_out(job, run, score)
     kinds = held_out.standards(pairs, human)
@@ -79,6 +81,7 @@ def build(job: EvaluateJob) -> dict[str, Any]:
         principles=list(run.principles),
         arms=dict(run.arms),
         policies=dict(run.settings.policies),
+        rates=rates,
         **_of_policies(run, answers, found),
         **_of_models(job, run, pairs, human, kinds, score),
         **_of_labels(job, run, headlines),
@@ -290,6 +293,17 @@ def _contests(
     return found
 
 
+def _rates(
+    job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], answers: Mapping[str, Answered]
+) -> dict[str, dict[str, results.CheckedRate]]:
+    """Of each question about single responses, each policy's share of yes."""
+    if not run.settings.rates:
+        return {}
+    judge = checks.checker(getattr(run.settings.judge, "engine", None), job.ledger)
+    texts = {policy: one.responses.texts for policy, one in answers.items()}
+    return checks.rates(judge, run.settings.rates, prompts, texts, run.settings.confidence)
+
+
 def _held_out(job: EvaluateJob, run: _Run, score: Score) -> tuple[held_out.ScoredPairs, held_out.ScoredPairs]:
     """The held-out pairs with their AI labels; and those with human labels, the same where these have them."""
     names, apart = run.models.names, {"whole": run.models.whole, "own": list(filter(is_own, run.models.names))}
@@ -355,6 +369,7 @@ def _of_policies(run: _Run, answers: Mapping[str, Answered], found: Mapping[Two,
     return vars(moves) | {
         "responses": {policy: one.responses.facts() for policy, one in answers.items()},
         "length_controlled": {versus(*two): contest.length_controlled.result for two, contest in found.items()},
+        "length_ratio_controlled": {versus(*two): c.length_ratio_controlled.result for two, c in found.items()},
         "paired": wins.paired(found, **run.how),
     }
 

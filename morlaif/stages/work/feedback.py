@@ -12,7 +12,7 @@ import numpy as np
 
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
-from morlaif.feedback.chunks import PairChunks, write_verdicts
+from morlaif.feedback.chunks import PairChunks, with_people, write_verdicts
 from morlaif.feedback.information import Information, Watch, all_alike, information
 from morlaif.feedback.judge import Judge, open_judge
 from morlaif.feedback.label import Assign, draw, label_all, label_chunks
@@ -39,6 +39,8 @@ def build(job: FeedbackJob) -> dict[str, Any]:
     if company:
         label_all(judge, every, company, job.ledger.with_name("labelling.lock"), job.progress, watch)
     parts = label_chunks(judge, every, assign, job.progress, watch)
+    if job.reads.people:
+        parts = (with_people(part, chunk.human) for part, chunk in zip(parts, every.chunks(), strict=True))
     write_verdicts(job.out, {split: tallies[split].passing(pairs[split], parts) for split in SPLITS})
     counts = judge.finish()
     _check(job, judge, tallies)
