@@ -170,6 +170,10 @@ class ChatServer:
             return completion(body, *rated(asked, kind, bool(body.get("logprobs") and self.logprobs)))
         if "whole number from 1 to 10" in asked:
             return completion(body, *graded(asked, bool(body.get("logprobs") and self.logprobs)))
+        if asked.endswith("yes or no."):  # yes to a reply that says it is fine
+            said, other = ("Yes", "No") if "fine." in asked else ("No", "Yes")
+            listed = [[(said, -0.1), (other, -2.5)]] if body.get("logprobs") and self.logprobs else None
+            return completion(body, said, listed)
         gap = judged_gap(asked)
         if form := body.get("response_format"):
             names = list(form["json_schema"]["schema"]["properties"])
