@@ -60,7 +60,7 @@ EvaluateJob = Job[EvaluateReads, EvaluateNeeds]
 
 class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
     name = "evaluate"
-    version = 8
+    version = 7
     reads = EvaluateReads
     needs = EvaluateNeeds
     work = "morlaif.stages.work.evaluate"

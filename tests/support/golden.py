@@ -42,6 +42,8 @@ GIVEN = {
     "experiment=local": None,  # models and data of the user's
     "eval=hf": ["eval.judge.engine.path=org/judge"],
     "feedback=hf": ["feedback.path=org/judge"],
+    "feedback=rlaif": ["feedback.path=org/judge"],
+    "feedback=rlaif_few_shot": ["feedback.path=org/judge"],
     "feedback=jsonl": None,
     "feedback=server": ["feedback.base_url=http://localhost:8000/v1", "feedback.model=judge"],
     "pm=pretrained": ["pm.paths={helpfulness: org/scorer}", "principles.count=1", "arms.select=[morlaif]"],
