@@ -17,6 +17,7 @@ COMPARED = (
     "pm_steps", "pm_flops", "ppo_episodes", "ppo_tokens", "scoring_flops", "ppo_settings",
 )  # fmt: skip
 NEAR = 0.01  # amounts that differ by a smaller share are the same
+READERS = ("conditioned", "salmon")  # kinds of which one network reads the principles
 READ, BACK, LEARN = 2, 2, 2  # a parameter and token: forward; gradients of states; gradients of weights
 
 
@@ -128,9 +129,14 @@ class _Models:
         return int(self.settings.get("members", 1))
 
     @property
+    def adapters(self) -> int:
+        """Of each model."""
+        return 1 if self.settings.get("member") == "heads" else self.members
+
+    @property
     def one_network(self) -> bool:
         """Whether all of them are views of one."""
-        return self.settings.get("kind") in ("heads", "conditioned")
+        return self.settings.get("kind") in ("heads", *READERS)
 
     @property
     def top(self) -> float:
@@ -140,29 +146,30 @@ class _Models:
 
     @property
     def known(self) -> bool:
-        return self.settings.get("kind") in ("lora", "trunk", "full", "heads", "conditioned", "ensemble")
+        return self.settings.get("kind") in ("lora", "trunk", "full", "heads", "ensemble", *READERS)
 
     @property
     def trained(self) -> int | None:
         if not self.known:
             return None
-        return 1 if self.one_network else len(self.reports) * self.members
+        return 1 if self.one_network else len(self.reports) * self.adapters
 
     @property
     def parameters(self) -> int | None:
         sizes = self.sizes
         if sizes is None or self.trained is None:
             return None
-        heads = sizes.width * (1 if self.settings["kind"] == "conditioned" else len(self.reports) * self.members)
+        heads = sizes.width * (1 if self.settings["kind"] in READERS else len(self.reports) * self.members)
         if self.settings["kind"] == "full":
             return self.trained * sizes.parameters + heads
         return round(self.trained * self.top * self.settings["lora"]["r"] * sizes.adapted) + heads
 
     @property
     def steps(self) -> int:
-        """Of optimizers: each member of an ensemble takes its own."""
+        """Of optimizers: each member of an ensemble takes its own, unless they learn in one pass."""
         steps = [report.get("steps") or 0 for report in self.reports]
-        return (max(steps, default=0) if self.one_network else sum(steps)) * self.members
+        one_pass = self.adapters == 1 or self.settings.get("diversity") or self.settings.get("shared_steps")
+        return (max(steps, default=0) if self.one_network else sum(steps)) * (1 if one_pass else self.members)
 
     @property
     def training(self) -> float | None:
@@ -173,7 +180,7 @@ class _Models:
         adapters = self.settings["kind"] != "full"
         each = READ + (BACK if adapters else BACK + LEARN) * self.top
         reports = self.reports[:1] if self.one_network else self.reports
-        pairs = sum(self._pairs(report) for report in reports) * self.members
+        pairs = sum(self._pairs(report) for report in reports) * self.adapters
         return 2 * pairs * tokens * each * self.sizes.body
 
     def _pairs(self, report: Mapping[str, Any]) -> float:
@@ -187,7 +194,7 @@ class _Models:
         """FLOPs to score so many responses of so many tokens."""
         if self.sizes is None or not self.known:
             return None
-        own = 1 if self.one_network else len(self.reports) * self.members
+        own = 1 if self.one_network else len(self.reports) * self.adapters
         share = (1 - self.top) + own * self.top  # what lies below the top runs once for all
         return responses * (self.sizes.prompt + length) * READ * share * self.sizes.body
 

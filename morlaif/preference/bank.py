@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from morlaif.errors import UserError
 from morlaif.models.place import Source
 from morlaif.preference.kinds import read_models
-from morlaif.preference.readers import Opener, Prompts, Reader
+from morlaif.preference.readers import Opener, Prompts, Reader, asked_reader
+from morlaif.preference.sets import Ask
 from morlaif.preference.settings import PMSettings
 
 Read = Callable[[Prompts, Sequence[str]], Tensor]
@@ -35,6 +36,8 @@ class PreferenceBank:
         tokens: int | None = None,
         shared: PreTrainedModel | None = None,
         settings: PMSettings | None = None,
+        asked: Mapping[str, Ask] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> PreferenceBank:
         """The models in `folders` (artifacts of `pm`, by principle), each base loaded once.
 
@@ -43,18 +46,26 @@ class PreferenceBank:
         (None: what suits the device and the model). `shared`: a network in memory, such as a policy's frozen base under
         its adapter; adapters that were trained on the same weights score on its tensors, and no base is loaded then.
         `settings`: the run's, which say where models lie that it did not train, and whether these may run Python of
-        their own; without them they are looked for where they lay, and may not.
+        their own; without them they are looked for where they lay, and may not. `asked`: further columns, by name: what
+        a network in `folders` that reads principles is asked besides. `columns`: which to give, in their order; None:
+        all.
         """
         if not folders:
             raise UserError("no preference models were given; name at least one principle")
         device = torch.device(device)
         places = {name: Path(folder) for name, folder in folders.items()}
         opener = Opener(places, base, device, dtype, tokens, shared, settings)
+        asked = asked or {}
         by_kind: dict[str, list[str]] = {}
+        wanted = (*folders, *asked) if columns is None else tuple(columns)
         for name, report in opener.reports.items():
-            by_kind.setdefault(report.kind, []).append(name)
+            if name in wanted:
+                by_kind.setdefault(report.kind, []).append(name)
         readers = [reader for kind, names in by_kind.items() for reader in read_models(opener, kind, names)]
-        return cls(tuple(folders), readers, device)
+        for name, ask in asked.items():
+            if name in wanted:
+                readers.append(asked_reader(opener, name, ask.of(opener.reports)))
+        return cls(wanted, readers, device)
 
     def score(self, prompts: Prompts, responses: Sequence[str]) -> Tensor:
         """(B, K) float32 on the bank's device, columns in the order of `names`."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ from morlaif.preference.settings import (
     LoraPM,
     PluginPM,
     PretrainedPM,
+    SalmonPM,
     TrainedPM,
     TrunkPM,
 )
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
     from morlaif.preference.settings import PMSettings
     from morlaif.preference.tasks import Corpus, Task
 
+QUESTION_TOKENS = 32  # of a principle's text, about: for estimates of memory
 T = TypeVar("T", bound=TrainedPM)
 A = TypeVar("A", bound=AdapterEach)
-H = TypeVar("H", HeadsPM, ConditionedPM)
+H = TypeVar("H", HeadsPM, ConditionedPM, SalmonPM)
 
 
 class Trained(Kind[T]):
@@ -163,14 +166,8 @@ class Heads(Shared[HeadsPM]):
         train_heads(session, self.settings, taught)
 
 
-class Conditioned(Shared[ConditionedPM]):
+class Reading(Shared[H]):
     """One head for all: the model reads what it is to judge by."""
-
-    name = "conditioned"
-    about = (
-        "One adapter and one head, trained on the verdicts of {together} together; it reads the principle's text "
-        "behind the dialogue."
-    )
 
     def refuses(self, config: Mapping[str, Any]) -> str | None:
         """What `check_questions` would find, as far as the architecture's name says."""
@@ -183,10 +180,41 @@ class Conditioned(Shared[ConditionedPM]):
             return f"takes no positions ({name}), so that several questions cannot follow one dialogue"
         return None
 
+
+class Conditioned(Reading[ConditionedPM]):
+    """A principle."""
+
+    name = "conditioned"
+    about = (
+        "One adapter and one head, trained on the verdicts of {together} together; it reads the principle's text "
+        "behind the dialogue."
+    )
+
     def learn(self, session: Session, taught: Sequence[int]) -> None:
         from morlaif.preference.shared import train_conditioned
 
         train_conditioned(session, self.settings, taught)
+
+
+class Salmon(Reading[SalmonPM]):
+    """A set of principles, each as it is or negated."""
+
+    name = "salmon"
+    about = (
+        "One adapter and one head, trained on sets of principles, some of them negated, from the verdicts of "
+        "{together}; it reads the principles' texts behind the dialogue, a line each."
+    )
+
+    @property
+    def footprint(self) -> Footprint:
+        own = super().footprint
+        longest = self.settings.sets.most * QUESTION_TOKENS
+        return replace(own, max_length=own.max_length + longest, passes=self.settings.sets.passes)
+
+    def learn(self, session: Session, taught: Sequence[int]) -> None:
+        from morlaif.preference.shared import train_sets
+
+        train_sets(session, self.settings, taught)
 
 
 class Full(Trained[FullPM]):

@@ -28,6 +28,7 @@ from morlaif.preference.questions import question_ids
 from morlaif.preference.report import MODEL, PMReport, read_report
 from morlaif.preference.scorers import AdapterScorer, EnsembleScorer, FullScorer, Scorer
 from morlaif.preference.scoring import length_buckets
+from morlaif.preference.sets import Asked
 from morlaif.preference.settings import PMSettings, PretrainedPM, outside_base
 from morlaif.preference.tied import classifier_on
 
@@ -119,6 +120,26 @@ class OwnReader(BucketReader[Dialogue]):
 
     def modules(self) -> Iterator[nn.Module]:
         yield from self.scorer.modules()
+
+
+class AskedReader(OwnReader):
+    """A network that reads principles, asked about each dialogue what its prompt decides."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        report: PMReport,
+        scorer: Scorer,
+        device: torch.device,
+        tokens: int,
+        asked: Asked,
+    ) -> None:
+        self.asked = asked
+        super().__init__(tokenizer, report, scorer, device, tokens)
+
+    def encode(self, messages: Sequence[Message], response: str) -> Dialogue:
+        own = super().encode(messages, response)
+        return own._replace(ids=[*own.ids, *question_ids(self.tokenizer, self.asked.text(messages))])
 
 
 class OtherReader(BucketReader[Text]):
@@ -221,6 +242,17 @@ def _adapter_reader(opener: Opener, names: Sequence[str]) -> Reader:
         offsets = torch.tensor([[member["offset"] for member in report.members or ()] for report in reports])
         scorer = EnsembleScorer(names, adapted, offsets, **first.aggregate)
     return OwnReader(tokenizer, first, scorer, opener.device, tokens)
+
+
+def asked_reader(opener: Opener, name: str, asked: Asked) -> Reader:
+    """The column `name`: what the network of a model in `opener` says where it is asked otherwise than that model."""
+    report = opener.reports[asked.model]
+    tokenizer = load_tokenizer(opener.base_of(report))
+    model = opener.base_model(asked.model, tokenizer)
+    adapter = partial(_read_checked, opener.folders[asked.model] / MODEL, asked.model, str(report.adapter), model)
+    tokens = opener.tokens or forward_tokens(model)
+    scorer = AdapterScorer((name,), model, [adapter], "last", tokens)
+    return AskedReader(tokenizer, report, scorer, opener.device, tokens, asked)
 
 
 def full_reader(opener: Opener, name: str) -> Reader:

@@ -41,7 +41,8 @@ class PMReport:
     first_preferred: float | None  # share of the training verdicts without a tie that prefer the first response
     steps: int
     together: list[str]  # principles whose verdicts trained the same weights, this one among them
-    question: str | None = None  # kind conditioned: the text behind the dialogue
+    question: str | None = None  # kinds conditioned and salmon: the text behind the dialogue
+    instruction: str | None = None  # the same kinds: of which that of another principle is made
     members: list[dict[str, Any]] | None = None  # kind ensemble: folder, adapter, offset, accuracy of each
     aggregate: dict[str, Any] | None = None  # kind ensemble: rule, penalty
 

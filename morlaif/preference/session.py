@@ -177,17 +177,24 @@ class Session:
         weights: (N, scores) of each pair for each of the learner's scores, 0: it is not learnt from. Where the learner
         has several scores a task, those of a task are side by side.
         """
-        seed = self.seed + member
-        torch.manual_seed(seed + 1_000_003 * ranks.rank())  # for dropout: ranks have different rows
         tasks = _side_by_side(which, learner)
         labels = self.labels[:, tasks]
         if weights is not None:
             learnt = torch.ones(len(labels), 1, dtype=torch.bool)
             learnt[self.chosen_by] = False  # the others choose when to stop, as they are
             labels = labels.masked_fill(learnt & (weights == 0), torch.nan)
+        return self.fit_on(
+            learner, which, TrainingPairs(self.texts, labels, pairs, self.chosen_by, weights), member, members
+        )
+
+    def fit_on(
+        self, learner: Learner, which: Sequence[int], pairs: TrainingPairs, member: int = 0, members: int = 1
+    ) -> Fitted | None:
+        """The same on pairs that may be made of those of the tasks `which`, as all of which the learner is kept."""
+        seed = self.seed + member
+        torch.manual_seed(seed + 1_000_003 * ranks.rank())  # for dropout: ranks have different rows
         trainer = PMTrainer(
-            learner, TrainingPairs(self.texts, labels, pairs, self.chosen_by, weights), self.settings,
-            torch.Generator().manual_seed(seed), self.corpus.dtype,
+            learner, pairs, self.settings, torch.Generator().manual_seed(seed), self.corpus.dtype,
             lambda step, steps, losses: self.on_step(member * steps + step, members * steps, self._by_task(losses)),
             None if self.checkpoints is None else self.checkpoints.of([self.names[k] for k in which], member),
         )  # fmt: skip
@@ -196,7 +203,9 @@ class Session:
         except UserError as error:
             self.ends |= {self.names[k]: error for k in which}
             return None
-        self.ends |= {self.names[tasks[i]]: error for i, error in fitted.failed.items()}
+        if fitted.failed:
+            tasks = _side_by_side(which, learner)
+            self.ends |= {self.names[tasks[i]]: error for i, error in fitted.failed.items()}
         return fitted
 
     def _by_task(self, losses: Mapping[str, float]) -> dict[str, float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from morlaif.models.place import Source
 from morlaif.models.settings import LoRASettings
 from morlaif.registry import Registry
 from morlaif.settings import (
+    DISTINCT,
     NUMBER,
     Batch,
     Coefficient,
@@ -24,6 +25,7 @@ from morlaif.settings import (
     Part,
     PathText,
     Positive,
+    Probability,
     Seeded,
     Settings,
     Share,
@@ -40,6 +42,7 @@ KINDS: Registry[Any] = Registry(  # of `kind.Kind`, each made of its settings
         "lora": "morlaif.preference.kinds.Lora",
         "trunk": "morlaif.preference.kinds.Trunk",
         "heads": "morlaif.preference.kinds.Heads",
+        "salmon": "morlaif.preference.kinds.Salmon",
         "conditioned": "morlaif.preference.kinds.Conditioned",
         "ensemble": "morlaif.preference.kinds.Ensemble",
         "full": "morlaif.preference.kinds.Full",
@@ -49,6 +52,12 @@ KINDS: Registry[Any] = Registry(  # of `kind.Kind`, each made of its settings
 
 OutputName = Annotated[int, Field(ge=0, le=10**6), NUMBER] | Line  # a score's place, or its name
 Length = Annotated[Tokens, Field(ge=8)]
+
+
+def _negates(text: str) -> str:
+    if text.replace("{principle}", "").count("{") or "{principle}" not in text:
+        raise ValueError("should hold {principle}, in the place of what is negated, and no other braces")
+    return text
 
 
 class EarlyStopping(Settings):
@@ -155,6 +164,27 @@ class ConditionedPM(TrainedPM):
     overall: Text  # {question} where no single principle is judged by: the baseline
 
 
+class SetDraws(Settings):
+    """How sets of principles are drawn to learn from."""
+
+    passes: Count  # sets for each pair
+    stop: Share  # a set of at least n principles has at least n + 1 with the rest of this probability: geometric
+    most: Count  # principles of a set
+    negated: Probability  # that a principle is negated
+    flipped: Probability  # that a preference is turned round
+
+
+class SalmonPM(ConditionedPM):
+    """A conditioned model of sets of principles, some of them negated: it may be asked of what it never saw."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"leave_out": ((),)}
+
+    kind: Literal["salmon"]  # type: ignore[assignment]
+    sets: SetDraws
+    negation: Annotated[Text, AfterValidator(_negates)]  # what a negated {principle} reads as
+    leave_out: Annotated[tuple[Line, ...], DISTINCT]  # principles that are not learnt from, but asked about afterwards
+
+
 class EnsemblePM(TopLayers):
     """Several models a principle that differ in their seed, for a score that knows how sure it is."""
 
@@ -238,5 +268,6 @@ def outside_base(settings: PMSettings) -> Source | None:
 
 
 PMSettings = Annotated[
-    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | EnsemblePM | PretrainedPM | PluginPM, OneOf("kind", KINDS)
+    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | SalmonPM | EnsemblePM | PretrainedPM | PluginPM,
+    OneOf("kind", KINDS),
 ]

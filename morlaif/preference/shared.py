@@ -1,16 +1,24 @@
-"""Kinds `heads` and `conditioned`: one adapter for all principles, trained on all their verdicts together."""
+"""Kinds `heads`, `conditioned` and `salmon`: one adapter for all principles, trained on all their verdicts together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
+import numpy as np
+import torch
+
+from morlaif.errors import UserError
 from morlaif.models.layers import disable_dropout
-from morlaif.preference.learners import SharedLearner
+from morlaif.preference.learners import SharedLearner, Texts
+from morlaif.preference.model import Dialogue
 from morlaif.preference.pairs import batched_over
 from morlaif.preference.questions import check_questions, question_ids
 from morlaif.preference.session import Base, Session
-from morlaif.preference.settings import ConditionedPM, HeadsPM
+from morlaif.preference.sets import both_orders, draw_examples, set_scores, set_text
+from morlaif.preference.settings import ConditionedPM, HeadsPM, SalmonPM
+from morlaif.preference.trainer import Fitted, TrainingPairs
 
 
 def train_heads(session: Session, settings: HeadsPM, taught: Sequence[int]) -> None:
@@ -44,9 +52,79 @@ def _train(
     fitted = session.fit(learner, taught, over)
     if fitted is None:
         return
+    _leave(session, settings, learner, base, fitted, taught, range(len(taught)), questions, names)
+
+
+def train_sets(session: Session, settings: SalmonPM, taught: Sequence[int]) -> None:
+    """One head for all; the model learns to read sets of principles, and is then asked about each by itself.
+
+    The tasks that `leave_out` names are asked about without having been learnt from.
+    """
+    learnt = [k for k in taught if session.names[k] not in settings.leave_out]
+    if not learnt:
+        raise UserError(f"pm.leave_out: {', '.join(settings.leave_out)} leaves no principle to learn from")
+    base = session.load_frozen()
+    model, names = base.model, [session.names[k] for k in learnt]
+    disable_dropout(model)
+    check_questions(model)
+    learner = SharedLearner(("sets",), model, settings.lora, "last", session.generator("shared"))
+    fitted = session.fit_on(learner, taught, _set_pairs(session, settings, learnt))
+    if fitted is None:
+        return
+    texts = [session.tasks[k].instruction(settings) for k in taught]
+    learner.names = tuple(session.names[k] for k in taught)
+    learner.questions = [question_ids(session.tokenizer, text) for text in texts]
+    _leave(session, settings, learner, base, fitted, taught, [0] * len(taught), texts, names)
+
+
+def _set_pairs(session: Session, settings: SalmonPM, learnt: Sequence[int]) -> TrainingPairs:
+    """Pairs with a set of principles behind both dialogues, one column."""
+    data = session.data
+    place = {pair.id: i for i, pair in enumerate(session.corpus.pairs)}
+    scores = np.full((len(data), len(learnt)), np.nan)
+    for column, k in enumerate(learnt):
+        verdicts = session.tasks[k].verdicts
+        scores[[place[verdict.pair_id] for verdict in verdicts], column] = set_scores(both_orders(verdicts))
+    scores[session.labels[:, learnt].isnan().numpy()] = np.nan  # pairs that are equal once they are cut, dropped ties
+    examples = draw_examples(scores, settings.sets, Random(f"{session.seed}/sets"))
+    if not examples:
+        raise UserError(
+            f"pm/{session.names[learnt[0]]}: no pair has a preference under any set of principles: in none does the "
+            "judge prefer the same response in both orders"
+        )
+
+    texts = [session.tasks[k].instruction(settings) for k in learnt]
+    rows: list[list[Dialogue]] = [[], []]
+    for example in examples:
+        named = [(texts[place], negated) for place, negated in example.principles]
+        question = question_ids(session.tokenizer, set_text(named, settings.negation))
+        for side, dialogues in zip(rows, (data.first, data.second), strict=True):
+            dialogue = dialogues[example.pair]
+            side.append(dialogue._replace(ids=[*dialogue.ids, *question]))
+    kept = set(session.chosen_by)
+    chosen_by = [i for i, example in enumerate(examples) if example.pair in kept]
+    batched = [i for i, example in enumerate(examples) if example.pair not in kept]
+    labels = torch.tensor([[example.first] for example in examples], dtype=torch.float64)
+    sides = Texts([*rows[0], *rows[1]], session.tokenizer.pad_token_id, session.corpus.device)
+    return TrainingPairs(sides, labels, batched, chosen_by)
+
+
+def _leave(
+    session: Session,
+    settings: HeadsPM | ConditionedPM,
+    learner: SharedLearner,
+    base: Base,
+    fitted: Fitted,
+    taught: Sequence[int],
+    columns: Sequence[int],
+    questions: Sequence[str] | None,
+    together: list[str],
+) -> None:
+    """The view that each task has of what was fitted. columns: of the fit, for its loss."""
     held = session.held_scores(learner)
     for i, k in enumerate(taught):
-        report = session.report(k, fitted, i, held[:, :, i], base.origin, names)
-        written = session.write_adapter(k, learner.adapter(i), settings.lora, model)
-        question = None if questions is None else questions[i]
-        session.leave(k, replace(report, adapter=written, question=question))
+        report = session.report(k, fitted, columns[i], held[:, :, i], base.origin, together)
+        written = session.write_adapter(k, learner.adapter(i), settings.lora, base.model)
+        if isinstance(settings, ConditionedPM) and questions is not None:
+            report = replace(report, question=questions[i], instruction=settings.instruction)
+        session.leave(k, replace(report, adapter=written))

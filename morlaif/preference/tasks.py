@@ -13,6 +13,7 @@ from torch import Tensor
 from morlaif.data.records import Pair
 from morlaif.feedback.records import Verdict
 from morlaif.models.place import Source
+from morlaif.preference.sets import instructed
 from morlaif.preference.settings import ConditionedPM
 
 
@@ -33,12 +34,8 @@ class Task:
 
     def instruction(self, settings: ConditionedPM) -> str:
         """What a conditioned model reads about the principle."""
-        known = {
-            "name": self.principle,
-            "question": self.question or settings.overall,
-            "description": self.description or "",
-        }
-        return settings.instruction.format(**known).strip()
+        question = self.question or settings.overall
+        return instructed(settings.instruction, self.principle, question, self.description or "")
 
     def fingerprint(self, probability: Tensor) -> str:
         """Short hash of what is learnt under this principle: its words, and (N,) its judge's probabilities."""

@@ -17,15 +17,33 @@ from morlaif.feedback.rating import check_rater
 from morlaif.feedback.settings import FeedbackSettings
 from morlaif.naming import WHOLE
 from morlaif.params import checked, refuse_unknown, wanted
+from morlaif.preference.sets import Ask
 from morlaif.registry import Registry
-from morlaif.settings import NUMBER, Decay, Line, Number, OneOf, Outside, Params, Positive, Settings
+from morlaif.settings import NUMBER, Count, Decay, Line, Number, OneOf, Outside, Params, Positive, Settings, Text
+
+PrincipleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
+
+SET = "principle_set"  # the column of several principles that are read together
 
 
 class PMReward(Settings):
-    """Preference models, one a principle."""
+    """Preference models, one a principle; of a kind that reads principles, sets of them and some that it never saw."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"draw": (None,), "written": ({},)}
 
     kind: Literal["pm"]
     principles: list[Line] | None  # null: all of the run's
+    draw: Count | None  # so many principles a prompt, read together as one column; null: a column for each
+    written: dict[PrincipleName, Text]  # principles that no model has learnt, by name, as they are read
+
+    def asks(self, columns: Sequence[Column]) -> dict[str, Ask]:
+        """What is asked besides the principles that the models have learnt, by what a column's part calls it."""
+        found = {}
+        for column in columns:
+            if column.of:
+                written = self.written if self.draw else {column.own: self.written[column.own]}
+                found[column.own] = Ask(column.of, written, self.draw)
+        return found
 
 
 class JudgeReward(Settings):
@@ -139,10 +157,15 @@ RewardSettings = Annotated[
 class Column(Settings):
     """One column of the scores."""
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"of": ((),)}
+
     name: str
     part: str  # of the mixture; "" where there is none
     own: str  # what the part calls it: a principle, or one of a function's names
     weight: Number
+    of: tuple[
+        str, ...
+    ] = ()  # preference models that are asked otherwise than about their own principle: see `PMReward.asks`
 
 
 class RewardLayout(Settings):
@@ -165,7 +188,8 @@ class RewardLayout(Settings):
     @property
     def models(self) -> list[str]:
         """The principles that need a preference model."""
-        return [column.own for column in self.columns if isinstance(self.parts[column.part], PMReward)]
+        of_models = [column for column in self.columns if isinstance(self.parts[column.part], PMReward)]
+        return list(dict.fromkeys(name for column in of_models for name in column.of or (column.own,)))
 
     @property
     def judges(self) -> dict[str, JudgeReward]:
@@ -184,11 +208,11 @@ def layout(reward: RewardSettings, principles: Sequence[str]) -> RewardLayout:
     weights = reward.weights if isinstance(reward, MixtureReward) else {"": 1.0}
     columns: dict[str, Column] = {}
     for part, settings in parts.items():
-        for own in _own_names(settings, principles, key_of(reward, part)):
+        for own, models in _own_names(settings, principles, key_of(reward, part)).items():
             name = f"{part}_{own}" if own in columns else own
             if name in columns:
                 raise UserError(f"reward.parts.{part}: two columns '{name}'; call the part something else")
-            columns[name] = Column(name=name, part=part, own=own, weight=weights[part])
+            columns[name] = Column(name=name, part=part, own=own, weight=weights[part], of=models)
     return RewardLayout(reward=reward, columns=tuple(columns.values()))
 
 
@@ -197,7 +221,9 @@ def of_whole(reward: RewardSettings, labels: str) -> RewardLayout:
     judge's overall rating."""
     rated = isinstance(reward, JudgeReward) and labels == "constitution"
     column = Column(name=WHOLE[labels], part="", own=WHOLE[labels], weight=1.0)
-    return RewardLayout(reward=reward if rated else PMReward(kind="pm", principles=None), columns=(column,))
+    return RewardLayout(
+        reward=reward if rated else PMReward(kind="pm", principles=None, draw=None, written={}), columns=(column,)
+    )
 
 
 def key_of(reward: RewardSettings, part: str) -> str:
@@ -239,15 +265,24 @@ def find_function(settings: FunctionReward, key: str) -> Callable[..., Any]:
     return function
 
 
-def _own_names(settings: Part, principles: Sequence[str], key: str) -> Sequence[str]:
+def _own_names(settings: Part, principles: Sequence[str], key: str) -> Mapping[str, tuple[str, ...]]:
+    """Its columns; with the models of those that are asked otherwise."""
     if isinstance(settings, FunctionReward | PluginReward):
-        return settings.names
-    if settings.principles is None:
-        return principles
-    for name in settings.principles:
+        return dict.fromkeys(settings.names, ())
+    chosen = principles if settings.principles is None else settings.principles
+    for name in chosen:
         if name not in principles:
             known = ", ".join(principles)
-            raise UserError(f"{key}.principles: '{name}' is not in this run ({known}).{suggest(name, principles)}")
-    if not settings.principles or len(set(settings.principles)) < len(settings.principles):
+            raise UserError(
+                f"{key}.principles: '{name}' is not in this run ({known}).{suggest(name, principles)} One that no "
+                f"model has learnt is given with its words, to pm=salmon: +{key}.written.{name}='…'"
+            )
+    if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"{key}.principles: give each principle once, and at least one, not {settings.principles}")
-    return settings.principles
+    if not isinstance(settings, PMReward):
+        return dict.fromkeys(chosen, ())
+    if taken := [name for name in settings.written if name in principles]:
+        raise UserError(f"{key}.written.{taken[0]}: the run has a principle of this name; call it something else")
+    if settings.draw is not None:
+        return {SET: tuple(chosen)}
+    return dict.fromkeys(chosen, ()) | dict.fromkeys(settings.written, (chosen[0],))

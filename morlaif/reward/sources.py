@@ -17,6 +17,7 @@ from morlaif.errors import MachineError, UserError
 from morlaif.feedback.judge import at_home, open_rater
 from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.settings import Criterion, FeedbackSettings
+from morlaif.preference.sets import Ask
 from morlaif.reward.settings import (
     FunctionReward,
     JudgeReward,
@@ -48,7 +49,7 @@ class RewardSource(Protocol):
 def open_reward(
     layout: RewardLayout,
     *,
-    models: Callable[[Sequence[str]], Callable[[Prompts, Responses], Tensor]],
+    models: Callable[[Sequence[str], Mapping[str, Ask]], Callable[[Prompts, Responses], Tensor]],
     criteria: Mapping[str, Criterion],
     feedback: FeedbackSettings | None,
     ledger: Path,
@@ -57,7 +58,8 @@ def open_reward(
     """The reward that `layout` lays out.
 
     Args:
-        models: loads the preference models of the principles named, and gives their scoring function.
+        models: loads the preference models of the columns named, and gives their scoring function; with what columns
+            that have no model of their own ask of others.
         criteria: how a judge is asked, by what a column's part calls it.
         feedback: the run's own source, for judges without an engine.
         ledger: where ratings are kept that cost money or time.
@@ -69,7 +71,7 @@ def open_reward(
         names = tuple(column.name for column in columns)
         match settings:
             case PMReward():
-                sources.append(ModelScores(names, models([column.own for column in columns])))
+                sources.append(ModelScores(names, models([column.own for column in columns], settings.asks(columns))))
             case JudgeReward():
                 rater = open_rater(settled(_asked(settings, feedback)), ledger=ledger, highest=settings.highest)
                 asked = {column.name: criteria[column.own] for column in columns}

@@ -36,7 +36,7 @@ class ScoringReads(Reads):
         if self.reward is not None:
             return self.reward
         columns = tuple(Column(name=name, part="", own=name, weight=1.0) for name in self.names)
-        return RewardLayout(reward=PMReward(kind="pm", principles=None), columns=columns)
+        return RewardLayout(reward=PMReward(kind="pm", principles=None, draw=None, written={}), columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)

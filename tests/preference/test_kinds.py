@@ -11,7 +11,7 @@ from morlaif.preference.kinds import KINDS, kind_of
 
 PRESETS = {
     "lora": "lora", "trunk": "trunk", "heads": "heads", "conditioned": "conditioned", "ensemble": "ensemble",
-    "full": "full",
+    "full": "full", "salmon": "salmon",
 }  # fmt: skip
 
 
@@ -21,7 +21,7 @@ def test_what_each_kind_is(name: str, pm_settings) -> None:
     kind = kind_of(settings)
     assert kind.settings is settings and settings.kind == name
     assert kind.trains and kind.network and kind.on_policy and kind.base is None and not kind.existing
-    assert kind.shared == (name in ("heads", "conditioned"))
+    assert kind.shared == (name in ("heads", "conditioned", "salmon"))
     assert kind.on_ranks == (not kind.shared)
     assert kind.joint == (settings.joint if name in ("lora", "trunk", "ensemble") else 1)
     assert kind.batch == (settings.batch_size, settings.micro_batch_size)

@@ -43,6 +43,13 @@ def test_columns_of_each_kind():
     assert layout(reward(PM), PRINCIPLES).models == PRINCIPLES
     chosen = layout(reward(PM, principles=["detail", "toxicity"]), PRINCIPLES)
     assert chosen.names == chosen.models == ["detail", "toxicity"]
+    drawn = layout(reward(PM, draw=2, written={"brevity": "Which is shorter?"}), PRINCIPLES)
+    assert drawn.names == ["principle_set"] and drawn.models == PRINCIPLES
+    (asked,) = drawn.parts[""].asks(drawn.columns).values()
+    assert (asked.models, asked.draw, asked.written) == (tuple(PRINCIPLES), 2, {"brevity": "Which is shorter?"})
+    written = layout(reward(PM, principles=["detail"], written={"brevity": "Which is shorter?"}), PRINCIPLES)
+    assert written.names == ["detail", "brevity"] and written.models == ["detail"]
+    assert written.parts[""].asks(written.columns).keys() == {"brevity"}
     judged = layout(reward(JUDGE), PRINCIPLES)
     assert judged.names == PRINCIPLES and judged.models == []
     made = layout(reward(function(names=["brief", "plain"])), PRINCIPLES)
@@ -126,6 +133,13 @@ def test_a_principle_that_the_run_lacks_is_named():
         layout(reward(JUDGE, principles=["detial"]), PRINCIPLES)
     with pytest.raises(UserError, match=r"reward\.parts\.a\.principles: give each principle once"):
         layout(reward(mixture(a=PM | {"principles": []})), PRINCIPLES)
+
+
+def test_what_the_run_has_is_not_written_again():
+    with pytest.raises(UserError, match=r"reward.written.detail: the run has a principle of this name"):
+        layout(reward(PM, written={"detail": "Which has more detail?"}), PRINCIPLES)
+    with pytest.raises(UserError, match=r"\+reward.written.brevity="):
+        layout(reward(PM, principles=["brevity"]), PRINCIPLES)
 
 
 def test_limits_and_money_change_no_digest():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from morlaif.preference.bank import PreferenceBank
+    from morlaif.preference.sets import Ask
     from morlaif.units.job import Job
 
     AnyJob = Job[Any, Any]  # its needs have `sft`, its reads `places`
@@ -44,12 +45,20 @@ def policy_of(
     return load_policy(folder or job.needs.sft, dtype=dtype or job.dtype, device=job.device, base=_model(job))
 
 
-def bank_of(job: AnyJob, folders: Mapping[str, Path], shared: PreTrainedModel | None = None) -> PreferenceBank:
-    """The preference models in `folders`; `shared` as in `PreferenceBank.load`."""
+def bank_of(
+    job: AnyJob,
+    folders: Mapping[str, Path],
+    shared: PreTrainedModel | None = None,
+    asked: Mapping[str, Ask] | None = None,
+    columns: Sequence[str] | None = None,
+) -> PreferenceBank:
+    """The preference models in `folders`; the rest as in `PreferenceBank.load`."""
     from morlaif.preference.bank import PreferenceBank
 
     pm = job.reads.places.pm if job.reads.places is not None else None
-    return PreferenceBank.load(folders, base_of(job), job.device, job.dtype, shared=shared, settings=pm)
+    return PreferenceBank.load(
+        folders, base_of(job), job.device, job.dtype, shared=shared, settings=pm, asked=asked, columns=columns
+    )
 
 
 def judge_of(job: AnyJob, settings: J) -> J:

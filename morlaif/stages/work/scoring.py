@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from morlaif import ranks
 from morlaif.data.records import Message
 from morlaif.errors import UserError
+from morlaif.preference.sets import Ask
 from morlaif.reward.sources import RewardSource, open_reward
 from morlaif.stages.work.places import bank_of, judge_of
 from morlaif.units.job import Job
@@ -23,9 +24,9 @@ def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> Re
     `shared`: a network in memory on whose tensors adapters that were trained on the same weights score.
     """
 
-    def models(names: Sequence[str]) -> Callable[..., Tensor]:
-        folders = {name: job.needs.pm[name] for name in names}
-        return bank_of(job, folders, shared).score
+    def models(names: Sequence[str], asked: Mapping[str, Ask]) -> Callable[..., Tensor]:
+        needed = dict.fromkeys(one for name in names for one in (asked[name].models if name in asked else (name,)))
+        return bank_of(job, {name: job.needs.pm[name] for name in needed}, shared, asked, names).score
 
     return open_reward(
         job.reads.layout,
