@@ -125,6 +125,18 @@ class ArmFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptPolicy:
+    """A policy that was kept while it learnt, against SFT on the same prompts."""
+
+    step: int
+    kl: float | None  # nats a response
+    proxy: Estimate | None  # gained in what it is trained on, before shaping and KL
+    gold: Estimate | None  # gained in the hidden utility, log-odds; None where the world's is unknown
+    win_rate: Rate
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
 class Yardstick:
     """By what policies were compared, and on what. Rows of different ones share no table."""
 
@@ -500,6 +512,8 @@ class RunDetails:
     labels: LabelRelations
     length_ratio_controlled: dict[str, ControlledRate] = field(default_factory=dict)
     rates: dict[str, dict[str, CheckedRate]] = field(default_factory=dict)  # by question and policy
+    # by arm, in the order of their steps: where `eval.kept` asks for them
+    kept: dict[str, list[KeptPolicy]] = field(default_factory=dict)
 
     @property
     def whole(self) -> list[str]:

@@ -106,12 +106,13 @@ class CheckSettings(Settings):
 class EvalSettings(Seeded):
     # what the files hold counts, not where they lie
     outside_digest = frozenset({"policies", "trust_remote_code", "rewardbench"})
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"agreement": (0,), "rates": ({},)}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"agreement": (0,), "rates": ({},), "kept": (False,)}
 
     prompts: Count  # held-out prompts on which policies are compared
     scored: Count  # of them, those whose responses the preference models score
     pairs: Count | None  # held-out pairs on which preference models and objectives are compared; null: all
     agreement: Whole  # pairs with human labels on which the judge is compared with people; 0: none
+    kept: bool  # whether policies that were kept while they learnt answer too
     temperature: GreedyTemperature  # 0 is greedy
     top_p: Share
     max_prompt_tokens: Tokens | None

@@ -3,6 +3,7 @@
 <folder>/step-00000020.pt    the state           written first
 <folder>/step-00000020.json  its size and hash   written last: without it the state does not exist
 <folder>/best-00000010.pt    weights of the best policy so far, named by the states that need them
+<folder>/kept-00000010.pt    weights that are kept for good
 <folder>/samples.jsonl       responses to held-out prompts at each evaluation, to read along
 """
 
@@ -95,6 +96,12 @@ class Checkpoints:
     def load_best(self, step: int) -> dict[str, Tensor]:
         return torch.load(self._best(step), map_location="cpu", weights_only=True)
 
+    def save_kept(self, step: int, weights: dict[str, Tensor]) -> None:
+        _write(self._kept(step), lambda file: torch.save(weights, file))
+
+    def load_kept(self, step: int) -> dict[str, Tensor]:
+        return torch.load(self._kept(step), map_location="cpu", weights_only=True)
+
     def _prune(self, best: int | None = None) -> None:
         """Forget states but the last two, and best weights that neither these nor the run at `best` need."""
         manifests = sorted(self.folder.glob("step-*.json"))
@@ -113,6 +120,9 @@ class Checkpoints:
 
     def _best(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}.pt"
+
+    def _kept(self, step: int) -> Path:
+        return self.folder / f"kept-{step:08d}.pt"
 
 
 def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:

@@ -75,7 +75,8 @@ def read_pointer(folder: Path) -> dict[str, Any]:
     """`path`, `revision` and `attention` of the model that the unit in `folder` points to, the folder of its adapter,
     and whether the model is the run's base, left `untouched`. Whatever else the file says counts for nothing.
 
-    A base in the same store is looked for where it lay relative to this unit, should the store have moved.
+    A base in the same store is looked for where it lay relative to this unit or to the one that holds it, should the
+    store have moved.
 
     Raises:
         UserError: the file is not as it should be.
@@ -90,9 +91,12 @@ def read_pointer(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: 'attention' is {origin['attention']!r}; expected sdpa, eager or flash_attention_2")
     if origin["adapter"] is not None and Path(origin["adapter"]).name != origin["adapter"]:
         raise UserError(f"{file}: 'adapter' is {origin['adapter']!r}; expected a folder beside the file")
-    beside = folder.resolve().parent.parent.joinpath(*Path(origin["path"]).parts[-3:])
-    if origin["adapter"] and not Path(origin["path"]).exists() and beside.is_dir():
-        origin["path"] = str(beside)
+    if origin["adapter"] and not Path(origin["path"]).exists():
+        for store in folder.resolve().parents[1:4]:  # a unit may hold several policies, in folders of their own
+            beside = store.joinpath(*Path(origin["path"]).parts[-3:])
+            if beside.is_dir():
+                origin["path"] = str(beside)
+                break
     return origin
 
 

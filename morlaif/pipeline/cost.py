@@ -140,7 +140,9 @@ def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> C
     of_people = (
         min(config.eval.agreement, config.data.eval) if isinstance(config.data, ToyData) else config.eval.agreement
     )
-    count = prompts * len(contests(config.arms.select, list(config.eval.policies))) + of_people
+    kept = config.ppo.steps // config.ppo.keep_every if config.eval.kept and config.ppo.keep_every else 0
+    compared = len(contests(config.arms.select, list(config.eval.policies))) + kept * len(config.arms.select)
+    count = prompts * compared + of_people
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
     return estimate("evaluate", judge.engine, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 

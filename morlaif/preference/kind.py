@@ -46,7 +46,6 @@ class Footprint:
     joint: int = 1  # models that learn in one pass
     at_least: int = 1  # adapters that must go through one forward
     joint_tokens: int | None = None  # padded tokens of one forward over those; None: as many as the memory takes
-    passes: int = 1  # over the pairs, each epoch
     cache_gb: float = 0.0  # memory for the states below the adapted layers
     gradient_checkpointing: bool = False
 

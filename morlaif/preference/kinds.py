@@ -208,8 +208,9 @@ class Salmon(Reading[SalmonPM]):
     @property
     def footprint(self) -> Footprint:
         own = super().footprint
-        longest = self.settings.sets.most * QUESTION_TOKENS
-        return replace(own, max_length=own.max_length + longest, passes=self.settings.sets.passes)
+        sets = self.settings.sets  # all those of a pair stand behind one dialogue
+        size = min(1 / sets.stop, sets.most)
+        return replace(own, max_length=own.max_length + round(sets.passes * size * QUESTION_TOKENS))
 
     def learn(self, session: Session, taught: Sequence[int]) -> None:
         from morlaif.preference.shared import train_sets

@@ -28,7 +28,7 @@ from morlaif.preference.model import (
     score_batch,
     trunk_states,
 )
-from morlaif.preference.questions import question_states
+from morlaif.preference.questions import question_states, row_question_states
 from morlaif.preference.scoring import length_buckets
 from morlaif.preference.split import SplitTrunk, lower_states
 
@@ -267,6 +267,31 @@ class SharedLearner:
 
     def _adapter(self) -> list[nn.Parameter]:
         return [w for layer in self.stack.layers.values() for w in (layer.lora_down, layer.lora_up)]
+
+
+class SetsLearner(SharedLearner):
+    """One adapter and one head; each pair has questions of its own, K of them: sets of principles."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lora: LoRASettings,
+        generator: torch.Generator,
+        sets: Sequence[Sequence[Sequence[int]]],
+    ) -> None:
+        """sets: the ids of the questions of each of N pairs."""
+        self.sets: Sequence[Sequence[Sequence[int]]] | None = sets
+        super().__init__([f"sets/{k}" for k in range(len(sets[0]))], model, lora, "last", generator, ())
+
+    def ask(self, names: Sequence[str], questions: Sequence[Sequence[int]]) -> None:
+        """From now on each of `names` is a question that all dialogues are asked."""
+        self.names, self.questions, self.sets = tuple(names), questions, None
+
+    def _states(self, texts: Texts, which: Sequence[int]) -> Tensor:
+        if self.sets is None:
+            return super()._states(texts, which)
+        own = [self.sets[row % len(self.sets)] for row in which]
+        return row_question_states(self.model, texts.batch(which), own).to(self.heads.dtype)
 
 
 class Scores(nn.Module):

@@ -7,7 +7,7 @@ and the K questions follow them side by side, each blind to the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,27 +29,43 @@ def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def question_states(model: PreTrainedModel, batch: PaddedBatch, questions: Sequence[Sequence[int]]) -> Tensor:
     """Last hidden states (B, K, H) at the end of each question, as if each were alone behind each dialogue."""
-    device, (rows, width) = batch.ids.device, batch.ids.shape
-    asked = torch.tensor([token for question in questions for token in question], device=device)
-    owner = torch.tensor([k for k, question in enumerate(questions) for _ in question], device=device)
-    offset = torch.tensor([i for question in questions for i in range(len(question))], device=device)
+    return row_question_states(model, batch, [questions])
 
-    ids = torch.cat([batch.ids, asked.expand(rows, -1)], dim=1)
+
+def row_question_states(
+    model: PreTrainedModel, batch: PaddedBatch, questions: Sequence[Sequence[Sequence[int]]]
+) -> Tensor:
+    """The same for questions of each row's own, K of each; or of one row's, for all rows."""
+    device, (rows, width) = batch.ids.device, batch.ids.shape
+    longest = max(sum(map(len, own)) for own in questions)
+
+    def padded(of_row: Callable[[Sequence[Sequence[int]]], list[int]], fill: int) -> Tensor:
+        """(B, longest)"""
+        values = [of_row(own) for own in questions]
+        filled = [own + [fill] * (longest - len(own)) for own in values]
+        return torch.tensor(filled, device=device).expand(rows, -1)
+
+    asked = padded(lambda own: [token for question in own for token in question], 0)
+    owner = padded(lambda own: [k for k, question in enumerate(own) for _ in question], -1)
+    offset = padded(lambda own: [i for question in own for i in range(len(question))], 0)
+
+    ids = torch.cat([batch.ids, asked], dim=1)
     place = torch.arange(width, device=device)
     positions = torch.cat([place.expand(rows, -1), batch.lengths.unsqueeze(1) + offset], dim=1)
 
     # who sees whom, (B, L, L): the dialogue what came before it; a question the dialogue and its own beginning
-    total = width + len(asked)
+    total = width + longest
     seen = torch.zeros(rows, total, total, dtype=torch.bool, device=device)
     seen[:, :width, :width] = place.unsqueeze(1) >= place
     seen[:, width:, :width] = (place < batch.lengths.unsqueeze(1)).unsqueeze(1)
-    seen[:, width:, width:] = (owner.unsqueeze(1) == owner) & (offset.unsqueeze(1) >= offset)
+    same = owner.unsqueeze(2) == owner.unsqueeze(1)
+    seen[:, width:, width:] = same & (offset.unsqueeze(2) >= offset.unsqueeze(1))
 
     trunk = trunk_of(model)
     masks = _masks(model, seen, positions)
     states = trunk(input_ids=ids, position_ids=positions, attention_mask=masks, use_cache=False).last_hidden_state
-    ends = width - 1 + torch.tensor([len(question) for question in questions], device=device).cumsum(0)
-    return states[:, ends]
+    ends = torch.tensor([[len(question) for question in own] for own in questions], device=device).cumsum(1)
+    return states[torch.arange(rows, device=device).unsqueeze(1), (width - 1 + ends).expand(rows, -1)]
 
 
 def check_questions(model: PreTrainedModel) -> None:

@@ -37,6 +37,7 @@ class SetExample:
     """A pair under a set of principles."""
 
     pair: int
+    turn: int  # in which of the passes over the pairs
     principles: tuple[Named, ...]  # in the order in which they are read
     first: float  # probability that the first response is better: 0 or 1
 
@@ -73,7 +74,7 @@ def draw_examples(scores: NDArray[np.float64], draws: SetDraws, random: Random) 
     """
     known = [np.flatnonzero(~np.isnan(row)).tolist() for row in scores]
     examples = []
-    for _ in range(draws.passes):
+    for turn in range(draws.passes):
         for pair, places in enumerate(known):
             if not places:
                 continue
@@ -83,7 +84,7 @@ def draw_examples(scores: NDArray[np.float64], draws: SetDraws, random: Random) 
             first = preferred([float(scores[pair, place]) for place in chosen], negated)
             if first is not None:
                 named = tuple(zip(chosen, negated, strict=True))
-                examples.append(SetExample(pair, named, 1 - first if flip else first))
+                examples.append(SetExample(pair, turn, named, 1 - first if flip else first))
     return examples
 
 

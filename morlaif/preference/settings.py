@@ -167,7 +167,7 @@ class ConditionedPM(TrainedPM):
 class SetDraws(Settings):
     """How sets of principles are drawn to learn from."""
 
-    passes: Count  # sets for each pair
+    passes: Count  # sets for each pair, which are read behind one dialogue
     stop: Share  # a set of at least n principles has at least n + 1 with the rest of this probability: geometric
     most: Count  # principles of a set
     negated: Probability  # that a principle is negated

@@ -11,8 +11,7 @@ import torch
 
 from morlaif.errors import UserError
 from morlaif.models.layers import disable_dropout
-from morlaif.preference.learners import SharedLearner, Texts
-from morlaif.preference.model import Dialogue
+from morlaif.preference.learners import SetsLearner, SharedLearner
 from morlaif.preference.pairs import batched_over
 from morlaif.preference.questions import check_questions, question_ids
 from morlaif.preference.session import Base, Session
@@ -67,46 +66,46 @@ def train_sets(session: Session, settings: SalmonPM, taught: Sequence[int]) -> N
     model, names = base.model, [session.names[k] for k in learnt]
     disable_dropout(model)
     check_questions(model)
-    learner = SharedLearner(("sets",), model, settings.lora, "last", session.generator("shared"))
-    fitted = session.fit_on(learner, taught, _set_pairs(session, settings, learnt))
+    pairs, sets = _set_pairs(session, settings, learnt)
+    learner = SetsLearner(model, settings.lora, session.generator("shared"), sets)
+    fitted = session.fit_on(learner, taught, pairs)
     if fitted is None:
         return
     texts = [session.tasks[k].instruction(settings) for k in taught]
-    learner.names = tuple(session.names[k] for k in taught)
-    learner.questions = [question_ids(session.tokenizer, text) for text in texts]
+    learner.ask([session.names[k] for k in taught], [question_ids(session.tokenizer, text) for text in texts])
     _leave(session, settings, learner, base, fitted, taught, [0] * len(taught), texts, names)
 
 
-def _set_pairs(session: Session, settings: SalmonPM, learnt: Sequence[int]) -> TrainingPairs:
-    """Pairs with a set of principles behind both dialogues, one column."""
-    data = session.data
+def _set_pairs(
+    session: Session, settings: SalmonPM, learnt: Sequence[int]
+) -> tuple[TrainingPairs, list[list[list[int]]]]:
+    """What is learnt, a column a pass, and the ids of the sets of principles that each pair has there."""
+    data, passes = session.data, settings.sets.passes
     place = {pair.id: i for i, pair in enumerate(session.corpus.pairs)}
     scores = np.full((len(data), len(learnt)), np.nan)
     for column, k in enumerate(learnt):
         verdicts = session.tasks[k].verdicts
         scores[[place[verdict.pair_id] for verdict in verdicts], column] = set_scores(both_orders(verdicts))
     scores[session.labels[:, learnt].isnan().numpy()] = np.nan  # pairs that are equal once they are cut, dropped ties
-    examples = draw_examples(scores, settings.sets, Random(f"{session.seed}/sets"))
-    if not examples:
+
+    texts = [session.tasks[k].instruction(settings) for k in learnt]
+    labels = torch.full((len(data), passes), torch.nan, dtype=torch.float64)
+    nothing = question_ids(session.tokenizer, texts[0])  # where nothing is asked, and nothing learnt
+    sets = [[nothing] * passes for _ in range(len(data))]
+    for example in draw_examples(scores, settings.sets, Random(f"{session.seed}/sets")):
+        named = [(texts[place], negated) for place, negated in example.principles]
+        labels[example.pair, example.turn] = example.first
+        sets[example.pair][example.turn] = question_ids(session.tokenizer, set_text(named, settings.negation))
+    if labels.isnan().all():
         raise UserError(
             f"pm/{session.names[learnt[0]]}: no pair has a preference under any set of principles: in none does the "
             "judge prefer the same response in both orders"
         )
-
-    texts = [session.tasks[k].instruction(settings) for k in learnt]
-    rows: list[list[Dialogue]] = [[], []]
-    for example in examples:
-        named = [(texts[place], negated) for place, negated in example.principles]
-        question = question_ids(session.tokenizer, set_text(named, settings.negation))
-        for side, dialogues in zip(rows, (data.first, data.second), strict=True):
-            dialogue = dialogues[example.pair]
-            side.append(dialogue._replace(ids=[*dialogue.ids, *question]))
     kept = set(session.chosen_by)
-    chosen_by = [i for i, example in enumerate(examples) if example.pair in kept]
-    batched = [i for i, example in enumerate(examples) if example.pair not in kept]
-    labels = torch.tensor([[example.first] for example in examples], dtype=torch.float64)
-    sides = Texts([*rows[0], *rows[1]], session.tokenizer.pad_token_id, session.corpus.device)
-    return TrainingPairs(sides, labels, batched, chosen_by)
+    free = [i for i in range(len(data)) if i not in kept]
+    usable = (~labels[free].isnan()).any(1)
+    over = [free[i] for i in batched_over(usable, len(free))]
+    return TrainingPairs(session.texts, labels, over, session.chosen_by), sets
 
 
 def _leave(

@@ -168,6 +168,7 @@ FIGURES: Mapping[str, Callable[[RunData], Figure | None]] = {  # None: the run h
     "training_distributions": training.distributions,
     "training_reward": training.parts_of_reward,
     "training_cosines": training.advantage_cosines,
+    "training_kept": training.kept_policies,
     "label_agreement": label_agreement,
     "cross_accuracy": cross_accuracy,
     "ablation": ablation,

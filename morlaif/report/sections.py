@@ -93,6 +93,7 @@ def training(run: RunData) -> Section:
             "findings": steps.finding_rows(run),
             "distribution_rows": steps.distribution_rows(run),
             "cosines": steps.cosine_table(run),
+            "kept_rows": tables.kept_rows(run),
         },
     )
 

@@ -221,6 +221,20 @@ def curve_rows(run: RunData) -> Rows:
     ]
 
 
+def kept_rows(run: RunData) -> Rows:
+    """Policies that were kept on the way."""
+
+    def value(found: Estimate | None) -> str:
+        return number(found.value if found else None, sign=True)
+
+    rows = []
+    for arm, own in run.details.kept.items():
+        for one in own:
+            gained = value(one.proxy), value(one.gold), percent(one.win_rate.value)
+            rows.append((run.label(arm), str(one.step), number(one.kl), *gained, number(one.tokens, 1)))
+    return rows
+
+
 def principle_curve_rows(run: RunData) -> Rows:
     rows = []
     for arm in [arm for arm in run.arms if run.curves[arm]]:
@@ -308,6 +322,7 @@ def spoken(run: RunData, figure: str) -> str:
         "training_distributions": "Spread of the shaped rewards and of the advantages over PPO steps",
         "training_reward": "Each principle over PPO steps: whether it decides, its share of the variance, its cosine",
         "training_cosines": "Cosine of the advantages of each two principles",
+        "training_kept": "What policies kept on the way gained, over the root of their KL to SFT",
         "cross_accuracy": "Accuracy of each preference model on the labels of each principle",
         "ablation": "Accuracy of the objective against the number of its principles",
         "label_agreement": "How often the labels of two principles prefer the same response",

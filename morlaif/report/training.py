@@ -118,6 +118,36 @@ def parts_of_reward(run: RunData) -> Figure | None:
     return made
 
 
+def kept_policies(run: RunData) -> Figure | None:
+    """What policies kept on the way gained, in their objective and in what it stands for, over √KL: hill-climbing on a
+    proxy goes with the root of the KL (Gao et al., 2210.10760)."""
+    kinds = [("proxy", "objective, gained"), ("gold", "hidden utility, gained"), ("win_rate", "win rate over SFT")]
+    every = [one for own in run.details.kept.values() for one in own]
+    shown = [(key, label) for key, label in kinds if any(getattr(one, key) is not None for one in every)]
+    if not every:
+        return None
+    made, axes = figure(2.1 * len(shown), len(shown), 1, sharex=True)
+    for row, (key, label) in enumerate(shown):
+        panel, start = axes[row, 0], 0.5 if key == "win_rate" else 0.0
+        panel.axhline(start, color=PALETTE.muted, linewidth=0.8, linestyle=(0, (3, 3)))
+        for arm, own in run.details.kept.items():
+            index = run.arms.index(arm)
+            found = [(one.kl, getattr(one, key)) for one in own if one.kl is not None and getattr(one, key) is not None]
+            points = sorted((max(kl, 0.0) ** 0.5, part.value, part.low, part.high) for kl, part in found)
+            points = [point for point in points if None not in point]
+            if not points:
+                continue
+            x, y, low, high = zip(*[(0.0, start, start, start), *points], strict=True)
+            panel.plot(x, y, color=PALETTE.of(index), linestyle=_dashes(index), marker="o", markersize=3)
+            panel.fill_between(x, low, high, color=PALETTE.of(index), alpha=0.12, linewidth=0)
+        panel.set_ylabel(label)
+        panel.yaxis.set_major_locator(MaxNLocator(4))
+    axes[-1, 0].set_xlabel("√KL to SFT")
+    made.align_ylabels()
+    _arm_legend(made, run)
+    return made
+
+
 def advantage_cosines(run: RunData) -> Figure | None:
     """Each two principles of the policy. Lower triangle: cosines of advantages; upper one: of gradients, where kept."""
     names, table = mean_cosines(run)

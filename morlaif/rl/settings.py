@@ -187,6 +187,7 @@ class PPOSettings(Seeded):
         "loss": ("clip",),
         "loss_params": ({},),
         "overlap": (False,),
+        "keep_every": (None,),
         "importance_cap": (None,),
         "gradient_cosines_every": (0,),
         "loss_aggregation": ("token",),
@@ -252,6 +253,7 @@ class PPOSettings(Seeded):
     samples: Whole
     keep: Literal["last", "best"]
     keep_other: bool
+    keep_every: Count | None
 
     @model_validator(mode="after")
     def _check(self) -> PPOSettings:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class TrainResult:
     stopped: str | None  # why the run ended before its last step
     best: int | None  # the step after which the held-out reward was highest
     other: dict[str, Tensor] | None  # weights of the policy (last or best) that the settings do not keep
+    kept: list[int]  # steps after which weights were kept: `PPOTrainer.kept` gives them
 
 
 class PPOTrainer(Learner):
@@ -95,15 +97,24 @@ class PPOTrainer(Learner):
             self.curve.append(row)
             done, stopped = len(self.curve), self._stop_reason()
             last = done == s.steps or stopped is not None
-            if self.held_out and (last or (s.eval_every and done % s.eval_every == 0)):
+            keeps = bool(s.keep_every) and done % (s.keep_every or 1) == 0
+            if self.held_out and (last or keeps or (s.eval_every and done % s.eval_every == 0)):
                 row |= self._evaluate_held_out(done)
+            if keeps:
+                weights = self.engine.weights()
+                ranks.on_first(partial(self.checkpoints.save_kept, done, weights))
             row |= self._counted()
             if pace.due(done) or (last and s.checkpoint_every):
                 self._save()
             if on_step is not None and ranks.is_first():
                 on_step(row | self.details[-1])
         best = self.best and self.best[0]
-        return TrainResult(self.curve, self.details, self.samples, stopped, best, self._choose())
+        kept = list(range(s.keep_every, len(self.curve) + 1, s.keep_every)) if s.keep_every else []
+        return TrainResult(self.curve, self.details, self.samples, stopped, best, self._choose(), kept)
+
+    def kept(self, step: int) -> dict[str, Tensor]:
+        """The weights that were kept after a step."""
+        return self.checkpoints.load_kept(step)
 
     # --- held-out prompts, and which policy is kept ---
 

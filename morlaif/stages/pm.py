@@ -172,7 +172,7 @@ def training_efforts(unit: Unit, machine: Machine, data: Amounts) -> list[Effort
         return None
     micro = batch_of(settings, machine.layout.ranks).micro
     length = data.padded(1, held.max_length, data.sampled)  # batches are of like lengths
-    pairs = (data.examples - data.held_out) * getattr(settings, "epochs", 1) * held.passes * held.members
+    pairs = (data.examples - data.held_out) * getattr(settings, "epochs", 1) * held.members
     rows = max(1, min(2 * micro, 2 * pairs))
     op: Op = "learn" if held.lora is None else "adapt"
     dropout = held.lora.dropout if held.lora else 0.0

@@ -113,7 +113,7 @@ def salmon(make_pairs, llama, pm_settings, tmp_path_factory):
         own, own_held = (turned(given) if flip else given for given in (verdicts, held_verdicts))
         tasks.append(Task(name, own, own_held, root / name, f"Which one is {name}?", None))
     settings = pm_settings(
-        "toy_salmon", epochs=6, batch_size=16, micro_batch_size=None, leave_out=["other"],
+        "toy_salmon", epochs=12, batch_size=16, micro_batch_size=None, leave_out=["other"],
         sets=DRAWS.model_dump() | {"stop": 0.6, "most": 2}, learning_rate=0.003, head_learning_rate=0.01,
     )  # fmt: skip
     ends = train_pms(tasks, Corpus(pairs, held, llama), settings, seed=1)

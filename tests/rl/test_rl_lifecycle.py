@@ -276,6 +276,24 @@ def test_best_survives_a_kill(small, tmp_path):
     assert result.best == 1 and torch.equal(weights(made), after[1])
 
 
+def test_weights_are_kept_on_the_way(small, tmp_path):
+    """Every so many steps, with a look at the held-out prompts; also of a run that was killed in between."""
+    changes = {"steps": 5, "keep_every": 2, "eval_every": 0, "checkpoint_every": 3}
+    _, result, after = held_out_rewards(small, tmp_path / "whole", {}, **changes)
+    assert result.kept == [2, 4]
+    assert [row["step"] for row in result.curve if "eval/kl" in row] == [2, 4, 5]
+    held_out_rewards(small, tmp_path / "killed", {}, **changes)
+    for state in (tmp_path / "killed").glob("step-00000005.*"):
+        state.unlink()
+    (tmp_path / "killed" / "kept-00000004.pt").unlink()  # as if killed before it
+    held_out_rewards(small, tmp_path / "killed", {}, **changes)
+    for folder in ("whole", "killed"):
+        for step in result.kept:
+            kept = torch.load(tmp_path / folder / f"kept-{step:08d}.pt")
+            assert torch.equal(torch.cat([value.flatten() for value in kept.values()]), after[step])
+    assert held_out_rewards(small, tmp_path / "none", {}, **changes | {"keep_every": None})[1].kept == []
+
+
 def test_evaluation_is_in_the_curve_at_its_steps_and_at_the_end(small):
     config = small.settings(steps=5, eval_every=2, eval_prompts=4, samples=2)
     curve = small.trainer(config, held_out=HELD_OUT).run().curve

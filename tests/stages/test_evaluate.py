@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from jobs import typed
 from morlaif.data.records import Pair, load_pairs, load_split, save_examples, save_pairs
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation.judges import side
+from morlaif.evaluation.kept import kept_folder
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.results import ArmFacts
 from morlaif.evaluation.settings import EvalSettings
@@ -416,3 +418,24 @@ def test_policies_from_outside_and_a_benchmark_are_reported_beside_the_runs_own(
     assert {"multi", "single", "max_min"} <= set(bench["objectives"])
     human = made["results"]["objective_accuracy"]["multi"]["human"]
     assert bench["objectives"]["multi"]["all"]["value"] == pytest.approx(human["value"]), "the same pairs"
+
+
+def test_policies_kept_on_the_way_answer_the_same_prompts(inputs, made, tmp_path):
+    """A kept copy of the last policy stands where the last one does, one of SFT where nothing is gained."""
+    here = dict(inputs)
+    here["ppo/multi"] = tmp_path / "ppo" / "multi"
+    shutil.copytree(inputs["ppo/multi"], here["ppo/multi"])
+    shutil.copytree(inputs["sft"], kept_folder(here["ppo/multi"], 1))
+    shutil.copytree(inputs["ppo/multi"] / "model", kept_folder(here["ppo/multi"], 2) / "model")
+    found = run(here, tmp_path / "out", kept=True)
+    assert found["results"] == made["results"]
+    first, second = found["details"]["kept"]["multi"]
+    assert (first["step"], second["step"]) == (1, 2) and found["details"]["kept"].keys() == {"multi"}
+    assert first["win_rate"]["value"] == 0.5 and first["proxy"]["value"] == first["gold"]["value"] == 0
+    assert second["kl"] == 0.6  # of the next step's rollouts, where no held-out prompts were asked
+    assert second["win_rate"] == found["results"]["win_rate"]["multi_vs_sft"]
+    assert second["gold"]["value"] == pytest.approx(found["details"]["utility_change"]["multi"]["value"])
+    rows = [row["responses"] for row in found["responses"]]
+    gained = [row["multi"]["scores"][name] - row["sft"]["scores"][name] for row in rows for name in PRINCIPLES]
+    assert second["proxy"]["value"] == pytest.approx(sum(gained) / len(rows), abs=1e-5)
+    assert not made["details"]["kept"]

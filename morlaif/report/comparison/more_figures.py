@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from morlaif.evaluation.results import Estimate
+from morlaif.evaluation.results import Estimate, KeptPolicy
 from morlaif.report.comparison.charts import Chart, Dots, Heatmap, Line, Lines, LinesPanel, Point, Scatter, Series, Spot
 from morlaif.report.comparison.data import Arm, ComparedRuns, mean_of
 from morlaif.report.comparison.figures import PLAIN, covered
@@ -32,7 +32,21 @@ def strengths(data: ComparedRuns) -> Chart | None:
 
 
 def win_against_kl(data: ComparedRuns) -> Chart | None:
-    """How far each arm went from SFT, and what it won by it."""
+    """How far each arm went from SFT, and what it won by it: at its end, or where it was kept on the way."""
+    if len(paths := [path for arm in data.trained if len(path := kept_path(arm, data.confidence)) > 1]) > 1:
+        lines = [
+            Line(
+                path[0].label, [0.0, *(one.kl for one in path)], [0.5, *(one.win_rate.value or 0.0 for one in path)],
+                path[0].colour, marked=True,
+            )
+            for path in paths
+        ]  # fmt: skip
+        where = "; ".join(f"{one.label} {one.kl:.1f} nats, {one.win_rate.value or 0:.1%}" for one in at_equal_kl(data))
+        return Lines(
+            "win_against_kl", "Win rate over SFT against KL",
+            "Policies that each arm kept on its way, means over its seeds. The nearest to an equal KL: " + where + ".",
+            [LinesPanel("win rate over SFT", lines, 0.5)], "KL to SFT, nats", "percent", integers=False,
+        )  # fmt: skip
     lines = []
     for arm in data.trained:
         kl, rate = data.aggregate.measure(arm.cell.key, "kl"), data.aggregate.measure(arm.cell.key, "win_rate")
@@ -48,6 +62,42 @@ def win_against_kl(data: ComparedRuns) -> Chart | None:
         f"Arms compare fairly at an equal KL. Upright lines are intervals over {covered(data)}.",
         [LinesPanel("win rate over SFT", lines, 0.5)], "KL to SFT, nats", "percent", integers=False,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OnTheWay:
+    """Where an arm stood after a step: means over the seeds that were kept there."""
+
+    label: str
+    colour: int
+    step: int
+    kl: float
+    win_rate: Estimate
+
+
+def kept_path(arm: Arm, confidence: float) -> list[OnTheWay]:
+    """The policies that an arm kept on its way, and at its end, in the order of their steps."""
+    found: dict[int, list[KeptPolicy]] = {}
+    for policy in arm.policies:
+        for one in policy.run.details.kept.get(policy.name, ()):
+            found.setdefault(one.step, []).append(one)
+    path = []
+    for step, own in sorted(found.items()):
+        kl = mean_of([Estimate(one.kl, None, None, 1) for one in own], confidence)
+        rate = mean_of([one.win_rate for one in own], confidence, share=True)
+        if kl is not None and kl.value is not None and rate is not None and rate.value is not None:
+            path.append(OnTheWay(arm.cell.label, arm.colour, step, kl.value, rate))
+    return path
+
+
+def at_equal_kl(data: ComparedRuns) -> list[OnTheWay]:
+    """Of each arm the kept policy nearest to the KL that all of them came to; none where not all arms kept any."""
+    paths = [kept_path(arm, data.confidence) for arm in data.trained]
+    paths = [path for path in paths if path]
+    if len(paths) < 2:
+        return []
+    common = min(max(one.kl for one in path) for path in paths)
+    return [min(path, key=lambda one: abs(one.kl - common)) for path in paths]
 
 
 def changes(data: ComparedRuns) -> Chart | None:

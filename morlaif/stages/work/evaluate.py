@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks
 from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message, Pair, different_prompts, load_pairs, load_split
 from morlaif.data.spool import Picked
 from morlaif.errors import Damaged, UserError
-from morlaif.evaluation import budget, checks, overview, regression, results, wins
+from morlaif.evaluation import budget, checks, kept, overview, regression, results, wins
 from morlaif.evaluation import pairs as held_out
 from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, UtilityJudge, true_scores, utilities
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.overview import Scored
-from morlaif.evaluation.policies import ANSWERS, Answered, kept_answers, relative_rows, respond, response_rows
+from morlaif.evaluation.policies import (
+    ANSWERS,
+    Answered,
+    PolicyResponses,
+    kept_answers,
+    relative_rows,
+    respond,
+    response_rows,
+)
 from morlaif.evaluation.results import SFT, ArmFacts, ArmWeights, Estimate, RunDetails, RunResults
 from morlaif.evaluation.rewardbench import read_bench
 from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PluginJudge, PMJudge, RulesJudge
@@ -45,6 +54,7 @@ from morlaif.stages.ppo import STAGE as PPO
 from morlaif.stages.work.places import bank_of, base_of, pm_base_of, policy_of
 from morlaif.statistics import Array, Resampling
 
+Load = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 PAIRS_COUNTED = 64  # whose tokens tell how long pairs are
 SINGLE, GOLD = "single", "gold"  # preference models: of the constitution; of the human labels, for the judge
 
@@ -85,6 +95,7 @@ def build(job: EvaluateJob) -> dict[str, Any]:
         **_of_policies(run, answers, found),
         **_of_models(job, run, pairs, human, kinds, score),
         **_of_labels(job, run, headlines),
+        kept=_kept(job, run, judge, prompts, answers, score),
     )
 
     # 6. the files
@@ -235,16 +246,29 @@ def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], scor
         loaders[policy] = partial(load_outside, policy, where, trusted, dtype=job.dtype, device=job.device)
     answers = {}
     for step, (policy, load) in enumerate(loaders.items(), 1):
-        if policy in own and (file := own[policy] / ANSWERS).is_file():
-            made = kept_answers(file, prompts)
-        else:
-            made = respond(load, prompts, settings.answering, seed=job.seed, gather=job.hardware.zero.most_gathered)
-        scored = score(prompts[: settings.scored], made.texts[: settings.scored])
-        true = true_scores(prompts, made.texts, run.truth) if run.truth else None
-        utility = utilities(prompts, made.texts) if run.truth else None
-        answers[policy] = Answered(made, scored, true, utility)
-        job.progress(step, run.steps, tokens=made.facts().tokens)
+        written = own[policy] / ANSWERS if policy in own else None
+        made = kept_answers(written, prompts) if written is not None and written.is_file() else None
+        answers[policy] = _answered(job, run, prompts, score, load, made)
+        job.progress(step, run.steps, tokens=answers[policy].responses.facts().tokens)
     return answers
+
+
+def _answered(
+    job: EvaluateJob,
+    run: _Run,
+    prompts: Sequence[list[Message]],
+    score: Score,
+    load: Load,
+    made: PolicyResponses | None = None,
+) -> Answered:
+    """Of one policy, and what is thought of it. made: where its answers are known."""
+    settings = run.settings
+    if made is None:
+        made = respond(load, prompts, settings.answering, seed=job.seed, gather=job.hardware.zero.most_gathered)
+    scored = score(prompts[: settings.scored], made.texts[: settings.scored])
+    true = true_scores(prompts, made.texts, run.truth) if run.truth else None
+    utility = utilities(prompts, made.texts) if run.truth else None
+    return Answered(made, scored, true, utility)
 
 
 def _judge(job: EvaluateJob, run: _Run) -> PolicyJudge:
@@ -302,6 +326,33 @@ def _rates(
     judge = checks.checker(getattr(run.settings.judge, "engine", None), job.ledger)
     texts = {policy: one.responses.texts for policy, one in answers.items()}
     return checks.rates(judge, run.settings.rates, prompts, texts, run.settings.confidence)
+
+
+def _kept(
+    job: EvaluateJob,
+    run: _Run,
+    judge: PolicyJudge,
+    prompts: Sequence[list[Message]],
+    answers: Mapping[str, Answered],
+    score: Score,
+) -> dict[str, list[results.KeptPolicy]]:
+    """What each arm left behind on its way, against SFT."""
+    if not run.settings.kept:
+        return {}
+    base, names, made = answers[SFT], run.models.names, {}
+    for arm in run.arms:
+        objective = run.models.objectives.get(arm)
+        proxy = None if objective is None else as_function(objective, names)
+        found = []
+        for step, folder in kept.kept_policies(job.needs.policies[arm]):
+            answer = _answered(job, run, prompts, score, partial(policy_of, job, folder))
+            texts = {arm: answer.responses.texts, SFT: base.responses.texts}
+            won = wins.judge_all(judge, prompts, texts, [(arm, SFT)], **run.how)[arm, SFT]
+            gained = None if proxy is None else proxy(answer.scores) - proxy(base.scores)
+            found.append(kept.measured(step, run.curves[arm], answer, base, won, gained, **run.how))
+        if found:
+            made[arm] = found
+    return made
 
 
 def _held_out(job: EvaluateJob, run: _Run, score: Score) -> tuple[held_out.ScoredPairs, held_out.ScoredPairs]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from morlaif import ranks, sharded
 from morlaif.data.records import different_prompts, load_split
 from morlaif.errors import UserError, suggest
+from morlaif.evaluation.kept import kept_folder
 from morlaif.models.load import point_to_adapter, save_adapter, save_policy
 from morlaif.preference.kinds import leaves_network
 from morlaif.preference.report import read_report
@@ -70,6 +71,8 @@ def build(job: PPOJob) -> dict[str, Any]:
     if result.other is not None:
         other = "best" if settings.keep == "last" else "last"
         _leave(trainer, job.needs.sft, job.out / other, result.other)
+    for step in result.kept:
+        _leave(trainer, job.needs.sft, kept_folder(job.out, step), trainer.kept(step))
     _leave(trainer, job.needs.sft, job.out)
     if ranks.is_first():
         if objective.stateful:
@@ -99,7 +102,7 @@ def _leave(trainer: PPOTrainer, sft: Path, folder: Path, weights: dict[str, torc
         own = trainer.engine.weights()
         trainer.engine.load_weights(weights)
     if ranks.is_first():
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     if export in ("adapter", "both"):
         with sharded.gathered(models.groups()["policy"]):
             ranks.on_first(lambda: save_adapter(cast(PeftModel, models.policy), trainer.tokenizer, folder))
