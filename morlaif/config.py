@@ -20,7 +20,7 @@ from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import GivenSFT, ModelSettings, RespondSettings
 from morlaif.online.settings import BestOfNSettings, RejectionSettings
 from morlaif.preference.settings import PMSettings
-from morlaif.presets import preset
+from morlaif.presets import options, preset
 from morlaif.report.comparison.settings import CompareSettings
 from morlaif.report.settings import ReportSettings
 from morlaif.reward.settings import RewardSettings
@@ -169,7 +169,8 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 def _of_kind(
     group: dict[str, Any], kind: OneOf, ours: Mapping[str, type[BaseModel]], name: str, changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The group as another kind has it, where `changes` name one: what both know, neutral values, and what is given."""
+    """The group as another kind has it, where `changes` name one: what both know, the rest as the preset of that name
+    has it (neutral, where there is none), and what is given."""
     wanted = changes.get(f"{name}.{kind.field}", group[kind.field])
     model = ours.get(kind.tag(wanted, ours))
     if wanted == group[kind.field] or model is None:
@@ -177,4 +178,6 @@ def _of_kind(
     given = (key.removeprefix(f"{name}.") for key in changes if key.startswith(f"{name}."))
     kept = {key: value for key, value in group.items() if key in model.model_fields}
     neutral = {key: values[0] for key, values in getattr(model, "neutral", {}).items()}
+    if wanted in options().get(name, ()):
+        neutral |= {key: value for key, value in preset(name, wanted).items() if key in model.model_fields}
     return dict.fromkeys(key for key in given if "." not in key) | neutral | kept

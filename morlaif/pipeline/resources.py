@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -23,6 +24,7 @@ from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.timing import duration
 from morlaif.planning.plan import plan as make_plan
 from morlaif.preference.kinds import kind_of
+from morlaif.preference.settings import PMSettings
 from morlaif.stages.pm import PM
 from morlaif.stages.scoring import ScoringReads
 from morlaif.texts import Part, add_row, line
@@ -36,11 +38,23 @@ def stage_memories(config: Config, plan: Plan) -> list[StageMemory]:
     machine = machine_of(config, plan)
     if machine is None:
         return []
-    first: dict[str, Unit] = {}
+    different: dict[tuple[str, str], Unit] = {}
     for unit in plan.units:
-        first.setdefault(unit.stage.name, unit)
-    found = [unit.stage.memory(unit, machine) for unit in first.values()]
-    return [memory for memory in found if memory is not None]
+        different.setdefault((unit.stage.name, repr(_models_of(unit))), unit)
+    most: dict[str, StageMemory] = {}
+    for (stage, _), unit in different.items():
+        pm = _models_of(unit)
+        memory = unit.stage.memory(unit, machine if pm is None else replace(machine, kind=kind_of(pm).footprint))
+        if memory is not None and (stage not in most or memory.device > most[stage].device):
+            most[stage] = memory
+    return list(most.values())
+
+
+def _models_of(unit: Unit) -> PMSettings | None:
+    """Settings of the preference models that the unit trains, or scores with."""
+    trains = unit.reads if hasattr(unit.reads, "pm") else next((need.reads for need in unit.of("pm")), None)
+    found: PMSettings | None = getattr(trains, "pm", None)
+    return found
 
 
 def machine_of(config: Config, plan: Plan) -> Machine | None:

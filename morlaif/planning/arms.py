@@ -17,7 +17,7 @@ from morlaif.planning.budgets import given_more
 from morlaif.planning.checks import check_objective
 from morlaif.preference.settings import PMSettings
 from morlaif.registry import Registry
-from morlaif.reward.settings import JudgeReward, PMReward, RewardLayout, check, layout, of_whole
+from morlaif.reward.settings import Column, JudgeReward, PMReward, RewardLayout, check, layout, of_whole
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import Settings
 from morlaif.stages.evaluate import ArmRead
@@ -119,11 +119,15 @@ def _of_itself(arm: str, columns: RewardLayout, key: str) -> RewardLayout:
     if not columns.models:
         raise UserError(f"{key}: changes preference models, and this arm's reward has none")
     of_models = {name for name, part in columns.parts.items() if isinstance(part, PMReward)}
-    own = [
-        column.model_copy(update={"own": own_of(column.own, arm)}) if column.part in of_models else column
-        for column in columns.columns
-    ]
-    return columns.model_copy(update={"columns": tuple(own)})
+
+    def renamed(column: Column) -> Column:
+        if column.part not in of_models:
+            return column
+        if column.of:  # it asks models of other columns, and has none of its own
+            return column.model_copy(update={"of": tuple(own_of(name, arm) for name in column.of)})
+        return column.model_copy(update={"own": own_of(column.own, arm)})
+
+    return columns.model_copy(update={"columns": tuple(map(renamed, columns.columns))})
 
 
 def _method(name: str, key: str) -> Method[Any, Any]:

@@ -39,6 +39,7 @@ class Footprint:
     """What an arm's preference models hold and learn: what an estimate of their memory is made of."""
 
     max_length: int  # tokens of one row
+    behind: int = 0  # tokens of questions behind a row, while it learns
     lora: LoRASettings | None = None  # None: each is a whole model; else adapters on one frozen base
     one_adapter: bool = False  # all models have the same
     top: float = 1.0  # share of the layers, from the top, that are adapted

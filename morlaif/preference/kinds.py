@@ -210,7 +210,7 @@ class Salmon(Reading[SalmonPM]):
         own = super().footprint
         sets = self.settings.sets  # all those of a pair stand behind one dialogue
         size = min(1 / sets.stop, sets.most)
-        return replace(own, max_length=own.max_length + round(sets.passes * size * QUESTION_TOKENS))
+        return replace(own, behind=round(sets.passes * size * QUESTION_TOKENS))
 
     def learn(self, session: Session, taught: Sequence[int]) -> None:
         from morlaif.preference.shared import train_sets

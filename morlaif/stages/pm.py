@@ -109,7 +109,7 @@ def training(unit: Unit, machine: Machine) -> StageMemory | None:
         always.append(Item("cache", _kept_states(unit, held, machine), "states below the top, at most cache_gb"))
     lora, checkpointing = held.lora, held.gradient_checkpointing
     learning = 0 if lora else members * machine.base.parameters  # DeepSpeed knows nothing of adapters
-    tokens = 2 * batch.size * held.max_length
+    tokens = 2 * batch.size * (held.max_length + held.behind)
     factor = (1 - held.top) * FORWARD + held.top * together * operations(lora is not None, checkpointing)
     turns = {
         "learning": _work(held, machine, rows, together),
@@ -161,7 +161,7 @@ def _work(held: Footprint, machine: Machine, rows: ForwardSize, together: int) -
 
 def _rows(settings: PMSettings, held: Footprint, ranks: int) -> ForwardSize:
     """A forward of one model: both responses of each pair."""
-    return ForwardSize(2 * batch_of(settings, ranks).micro, held.max_length)
+    return ForwardSize(2 * batch_of(settings, ranks).micro, held.max_length + held.behind)
 
 
 def training_efforts(unit: Unit, machine: Machine, data: Amounts) -> list[Effort] | None:
@@ -171,7 +171,7 @@ def training_efforts(unit: Unit, machine: Machine, data: Amounts) -> list[Effort
     if held is None or batch is None or data.examples is None or data.held_out is None:
         return None
     micro = batch_of(settings, machine.layout.ranks).micro
-    length = data.padded(1, held.max_length, data.sampled)  # batches are of like lengths
+    length = data.padded(1, held.max_length, data.sampled) + held.behind  # batches are of like lengths
     pairs = (data.examples - data.held_out) * getattr(settings, "epochs", 1) * held.members
     rows = max(1, min(2 * micro, 2 * pairs))
     op: Op = "learn" if held.lora is None else "adapt"
