@@ -17,7 +17,9 @@ from morlaif.planning.budgets import given_more
 from morlaif.planning.checks import check_objective
 from morlaif.preference.settings import PMSettings
 from morlaif.registry import Registry
-from morlaif.reward.settings import Column, JudgeReward, PMReward, RewardLayout, check, layout, of_whole
+from morlaif.reward.settings import Column, JudgeReward, MixtureReward, PMReward, RewardLayout, check, layout, of_whole
+from morlaif.scalarize.functions import linear
+from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import Settings
 from morlaif.stages.evaluate import ArmRead
@@ -28,6 +30,7 @@ from morlaif.units.job import Reads, gather
 from morlaif.units.unit import Stage, Unit
 
 S = TypeVar("S", bound=Stage[Any, Any])
+SCHEDULED = "morlaif.scalarize.functions.scheduled"
 RESERVED = {part.name for part in fields(MethodReads)}  # what a plan gives
 
 
@@ -59,9 +62,27 @@ class PlannedArm:
         found = {name: getattr(self.config, name) for name in Config.model_fields}
         return {name: value for name, value in found.items() if isinstance(value, Settings)}
 
+    def scalarizer(self, key: str) -> ScalarizerSettings:
+        """Of its objective: that of the config, or the weighted sum whose weights follow the schedule of a mixture.
+
+        Raises:
+            UserError: a schedule with another scalarizer than the sum; `key` is that of the arm.
+        """
+        reward, usual = self.config.reward, self.config.scalarizer
+        if not (isinstance(reward, MixtureReward) and reward.schedule) or self.labels in WHOLE:
+            return usual
+        if resolve(usual).function is not linear:
+            raise UserError(
+                f"{key}: reward.schedule changes the weights of a sum, and scalarizer {usual.name} is none: use "
+                "scalarizer=linear"
+            )
+        columns = [column for column in self.layout.columns if column.part in reward.schedule]
+        points = {column.name: reward.schedule[column.part] for column in columns}
+        return ScalarizerSettings(name=SCHEDULED.rpartition(".")[2], function=SCHEDULED, params={"points": points})
+
     def read(self, name: str, usual: ScalarizerSettings) -> ArmRead:
         """What an evaluation reads of it, in a run of the scalarizer `usual`."""
-        own = self.config.scalarizer
+        own = self.scalarizer(name)
         return ArmRead(
             name=name, labels=self.labels, models=tuple(self.layout.models), title=self.settings.title,
             method=self.method.name, scalarizer=None if own == usual else own,
@@ -210,6 +231,8 @@ def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:
                 "labels: principles, or a reward of judges or functions"
             )
     of_many = [arm for arm in arms.values() if arm.labels not in WHOLE]
+    for name, arm in arms.items():
+        resolve(arm.scalarizer(f"arms.definitions.{name}")).start(arm.layout.names)
     for arm in of_many:
         check_objective(arm.config, arm.layout, trains=True)
     if not of_many:

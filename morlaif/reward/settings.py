@@ -19,7 +19,21 @@ from morlaif.naming import WHOLE
 from morlaif.params import checked, refuse_unknown, wanted
 from morlaif.preference.sets import Ask
 from morlaif.registry import Registry
-from morlaif.settings import NUMBER, Count, Decay, Line, Number, OneOf, Outside, Params, Positive, Settings, Text
+from morlaif.settings import (
+    NUMBER,
+    Coefficient,
+    Count,
+    Decay,
+    Line,
+    Number,
+    OneOf,
+    Outside,
+    Params,
+    Positive,
+    Settings,
+    Text,
+    Whole,
+)
 
 PrincipleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 
@@ -87,6 +101,24 @@ class FunctionReward(Named):
     params: Params
 
 
+class DiscriminatorReward(Named):
+    """A discriminator of demonstrations against the policy's samples, fitted anew as the policy learns."""
+
+    kind: Literal["discriminator"]
+    demonstrations: Count  # of the train split
+    every: Count  # steps of the policy
+    recent: Count  # samples of the policy
+    ridge: Positive
+    max_length: Count  # tokens of prompt and response
+
+    @field_validator("names")
+    @classmethod
+    def _one(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(names) != 1:
+            raise ValueError(f"a discriminator has one column, not {len(names)}")
+        return names
+
+
 class PluginReward(Named):
     """A reward in a package of the user's: a class or function whose call with `params` gives what scores.
 
@@ -123,18 +155,23 @@ REWARDS: Registry[Callable[..., Any]] = Registry(
         "pm": "morlaif.reward.sources.ModelScores",
         "judge": "morlaif.reward.sources.JudgeScores",
         "function": "morlaif.reward.sources.FunctionScores",
+        "discriminator": "morlaif.reward.discriminator.DiscriminatorScores",
         "mixture": "morlaif.reward.sources.SideBySide",
     },
 )
-Part = Annotated[PMReward | JudgeReward | FunctionReward | PluginReward, OneOf("kind", REWARDS)]
+Part = Annotated[PMReward | JudgeReward | FunctionReward | DiscriminatorReward | PluginReward, OneOf("kind", REWARDS)]
 
 
 class MixtureReward(Settings):
     """Several rewards side by side, each with columns of its own and a weight."""
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"schedule": (None,)}
+
     kind: Literal["mixture"]
     parts: Annotated[dict[str, Part], Field(min_length=1)]
     weights: dict[str, Positive]  # by part; multiplies what `weights` makes of its columns
+    # by part: [step, factor on its weight], …; others keep their weight
+    schedule: dict[str, Annotated[list[tuple[Whole, Coefficient]], Field(min_length=1)]] | None
 
     @model_validator(mode="after")
     def _weights_of_parts(self) -> MixtureReward:
@@ -143,14 +180,15 @@ class MixtureReward(Settings):
                 raise ValueError(f"parts: '{name}': small letters, digits and underscores")
             if name not in self.weights:
                 raise ValueError(f"weights: none for the part '{name}'.{suggest(name, self.weights)}")
-        for name in self.weights:
-            if name not in self.parts:
-                raise ValueError(f"weights: no part '{name}'.{suggest(name, self.parts)}")
+        for key in ("weights", "schedule"):
+            for name in getattr(self, key) or ():
+                if name not in self.parts:
+                    raise ValueError(f"{key}: no part '{name}'.{suggest(name, self.parts)}")
         return self
 
 
 RewardSettings = Annotated[
-    PMReward | JudgeReward | FunctionReward | MixtureReward | PluginReward, OneOf("kind", REWARDS)
+    PMReward | JudgeReward | FunctionReward | DiscriminatorReward | MixtureReward | PluginReward, OneOf("kind", REWARDS)
 ]
 
 
@@ -267,7 +305,7 @@ def find_function(settings: FunctionReward, key: str) -> Callable[..., Any]:
 
 def _own_names(settings: Part, principles: Sequence[str], key: str) -> Mapping[str, tuple[str, ...]]:
     """Its columns; with the models of those that are asked otherwise."""
-    if isinstance(settings, FunctionReward | PluginReward):
+    if isinstance(settings, Named):
         return dict.fromkeys(settings.names, ())
     chosen = principles if settings.principles is None else settings.principles
     for name in chosen:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from morlaif.feedback.judge import at_home, open_rater
 from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.settings import Criterion, FeedbackSettings
 from morlaif.preference.sets import Ask
+from morlaif.reward.discriminator import DiscriminatorScores, Encode
 from morlaif.reward.settings import (
+    DiscriminatorReward,
     FunctionReward,
     JudgeReward,
     PluginReward,
@@ -46,6 +48,18 @@ class RewardSource(Protocol):
         """What it has counted since it was last asked; empty where there is nothing to count."""
 
 
+@runtime_checkable
+class Learning(Protocol):
+    """A source that learns while the policy does: a trainer gives it each step's samples, and keeps its state."""
+
+    def observe(self, prompts: Prompts, responses: Responses) -> None:
+        """One step's samples, of all ranks, after they were scored."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 def open_reward(
     layout: RewardLayout,
     *,
@@ -54,6 +68,7 @@ def open_reward(
     feedback: FeedbackSettings | None,
     ledger: Path,
     settled: Callable[[FeedbackSettings], FeedbackSettings] = lambda judge: judge,
+    imitated: Callable[[int, int], tuple[Encode, Prompts, Responses]] | None = None,
 ) -> RewardSource:
     """The reward that `layout` lays out.
 
@@ -64,6 +79,7 @@ def open_reward(
         feedback: the run's own source, for judges without an engine.
         ledger: where ratings are kept that cost money or time.
         settled: puts the run's own model into the settings of a judge that names no other.
+        imitated: of how many demonstrations, and how many tokens at most: what reads them, their prompts, their texts.
     """
     sources: list[RewardSource] = []
     for part, settings in layout.parts.items():
@@ -79,6 +95,10 @@ def open_reward(
             case FunctionReward():
                 function = partial(find_function(settings, key), **settings.params)
                 sources.append(FunctionScores(names, function, f"{key}.function '{settings.function}'"))
+            case DiscriminatorReward():
+                assert imitated is not None, "whoever opens this reward knows the data"
+                read = imitated(settings.demonstrations, settings.max_length)
+                sources.append(DiscriminatorScores(names, settings, *read))
             case PluginReward():
                 sources.append(FunctionScores(names, settings.found(key)(), f"{key}.kind '{settings.kind}'"))
     return sources[0] if len(sources) == 1 else SideBySide(sources)
@@ -201,6 +221,21 @@ class SideBySide:
         for source in self.sources:
             facts.update(source.take_facts())
         return facts
+
+    def observe(self, prompts: Prompts, responses: Responses) -> None:
+        for source in self._learning:
+            source.observe(prompts, responses)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sources": [source.state_dict() for source in self._learning]} if self._learning else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for source, own in zip(self._learning, state["sources"], strict=True):
+            source.load_state_dict(own)
+
+    @property
+    def _learning(self) -> list[Learning]:
+        return [source for source in self.sources if isinstance(source, Learning)]
 
 
 def _name(single: Single) -> tuple[str, str]:

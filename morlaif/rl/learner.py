@@ -163,6 +163,8 @@ class Learner:
         # 2. Score: each principle apart, (B, K), then one number for each response, (B,).
         scores = self.score([self.prompts[row] for row in rows], texts, "score", step)
         check_scores(scores, self.names, texts, step, allow_constant=s.shaping.constant_score == "allow")
+        if (observe := getattr(self.reward, "observe", None)) is not None:  # a reward that learns from the policy
+            observe([self.prompts[row] for row in rows], texts)
         self.objective.observe(scores)  # of all processes; what the objective learns moves before it is asked
         reward = self.objective(scores).float()
         check_rewards(reward, texts, step)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -204,6 +204,7 @@ class PPOTrainer(Learner):
             "seen": asdict(self.seen),
             "totals": asdict(self.totals),
             "objective": self.objective.state_dict(),
+            "reward": getattr(self.reward, "state_dict", dict)(),
         }
         best = self.best and self.best[0]
         ranks.on_first(lambda: self.checkpoints.save(len(self.curve), state, best))
@@ -222,3 +223,5 @@ class PPOTrainer(Learner):
         self.seen = shaping.Moments(**state["seen"])
         self.totals = shaping.Moments(**state["totals"])
         self.objective.load_state_dict(state["objective"])
+        if own := state.get("reward"):
+            cast(Any, self.reward).load_state_dict(own)

@@ -105,6 +105,40 @@ def test_a_reward_that_draws_resumes_too(small, tmp_path):
     assert timeless(small.trainer(config, reward=noisy, keep=tmp_path).run().curve) == timeless(expected)
 
 
+class Bored:
+    """A reward that learns: a response is worth less, the more of the policy's samples had its length."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, prompts, texts):
+        return torch.tensor([[-float(self.seen.count(len(text))), float(len(text))] for text in texts])
+
+    def observe(self, prompts, texts):
+        self.seen += map(len, texts)
+
+    def state_dict(self):
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state):
+        self.seen = list(state["seen"])
+
+
+def test_a_reward_that_learns_resumes_with_what_it_has_learnt(small, tmp_path):
+    config = small.settings(steps=4, checkpoint_every=2, shaping={"constant_score": "allow"})
+    expected = small.trainer(config, reward=Bored()).run().curve
+
+    def kill(row):
+        if row["step"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        small.trainer(config, reward=Bored(), keep=tmp_path).run(kill)
+    again = Bored()
+    assert timeless(small.trainer(config, reward=again, keep=tmp_path).run().curve) == timeless(expected)
+    assert len(again.seen) == 4 * config.rollouts
+
+
 def test_a_reward_that_gives_up_costs_no_step(small, tmp_path):
     """Its money is spent in the middle of a step: the steps before it are kept, whenever a checkpoint was due."""
     config = small.settings(steps=6, checkpoint_every=5)

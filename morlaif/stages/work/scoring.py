@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from morlaif import ranks
-from morlaif.data.records import Message
+from morlaif.data.records import Message, load_split
 from morlaif.errors import UserError
+from morlaif.preference.model import pad_batch, pooled_states, tokenize
+from morlaif.preference.scoring import length_buckets, tokens_at_once
 from morlaif.preference.sets import Ask
+from morlaif.reward.discriminator import Encode
 from morlaif.reward.sources import RewardSource, open_reward
-from morlaif.stages.work.places import bank_of, judge_of
+from morlaif.stages.work.places import bank_of, judge_of, policy_of
 from morlaif.units.job import Job
 
 
@@ -35,7 +39,31 @@ def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> Re
         feedback=job.reads.feedback,
         settled=partial(judge_of, job),
         ledger=job.ledger,
+        imitated=partial(_imitated, job),
     )
+
+
+def _imitated(job: Job[Any, Any], count: int, max_length: int) -> tuple[Encode, Sequence[list[Message]], list[str]]:
+    """What a discriminator reads with, and the demonstrations: prompts and texts.
+
+    Raises:
+        UserError: several ranks would each fit one of their own.
+    """
+    if ranks.count() > 1:
+        raise UserError("reward.kind=discriminator: is fitted in one process; use hardware.strategy=single")
+    model, tokenizer = policy_of(job)
+    shown = [row for row in load_split(job.needs.data, "train") if row.demonstration is not None][:count]
+
+    @torch.no_grad()
+    def encode(prompts: Sequence[list[Message]], texts: Sequence[str]) -> Tensor:
+        rows = [tokenize(tokenizer, *row, max_length) for row in zip(prompts, texts, strict=True)]
+        states = torch.zeros(len(rows), model.config.get_text_config().hidden_size, device=job.device)
+        for bucket in length_buckets([len(row.ids) for row in rows], tokens_at_once(job.device.type == "cuda", 1)):
+            batch = pad_batch([rows[i] for i in bucket], tokenizer.pad_token_id, job.device)
+            states[torch.tensor(bucket, device=job.device)] = pooled_states(model, batch, "mean").float()
+        return states
+
+    return encode, [row.messages for row in shown], [str(row.demonstration) for row in shown]
 
 
 class SharedSource:
