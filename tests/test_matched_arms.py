@@ -100,7 +100,6 @@ def test_an_arm_may_take_another_preset_of_a_group():
     ("change", "words"),
     [
         ("{reward: jugde}", "no preset 'jugde' in reward/. Did you mean 'judge'"),
-        ("{pm.kind: ensemble}", "change.pm.kind=ensemble: lacks top, cache_gb, member"),
         ("{pm.kind: nothing}", "pm.kind"),
         ("{reward: judge, pm.epochs: 2}", "this arm's reward has none"),
         ("{data.seed: 2}", "all else is the same"),

@@ -201,9 +201,7 @@ class Column(Settings):
     part: str  # of the mixture; "" where there is none
     own: str  # what the part calls it: a principle, or one of a function's names
     weight: Number
-    of: tuple[
-        str, ...
-    ] = ()  # preference models that are asked otherwise than about their own principle: see `PMReward.asks`
+    of: tuple[str, ...]  # models that are asked otherwise than about their own principle: see `PMReward.asks`
 
 
 class RewardLayout(Settings):
@@ -258,7 +256,7 @@ def of_whole(reward: RewardSettings, labels: str) -> RewardLayout:
     """One column for a response as a whole: a preference model of `labels`; under `reward=judge`, of a constitution, a
     judge's overall rating."""
     rated = isinstance(reward, JudgeReward) and labels == "constitution"
-    column = Column(name=WHOLE[labels], part="", own=WHOLE[labels], weight=1.0)
+    column = Column(name=WHOLE[labels], part="", own=WHOLE[labels], weight=1.0, of=())
     return RewardLayout(
         reward=reward if rated else PMReward(kind="pm", principles=None, draw=None, written={}), columns=(column,)
     )

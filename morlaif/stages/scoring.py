@@ -35,7 +35,7 @@ class ScoringReads(Reads):
     def layout(self) -> RewardLayout:
         if self.reward is not None:
             return self.reward
-        columns = tuple(Column(name=name, part="", own=name, weight=1.0) for name in self.names)
+        columns = tuple(Column(name=name, part="", own=name, weight=1.0, of=()) for name in self.names)
         return RewardLayout(reward=PMReward(kind="pm", principles=None, draw=None, written={}), columns=columns)
 
 

@@ -32,7 +32,7 @@ def function(**changes: Any) -> dict[str, Any]:
 
 
 def mixture(**parts: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": "mixture", "parts": parts, "weights": dict.fromkeys(parts, 1.0)}
+    return {"kind": "mixture", "parts": parts, "weights": dict.fromkeys(parts, 1.0), "schedule": None}
 
 
 RULES = TypeAdapter(FeedbackSettings).validate_python(conf("feedback/rules"))
