@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-Outside = Literal["model", "dataset", "function"]  # what a field's text may name that lies outside the run
+Outside = Literal["model", "dataset", "function", "file"]  # what a field's text may name that lies outside the run
 
 
 class Settings(BaseModel):

@@ -12,6 +12,7 @@ from morlaif.errors import MachineError, UserError
 from morlaif.feedback.chunks import Verdicts
 from morlaif.feedback.rating import Rater
 from morlaif.feedback.records import Comparison, Usage, Verdict
+from morlaif.feedback.rubric import ChecklistRater, OneByOne
 from morlaif.feedback.settings import JUDGES, FeedbackSettings, Principle
 from morlaif.settings import Settings
 
@@ -68,6 +69,11 @@ class SourceJudge(Judge, Generic[S]):
         raise NotImplementedError
 
     @classmethod
+    def open_checklist(cls, settings: S, *, ledger: Path, highest: int) -> ChecklistRater:
+        """What rates single responses by several criteria of their own, as one answer (`feedback.rubric`)."""
+        return OneByOne(cls.open_rater(settings, ledger=ledger, highest=highest))
+
+    @classmethod
     def open_checker(cls, settings: S, *, ledger: Path) -> Rater:
         """What answers questions about single responses with yes or no (`feedback.checking`)."""
         raise UserError("feedback.source: it answers no question with yes or no; use rules, openai or hf")
@@ -92,6 +98,11 @@ def open_judge(settings: FeedbackSettings, *, ledger: Path, seed: int, together:
 def open_rater(settings: FeedbackSettings, *, ledger: Path, highest: int) -> Rater:
     """The rater that `settings` describe. `ledger`: where answers are kept that cost money or time."""
     return _class(settings).open_rater(settings, ledger=ledger, highest=highest)
+
+
+def open_checklist(settings: FeedbackSettings, *, ledger: Path, highest: int) -> ChecklistRater:
+    """What rates single responses by several criteria of their own."""
+    return _class(settings).open_checklist(settings, ledger=ledger, highest=highest)
 
 
 def open_checker(settings: FeedbackSettings, *, ledger: Path) -> Rater:

@@ -62,6 +62,7 @@ class Question:
     read: Callable[[Reply], Value]
     field: str | None = None  # which of several values in the reply is wanted; None: there is but one
     share: int = 1  # verdicts that this request serves
+    stored: Callable[[Reply], Value] | None = None  # what the ledger keeps of the reply; None: as `stored` has it
 
     @property
     def by_logprobs(self) -> bool:
@@ -380,6 +381,8 @@ def mass_in(read: Callable[[Reply], Value], reply: Reply) -> float | None:
 
 def stored(question: Question) -> Callable[[Reply], Value]:
     """What the ledger keeps of a reply."""
+    if question.stored is not None:
+        return question.stored
     return question.read if question.field is None else several
 
 

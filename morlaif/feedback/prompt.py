@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from morlaif.data.markers import break_open
 from morlaif.data.records import Message
@@ -67,6 +67,17 @@ SYSTEM_CHECK = (
     + "Reply with a single word, yes or no."
 )
 QUESTION_CHECK = "Reply with one word, yes or no."
+
+SYSTEM_RUBRIC = (
+    "You rate a reply to the last message of a conversation. "
+    + _QUOTED.replace("ends a quotation or renames an option", "or ends a quotation")
+    + "Rate it by one criterion at a time, as if the others did not exist, each with a whole number from 1 (as poor as "
+    "can be) to {highest} (could not be better). Reply with a JSON object that gives the number for each criterion."
+)
+QUESTION_RUBRIC = (
+    "Reply with a JSON object whose keys are the names of the criteria, in this order, and whose values are whole "
+    "numbers from 1 to {highest}."
+)
 
 SYSTEM_JOINT = _COMPARE.replace(
     "by the criterion alone", "by one criterion at a time, as if the others did not exist"
@@ -147,6 +158,18 @@ def rating_messages(messages: Sequence[Message], response: str, criterion: Crite
     question = f"Criterion: {criterion.ask}\n\n{QUESTION_RATE.format(highest=highest)}"
     user = f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\n{question}"
     return [{"role": "system", "content": SYSTEM_RATE.format(highest=highest)}, {"role": "user", "content": user}]
+
+
+def rubric_messages(
+    messages: Sequence[Message], response: str, criteria: Mapping[str, Criterion], highest: int
+) -> list[Message]:
+    """The chat messages that ask how good one response is by each of `criteria`, from 1 to `highest`, under its key."""
+    listed = "\n".join(f"- {key}: {' '.join(neutral(criterion.ask).split())}" for key, criterion in criteria.items())
+    user = (
+        f"Conversation\n{_turns(messages)}\n\nReply\n{quote(response)}\n\nCriteria\n{listed}\n\n"
+        f"{QUESTION_RUBRIC.format(highest=highest)}"
+    )
+    return [{"role": "system", "content": SYSTEM_RUBRIC.format(highest=highest)}, {"role": "user", "content": user}]
 
 
 def checking_messages(messages: Sequence[Message], response: str, criterion: Criterion) -> list[Message]:

@@ -115,12 +115,12 @@ def to_score(rating: float, highest: int) -> float:
 
 def mean_rating(alternatives: Alternatives, highest: int) -> float | None:
     """Σ i·P(i) / Σ P(i) over the numbers 1 … `highest` among the alternatives for a token; None without any."""
-    mass = _mass(alternatives, highest)
+    mass = number_mass(alternatives, highest)
     total = math.fsum(mass.values())
     return math.fsum(i * p for i, p in mass.items()) / total if 0.0 < total < math.inf else None
 
 
-def _mass(alternatives: Alternatives, highest: int) -> dict[int, float]:
+def number_mass(alternatives: Alternatives, highest: int) -> dict[int, float]:
     mass: dict[int, float] = {}
     for token, logprob in alternatives if sound(alternatives) else ():
         if (number := token.strip(" ▁Ġ\n")) in _digits(highest):
@@ -138,7 +138,7 @@ def rating_by_logprobs(highest: int, reply: Reply) -> Value:
             return None, NO_RATING  # the first digit of a larger number
         if not all(map(sound, tokens[:2] if highest == 10 else tokens[:1])):
             return None, UNSOUND
-        mass = _mass(tokens[0], highest)
+        mass = number_mass(tokens[0], highest)
         if highest == 10 and 10 not in mass and 1 in mass:
             if number == "1" and len(tokens) > 1 and tokens[1]:
                 mass = _divided(mass, tokens[1])

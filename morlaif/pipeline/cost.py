@@ -81,6 +81,10 @@ def _ratings(name: str, reads: ScoringReads, store: Store, config: Config) -> li
     made = []
     wordings = {criterion.name: criterion for criterion in reads.criteria or ()}
     rated = _rated(reads, config)
+    for part, rubric in reads.layout.rubrics.items():
+        if isinstance(rubric.engine or config.feedback, OpenAISettings | PluginFeedback):
+            what = f"one request a response ({rated[0]:,})" if rated else "one request a response"
+            made.append(_unknown(f"{name} {part}".strip(), f"{what}, each as long as its prompt's criteria"))
     for part, judge in reads.layout.judges.items():
         engine = judge.engine or config.feedback
         if rated is None:

@@ -38,7 +38,7 @@ from morlaif.preference.kind import Kind as PMKind
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.outputs import output_problem
 from morlaif.preference.settings import PretrainedPM, TrainedPM
-from morlaif.reward.settings import JudgeReward, MixtureReward
+from morlaif.reward.settings import JudgeReward, MixtureReward, RubricReward
 from morlaif.stages.known import STAGES
 from morlaif.tracking.check import tracking_problems
 from morlaif.units.folders import place_problems
@@ -288,7 +288,7 @@ def _asked(config: Config, stages: set[str]) -> Iterator[tuple[str, FeedbackSett
     """The judges that are still to be asked, by the keys of their settings."""
     reward = config.reward
     parts = reward.parts if isinstance(reward, MixtureReward) else {"": reward}
-    raters = {name: part for name, part in parts.items() if isinstance(part, JudgeReward)}
+    raters = {name: part for name, part in parts.items() if isinstance(part, JudgeReward | RubricReward)}
     rates = bool(stages & {"weigh", "ppo"})
     if "feedback" in stages or (rates and any(rater.engine is None for rater in raters.values())):
         yield "feedback", config.feedback

@@ -17,8 +17,21 @@ from morlaif.planning.budgets import given_more
 from morlaif.planning.checks import check_objective
 from morlaif.preference.settings import PMSettings
 from morlaif.registry import Registry
-from morlaif.reward.settings import Column, JudgeReward, MixtureReward, PMReward, RewardLayout, check, layout, of_whole
+from morlaif.reward.settings import (
+    Column,
+    JudgeReward,
+    MixtureReward,
+    PMReward,
+    RewardLayout,
+    RubricReward,
+    check,
+    key_of,
+    layout,
+    of_whole,
+    with_scalarizer,
+)
 from morlaif.scalarize.functions import linear
+from morlaif.scalarize.masked import check_maskable
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import Settings
@@ -52,6 +65,11 @@ class PlannedArm:
     def models_of(self, name: str) -> str:
         """What the preference models are called together that the arm `name` has to itself."""
         return own_of(self.labels, name) if self.settings.own_models else self.layout.models[0]
+
+    @property
+    def by_rubric(self) -> bool:
+        """Whether its reward is one number that a scalarizer has made already, of the criteria of each prompt."""
+        return isinstance(self.layout.reward, RubricReward)
 
     @property
     def labels(self) -> Labels:
@@ -105,7 +123,11 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
             lines = str(error).splitlines()
             raise UserError("\n".join(f"{key}.change.{line}" for line in lines)) from None
         check(own.reward, own.feedback)
-        columns = of_whole(own.reward, arm.labels) if arm.labels in WHOLE else layout(own.reward, principles)
+        reward = with_scalarizer(own.reward, own.scalarizer)
+        columns = of_whole(reward, arm.labels) if arm.labels in WHOLE else layout(reward, principles)
+        for part, rubric in columns.rubrics.items():
+            at = f"{key_of(reward, part)}.scalarizer" if own.reward == reward else "scalarizer"
+            check_maskable(resolve(rubric.scalarizer or own.scalarizer), at)
         factors = arm.factors(len(principles))
         if factors:
             columns = _of_more(arm, own, columns, factors, f"{key}.models")
@@ -230,9 +252,10 @@ def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:
                 f"arms.definitions.{name}.labels: none, but its reward needs preference models ({models}): give "
                 "labels: principles, or a reward of judges or functions"
             )
-    of_many = [arm for arm in arms.values() if arm.labels not in WHOLE]
+    of_many = [arm for arm in arms.values() if arm.labels not in WHOLE and not arm.by_rubric]
     for name, arm in arms.items():
-        resolve(arm.scalarizer(f"arms.definitions.{name}")).start(arm.layout.names)
+        if not arm.by_rubric:
+            resolve(arm.scalarizer(f"arms.definitions.{name}")).start(arm.layout.names)
     for arm in of_many:
         check_objective(arm.config, arm.layout, trains=True)
     if not of_many:
@@ -275,7 +298,8 @@ def reward_reads(config: Config, reward: RewardLayout) -> dict[str, Any]:
     judged = {column.own for part in reward.judges for column in reward.of(part)}
     if judged:
         reads["criteria"] = tuple(c for c in _criteria(config.principles, reward.reward) if c.name in judged)
-    if any(judge.engine is None for judge in reward.judges.values()):
+    raters: list[JudgeReward | RubricReward] = [*reward.judges.values(), *reward.rubrics.values()]
+    if any(rater.engine is None for rater in raters):
         reads["feedback"] = config.feedback
     return reads
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from morlaif.contents import Hashes
+from morlaif.data.files import find_file
 from morlaif.dotted import find
 from morlaif.evaluation.outside import parts_of
 from morlaif.evaluation.settings import EvalSettings
@@ -93,7 +94,7 @@ class Contents:
         for name, kind in type(settings).reads_outside.items():
             path = held[name]
             local = kind == "dataset" and held["path"] is not None  # a file in its place
-            if kind != "function" and path is not None and not local:
+            if kind not in ("function", "file") and path is not None and not local:
                 changes["revision"] = self._commit(path, held["revision"], kind)
         changes |= settings.pinned(lambda path, revision: self._commit(path, revision, "model"))
         return settings.model_copy(update=changes) if changes else settings
@@ -119,6 +120,8 @@ class Contents:
                     judge = isinstance(value, HfSettings)  # which may be a finished unit's folder
                     content = self.model(at, inner, held["revision"], held["trust_remote_code"], unit=judge)
                     yield at, content if judge else f"{content}+{SPOKEN}"
+                elif kind == "file":
+                    yield at, self.files([find_file(at, inner)])[0]
                 elif kind == "function" and isinstance(inner, list | tuple):
                     named = {f"{at}.{place}": self._function(at, path) for place, path in enumerate(inner)}
                     yield from ((where, made) for where, made in named.items() if made is not None)

@@ -136,7 +136,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         weigh = WeighReads(weights=arm.config.weights, **scored)
         weighed.append(units.add(WEIGH, weigh, [data, sft, respond, *stages["pm"], *from_labels], of=name))
         method, parts = arm.method, {**common, **stages, "weigh": [weighed[-1]]}
-        scored["scalarizer"] = LINEAR if arm.labels in WHOLE else arm.scalarizer(f"arms.definitions.{name}")
+        whole = arm.labels in WHOLE or arm.by_rubric
+        scored["scalarizer"] = LINEAR if whole else arm.scalarizer(f"arms.definitions.{name}")
         own_settings = method.settings(arm.groups, arm.settings.params)
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
         scored["seed"] = arm.config.seed_of(method.seeded_by or method.name)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from morlaif.data.files import find_file
 from morlaif.dotted import find
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.rating import check_rater
@@ -19,6 +20,7 @@ from morlaif.naming import WHOLE
 from morlaif.params import checked, refuse_unknown, wanted
 from morlaif.preference.sets import Ask
 from morlaif.registry import Registry
+from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.settings import (
     NUMBER,
     Coefficient,
@@ -29,6 +31,7 @@ from morlaif.settings import (
     OneOf,
     Outside,
     Params,
+    PathText,
     Positive,
     Settings,
     Text,
@@ -38,6 +41,7 @@ from morlaif.settings import (
 PrincipleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 
 SET = "principle_set"  # the column of several principles that are read together
+RUBRIC = "rubric"  # the column of the ratings by a prompt's own criteria
 
 
 class PMReward(Settings):
@@ -71,6 +75,21 @@ class JudgeReward(Settings):
     overall: Line | None  # of the constitution, for the single arm; null: its first
     highest: Annotated[int, Field(ge=2, le=10), NUMBER]
     asks: Annotated[int, Field(ge=1, le=10), NUMBER]  # attempts at a usable rating
+    max_invalid: Decay
+
+
+class RubricReward(Settings):
+    """A judge that rates each response by the criteria of its prompt, which a file gives; one column for them all."""
+
+    outside_digest = frozenset({"path", "max_invalid"})
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"path": "file"}
+
+    kind: Literal["rubric"]
+    path: PathText | None  # of the rubrics; must be given
+    engine: FeedbackSettings | None  # who rates; null: the run's feedback
+    scalarizer: ScalarizerSettings | None  # of the ratings of one response; null: the run's
+    highest: Annotated[int, Field(ge=2, le=10), NUMBER]
+    asks: Annotated[int, Field(ge=1, le=10), NUMBER]  # attempts at usable ratings
     max_invalid: Decay
 
 
@@ -156,10 +175,13 @@ REWARDS: Registry[Callable[..., Any]] = Registry(
         "judge": "morlaif.reward.sources.JudgeScores",
         "function": "morlaif.reward.sources.FunctionScores",
         "discriminator": "morlaif.reward.discriminator.DiscriminatorScores",
+        "rubric": "morlaif.reward.rubrics.RubricScores",
         "mixture": "morlaif.reward.sources.SideBySide",
     },
 )
-Part = Annotated[PMReward | JudgeReward | FunctionReward | DiscriminatorReward | PluginReward, OneOf("kind", REWARDS)]
+Part = Annotated[
+    PMReward | JudgeReward | RubricReward | FunctionReward | DiscriminatorReward | PluginReward, OneOf("kind", REWARDS)
+]
 
 
 class MixtureReward(Settings):
@@ -188,7 +210,8 @@ class MixtureReward(Settings):
 
 
 RewardSettings = Annotated[
-    PMReward | JudgeReward | FunctionReward | DiscriminatorReward | MixtureReward | PluginReward, OneOf("kind", REWARDS)
+    PMReward | JudgeReward | RubricReward | FunctionReward | DiscriminatorReward | MixtureReward | PluginReward,
+    OneOf("kind", REWARDS),
 ]
 
 
@@ -226,6 +249,10 @@ class RewardLayout(Settings):
         """The principles that need a preference model."""
         of_models = [column for column in self.columns if isinstance(self.parts[column.part], PMReward)]
         return list(dict.fromkeys(name for column in of_models for name in column.of or (column.own,)))
+
+    @property
+    def rubrics(self) -> dict[str, RubricReward]:
+        return {name: part for name, part in self.parts.items() if isinstance(part, RubricReward)}
 
     @property
     def judges(self) -> dict[str, JudgeReward]:
@@ -278,6 +305,11 @@ def check(reward: RewardSettings, feedback: FeedbackSettings) -> None:
         key = key_of(reward, part)
         if isinstance(settings, JudgeReward):
             check_rater(settings.engine or feedback, f"{key}.engine" if settings.engine else "feedback")
+        elif isinstance(settings, RubricReward):
+            check_rater(settings.engine or feedback, f"{key}.engine" if settings.engine else "feedback")
+            if settings.path is None:
+                raise UserError(f"{key}.path: give the file of rubrics, as in {key}.path=rubrics.jsonl")
+            find_file(f"{key}.path", settings.path)
         elif isinstance(settings, FunctionReward):
             find_function(settings, key)
         elif isinstance(settings, PluginReward):
@@ -301,8 +333,25 @@ def find_function(settings: FunctionReward, key: str) -> Callable[..., Any]:
     return function
 
 
+def with_scalarizer(reward: RewardSettings, usual: ScalarizerSettings) -> RewardSettings:
+    """The reward, its rubrics combined by `usual` where they name no scalarizer of their own."""
+    if isinstance(reward, RubricReward) and reward.scalarizer is None:
+        return reward.model_copy(update={"scalarizer": usual})
+    if isinstance(reward, MixtureReward):
+        parts: dict[str, Any] = {
+            name: part.model_copy(update={"scalarizer": usual})
+            if isinstance(part, RubricReward) and part.scalarizer is None
+            else part
+            for name, part in reward.parts.items()
+        }
+        return reward.model_copy(update={"parts": parts})
+    return reward
+
+
 def _own_names(settings: Part, principles: Sequence[str], key: str) -> Mapping[str, tuple[str, ...]]:
     """Its columns; with the models of those that are asked otherwise."""
+    if isinstance(settings, RubricReward):
+        return {RUBRIC: ()}
     if isinstance(settings, Named):
         return dict.fromkeys(settings.names, ())
     chosen = principles if settings.principles is None else settings.principles

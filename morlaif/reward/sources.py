@@ -14,11 +14,12 @@ from torch import Tensor
 
 from morlaif.data.records import Message
 from morlaif.errors import MachineError, UserError
-from morlaif.feedback.judge import at_home, open_rater
+from morlaif.feedback.judge import at_home, open_checklist, open_rater
 from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.settings import Criterion, FeedbackSettings
 from morlaif.preference.sets import Ask
 from morlaif.reward.discriminator import DiscriminatorScores, Encode
+from morlaif.reward.rubrics import COSTS, Rubrics, RubricScores
 from morlaif.reward.settings import (
     DiscriminatorReward,
     FunctionReward,
@@ -26,11 +27,10 @@ from morlaif.reward.settings import (
     PluginReward,
     PMReward,
     RewardLayout,
+    RubricReward,
     find_function,
     key_of,
 )
-
-COSTS = ("usd", "input_tokens", "output_tokens")
 
 Prompts = Sequence[list[Message]]
 Responses = Sequence[str]
@@ -92,6 +92,10 @@ def open_reward(
                 rater = open_rater(settled(_asked(settings, feedback)), ledger=ledger, highest=settings.highest)
                 asked = {column.name: criteria[column.own] for column in columns}
                 sources.append(JudgeScores(rater, asked, settings, key))
+            case RubricReward():
+                checklist = open_checklist(settled(_asked(settings, feedback)), ledger=ledger, highest=settings.highest)
+                rubrics = Rubrics.read(Path(settings.path or "").expanduser(), f"{key}.path")
+                sources.append(RubricScores(names, checklist, rubrics, settings, key))
             case FunctionReward():
                 function = partial(find_function(settings, key), **settings.params)
                 sources.append(FunctionScores(names, function, f"{key}.function '{settings.function}'"))
@@ -242,7 +246,7 @@ def _name(single: Single) -> tuple[str, str]:
     return single.id, single.principle.name
 
 
-def _asked(settings: JudgeReward, feedback: FeedbackSettings | None) -> FeedbackSettings:
+def _asked(settings: JudgeReward | RubricReward, feedback: FeedbackSettings | None) -> FeedbackSettings:
     """Who rates."""
     found = settings.engine or feedback
     assert found is not None  # the unit reads the run's feedback where a judge has no engine

@@ -179,6 +179,11 @@ def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {key: p for key, p in parameters if key != first or p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def context_of(function: Callable[..., Any]) -> set[str]:
+    """Of what the objective supplies, what the function or a companion reads."""
+    return {key for part in _parts(function) for key in _keywords(part) if key in CONTEXT}
+
+
 def _parameters(function: Callable[..., Any]) -> Wanted:
     """What YAML may set: the keywords of the function and its companions, each with the function that has it."""
     found: dict[str, tuple[Callable[..., Any], inspect.Parameter]] = {}

@@ -174,6 +174,11 @@ class ChatServer:
             said, other = ("Yes", "No") if "fine." in asked else ("No", "Yes")
             listed = [[(said, -0.1), (other, -2.5)]] if body.get("logprobs") and self.logprobs else None
             return completion(body, said, listed)
+        if (form := body.get("response_format")) and form["json_schema"]["name"] == "ratings":
+            keys = list(form["json_schema"]["schema"]["properties"])
+            parts = [part for k, key in enumerate(keys) for part in (', "' if k else '{"', key, '": ', str(3 + k))]
+            listed = [[(part, -0.1)] for part in [*parts, "}"]] if body.get("logprobs") and self.logprobs else None
+            return completion(body, "".join([*parts, "}"]), listed)
         gap = judged_gap(asked)
         if form := body.get("response_format"):
             names = list(form["json_schema"]["schema"]["properties"])

@@ -48,6 +48,7 @@ GIVEN = {
     "feedback=server": ["feedback.base_url=http://localhost:8000/v1", "feedback.model=judge"],
     "pm=pretrained": ["pm.paths={helpfulness: org/scorer}", "principles.count=1", "arms.select=[morlaif]"],
     "reward=function": ["reward.function=morlaif.reward.functions.length_near", "+reward.params.words=30"],
+    "reward=rubric": None,  # a file of the user's
     "reward=judge_server": ["reward.engine.base_url=http://localhost:8000/v1", "reward.engine.model=judge"],
 }
 

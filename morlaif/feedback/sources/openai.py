@@ -39,13 +39,14 @@ from morlaif.feedback.reach import ServerCheck, api_key
 from morlaif.feedback.reading import most_usd, reading
 from morlaif.feedback.records import Comparison, Usage, Verdict
 from morlaif.feedback.reply import Garbled, Reply, parse
+from morlaif.feedback.rubric import Checklist, Listed, Ratings
 from morlaif.feedback.served import Served
 from morlaif.feedback.settings import OpenAISettings, Principle
 from morlaif.feedback.stream import Emit, iterate
 from morlaif.feedback.verdict_cache import VerdictCache
 
-A = TypeVar("A", bound=Comparison | Single)
-V = TypeVar("V", bound=Verdict | Rating)
+A = TypeVar("A", bound=Comparison | Single | Checklist)
+V = TypeVar("V", bound=Verdict | Rating | Ratings)
 T = TypeVar("T")
 log = logging.getLogger("morlaif.feedback")
 
@@ -399,6 +400,10 @@ class ChatJudge(Chat[Comparison, Verdict], SourceJudge[OpenAISettings]):
         return ChatRater(settings, ledger, highest)
 
     @classmethod
+    def open_checklist(cls, settings: OpenAISettings, *, ledger: Path, highest: int) -> ChatChecklist:
+        return ChatChecklist(settings, ledger, highest)
+
+    @classmethod
     def open_checker(cls, settings: OpenAISettings, *, ledger: Path) -> ChatChecker:
         return ChatChecker(settings, ledger)
 
@@ -458,6 +463,22 @@ class ChatRater(Chat[Single, Rating]):
     @cached_property
     def _mode(self) -> Rated:
         return Rated(self._settings, self._highest)
+
+    @property
+    def _made_of(self) -> tuple[Any, ...]:
+        return self._settings, self._path, self._highest
+
+
+class ChatChecklist(Chat[Checklist, Ratings]):
+    """Single responses, each rated by criteria of its own in one request."""
+
+    def __init__(self, settings: OpenAISettings, ledger: Path, highest: int) -> None:
+        super().__init__(settings, ledger)
+        self._highest = highest
+
+    @cached_property
+    def _mode(self) -> Listed:
+        return Listed(self._settings, self._highest)
 
     @property
     def _made_of(self) -> tuple[Any, ...]:
