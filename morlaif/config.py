@@ -33,7 +33,7 @@ from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
 # What no page of a run shows.
-OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge", "claims", "dpo"}
+OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge", "claims"}
 
 
 def _stages(value: Any, info: ValidationInfo) -> Any:

@@ -14,6 +14,7 @@ from morlaif.data.records import Message
 from morlaif.data.spool import Picked
 from morlaif.dpo.settings import DPOSettings
 from morlaif.preference.model import Dialogue, dialogue_spool, tokenize
+from morlaif.statistics import TIE
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Pairs:
         """Tokens of the longer side of each pair, prompt included."""
         return [max(len(a.ids), len(b.ids)) for a, b in zip(self.chosen, self.rejected, strict=True)]
 
+    def counted(self, count: Tensor) -> Pairs:
+        """The same, each pair counted (N,) times as much as now."""
+        return replace(self, count=self.count * count[:, None])
+
     def pick(self, rows: Sequence[int]) -> Pairs:
         """Some of the pairs."""
         at = torch.tensor(list(rows), dtype=torch.long)
@@ -64,8 +69,8 @@ class Pairs:
 
 
 def hardened(target: Tensor) -> Tensor:
-    """Any shape: 1 or 0 by which side is better; ½ stays."""
-    return (target - 0.5).sign() / 2 + 0.5
+    """Any shape: 1 or 0 by which side is better; ½ and NaN stay."""
+    return torch.where(target.isnan(), target, (target - 0.5).sign() / 2 + 0.5)
 
 
 def pairs_of(
@@ -81,7 +86,7 @@ def pairs_of(
     chosen, rejected, targets = dialogue_spool(folder), dialogue_spool(folder), list[float]()
     for row in rows:
         a, b = (encode(tokenizer, row.messages, text, settings) for text in (row.chosen, row.rejected))
-        if a.ids == b.ids or (settings.targets == "hard" and row.target == 0.5):
+        if a.ids == b.ids or (settings.targets == "hard" and abs(row.target - 0.5) < TIE):
             continue
         chosen.append(a)
         rejected.append(b)

@@ -11,7 +11,7 @@ from morlaif.arms import Arm, Labels
 from morlaif.config import Config, changed
 from morlaif.errors import UserError, suggest
 from morlaif.feedback.settings import Criterion, HumanSettings, PrinciplesSettings, shared_reads
-from morlaif.naming import WHOLE, of_more, own_of
+from morlaif.naming import WHOLE, labelled_by, of_more, own_of
 from morlaif.params import checked, wanted
 from morlaif.planning.budgets import given_more
 from morlaif.planning.checks import check_objective
@@ -74,6 +74,15 @@ class PlannedArm:
     @property
     def labels(self) -> Labels:
         return self.settings.labels
+
+    @property
+    def labelled(self) -> list[str]:
+        """The units of `feedback`, by name, that its preference models learn from, or its policy itself."""
+        found = list(self.layout.models)
+        if self.method.verdicts and self.labels != "none":
+            known = {*WHOLE.values(), *(principle.name for principle in self.config.principles.chosen)}
+            found += [column.own for column in self.layout.columns if labelled_by(column.own) in known]
+        return list(dict.fromkeys(map(labelled_by, found)))
 
     @property
     def groups(self) -> dict[str, Settings]:
@@ -251,6 +260,12 @@ def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:
             raise UserError(
                 f"arms.definitions.{name}.labels: none, but its reward needs preference models ({models}): give "
                 "labels: principles, or a reward of judges or functions"
+            )
+        if arm.method.verdicts and not arm.labelled:
+            raise UserError(
+                f"arms.definitions.{name}.labels: {arm.method.name} learns from verdicts, and there are none of "
+                f"{arm.labels}{'' if arm.labels == 'none' else ' under what this reward is made of'}: give labels: "
+                "constitution or human, or principles with a reward of preference models or judges"
             )
     of_many = [arm for arm in arms.values() if arm.labels not in WHOLE and not arm.by_rubric]
     for name, arm in arms.items():

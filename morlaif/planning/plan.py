@@ -11,12 +11,13 @@ A unit reads only what is given to it here, so its digest covers all that can ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from morlaif.arms import Labels, with_chosen_arms
 from morlaif.config import OUTSIDE, Config
 from morlaif.data.load import input_files
+from morlaif.errors import UserError
 from morlaif.evaluation.settings import PMJudge
 from morlaif.feedback.settings import HfSettings, HumanSettings
 from morlaif.feedback.settings import input_files as feedback_files
@@ -111,9 +112,10 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     for arm_name, arm in arms.items():
         if arm.labels not in labels:
             same = [other for other in arms.values() if other.labels == arm.labels]
-            wanted = dict.fromkeys(labelled_by(name) for other in same for name in other.layout.models)
-            reads = labels_of(config, arm.labels, list(wanted))
+            learnt = dict.fromkeys(name for other in same for name in other.labelled)
+            reads = labels_of(config, arm.labels, list(learnt))
             labels[arm.labels] = _labels(units, respond, sft, reads)
+            wanted = dict.fromkeys(labelled_by(name) for other in same for name in other.layout.models)
             usual = {name for other in same for name in other.layout.models} & wanted.keys()
             judged = {name: (name, labels[arm.labels][name]) for name in wanted if name in usual}
             models |= _preference_models(units, common, arm.labels, config.pm, judged, config.seed_of("pm"))
@@ -128,7 +130,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     weighed, aligned = [], []
     for name, arm in arms.items():
         stages = {
-            "feedback": [labels[arm.labels][name] for name in dict.fromkeys(map(labelled_by, arm.layout.models))],
+            "feedback": [labels[arm.labels][name] for name in arm.labelled],
             "pm": [models[name] for name in arm.layout.models],
         }
         scored = {"names": tuple(arm.layout.names), "places": places, "seed": seed, **reward_reads(config, arm.layout)}
@@ -142,6 +144,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
         scored["seed"] = arm.config.seed_of(method.seeded_by or method.name)
         reads = fitting(method, scored | own_settings, params, f"arms.definitions.{name}.params")
+        for line in method.problems(reads):
+            raise UserError(f"arms.definitions.{name}: {line}")
         aligned.append(_policy(units, method, reads, parts, name))
 
     # 4. what it came to
@@ -182,7 +186,7 @@ def _policy(units: _Units, method: Method[Any, Any], reads: Any, parts: Mapping[
 
     def needs(before: list[Unit]) -> list[Unit]:
         given = {**parts, method.name: before}
-        return [unit for field in fields(method.needs) for unit in given[field.name]]
+        return [unit for part in method.wanted(reads) for unit in given[part]]
 
     rounds = method.rounds(reads)
     if rounds is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,11 @@ class LabelledPairs:
     def judged(self, k: int) -> NDArray[np.int64]:
         """Pairs that principle `k` has a valid verdict on."""
         return np.flatnonzero(~self.probability[:, k].isnan().numpy())
+
+    def only(self, columns: Sequence[int]) -> LabelledPairs:
+        """The same pairs, and what some of the principles' judges say of them."""
+        kept = list(columns)
+        return replace(self, probability=self.probability[:, kept], invalid=[self.invalid[k] for k in kept])
 
     def __len__(self) -> int:
         return len(self.first)

@@ -11,6 +11,7 @@ from morlaif.stages import (
     best_of_n,
     compare,
     data,
+    dpo,
     evaluate,
     feedback,
     pm,
@@ -26,24 +27,27 @@ from morlaif.units.unit import Stage
 
 STAGES: tuple[Stage[Any, Any], ...] = (
     data.STAGE, sft.STAGE, respond.STAGE, feedback.STAGE, backbone.STAGE, pm.STAGE, weigh.STAGE, ppo.STAGE,
-    best_of_n.STAGE, rejection.STAGE, evaluate.STAGE, report.STAGE,
+    dpo.STAGE, best_of_n.STAGE, rejection.STAGE, evaluate.STAGE, report.STAGE,
 )  # fmt: skip
 ALONE = compare.STAGE  # reads finished runs: no part of a run
 NAMES = tuple(stage.name for stage in STAGES)
-
-
-def reached(stages: Iterable[str]) -> tuple[str, ...]:
-    """All stages up to the furthest of `stages`."""
-    furthest = max((NAMES.index(stage) for stage in stages if stage in NAMES), default=-1)
-    return NAMES[: furthest + 1]
 
 
 METHODS: Registry[type[Method[Any, Any]]] = Registry(
     "method", "method", "morlaif.stages.ppo",
     {
         "ppo": "morlaif.stages.ppo.PPO",
+        "dpo": "morlaif.stages.dpo.DPO",
         "best_of_n": "morlaif.stages.best_of_n.BestOfN",
         "rejection": "morlaif.stages.rejection.Rejection",
     },
 )  # fmt: skip
 OTHERS: Registry[type[Stage[Any, Any]]] = Registry("stage", "stage", "morlaif.stages", {})
+
+
+def reached(stages: Iterable[str]) -> tuple[str, ...]:
+    """All stages up to the furthest of `stages`; methods stand side by side, so one of them reaches all."""
+    named = {*stages}
+    named |= {*METHODS.known} if named & {*METHODS.known} else set()
+    furthest = max((NAMES.index(stage) for stage in named if stage in NAMES), default=-1)
+    return NAMES[: furthest + 1]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,12 +55,13 @@ class MethodNeeds:
 class Method(Stage[R, N]):
     """A stage that makes the policy of an arm. Its `needs` name the stages that it wants of the arm.
 
-    It leaves a policy that `models.load.load_policy` reads, and curve.jsonl: a row {step, reward, kl} for each step.
-    A policy that is no model leaves `evaluation.policies.ANSWERS` in its place. Where a row has `kl_bound`, its `kl` is
-    no estimate but a bound.
+    It leaves a policy that `models.load.load_policy` reads, and curve.jsonl: a row {step, reward, kl} for each step, of
+    which all but the last may lack the KL. A policy that is no model leaves `evaluation.policies.ANSWERS` in its place.
+    Where a row has `kl_bound`, its `kl` is no estimate but a bound.
     """
 
     seeded_by: ClassVar[str] = ""  # the group whose seed it draws from; "": that of its own name
+    verdicts: ClassVar[bool] = False  # whether it learns from the arm's verdicts themselves
 
     needs: ClassVar[type] = MethodNeeds
     artifact: ClassVar[str | None] = "model"
@@ -74,6 +75,14 @@ class Method(Stage[R, N]):
         called as the method.
         """
         return None
+
+    def wanted(self, reads: R) -> Sequence[str]:
+        """The fields of its `needs` that it wants units for: all of them."""
+        return [part.name for part in fields(self.needs)]
+
+    def problems(self, reads: R) -> Iterator[str]:
+        """What is wrong with what it is to read, which shows before anything is built, a line each."""
+        return iter(())
 
     def settings(self, groups: Mapping[str, Settings], params: Mapping[str, Any]) -> dict[str, Any]:
         """Further fields of its `reads`.

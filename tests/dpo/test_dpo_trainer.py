@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,12 +110,8 @@ def test_steps_are_passes_over_the_pairs(small):
     assert small.settings(max_steps=5, epochs=2.0).steps(24) == 5
 
 
-def test_a_loss_of_the_users_own(small, monkeypatch):
-    def hinge(c):  # SLiC's
-        return torch.relu(1 - (2 * c.target - 1).sign() * c.logits)
-
-    monkeypatch.setitem(sys.modules, "own_losses", SimpleNamespace(hinge=hinge))
-    config = small.settings(loss="own_losses.hinge", max_steps=2)
+def test_a_loss_of_the_users_own(plugin, small):
+    config = small.settings(loss="morlaif_plugin.pairs.hinge", max_steps=2)
     assert small.trainer(config).run().curve[0]["loss"] == pytest.approx(1.0, abs=1e-6)
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
 from morlaif.data.records import different_prompts, load_split
 from morlaif.errors import UserError, suggest
 from morlaif.evaluation.kept import kept_folder
-from morlaif.models.load import point_to_adapter, save_adapter, save_policy
 from morlaif.preference.kinds import leaves_network
 from morlaif.preference.report import read_report
 from morlaif.rl.critic import load_adapter_critic, load_critic
@@ -27,6 +25,7 @@ from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.ppo import PPOJob
 from morlaif.stages.work.places import base_of, pm_base_of, policy_of
+from morlaif.stages.work.policies import leave_policy, write_lines
 from morlaif.stages.work.scoring import open_scores
 
 OBJECTIVE = "objective.json"  # what the objective has learnt, where it learns
@@ -68,19 +67,19 @@ def build(job: PPOJob) -> dict[str, Any]:
     result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
 
     # 4. leave the policy, what its objective learnt, its curve and its samples
+    left = trainer.engine, tokenizer, settings.policy.export, job.needs.sft
     if result.other is not None:
-        other = "best" if settings.keep == "last" else "last"
-        _leave(trainer, job.needs.sft, job.out / other, result.other)
+        leave_policy(*left, job.out / ("best" if settings.keep == "last" else "last"), result.other)
     for step in result.kept:
-        _leave(trainer, job.needs.sft, kept_folder(job.out, step), trainer.kept(step))
-    _leave(trainer, job.needs.sft, job.out)
+        leave_policy(*left, kept_folder(job.out, step), trainer.kept(step))
+    leave_policy(*left, job.out)
     if ranks.is_first():
         if objective.stateful:
             (job.out / OBJECTIVE).write_text(json.dumps(objective.state_dict(), indent=2) + "\n")
-        _write_lines(job.out / "curve.jsonl", result.curve)
+        write_lines(job.out / "curve.jsonl", result.curve)
         steps = zip(result.curve, result.details, strict=True)
-        _write_lines(job.out / DIAGNOSTICS, ({"step": row["step"]} | details for row, details in steps))
-        _write_lines(job.out / "samples.jsonl", result.samples)
+        write_lines(job.out / DIAGNOSTICS, ({"step": row["step"]} | details for row, details in steps))
+        write_lines(job.out / "samples.jsonl", result.samples)
     first, last = result.curve[0], result.curve[-1]
     return {
         "reward": {"first": first["reward"], "last": last["reward"]},
@@ -92,27 +91,6 @@ def build(job: PPOJob) -> dict[str, Any]:
         "stopped": result.stopped,
         "best_step": result.best,
     }
-
-
-def _leave(trainer: PPOTrainer, sft: Path, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write the policy into `folder` (with the learnt `weights` instead of its own), as the settings want it."""
-    export = trainer.settings.policy.export
-    models, own = trainer.engine.models, None
-    if weights is not None:
-        own = trainer.engine.weights()
-        trainer.engine.load_weights(weights)
-    if ranks.is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-    if export in ("adapter", "both"):
-        with sharded.gathered(models.groups()["policy"]):
-            ranks.on_first(lambda: save_adapter(cast(PeftModel, models.policy), trainer.tokenizer, folder))
-    if export == "adapter":
-        ranks.on_first(lambda: point_to_adapter(folder, sft))
-    else:
-        state = sharded.state_dict(models.model, models.model.dtype)
-        ranks.on_first(lambda: save_policy(models.model, trainer.tokenizer, folder, state))
-    if own is not None:
-        trainer.engine.load_weights(own)
 
 
 def _critic(
@@ -138,10 +116,6 @@ def _critic(
     if critic.kind == "adapter":
         return load_adapter_critic(pms[name], base, model, settings)
     return load_critic(pms[name], base, tokenizer, job.device, pm_base_of(job))
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _without(row: Mapping[str, Any], name: str) -> dict[str, Any]:
