@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class BudgetSpent(UserError):
+    """The money that the config allows is spent."""
+
+
 class MachineError(Exception):
     """What the machine failed at, whatever the command was: a full disk, a server that is gone. One line that says
     what, where, and what would help.

@@ -65,7 +65,7 @@ class Ceiling(Correctness):
         if pairs.principles is not None and pairs.true_first is not None and pairs.true_second is not None:
             columns = [pairs.principles.index(name) for name in subset]
             return pairs.true_first[:, columns], pairs.true_second[:, columns]
-        labels = pairs.labels[:, [pairs.names.index(name) for name in subset]]
+        labels = pairs.labels[:, [pairs.names.index(name) for name in self.objective.select(subset).columns]]
         half = logit(np.clip(labels, 1 - SURE, SURE)) / 2
         return half, -half
 

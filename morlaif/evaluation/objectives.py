@@ -32,7 +32,7 @@ def restandardized(objective: Objective, *scores: Array) -> Objective:
     spread = np.nanstd(x, axis=0) if len(x) else np.ones(x.shape[1])
     mean = np.nanmean(x, axis=0) if len(x) else np.zeros(x.shape[1])
     scale = np.where(np.nan_to_num(spread) > 1e-8, spread, 1.0)
-    return replace(objective, mean=torch.tensor(np.nan_to_num(mean)), scale=torch.tensor(scale))
+    return replace(objective, models=(), mean=torch.tensor(np.nan_to_num(mean)), scale=torch.tensor(scale))
 
 
 def variants(objective: Objective, settings: Mapping[str, ScalarizerSettings]) -> dict[str, Objective]:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from morlaif.errors import UserError
+from morlaif.errors import BudgetSpent, UserError
 from morlaif.feedback.ledger import Ledger, is_alive, new_owner
 
 OTHERS = 0.2  # seconds between two looks at what other processes have set aside
@@ -57,7 +57,7 @@ class Budget:
 
 def spent_up(limit: float, ledger: Ledger) -> UserError:
     """What to say when the money is gone."""
-    return UserError(
+    return BudgetSpent(
         f"feedback.budget_usd={limit:g} is reached: {ledger.spent():.4f} USD are spent, over all runs "
         "of this store. What was answered is kept. Raise the budget, then run again to go on."
     )

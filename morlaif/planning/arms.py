@@ -21,6 +21,7 @@ from morlaif.reward.settings import (
     Column,
     JudgeReward,
     MixtureReward,
+    OfModels,
     PMReward,
     RewardLayout,
     RubricReward,
@@ -170,7 +171,7 @@ def _of_itself(arm: str, columns: RewardLayout, key: str) -> RewardLayout:
     """
     if not columns.models:
         raise UserError(f"{key}: changes preference models, and this arm's reward has none")
-    of_models = {name for name, part in columns.parts.items() if isinstance(part, PMReward)}
+    of_models = {name for name, part in columns.parts.items() if isinstance(part, OfModels)}
 
     def renamed(column: Column) -> Column:
         if column.part not in of_models:
@@ -310,7 +311,7 @@ def reward_reads(config: Config, reward: RewardLayout) -> dict[str, Any]:
     if isinstance(reward.reward, PMReward) and reward.models == reward.names:
         return {}
     reads: dict[str, Any] = {"reward": reward}
-    judged = {column.own for part in reward.judges for column in reward.of(part)}
+    judged = {labelled_by(column.own) for part in reward.judges for column in reward.of(part)}
     if judged:
         reads["criteria"] = tuple(c for c in _criteria(config.principles, reward.reward) if c.name in judged)
     raters: list[JudgeReward | RubricReward] = [*reward.judges.values(), *reward.rubrics.values()]

@@ -185,8 +185,24 @@ def _ratings(run: RunData) -> Cost:
     return added([weights.ratings for weights in run.details.weights.values()] + rewards)
 
 
+def _cascade(counted: Cost) -> list[str]:
+    """Of models that a judge helps where their members disagree."""
+    if not counted.get("scored"):
+        return []
+    doubted, asked = counted.get("doubted", 0.0), counted.get("asked", 0.0)
+    text = (
+        f"Of {counted['scored']:,.0f} scores of preference models, members disagreed on {doubted:,.0f} "
+        f"({percent(doubted / counted['scored'])}); the judge gave {asked:,.0f} of these."
+    )
+    if asked < doubted:
+        text += f" On {doubted - asked:,.0f} the models went on alone: its budget was spent, or its answer of no use."
+    return [text]
+
+
 def _rated(run: RunData) -> list[str]:
     counted = _ratings(run)
+    if counted.get("scored"):
+        return _cascade(counted)
     if not counted.get("ratings"):
         return []
     text = f"Policies learnt from {counted['ratings']:,.0f} ratings of single responses."

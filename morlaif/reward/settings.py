@@ -34,6 +34,7 @@ from morlaif.settings import (
     PathText,
     Positive,
     Settings,
+    Share,
     Text,
     Whole,
 )
@@ -91,6 +92,23 @@ class RubricReward(Settings):
     highest: Annotated[int, Field(ge=2, le=10), NUMBER]
     asks: Annotated[int, Field(ge=1, le=10), NUMBER]  # attempts at usable ratings
     max_invalid: Decay
+
+
+class CascadeReward(Settings):
+    """Preference models, and a judge's rating in place of a score on which their members disagree."""
+
+    kind: Literal["cascade"]
+    principles: list[Line] | None  # null: all of the run's
+    judge: JudgeReward  # who is asked; which principles is said above
+    above: Positive | None  # members' deviation, in deviations of the model's scores, above which it is asked
+    share: Share | None  # or of a batch's scores, those on which members are furthest apart
+    reference: Annotated[int, Field(ge=2, le=10_000), NUMBER]  # responses that both score, once, for a common scale
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> CascadeReward:
+        if (self.above is None) == (self.share is None):
+            raise ValueError("give one of `above` and `share`, and null for the other")
+        return self
 
 
 class Named(Settings):
@@ -177,6 +195,7 @@ REWARDS: Registry[Callable[..., Any]] = Registry(
         "discriminator": "morlaif.reward.discriminator.DiscriminatorScores",
         "rubric": "morlaif.reward.rubrics.RubricScores",
         "mixture": "morlaif.reward.sources.SideBySide",
+        "cascade": "morlaif.reward.cascade.CascadeScores",
     },
 )
 Part = Annotated[
@@ -210,9 +229,19 @@ class MixtureReward(Settings):
 
 
 RewardSettings = Annotated[
-    PMReward | JudgeReward | RubricReward | FunctionReward | DiscriminatorReward | MixtureReward | PluginReward,
+    PMReward
+    | JudgeReward
+    | CascadeReward
+    | RubricReward
+    | FunctionReward
+    | DiscriminatorReward
+    | MixtureReward
+    | PluginReward,
     OneOf("kind", REWARDS),
 ]
+
+
+OfModels = (PMReward, CascadeReward)  # whose columns each have a preference model
 
 
 class Column(Settings):
@@ -238,8 +267,8 @@ class RewardLayout(Settings):
         return [column.name for column in self.columns]
 
     @property
-    def parts(self) -> dict[str, Part]:
-        return self.reward.parts if isinstance(self.reward, MixtureReward) else {"": self.reward}
+    def parts(self) -> dict[str, Part | CascadeReward]:
+        return {**self.reward.parts} if isinstance(self.reward, MixtureReward) else {"": self.reward}
 
     def of(self, part: str) -> list[Column]:
         return [column for column in self.columns if column.part == part]
@@ -247,7 +276,7 @@ class RewardLayout(Settings):
     @property
     def models(self) -> list[str]:
         """The principles that need a preference model."""
-        of_models = [column for column in self.columns if isinstance(self.parts[column.part], PMReward)]
+        of_models = [column for column in self.columns if isinstance(self.parts[column.part], OfModels)]
         return list(dict.fromkeys(name for column in of_models for name in column.of or (column.own,)))
 
     @property
@@ -256,7 +285,8 @@ class RewardLayout(Settings):
 
     @property
     def judges(self) -> dict[str, JudgeReward]:
-        return {name: part for name, part in self.parts.items() if isinstance(part, JudgeReward)}
+        parts = {name: part.judge if isinstance(part, CascadeReward) else part for name, part in self.parts.items()}
+        return {name: part for name, part in parts.items() if isinstance(part, JudgeReward)}
 
 
 def layout(reward: RewardSettings, principles: Sequence[str]) -> RewardLayout:
@@ -303,8 +333,9 @@ def check(reward: RewardSettings, feedback: FeedbackSettings) -> None:
     parts = reward.parts if isinstance(reward, MixtureReward) else {"": reward}
     for part, settings in parts.items():
         key = key_of(reward, part)
-        if isinstance(settings, JudgeReward):
-            check_rater(settings.engine or feedback, f"{key}.engine" if settings.engine else "feedback")
+        if isinstance(settings, JudgeReward | CascadeReward):
+            judge, at = (settings.judge, f"{key}.judge") if isinstance(settings, CascadeReward) else (settings, key)
+            check_rater(judge.engine or feedback, f"{at}.engine" if judge.engine else "feedback")
         elif isinstance(settings, RubricReward):
             check_rater(settings.engine or feedback, f"{key}.engine" if settings.engine else "feedback")
             if settings.path is None:
@@ -348,7 +379,7 @@ def with_scalarizer(reward: RewardSettings, usual: ScalarizerSettings) -> Reward
     return reward
 
 
-def _own_names(settings: Part, principles: Sequence[str], key: str) -> Mapping[str, tuple[str, ...]]:
+def _own_names(settings: Part | CascadeReward, principles: Sequence[str], key: str) -> Mapping[str, tuple[str, ...]]:
     """Its columns; with the models of those that are asked otherwise."""
     if isinstance(settings, RubricReward):
         return {RUBRIC: ()}

@@ -17,10 +17,13 @@ from morlaif.errors import MachineError, UserError
 from morlaif.feedback.judge import at_home, open_checklist, open_rater
 from morlaif.feedback.rating import Rater, Rating, Single
 from morlaif.feedback.settings import Criterion, FeedbackSettings
+from morlaif.naming import labelled_by
 from morlaif.preference.sets import Ask
+from morlaif.reward.cascade import Bank, CascadeScores, Scale
 from morlaif.reward.discriminator import DiscriminatorScores, Encode
 from morlaif.reward.rubrics import COSTS, Rubrics, RubricScores
 from morlaif.reward.settings import (
+    CascadeReward,
     DiscriminatorReward,
     FunctionReward,
     JudgeReward,
@@ -63,23 +66,25 @@ class Learning(Protocol):
 def open_reward(
     layout: RewardLayout,
     *,
-    models: Callable[[Sequence[str], Mapping[str, Ask]], Callable[[Prompts, Responses], Tensor]],
+    models: Callable[[Sequence[str], Mapping[str, Ask]], Bank],
     criteria: Mapping[str, Criterion],
     feedback: FeedbackSettings | None,
     ledger: Path,
     settled: Callable[[FeedbackSettings], FeedbackSettings] = lambda judge: judge,
     imitated: Callable[[int, int], tuple[Encode, Prompts, Responses]] | None = None,
+    scale: Scale | None = None,
 ) -> RewardSource:
     """The reward that `layout` lays out.
 
     Args:
-        models: loads the preference models of the columns named, and gives their scoring function; with what columns
-            that have no model of their own ask of others.
+        models: loads the preference models of the columns named; with what columns that have no model of their own ask
+            of others.
         criteria: how a judge is asked, by what a column's part calls it.
         feedback: the run's own source, for judges without an engine.
         ledger: where ratings are kept that cost money or time.
         settled: puts the run's own model into the settings of a judge that names no other.
         imitated: of how many demonstrations, and how many tokens at most: what reads them, their prompts, their texts.
+        scale: of a cascade, as its `calibrate` gave it; None: its models score alone.
     """
     sources: list[RewardSource] = []
     for part, settings in layout.parts.items():
@@ -87,11 +92,18 @@ def open_reward(
         names = tuple(column.name for column in columns)
         match settings:
             case PMReward():
-                sources.append(ModelScores(names, models([column.own for column in columns], settings.asks(columns))))
-            case JudgeReward():
-                rater = open_rater(settled(_asked(settings, feedback)), ledger=ledger, highest=settings.highest)
-                asked = {column.name: criteria[column.own] for column in columns}
-                sources.append(JudgeScores(rater, asked, settings, key))
+                bank = models([column.own for column in columns], settings.asks(columns))
+                sources.append(ModelScores(names, bank.score))
+            case JudgeReward() | CascadeReward():
+                judge, at = (settings.judge, f"{key}.judge") if isinstance(settings, CascadeReward) else (settings, key)
+                rater = open_rater(settled(_asked(judge, feedback)), ledger=ledger, highest=judge.highest)
+                asked = {column.name: criteria[labelled_by(column.own)] for column in columns}
+                ratings = JudgeScores(rater, asked, judge, at)
+                if isinstance(settings, CascadeReward):
+                    bank = models([column.own for column in columns], {})
+                    sources.append(CascadeScores(names, bank, ratings, settings, scale))
+                else:
+                    sources.append(ratings)
             case RubricReward():
                 checklist = open_checklist(settled(_asked(settings, feedback)), ledger=ledger, highest=settings.highest)
                 rubrics = Rubrics.read(Path(settings.path or "").expanduser(), f"{key}.path")
@@ -142,6 +154,14 @@ class JudgeScores:
         found = self._ask({_name(single): single for row in rows for single in row})
         columns = list(zip(*([found[_name(single)] for single in row] for row in rows), strict=True))
         return torch.tensor([self._column(*named) for named in zip(self.names, columns, strict=True)]).T
+
+    def rate(self, cells: Sequence[tuple[list[Message], str, str]]) -> list[float | None]:
+        """Of a prompt, a response and a column each; None where no rating was usable."""
+        wanted = [Single.of(messages, text, self._asked[column]) for messages, text, column in cells]
+        found = self._ask({_name(single): single for single in wanted})
+        scores = [found[_name(single)].score for single in wanted]
+        self._count.update(ratings=len(scores), invalid=sum(score is None for score in scores))
+        return scores
 
     def take_facts(self) -> Mapping[str, float]:
         """Ratings, unusable ones, and what the answers behind them cost, whether now or in an earlier run."""

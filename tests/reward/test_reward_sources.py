@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,8 +149,10 @@ def opened(tree, tmp_path):
 
     def models(names, asked):
         assert not asked
-        return lambda prompts, responses: torch.tensor(
-            [[float(len(t) + k) for k in range(len(names))] for t in responses]
+        return SimpleNamespace(
+            score=lambda prompts, responses: torch.tensor(
+                [[float(len(t) + k) for k in range(len(names))] for t in responses]
+            )
         )
 
     return plan, open_reward(plan, models=models, criteria=CRITERIA, feedback=RULES, ledger=tmp_path / "l")

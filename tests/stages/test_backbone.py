@@ -80,15 +80,20 @@ def job(name: str, preset: str, inputs: dict[str, Path], root: Path, steps: list
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["toy_heads", "toy_conditioned"])
-def test_one_network_and_a_view_of_it_for_each_principle(preset: str, inputs, tmp_path) -> None:
+@pytest.mark.parametrize(("preset", "own"), [("toy_heads", ""), ("toy_conditioned", "@arm"), ("toy_salmon", "@arm")])
+def test_one_network_and_a_view_of_it_for_each_principle(preset: str, own: str, inputs, tmp_path) -> None:
+    """The models of all arms, or those that one arm has to itself."""
     shared = job("backbone/principles", preset, inputs, tmp_path, principles=PRINCIPLES)
     headline = backbone.build(shared)
     assert headline["principles"] == 2 and 0 <= headline["accuracy"] <= 1
     folders = {}
     for name in NAMES:
         view = job(
-            f"pm/{name}", preset, {**inputs, "backbone/principles": shared.out}, tmp_path, principle=PRINCIPLES[name]
+            f"pm/{name}{own}",
+            preset,
+            {**inputs, "backbone/principles": shared.out},
+            tmp_path,
+            principle=PRINCIPLES[name],
         )
         assert pm.build(view)["accuracy"] == json.loads((view.out / "pm.json").read_text())["accuracy"]["value"]
         folders[name] = view.out

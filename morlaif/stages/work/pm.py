@@ -113,7 +113,7 @@ def _view(job: PMJob) -> PMReport:
         except OSError:
             shutil.copy2(source, target)
 
-    shutil.copytree(backbone / VIEWS / principle, job.out, copy_function=link, dirs_exist_ok=True)
+    shutil.copytree(backbone / VIEWS / labelled_by(principle), job.out, copy_function=link, dirs_exist_ok=True)
     return read_report(principle, job.out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,13 @@ from transformers import PreTrainedModel
 
 from morlaif import ranks
 from morlaif.data.records import Message, load_split
-from morlaif.errors import UserError
+from morlaif.errors import Damaged, UserError
+from morlaif.files import read_json
+from morlaif.preference.bank import PreferenceBank
 from morlaif.preference.model import pad_batch, pooled_states, tokenize
 from morlaif.preference.scoring import length_buckets, tokens_at_once
 from morlaif.preference.sets import Ask
+from morlaif.reward.cascade import CascadeScores, Scale
 from morlaif.reward.discriminator import Encode
 from morlaif.reward.sources import RewardSource, open_reward
 from morlaif.stages.work.places import bank_of, judge_of, policy_of
@@ -28,9 +31,9 @@ def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> Re
     `shared`: a network in memory on whose tensors adapters that were trained on the same weights score.
     """
 
-    def models(names: Sequence[str], asked: Mapping[str, Ask]) -> Callable[..., Tensor]:
+    def models(names: Sequence[str], asked: Mapping[str, Ask]) -> PreferenceBank:
         needed = dict.fromkeys(one for name in names for one in (asked[name].models if name in asked else (name,)))
-        return bank_of(job, {name: job.needs.pm[name] for name in needed}, shared, asked, names).score
+        return bank_of(job, {name: job.needs.pm[name] for name in needed}, shared, asked, names)
 
     return open_reward(
         job.reads.layout,
@@ -40,6 +43,7 @@ def open_scores(job: Job[Any, Any], shared: PreTrainedModel | None = None) -> Re
         settled=partial(judge_of, job),
         ledger=job.ledger,
         imitated=partial(_imitated, job),
+        scale=_scale(job),
     )
 
 
@@ -66,6 +70,18 @@ def _imitated(job: Job[Any, Any], count: int, max_length: int) -> tuple[Encode, 
     return encode, [row.messages for row in shown], [str(row.demonstration) for row in shown]
 
 
+def _scale(job: Job[Any, Any]) -> Scale | None:
+    """Of a cascade, as the unit `weigh` found it, where the job comes after that."""
+    weigh = getattr(job.needs, "weigh", None)
+    if weigh is None:
+        return None
+    found: Scale | None = read_json(weigh / "weights.json", failure=Damaged).get(CASCADE)
+    return found
+
+
+CASCADE = "cascade"  # in weights.json: what puts a judge's ratings on the scale of the models
+
+
 class SharedSource:
     """A source of which each rank asks for its share of the rows; all get all scores."""
 
@@ -74,6 +90,12 @@ class SharedSource:
 
     def __call__(self, prompts: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
         return ranks.mapped(self._source, prompts, responses, mistake=UserError)
+
+    def calibrate(self, prompts: Sequence[list[Message]], responses: Sequence[str]) -> dict[str, list[float]] | None:
+        """Of a cascade."""
+        if not isinstance(self._source, CascadeScores):
+            return None
+        return self._source.calibrate(prompts, responses)
 
     def take_facts(self) -> Mapping[str, float]:
         return ranks.added(dict(self._source.take_facts()))

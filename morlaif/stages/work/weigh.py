@@ -25,7 +25,7 @@ from morlaif.scalarize.settings import WeightsSettings
 from morlaif.scalarize.weights import frozen_statistics, regress, signed, unit
 from morlaif.stages.weigh import WeighJob
 from morlaif.stages.work.places import policy_of
-from morlaif.stages.work.scoring import SharedSource, open_scores
+from morlaif.stages.work.scoring import CASCADE, SharedSource, open_scores
 
 
 def build(job: WeighJob) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def build(job: WeighJob) -> dict[str, Any]:
 
     # 2. weights, signed, of scores normalised by that scale
     details: dict[str, Any] = {"method": settings.method, "responses_from": source}
+    if (common := score.calibrate(prompts, responses)) is not None:
+        details[CASCADE] = common
     zero = settings.zeroed(names)
     mixed = np.array([column.weight for column in job.reads.layout.columns])  # of the parts of a mixture
     if labelled_by(names[0]) in WHOLE.values() or settings.method == "equal":
