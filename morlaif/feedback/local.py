@@ -193,13 +193,17 @@ class LetterModel:
         self.reused += sum(len(stem.prefix) * (len(stem.endings) - 1) for stem in stems)
         return logits, cache, mask
 
-    def read(self, logits: torch.Tensor) -> list[list[float]]:
-        """(N, V) -> of each row the log-probability of each answer, all tokens that say it summed."""
+    def letters(self, logits: torch.Tensor) -> torch.Tensor:
+        """(N, V) -> (N, answers) log-probabilities, those of all tokens that say an answer summed."""
         import torch
 
         logits = logits.float()
         sums = torch.stack([logits[:, ids.to(logits.device)].logsumexp(-1) for ids in self._answers], 1)
-        rows: list[list[float]] = (sums - logits.logsumexp(-1, keepdim=True)).tolist()
+        return sums - logits.logsumexp(-1, keepdim=True)
+
+    def read(self, logits: torch.Tensor) -> list[list[float]]:
+        """`letters` as lists."""
+        rows: list[list[float]] = self.letters(logits).tolist()
         return rows
 
     def forward(
