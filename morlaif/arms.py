@@ -62,8 +62,9 @@ Factor = Literal["members", "steps", "rank"]  # of an ensemble; of training; of 
 class ArmDefaults(Settings):
     """What a definition may leave out."""
 
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"models": ({},)}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"models": ({},), "start": ("sft",)}
 
+    start: Literal["sft", "teacher"]  # what the method begins from: the SFT policy, or a teacher's imitated
     models: dict[Factor, Times]  # how many times what `pm` says its one preference model is given
     method: Annotated[Line, AfterValidator(_method)]
     title: Label | None  # on pages; null: what the reward suggests

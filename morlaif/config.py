@@ -18,7 +18,7 @@ from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import FeedbackSettings, JudgePlace, PrinciplesSettings
 from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import GivenSFT, ModelSettings, RespondSettings
-from morlaif.online.settings import BestOfNSettings, RejectionSettings
+from morlaif.online.settings import BestOfNSettings, RejectionSettings, TeacherSettings
 from morlaif.preference.settings import PMSettings
 from morlaif.presets import options, preset
 from morlaif.report.comparison.settings import CompareSettings
@@ -91,6 +91,7 @@ class Config(Settings):
     dpo: DPOSettings
     best_of_n: BestOfNSettings
     rejection: RejectionSettings
+    teacher: TeacherSettings
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings

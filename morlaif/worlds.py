@@ -13,7 +13,10 @@ from morlaif.stages.known import METHODS
 from morlaif.stages.ppo import STAGE as PPO
 
 # What sizes a stage for the toy model, by group: its stage, and what to take for a pretrained model instead.
-SIZES = {"sft": "auto", "respond": "sample", "pm": "lora", "ppo": "adapter", "dpo": "lora", "rejection": "lora"}
+SIZES = {
+    "sft": "auto", "respond": "sample", "pm": "lora", "ppo": "adapter", "dpo": "lora", "best_of_n": "default",
+    "rejection": "lora", "teacher": "lora",
+}  # fmt: skip
 # The world itself and its judges.
 WORLD = {
     "data": "file data.path=<file>",

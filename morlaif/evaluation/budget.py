@@ -13,7 +13,8 @@ from typing import Any
 from morlaif.evaluation.results import ArmBudget, Budgets
 
 COMPARED = (
-    "verdicts", "label_tokens", "ratings", "usd", "pm_pairs_each", "pm_settings", "rank", "adapters", "parameters",
+    "verdicts", "label_tokens", "ratings", "completions", "completion_tokens", "usd",
+    "pm_pairs_each", "pm_settings", "rank", "adapters", "parameters",
     "pm_steps", "pm_flops", "ppo_episodes", "ppo_tokens", "scoring_flops", "ppo_settings",
 )  # fmt: skip
 NEAR = 0.01  # amounts that differ by a smaller share are the same
@@ -75,7 +76,8 @@ def arm_budget(spent: Spent) -> Given:
         for split in ("train", "eval")
         if split in quality
     ]
-    usd = sum(cost.get("usd", 0.0) for cost in costs) + rated.get("usd", 0.0)
+    written = summary.get("completion_usd")
+    usd = sum(cost.get("usd", 0.0) for cost in costs) + rated.get("usd", 0.0) + (written or 0.0)
     lengths = [row["length"] for row in spent.curve if row.get("length") is not None]
     episodes = summary.get("episodes")
     length = sum(lengths) / len(lengths) if lengths else None
@@ -91,7 +93,10 @@ def arm_budget(spent: Spent) -> Given:
         verdicts=_verdicts(spent.qualities, spent.feedback_manifests),
         label_tokens=_tokens(costs) if costs else None,
         ratings=rated.get("ratings"),
-        usd=usd if costs or "usd" in rated else None,
+        usd=usd if costs or "usd" in rated or written is not None else None,
+        completions=summary.get("completions"),
+        completion_tokens=summary.get("completion_tokens"),
+        completion_usd=written,
         ppo_steps=summary.get("steps"),
         ppo_episodes=episodes,
         ppo_tokens=episodes * length if episodes is not None and length is not None else None,

@@ -423,7 +423,10 @@ class ArmBudget:
     verdicts: int | None = None
     label_tokens: float | None = None  # that the judge read and wrote for its labels
     ratings: float | None = None  # of single responses, while the policy learnt
-    usd: float | None = None  # for labels and ratings
+    usd: float | None = None  # for labels, ratings and completions
+    completions: int | None = None  # of a teacher, that were imitated
+    completion_tokens: float | None = None  # that it read and wrote for them
+    completion_usd: float | None = None
     ppo_steps: int | None = None
     ppo_episodes: int | None = None
     ppo_tokens: float | None = None  # sampled

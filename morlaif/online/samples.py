@@ -41,6 +41,7 @@ def sample(
     n: int,
     *,
     seed: int,
+    names: Sequence[int] | None = None,
     file: Path | None = None,
     gather: float = math.inf,
     on_progress: Callable[[int], None] = lambda done: None,
@@ -50,18 +51,21 @@ def sample(
     Several ranks share the rows and all get all; `gather`: see `generate`.
 
     Args:
+        names: by which the noise of each prompt is drawn; by default its place.
         file: where they are written as they come, and read from after a kill.
         on_progress: is given the number of prompts done.
     """
     ends = Ends.of(model, tokenizer, settings.stop)
     made = ranks.on_first(lambda: _written(file))[: len(prompts)]
     step = max(1, ROWS // n)
+    drawn = range(len(prompts)) if names is None else names
     while len(made) < len(prompts):
         places = range(len(made), min(len(made) + step, len(prompts)))
         ids = [prompt_ids(tokenizer, prompts[place], settings.max_prompt_tokens) for place in places]
+        own_noise = [schedule.generator(seed, "samples", drawn[place]) for place in places]
         noise = [
-            draw_noise([own] * n, settings.max_new_tokens, schedule.generator(seed, "samples", place), model.device)
-            for place, own in zip(places, ids, strict=True)
+            draw_noise([own] * n, settings.max_new_tokens, generator, model.device)
+            for own, generator in zip(ids, own_noise, strict=True)
         ]
         rows = generate(
             model,

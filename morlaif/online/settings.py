@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from morlaif.feedback.settings import OpenAISettings, PriceSettings
 from morlaif.models.settings import FullSFT, LoRASFT
 from morlaif.settings import (
     NUMBER,
     Batch,
     Count,
+    Dollars,
+    Line,
+    Outside,
+    PathText,
     Seeded,
     Settings,
     Share,
@@ -71,3 +77,40 @@ class RejectionSettings(Imitating, Rounds):
 
     n: Samples
     start: Literal["policy", "sft"]
+
+
+class ToyTeacher(Settings):
+    """One in the toy world, that knows what its people want: the best of so many responses of the grammar."""
+
+    kind: Literal["toy"]
+    draws: Samples
+    price: PriceSettings  # for a word
+
+
+class ModelTeacher(Settings):
+    """A causal language model of your own, run here."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"path", "revision", "trust_remote_code"})
+    reads_outside: ClassVar[Mapping[str, Outside]] = {"path": "model"}
+
+    kind: Literal["model"]
+    path: PathText | None  # must be given
+    revision: Line | None
+    trust_remote_code: bool
+
+
+class ServerTeacher(Settings):
+    """One behind a server that speaks OpenAI's chat completions."""
+
+    kind: Literal["server"]
+    engine: OpenAISettings
+
+
+class TeacherSettings(Imitating, Seeded):
+    """Supervised fine-tuning on a teacher's completions."""
+
+    teacher: Annotated[ToyTeacher | ModelTeacher | ServerTeacher, Field(discriminator="kind")]
+    share: Share  # of the training prompts
+    usd: Dollars | None  # at most so much for them, in their order; null: for all
+    eval_prompts: Whole
+    sampling: Sampling

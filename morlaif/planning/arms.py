@@ -133,8 +133,15 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
             lines = str(error).splitlines()
             raise UserError("\n".join(f"{key}.change.{line}" for line in lines)) from None
         check(own.reward, own.feedback)
+        method = _method(arm.method, key)
+        if arm.start != "sft" and not method.may_start:
+            raise UserError(f"{key}.start={arm.start}: {method.name} begins from the SFT policy; leave it out")
         reward = with_scalarizer(own.reward, own.scalarizer)
         columns = of_whole(reward, arm.labels) if arm.labels in WHOLE else layout(reward, principles)
+        if not method.rewarded:
+            if arm.labels != "none":
+                raise UserError(f"{key}.labels: {arm.labels}, but {method.name} learns from none; give labels: none")
+            columns = RewardLayout(reward=PMReward(kind="pm", principles=None, draw=None, written={}), columns=())
         for part, rubric in columns.rubrics.items():
             at = f"{key_of(reward, part)}.scalarizer" if own.reward == reward else "scalarizer"
             check_maskable(resolve(rubric.scalarizer or own.scalarizer), at)
@@ -143,7 +150,7 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
             columns = _of_more(arm, own, columns, factors, f"{key}.models")
         if arm.own_models:
             columns = _of_itself(name, columns, f"{key}.change.pm")
-        made[name] = PlannedArm(arm, own, columns, _method(arm.method, key), factors)
+        made[name] = PlannedArm(arm, own, columns, method, factors)
     return made
 
 
@@ -268,9 +275,10 @@ def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:
                 f"{arm.labels}{'' if arm.labels == 'none' else ' under what this reward is made of'}: give labels: "
                 "constitution or human, or principles with a reward of preference models or judges"
             )
-    of_many = [arm for arm in arms.values() if arm.labels not in WHOLE and not arm.by_rubric]
+    rewarded = {name: arm for name, arm in arms.items() if arm.method.rewarded and not arm.by_rubric}
+    of_many = [arm for arm in rewarded.values() if arm.labels not in WHOLE]
     for name, arm in arms.items():
-        if not arm.by_rubric:
+        if name in rewarded:
             resolve(arm.scalarizer(f"arms.definitions.{name}")).start(arm.layout.names)
     for arm in of_many:
         check_objective(arm.config, arm.layout, trains=True)

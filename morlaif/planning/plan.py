@@ -52,6 +52,8 @@ from morlaif.stages.respond import RespondReads
 from morlaif.stages.scoring import Method
 from morlaif.stages.sft import STAGE as SFT
 from morlaif.stages.sft import SFTReads
+from morlaif.stages.teacher import STAGE as TEACHER
+from morlaif.stages.teacher import TeacherReads
 from morlaif.stages.weigh import STAGE as WEIGH
 from morlaif.stages.weigh import WeighReads
 from morlaif.units.job import R
@@ -135,10 +137,15 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         }
         scored = {"names": tuple(arm.layout.names), "places": places, "seed": seed, **reward_reads(config, arm.layout)}
         from_labels = stages["feedback"] if arm.config.weights.method == "regressed" else []
-        weigh = WeighReads(weights=arm.config.weights, **scored)
-        weighed.append(units.add(WEIGH, weigh, [data, sft, respond, *stages["pm"], *from_labels], of=name))
-        method, parts = arm.method, {**common, **stages, "weigh": [weighed[-1]]}
-        whole = arm.labels in WHOLE or arm.by_rubric
+        weighs = []
+        if arm.method.rewarded:
+            weigh = WeighReads(weights=arm.config.weights, **scored)
+            weighs = [units.add(WEIGH, weigh, [data, sft, respond, *stages["pm"], *from_labels], of=name)]
+        weighed += weighs
+        method, parts = arm.method, {**common, **stages, "weigh": weighs, "teacher": []}
+        if arm.settings.start == "teacher":
+            parts["teacher"] = [_taught(units, arm.config, places, [data, sft], name)]
+        whole = arm.labels in WHOLE or arm.by_rubric or not method.rewarded
         scored["scalarizer"] = LINEAR if whole else arm.scalarizer(f"arms.definitions.{name}")
         own_settings = method.settings(arm.groups, arm.settings.params)
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
@@ -178,6 +185,14 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     units.add(REPORT, ReportReads(config=page, report=chosen(config.report), seed=seed), list(units.made))
     methods = {arm.method.name for arm in arms.values()} if PPO.name in config.stages else set()
     return Plan(tuple(sorted(units.made, key=_place))).restricted_to({*config.stages, *methods}, chosen_extra)
+
+
+def _taught(units: _Units, config: Config, places: Places, needs: list[Unit], arm: str) -> Unit:
+    """The policy of a teacher that an arm begins from."""
+    reads = TeacherReads(
+        names=(), places=places, seed=config.seed_of("teacher"), scalarizer=LINEAR, teacher=config.teacher
+    )
+    return units.add(TEACHER, reads, needs, of=arm)
 
 
 def _policy(units: _Units, method: Method[Any, Any], reads: Any, parts: Mapping[str, list[Unit]], arm: str) -> Unit:

@@ -16,7 +16,8 @@ KINDS = {"human": "human labels", "truth": "known truth"}
 BUDGETS = {
     "pms": "preference models", "adapters": "networks trained for them", "parameters": "their parameters that learn",
     "rank": "LoRA rank", "verdicts": "verdicts", "label_tokens": "tokens of labelling", "ratings": "ratings",
-    "usd": "USD for labels and ratings", "pm_pairs": "training pairs, all models",
+    "completions": "teacher’s completions", "completion_tokens": "tokens of them",
+    "usd": "USD for labels, ratings and completions", "pm_pairs": "training pairs, all models",
     "pm_steps": "optimizer steps, all models",
     "pm_flops": "FLOPs of their training", "ppo_steps": "PPO steps", "ppo_episodes": "PPO episodes",
     "ppo_tokens": "tokens sampled in PPO", "scoring_flops": "FLOPs of scoring in PPO",

@@ -20,6 +20,7 @@ from morlaif.stages import (
     report,
     respond,
     sft,
+    teacher,
     weigh,
 )
 from morlaif.stages.scoring import Method
@@ -27,7 +28,7 @@ from morlaif.units.unit import Stage
 
 STAGES: tuple[Stage[Any, Any], ...] = (
     data.STAGE, sft.STAGE, respond.STAGE, feedback.STAGE, backbone.STAGE, pm.STAGE, weigh.STAGE, ppo.STAGE,
-    dpo.STAGE, best_of_n.STAGE, rejection.STAGE, evaluate.STAGE, report.STAGE,
+    dpo.STAGE, best_of_n.STAGE, rejection.STAGE, teacher.STAGE, evaluate.STAGE, report.STAGE,
 )  # fmt: skip
 ALONE = compare.STAGE  # reads finished runs: no part of a run
 NAMES = tuple(stage.name for stage in STAGES)
@@ -40,6 +41,7 @@ METHODS: Registry[type[Method[Any, Any]]] = Registry(
         "dpo": "morlaif.stages.dpo.DPO",
         "best_of_n": "morlaif.stages.best_of_n.BestOfN",
         "rejection": "morlaif.stages.rejection.Rejection",
+        "teacher": "morlaif.stages.teacher.Teacher",
     },
 )  # fmt: skip
 OTHERS: Registry[type[Stage[Any, Any]]] = Registry("stage", "stage", "morlaif.stages", {})

@@ -32,16 +32,24 @@ class RoundReads(MethodReads):
 
 @dataclass(frozen=True)
 class RoundNeeds(MethodNeeds):
+    teacher: Mapping[str, Path]  # the policy of one, where the arm begins from it
+
     @property
     def before(self) -> Path | None:
         """The round before this one."""
         raise NotImplementedError
+
+    @property
+    def origin(self) -> Path:
+        """The policy that the first round begins from."""
+        return next(iter(self.teacher.values()), self.sft)
 
 
 class InRounds(Method[R, N]):
     """A method of such rounds."""
 
     resumes = True
+    may_start = True
 
     def rounds(self, reads: Any) -> int:
         return int(reads.rounds.rounds)

@@ -60,6 +60,8 @@ class Method(Stage[R, N]):
     Where a row has `kl_bound`, its `kl` is no estimate but a bound.
     """
 
+    rewarded: ClassVar[bool] = True  # whether the arm's reward is used: else nothing is labelled or weighed for it
+    may_start: ClassVar[bool] = False  # whether an arm may have it begin from a teacher's policy; its needs name that
     seeded_by: ClassVar[str] = ""  # the group whose seed it draws from; "": that of its own name
     verdicts: ClassVar[bool] = False  # whether it learns from the arm's verdicts themselves
 

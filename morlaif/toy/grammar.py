@@ -7,7 +7,7 @@ principles together, so their true scores are as independent as text allows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -198,3 +198,23 @@ def _recogniser() -> re.Pattern[str]:
         return "".join(slots[part] if i % 2 else re.escape(part) for i, part in enumerate(parts))
 
     return re.compile("|".join(map(pattern, templates)), re.IGNORECASE)
+
+
+def read_prompt(messages: Sequence[Message]) -> Prompt | None:
+    """What `Prompt.messages` wrote; None for a dialogue that it did not write. Who speaks is not told apart."""
+    user = " ".join(turn["content"] for turn in messages if turn["role"] == "user")
+    asked = [
+        (topic, question) for question in lex.QUESTIONS for topic in lex.TOPICS if question.format(topic=topic) in user
+    ]
+    if len(asked) != 1:
+        return None
+    ((topic, question),) = asked
+    return Prompt(
+        topic=topic,
+        question=question,
+        situations=tuple(sorted((s for s in lex.SITUATIONS if f"I {s}." in user), key=lambda s: user.index(f"I {s}."))),
+        emotion=next((feeling for feeling in lex.EMOTIONS if f"I feel {feeling}." in user), None),
+        claim=next((false for _, false in lex.FACTS if f" says that {false}." in user), None),
+        speaker=next((one for one in lex.SPEAKERS if f"{one} says that" in user), lex.SPEAKERS[0]),
+        reply=next((turn["content"] for turn in messages if turn["role"] == "assistant"), None),
+    )

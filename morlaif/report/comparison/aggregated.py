@@ -224,11 +224,13 @@ def _kl(policy: Policy) -> float | None:
 
 
 def _usd(policy: Policy) -> float | None:
+    budget = policy.run.details.budget.arms.get(policy.name)
+    written = None if budget is None else budget.completion_usd
     if policy.arm is None or not policy.arm.models:
-        return None
+        return written
     names = dict.fromkeys(map(labelled_by, policy.arm.models))
     known = [policy.run.details.label_quality[name] for name in names if name in policy.run.details.label_quality]
-    return sum(quality_cost(quality)["usd"] for quality in known) if known else None
+    return sum(quality_cost(quality)["usd"] for quality in known) + (written or 0.0) if known else written
 
 
 # --- who is first ---------------------------------------------------------------------------------------------------

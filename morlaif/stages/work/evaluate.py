@@ -177,7 +177,7 @@ def _arms(job: EvaluateJob, principles: Sequence[str]) -> dict[str, ArmFacts]:
         models = [name for name in arm.models if name in job.needs.pm]
         whole = "single PM" if models else "single rating"
         by = _scalarizer(job, arm.name).name.replace("_", "-")
-        if several and _read(job.needs.weigh[arm.name] / "weights.json").get("method") == "regressed":
+        if several and _weights(job, arm.name).get("method") == "regressed":
             by += ", regressed weights"
         more = next((f", {found}" for model in models if (found := more_of(model))), "")
         usual = f"{whole}{more}" if arm.labels in WHOLE else by
@@ -207,6 +207,8 @@ def _scorer(job: EvaluateJob, names: Sequence[str]) -> Score:
 def _objective(job: EvaluateJob, name: str, arm: ArmFacts, models: Sequence[str]) -> Objective | None:
     """What the policy of the arm was trained on; None where that is more than the preference models `models` can say:
     a judge's ratings, a function's values."""
+    if name not in job.needs.weigh:  # it has no reward
+        return None
     weights = job.needs.weigh[name] / "weights.json"
     own = _read(weights)["names"]
     columns = tuple(own_of(one, name) if own_of(one, name) in models else one for one in own)
@@ -219,6 +221,12 @@ def _objective(job: EvaluateJob, name: str, arm: ArmFacts, models: Sequence[str]
     if objective.stateful:  # judged as it was when training ended
         objective.load_state_dict(_read(job.needs.policies[name] / "objective.json"))
     return objective
+
+
+def _weights(job: EvaluateJob, arm: str) -> dict[str, Any]:
+    """What `weigh` found; nothing for an arm without a reward."""
+    found: dict[str, Any] = _read(job.needs.weigh[arm] / "weights.json") if arm in job.needs.weigh else {}
+    return found
 
 
 def _curve(job: EvaluateJob, arm: str) -> list[dict[str, Any]]:
@@ -453,7 +461,11 @@ def _of_labels(job: EvaluateJob, run: _Run, headlines: RunResults) -> dict[str, 
     together = {labelled_by(name): job.needs.feedback[labelled_by(name)] for name in run.models.parts}
     return {
         "budget": headlines.budget,
-        "weights": {arm: results.load(ArmWeights, job.needs.weigh[arm] / "weights.json") for arm in run.arms},
+        "weights": {
+            arm: results.load(ArmWeights, job.needs.weigh[arm] / "weights.json")
+            for arm in run.arms
+            if arm in job.needs.weigh
+        },
         "label_quality": {name: _read(job.needs.feedback[name] / "quality.json") for name in labels},
         "labels": results.LabelRelations(**label_report(together, job.needs.respond, "train")),
     }
@@ -470,7 +482,7 @@ def _regression(job: EvaluateJob, run: _Run, human: held_out.ScoredPairs) -> res
     """Of the human label on the models' scores: as an arm's weights came from it, else on the held-out pairs."""
     significance = 1 - run.settings.confidence
     for name, arm in run.arms.items():
-        if arm.of_principles and "regression" in (weighed := _read(job.needs.weigh[name] / "weights.json")):
+        if arm.of_principles and "regression" in (weighed := _weights(job, name)):
             return regression.discussed(weighed["regression"], "weights", significance)
     fit = regression.on_held_out(human, significance)
     return regression.discussed(fit, "held-out pairs", significance) if fit else None
@@ -491,7 +503,7 @@ def _spent(job: EvaluateJob, run: _Run, name: str, sizes: budget.Sizes | None) -
         {label: _manifest(job.needs.feedback[label]) for label in labels},
         _manifest(job.needs.policies[name]),
         run.curves[name],
-        _read(job.needs.weigh[name] / "weights.json").get("ratings"),
+        _weights(job, name).get("ratings"),
         sizes,
     )
 

@@ -49,13 +49,13 @@ def build(job: RejectionJob) -> dict[str, Any]:
 
     # 2. imitate
     turns = [Turn(row["prompt"], row["ids"]) for row in rows.values()]
-    folder = job.needs.sft if settings.start == "sft" else begins(job)
+    folder = job.needs.origin if settings.start == "sft" else begins(job)
     updates = imitate(job, folder, turns, settings.training, KEY)
 
     # 3. what came of it
     row = {"step": job.reads.round, **look(job, job.out, held_out, settings.sampling, objective), **found.row()}
     row |= {f"reward/{kind}": value for kind, value in facts.items()}
-    spent = totals(job, before, steps=updates, episodes=settings.n * len(prompts))
+    spent = totals(job, before or job.needs.origin, steps=updates, episodes=settings.n * len(prompts))
     return leave_round(job, [*curve, row], spent, objective)
 
 

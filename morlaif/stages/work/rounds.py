@@ -66,7 +66,7 @@ class Choice:
 
 def begins(job: AnyJob) -> Path:
     """The folder of the policy that a round begins from."""
-    folder: Path = job.needs.before or job.needs.sft
+    folder: Path = job.needs.before or job.needs.origin
     return folder
 
 
@@ -194,7 +194,10 @@ def curve_before(job: AnyJob, folder: Path | None) -> list[dict[str, Any]]:
 
 def totals(job: AnyJob, folder: Path | None, **more: float) -> dict[str, float]:
     """What all rounds so far have taken, by what it is."""
-    before: dict[str, float] = {} if folder is None else read_json(folder / TOTALS, of=dict, failure=Damaged)
+    file = None if folder is None else folder / TOTALS
+    before: dict[str, float] = {}
+    if file is not None and file.is_file():  # the SFT policy has none
+        before = read_json(file, of=dict, failure=Damaged)
     return {name: before.get(name, 0) + more.get(name, 0) for name in {**before, **more}}
 
 
