@@ -18,7 +18,7 @@ from morlaif.evaluation.settings import EvalSettings
 from morlaif.feedback.settings import FeedbackSettings, JudgePlace, PrinciplesSettings
 from morlaif.hardware import HardwareSettings
 from morlaif.models.settings import GivenSFT, ModelSettings, RespondSettings
-from morlaif.online.settings import BestOfNSettings, RejectionSettings, TeacherSettings
+from morlaif.online.settings import BestOfNSettings, OnlineDPOSettings, RejectionSettings, TeacherSettings
 from morlaif.preference.settings import PMSettings
 from morlaif.presets import options, preset
 from morlaif.report.comparison.settings import CompareSettings
@@ -92,6 +92,7 @@ class Config(Settings):
     best_of_n: BestOfNSettings
     rejection: RejectionSettings
     teacher: TeacherSettings
+    online_dpo: OnlineDPOSettings
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings

@@ -15,7 +15,7 @@ from morlaif.stages.ppo import STAGE as PPO
 # What sizes a stage for the toy model, by group: its stage, and what to take for a pretrained model instead.
 SIZES = {
     "sft": "auto", "respond": "sample", "pm": "lora", "ppo": "adapter", "dpo": "lora", "best_of_n": "default",
-    "rejection": "lora", "teacher": "lora",
+    "rejection": "lora", "teacher": "lora", "online_dpo": "lora",
 }  # fmt: skip
 # The world itself and its judges.
 WORLD = {

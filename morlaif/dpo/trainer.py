@@ -82,6 +82,7 @@ class DPOTrainer:
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
         gather: float = math.inf,
+        reference: Tensor | None = None,
     ) -> None:
         """Train `models` in place.
 
@@ -91,6 +92,8 @@ class DPOTrainer:
             prompts: that the policy answers where its KL to the reference is measured.
             autocast: compute in this type; weights that learn keep their own.
             accelerator: of accelerate; one whose type is DeepSpeed shards the models.
+            reference: (N, 2) log-probabilities of the pairs' responses, where these are another model's than the one
+                that `models` hold as theirs.
             gather: most bytes of a sharded policy that each rank gathers whole to sample from.
 
         Raises:
@@ -119,7 +122,7 @@ class DPOTrainer:
         self.steps = settings.steps(len(pairs))
         self.checkpoints = Checkpoints(keep, self._fingerprint())
         self.curve: list[dict[str, float]] = []
-        self.reference: Tensor | None = None  # (N, 2) of the pairs
+        self.reference: Tensor | None = reference  # (N, 2) of the pairs
         self.held_reference: Tensor | None = None  # (M, 2) of those that are held out
 
     def run(self, on_step: Callable[[dict[str, float]], None] | None = None) -> Trained:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from morlaif.dpo.settings import DPOSettings
 from morlaif.feedback.settings import OpenAISettings, PriceSettings
 from morlaif.models.settings import FullSFT, LoRASFT
 from morlaif.settings import (
@@ -17,6 +18,7 @@ from morlaif.settings import (
     Line,
     Outside,
     PathText,
+    Positive,
     Seeded,
     Settings,
     Share,
@@ -77,6 +79,26 @@ class RejectionSettings(Imitating, Rounds):
 
     n: Samples
     start: Literal["policy", "sft"]
+
+
+class OnlineDPOSettings(Rounds):
+    """The best of n responses to each training prompt against the worst, by DPO."""
+
+    n: Annotated[int, Field(ge=2, le=4096), NUMBER]
+    pairs: Literal["max_min", "max_random"]
+    length_ratio: Annotated[Positive, Field(ge=1)] | None
+    reference: Literal["sft", "previous"]
+    dpo: DPOSettings
+
+    @model_validator(mode="after")
+    def _seed_of_the_method(self) -> OnlineDPOSettings:
+        if self.dpo.seed is not None:
+            raise ValueError("dpo.seed: the method draws from online_dpo.seed; give that")
+        if self.dpo.kind != "dpo":
+            raise ValueError(
+                f"dpo.kind: {self.dpo.kind} learns from verdicts; rounds rank by the arm's reward: give dpo"
+            )
+        return self
 
 
 class ToyTeacher(Settings):

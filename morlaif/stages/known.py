@@ -14,6 +14,7 @@ from morlaif.stages import (
     dpo,
     evaluate,
     feedback,
+    online_dpo,
     pm,
     ppo,
     rejection,
@@ -28,7 +29,7 @@ from morlaif.units.unit import Stage
 
 STAGES: tuple[Stage[Any, Any], ...] = (
     data.STAGE, sft.STAGE, respond.STAGE, feedback.STAGE, backbone.STAGE, pm.STAGE, weigh.STAGE, ppo.STAGE,
-    dpo.STAGE, best_of_n.STAGE, rejection.STAGE, teacher.STAGE, evaluate.STAGE, report.STAGE,
+    dpo.STAGE, best_of_n.STAGE, rejection.STAGE, teacher.STAGE, online_dpo.STAGE, evaluate.STAGE, report.STAGE,
 )  # fmt: skip
 ALONE = compare.STAGE  # reads finished runs: no part of a run
 NAMES = tuple(stage.name for stage in STAGES)
@@ -42,6 +43,7 @@ METHODS: Registry[type[Method[Any, Any]]] = Registry(
         "best_of_n": "morlaif.stages.best_of_n.BestOfN",
         "rejection": "morlaif.stages.rejection.Rejection",
         "teacher": "morlaif.stages.teacher.Teacher",
+        "online_dpo": "morlaif.stages.online_dpo.OnlineDPO",
     },
 )  # fmt: skip
 OTHERS: Registry[type[Stage[Any, Any]]] = Registry("stage", "stage", "morlaif.stages", {})
