@@ -27,6 +27,14 @@ settings.register_profile("any machine", deadline=None, max_examples=40, suppres
 settings.load_profile("any machine")
 
 
+MEMORY = Path("/dev/shm")  # where writing to disk, which tests of stores and ledgers mostly wait for, costs nothing
+
+
+def roomy(folder: Path) -> bool:
+    """Whether all that tests write fits into it."""
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 6e9
+
+
 def pytest_collection_finish() -> None:
     """A collection of garbage, which comes after each unit, need not read a million objects of imported libraries."""
     gc.freeze()
@@ -36,8 +44,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """What libraries leave among temporary files goes when the tests end; those of pytest stay where they are."""
     if hasattr(config, "workerinput"):  # of xdist, whose environment has all this
         return
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    folder = tempfile.mkdtemp(prefix="morlaif-tests-")
+    root = str(MEMORY) if roomy(MEMORY) else tempfile.gettempdir()
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", root)
+    folder = tempfile.mkdtemp(prefix="morlaif-tests-", dir=root)
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     # After multiprocessing has removed its own in it, whose priority is -100.
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-200)
