@@ -66,6 +66,16 @@ class RunData:
         kind: str = self.config.get("reward", {}).get("kind", "pm")
         return kind
 
+    @property
+    def trained_by(self) -> str:
+        """What the page calls the training of its arms, whose steps are those of a method each."""
+        return "PPO" if all(arm.method == "ppo" for arm in self.details.arms.values()) else "Training"
+
+    @property
+    def implicit(self) -> list[str]:
+        """Labels of the arms whose reward is that of their policy itself: they learn from pairs, and sample nothing."""
+        return [self.label(arm) for arm in self.arms if self.curves[arm] and "reward_better" in self.curves[arm][0]]
+
     def label(self, policy: str) -> str:
         """What a policy is called on the page; one from outside as the config names it."""
         return self.titles.get(policy, policy)

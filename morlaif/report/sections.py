@@ -90,6 +90,8 @@ def training(run: RunData) -> Section:
             "epoch_rows": steps.epoch_rows(run),
             "part_rows": steps.part_rows(run),
             "first": run.label(run.policy),
+            "trained_by": run.trained_by,
+            "implicit": run.implicit,
             "findings": steps.finding_rows(run),
             "distribution_rows": steps.distribution_rows(run),
             "cosines": steps.cosine_table(run),

@@ -34,7 +34,7 @@ def overview(run: RunData) -> Figure:
         _curves(axes[row, 0], run, key)
         axes[row, 0].set_ylabel(label)
         axes[row, 0].yaxis.set_major_locator(MaxNLocator(4))
-    axes[-1, 0].set_xlabel("PPO step")
+    axes[-1, 0].set_xlabel(f"{run.trained_by} step")
     axes[-1, 0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     made.align_ylabels()
     _arm_legend(made, run)

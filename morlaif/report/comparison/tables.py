@@ -93,9 +93,8 @@ def _budget(policy: Policy) -> tuple[int, int, float]:
     each = 1 if policy.of_principles else int(config.get("principles.verdicts_per_pair", 1))
     names = dict.fromkeys(map(labelled_by, _models(policy)))
     pairs = sum(run.details.label_quality[name]["train"]["n"] for name in names)
-    rollouts = int(config.get("ppo.rollouts", 0))
-    curve = run.curves[policy.name]
-    return pairs * each, rollouts * len(curve), sum(row.get("length") or 0.0 for row in curve) * rollouts
+    spent = run.details.budget.arms.get(policy.name)  # a policy that learns from pairs has no rollouts
+    return pairs * each, (spent and spent.ppo_episodes) or 0, (spent and spent.ppo_tokens) or 0.0
 
 
 def _models(policy: Policy) -> list[str]:
