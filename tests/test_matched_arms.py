@@ -109,3 +109,13 @@ def test_what_an_arm_cannot_change_is_said(change, words):
     own = f"+arms.definitions.own={{labels: principles, change: {change}}}"
     with pytest.raises(UserError, match=re.escape(words)):
         plan(config(*SMALL, own, "arms.select=[own]"))
+
+
+def test_an_arm_of_human_labels_learns_from_the_pairs_that_people_have_seen():
+    sampled = {unit.name: unit for unit in plan(config("principles.count=2", "arms.select=[morlaif,rlhf]")).units}
+    assert [need.name for need in sampled["feedback/human"].needs] == ["respond/human"]
+    assert sampled["respond/human"].reads.respond.source == "pairs"
+    assert [need.name for need in sampled["pm/human"].of("respond")] == ["respond/human"]
+    assert [need.name for need in sampled["pm/helpfulness"].of("respond")] == ["respond"]
+    of_data = {unit.name for unit in plan(config("respond=pairs", "arms.select=[morlaif,rlhf]")).units}
+    assert "respond/human" not in of_data and "respond" in of_data

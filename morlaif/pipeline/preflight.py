@@ -110,7 +110,8 @@ class Preflight:
         return self.seen[name]
 
     def _data(self, config: Config, stages: set[str]) -> Iterator[str]:
-        pairs = config.respond.source == "pairs" and "respond" in stages
+        of_people = any(arm.labels == "human" for arm in config.arms.chosen.values())
+        pairs = (config.respond.source == "pairs" or of_people) and "respond" in stages
         imitated = config.sft.method != "none" and "sft" in stages
         folder = Path(config.model.path or "").expanduser()
         asked = bool(stages & set(LOADS_MODEL)) and config.model.path is not None and folder.is_dir()

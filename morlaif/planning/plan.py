@@ -21,7 +21,7 @@ from morlaif.errors import UserError
 from morlaif.evaluation.settings import PMJudge
 from morlaif.feedback.settings import HfSettings, HumanSettings
 from morlaif.feedback.settings import input_files as feedback_files
-from morlaif.models.settings import SampleResponses
+from morlaif.models.settings import PairResponses, SampleResponses
 from morlaif.naming import WHOLE, labelled_by
 from morlaif.planning.arms import arms_of, check_arms, check_needs, fitting, labels_of, named, reward_reads, stage_of
 from morlaif.planning.checks import existing_weights, read_outside
@@ -107,6 +107,12 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     asked = RespondReads(respond=config.respond, places=places if sampled else None, seed=config.seed_of("respond"))
     respond = units.add(RESPOND, asked, [data, sft] if sampled else [data])
     common = {"data": [data], "sft": [sft], "respond": [respond]}
+    # People have labelled the data's own pairs: those are learnt from where the run samples others.
+    by_people = respond
+    if sampled and (isinstance(config.eval.judge, PMJudge) or any(arm.labels == "human" for arm in arms.values())):
+        own_pairs = RespondReads(respond=PairResponses(source="pairs"), places=None, seed=config.seed_of("respond"))
+        by_people = units.add(RESPOND, own_pairs, [data], "human")
+    of_people = {**common, "respond": [by_people]}
 
     # 2. labels and preference models: arms that learn from the same labels share them
     labels: dict[Labels, dict[str, Unit]] = {}
@@ -116,16 +122,18 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
             same = [other for other in arms.values() if other.labels == arm.labels]
             learnt = dict.fromkeys(name for other in same for name in other.labelled)
             reads = labels_of(config, arm.labels, list(learnt))
-            labels[arm.labels] = _labels(units, respond, sft, reads)
+            shared = of_people if arm.labels == "human" else common
+            labels[arm.labels] = _labels(units, shared["respond"][0], sft, reads)
             wanted = dict.fromkeys(labelled_by(name) for other in same for name in other.layout.models)
             usual = {name for other in same for name in other.layout.models} & wanted.keys()
             judged = {name: (name, labels[arm.labels][name]) for name in wanted if name in usual}
-            models |= _preference_models(units, common, arm.labels, config.pm, judged, config.seed_of("pm"))
+            models |= _preference_models(units, shared, arm.labels, config.pm, judged, config.seed_of("pm"))
         own = [name for name in arm.layout.models if name not in models]  # given more, or to this arm alone
         if own:
             judged = {name: (labelled_by(name), labels[arm.labels][labelled_by(name)]) for name in own}
+            shared = of_people if arm.labels == "human" else common
             models |= _preference_models(
-                units, common, arm.models_of(arm_name), arm.pm, judged, arm.config.seed_of("pm")
+                units, shared, arm.models_of(arm_name), arm.pm, judged, arm.config.seed_of("pm")
             )
 
     # 3. each arm: weights, then its policy
@@ -142,7 +150,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
             weigh = WeighReads(weights=arm.config.weights, **scored)
             weighs = [units.add(WEIGH, weigh, [data, sft, respond, *stages["pm"], *from_labels], of=name)]
         weighed += weighs
-        method, parts = arm.method, {**common, **stages, "weigh": weighs, "teacher": []}
+        shared = of_people if arm.labels == "human" else common
+        method, parts = arm.method, {**shared, **stages, "weigh": weighs, "teacher": []}
         if arm.settings.start == "teacher":
             parts["teacher"] = [_taught(units, arm.config, places, [data, sft], name)]
         whole = arm.labels in WHOLE or arm.by_rubric or not method.rewarded
@@ -160,9 +169,9 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     held_out = config.seed_of("eval")  # of the judge too: it stays the same where the seeds of training differ
     if isinstance(config.eval.judge, PMJudge):
         human = {GOLD: FeedbackReads(feedback=HumanSettings(source="human"), seed=held_out)}
-        (of_people,) = _labels(units, respond, sft, human).values()
-        judge = _preference_models(units, common, GOLD, config.pm, {GOLD: (GOLD, of_people)}, held_out, "eval")
-        gold = [of_people, *judge.values()]
+        (labelled,) = _labels(units, by_people, sft, human).values()
+        judge = _preference_models(units, of_people, GOLD, config.pm, {GOLD: (GOLD, labelled)}, held_out, "eval")
+        gold = [labelled, *judge.values()]
     chain = [*(unit for own in labels.values() for unit in own.values()), *models.values()]
     evaluated = EVALUATE.name in config.reached  # else nothing of it need be there
     outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
