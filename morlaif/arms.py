@@ -158,5 +158,10 @@ class ArmsSettings(Settings):
         return self
 
     @property
+    def taught(self) -> bool:
+        """Whether a teacher is asked."""
+        return any("teacher" in (arm.method, arm.start) for arm in self.chosen.values())
+
+    @property
     def chosen(self) -> Mapping[str, Arm]:
         return {name: self.definitions[name] for name in self.select}

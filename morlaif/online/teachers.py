@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from morlaif import ranks
 from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message, content_id, prompt_id
 from morlaif.errors import MachineError, UserError
@@ -56,6 +57,8 @@ def completions(
 ) -> list[Completion]:
     """What the teacher answers, until the money is spent; prompts that it does not answer are left out.
 
+    Every rank makes the call, and all get all.
+
     Args:
         identity: of a model's content, which stands in the keys of what it writes.
         load: a model teacher.
@@ -88,7 +91,9 @@ def _asking(
 
             return lambda prompts: _kept(prompts, ledger, "model", identity, decoding, answer)
         case ServerTeacher() as server:
-            return lambda prompts: _by_server(server.engine, settings.sampling, prompts, ledger)
+            return lambda prompts: ranks.on_first(
+                lambda: _by_server(server.engine, settings.sampling, prompts, ledger), patiently=True
+            )
 
 
 def _kept(
@@ -99,17 +104,29 @@ def _kept(
     decoding: dict[str, Any],
     answer: Callable[[Sequence[list[Message]]], list[Completion]],
 ) -> list[Completion]:
-    """From the ledger, else by `answer`, which answers all that it is asked."""
+    """From the ledger, else by `answer`, which answers all that it is asked, on all ranks; the first writes it down."""
     keys = [key_of(f"teacher: {provider}", model, [{**turn} for turn in prompt], decoding) for prompt in prompts]
-    with Ledger(path) as ledger:
-        known = {key: raw for key in keys if (raw := ledger.raw(key)) is not None}
-        new = [place for place, key in enumerate(keys) if key not in known]
-        if new:
-            with ledger.transaction():
-                for place, one in zip(new, answer([prompts[place] for place in new]), strict=True):
-                    known[keys[place]] = raw = json.dumps([one.text, one.input_tokens, one.output_tokens, one.usd])
-                    spent = Answer(1.0, OK, round(one.input_tokens), round(one.output_tokens), one.usd)
-                    ledger.put(keys[place], f"teacher: {provider}", model, spent, raw)
+
+    def read() -> dict[bytes, str]:
+        with Ledger(path) as ledger:
+            return {key: raw for key in keys if (raw := ledger.raw(key)) is not None}
+
+    known = ranks.on_first(read)
+    new = [place for place, key in enumerate(keys) if key not in known]
+    written = answer([prompts[place] for place in new]) if new else []
+    known |= {
+        keys[place]: json.dumps([one.text, one.input_tokens, one.output_tokens, one.usd])
+        for place, one in zip(new, written, strict=True)
+    }
+
+    def write() -> None:
+        with Ledger(path) as ledger, ledger.transaction():
+            for place, one in zip(new, written, strict=True):
+                spent = Answer(1.0, OK, round(one.input_tokens), round(one.output_tokens), one.usd)
+                ledger.put(keys[place], f"teacher: {provider}", model, spent, known[keys[place]])
+
+    if new:
+        ranks.on_first(write)
     return [Completion(prompt, *json.loads(known[key])) for prompt, key in zip(prompts, keys, strict=True)]
 
 

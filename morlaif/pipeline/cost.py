@@ -17,10 +17,12 @@ from morlaif.feedback.estimate import ASSUMED_TOKENS, CostEstimate, estimate, es
 from morlaif.feedback.label import Assign, draw
 from morlaif.feedback.settings import HfSettings, OpenAISettings, PluginFeedback, Principle
 from morlaif.models.settings import SampleResponses
+from morlaif.online.settings import ServerTeacher, TeacherSettings
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.timing import duration
 from morlaif.stages.feedback import FeedbackReads
 from morlaif.stages.scoring import ScoringReads
+from morlaif.stages.teacher import TeacherReads
 from morlaif.stages.weigh import WeighReads
 from morlaif.texts import add_row, line
 from morlaif.units.store import Store
@@ -44,6 +46,8 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[CostEstimat
                 made.append(_unknown(unit.name, f"what {reads.feedback.source} costs is not known here"))
         elif isinstance(reads, ScoringReads) and reads.criteria is not None and not store.has(unit):
             made += _ratings(unit.name, reads, store, config)
+        elif isinstance(reads, TeacherReads) and not store.has(unit):
+            made += _completions(unit.name, reads.teacher, config)
     judge, evaluate = config.eval.judge, plan.by_name.get("evaluate")
     if (
         isinstance(judge, OpenAIJudge | HfJudge)
@@ -70,6 +74,21 @@ def _unit(
     return estimate(
         name, reads.feedback, assign, pairs, ledger=store.ledger, together=together, lengths=_lengths(config)
     )
+
+
+def _completions(name: str, settings: TeacherSettings, config: Config) -> list[CostEstimate]:
+    """Of a teacher behind a server; what the ledger has of it is not looked up."""
+    teacher, prompts = settings.teacher, _examples(config)
+    if not isinstance(teacher, ServerTeacher):
+        return []
+    if prompts is None:
+        return [_unknown(name, "the number of prompts is not known before the data is read: set data.limit")]
+    count = round(settings.share * prompts)
+    read, written, price = count * ASSUMED_TOKENS[0], count * settings.sampling.max_new_tokens, teacher.engine.price
+    usd = (read * price.input + written * price.output) / 1e6
+    usd = usd if settings.usd is None else min(usd, settings.usd)
+    note = f"{name}: completions, of all rows of the data and as long as they may be"
+    return [CostEstimate(name, count, 0, count, read, written, usd, None, (note,))]
 
 
 def _unknown(name: str, why: str) -> CostEstimate:

@@ -296,6 +296,9 @@ def _asked(config: Config, stages: set[str]) -> Iterator[tuple[str, FeedbackSett
     for name, rater in raters.items():
         if rates and rater.engine is not None:
             yield f"reward.parts.{name}.engine" if name else "reward.engine", rater.engine
+    engine = getattr(config.teacher.teacher, "engine", None)
+    if engine is not None and rates and config.arms.taught:
+        yield "teacher.teacher.engine", engine
     engine = getattr(config.eval.judge, "engine", None)
     if engine is not None and "evaluate" in stages:
         yield "eval.judge.engine", engine

@@ -49,6 +49,9 @@ def asked(config: Config) -> Iterator[tuple[tuple[str, ...], OpenAISettings]]:
         for name, part in parts.items():
             if isinstance(engine := getattr(part, "engine", None), OpenAISettings):
                 yield ("reward", *(("parts", name) if name else ()), "engine"), engine
+    engine = getattr(config.teacher.teacher, "engine", None)
+    if isinstance(engine, OpenAISettings) and "weigh" in stages and config.arms.taught:
+        yield ("teacher", "teacher", "engine"), engine
     engine = getattr(config.eval.judge, "engine", None)
     if isinstance(engine, OpenAISettings) and "evaluate" in stages:
         yield ("eval", "judge", "engine"), engine

@@ -201,6 +201,8 @@ def _taught(units: _Units, config: Config, places: Places, needs: list[Unit], ar
     reads = TeacherReads(
         names=(), places=places, seed=config.seed_of("teacher"), scalarizer=LINEAR, teacher=config.teacher
     )
+    for line in TEACHER.problems(reads):
+        raise UserError(f"arms.definitions.{arm}: {line}")
     return units.add(TEACHER, reads, needs, of=arm)
 
 

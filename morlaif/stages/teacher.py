@@ -50,6 +50,11 @@ class Teacher(Method[TeacherReads, TeacherNeeds]):
     def settings(self, groups: Mapping[str, Settings], params: Mapping[str, Any]) -> dict[str, Any]:
         return {"teacher": groups["teacher"], **params}
 
+    def problems(self, reads: TeacherReads) -> Iterator[str]:
+        teacher = reads.teacher.teacher
+        if isinstance(teacher, ModelTeacher) and teacher.path is None:
+            yield "teacher.teacher.path: give the teacher's folder in Hugging Face format, or a hub id"
+
     def on_ranks(self, reads: TeacherReads) -> bool:
         return True
 

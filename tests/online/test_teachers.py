@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import online
 import pytest
+from composed import config
 
 from morlaif.data.records import different_prompts, load_split
 from morlaif.errors import UserError
@@ -16,6 +17,7 @@ from morlaif.feedback.ledger import Ledger
 from morlaif.models.load import load_policy
 from morlaif.online.settings import TeacherSettings
 from morlaif.online.teachers import completions
+from morlaif.planning.plan import plan
 from morlaif.presets import preset
 from morlaif.stages.teacher import STAGE
 from morlaif.stages.work.teacher import build
@@ -96,3 +98,8 @@ def test_the_policy_imitates_it(tmp_path):
     assert summary["completions"] == 15 and summary["completion_usd"] > 0 and summary["steps"] == 20
     with Ledger(job.ledger) as ledger:
         assert ledger.spent() == pytest.approx(summary["completion_usd"])
+
+
+def test_a_teacher_without_a_path_is_reported_before_anything_is_built():
+    with pytest.raises(UserError, match=r"teacher\.teacher\.path: give the teacher's folder"):
+        plan(config("experiment=smoke", "arms.select=[teacher]", "teacher=lora"))

@@ -63,7 +63,7 @@ def scoring() -> dict[str, Any]:
     parts = {
         name: FunctionReward(kind="function", names=(name,), function=f"online.{name}", params={}) for name in NAMES
     }
-    reward = MixtureReward(kind="mixture", parts=parts, weights=dict.fromkeys(parts, 1.0))
+    reward = MixtureReward(kind="mixture", parts=parts, weights=dict.fromkeys(parts, 1.0), schedule=None)
     laid = layout(reward, [])
     return {"names": NAMES, "reward": laid, "scalarizer": LINEAR}
 

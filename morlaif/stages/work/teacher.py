@@ -29,12 +29,12 @@ READ = 32  # completions whose likelihood is looked at
 def build(job: TeacherJob) -> dict[str, Any]:
     settings = job.reads.teacher
 
-    # 1. what the teacher answers; on several ranks one asks
+    # 1. what the teacher answers
     different = different_prompts(load_split(job.needs.data, "train"))
     left, held_out = schedule.hold_out(different, settings.eval_prompts, job.seed, "teacher.eval_prompts")
     count = max(1, round(settings.share * len(left)))
     prompts = Picked(left, sorted(schedule.stream(len(left), 0, count, job.seed)))
-    written = ranks.on_first(lambda: _written(job, settings, prompts), patiently=True)
+    written = _written(job, settings, prompts)
     if not written:
         raise UserError(f"{WHO}: no completion of {len(prompts)} prompts can be used")
     ranks.on_first(lambda: write_lines(job.out / "completions.jsonl", map(vars, written)))
@@ -60,8 +60,6 @@ def build(job: TeacherJob) -> dict[str, Any]:
 def _written(job: TeacherJob, settings: TeacherSettings, prompts: Sequence[Any]) -> list[Completion]:
     def load() -> Any:
         assert isinstance(settings.teacher, ModelTeacher)
-        if settings.teacher.path is None:
-            raise UserError(f"{WHO}.path: give the teacher's folder in Hugging Face format, or a hub id")
         own = settings.teacher
         source = Source(str(Path(own.path or "").expanduser()), own.revision, own.trust_remote_code, f"{WHO}.path")
         tokenizer = load_tokenizer(source)
