@@ -101,8 +101,8 @@ def test_a_prompt_has_its_own_principles(chat) -> None:
 def salmon(make_pairs, llama, pm_settings, tmp_path_factory):
     """Trained on the principle "kind" and its opposite "blunt"; "other", of the first's verdicts, is left out."""
     root = tmp_path_factory.mktemp("salmon")
-    pairs, verdicts = make_pairs(120, 0)
-    held, held_verdicts = make_pairs(40, 1)
+    pairs, verdicts = make_pairs(64, 0)
+    held, held_verdicts = make_pairs(30, 1)
 
     def turned(given):
         return [Verdict(v.pair_id, 1 - v.p_first, v.bias, True, v.judge) for v in given]
@@ -113,8 +113,8 @@ def salmon(make_pairs, llama, pm_settings, tmp_path_factory):
         own, own_held = (turned(given) if flip else given for given in (verdicts, held_verdicts))
         tasks.append(Task(name, own, own_held, root / name, f"Which one is {name}?", None))
     settings = pm_settings(
-        "toy_salmon", epochs=12, batch_size=16, micro_batch_size=None, leave_out=["other"],
-        sets=DRAWS.model_dump() | {"stop": 0.6, "most": 2}, learning_rate=0.003, head_learning_rate=0.01,
+        "toy_salmon", epochs=14, batch_size=16, micro_batch_size=None, leave_out=["other"],
+        sets=DRAWS.model_dump() | {"stop": 0.6, "most": 2}, learning_rate=0.004, head_learning_rate=0.01,
     )  # fmt: skip
     ends = train_pms(tasks, Corpus(pairs, held, llama), settings, seed=1)
     assert not [end for end in ends.values() if isinstance(end, UserError)]
