@@ -16,6 +16,7 @@ from morlaif.models.headers import read_header
 from morlaif.models.place import folder_of
 from morlaif.models.settings import NoSFT, SampleResponses
 from morlaif.preference.kinds import kind_of
+from morlaif.stages.dpo import STAGE as DPO
 
 POSITIONS = ("max_position_embeddings", "n_positions")  # as config.json calls them
 
@@ -32,6 +33,9 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
     if "ppo" in stages:
         yield from _no_room("ppo.max_new_tokens", config.ppo.max_new_tokens, positions)
         yield from _no_prompts(config)
+    learns_pairs = DPO.name in stages and any(arm.method == DPO.name for arm in config.arms.chosen.values())
+    if learns_pairs:
+        yield from _longer("dpo.max_length", config.dpo.max_length, positions)
     kind = kind_of(config.pm)
     base, held = kind.base, kind.footprint
     other = own if base is None else folder_of(base.path, base.revision)
@@ -42,6 +46,7 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
         ("sft.lora", getattr(config.sft, "lora", None), own, "sft" in stages),
         ("pm.lora", None if held is None else held.lora, other, "pm" in stages),
         ("ppo.policy", config.ppo.policy, own, adapted),
+        ("dpo.policy", config.dpo.policy, own, learns_pairs and config.dpo.policy.kind == "lora"),
     ):
         if used and settings is not None and folder is not None:
             yield from _modules(f"{key}.target_modules", settings.target_modules, folder)

@@ -6,6 +6,7 @@ import pytest
 from composed import config
 
 from morlaif.errors import UserError
+from morlaif.pipeline.fits import fit_problems
 from morlaif.planning.plan import plan
 
 ARMS = "arms.select=[dpo,modpo,rdo]"
@@ -62,3 +63,11 @@ def test_verdicts_are_there_where_the_reward_needs_none():
 def test_what_cannot_be_learnt_from_is_reported(overrides, message):
     with pytest.raises(UserError, match=message):
         units(*overrides)
+
+
+def test_dialogues_that_are_longer_than_the_model_are_reported():
+    """Of an arm that learns from them alone."""
+    long = "dpo.max_length=9999"
+    lines = list(fit_problems(config(ARMS, long), {"dpo"}))
+    assert len(lines) == 1 and lines[0].startswith("dpo.max_length=9999 exceeds the model's ")
+    assert not list(fit_problems(config("arms.select=[morlaif]", long), {"dpo"}))
