@@ -64,4 +64,4 @@ def test_what_is_read_of_a_reply():
 
 def test_a_judge_of_pairs_alone_is_refused():
     with pytest.raises(Exception, match="nothing of one"):
-        config("experiment=smoke", "eval=gold_small", "+eval/rates=harmless", "eval.samples=1", "eval.scored=4")
+        config("experiment=smoke", "eval=gold_small", "eval/rates=harmless", "eval.samples=1", "eval.scored=4")
