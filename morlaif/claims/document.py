@@ -85,8 +85,9 @@ def document(claims: Sequence[Known], table: str) -> str:
 def verdicts(found: Mapping[str, Any]) -> str:
     """The table of a run, from its claims.json."""
     rows = TypeAdapter(list[Row]).validate_python(found["claims"])
+    command = " ".join(word for word in str(found["command"]).split() if not word.startswith("paths."))
     lines = [
-        f"{found['summary']}. `{found['command']}`, {found['seeds']} seeds of {', '.join(found['vary'])}.\n",
+        f"{found['summary']}. `{command}`, {found['seeds']} seeds of {', '.join(found['vary'])}.\n",
         "| claim | verdict | estimate over seeds | claimed | seeds | p, adjusted | would decide | the paper's figure |",
         "|---|---|---|---|--:|--:|--:|---|",
     ]
