@@ -308,13 +308,28 @@ def test_an_objective_that_learnt_is_judged_as_it_stood_when_training_ended(tmp_
     trained.observe(scores)
     needs = SimpleNamespace(**{stage: {"multi": folders[f"{stage}/multi"]} for stage in ("weigh", "ppo")})
     needs.policies = needs.ppo
-    job = SimpleNamespace(needs=needs, reads=SimpleNamespace(scalarizer=scalarizer))
+    job = SimpleNamespace(needs=needs, reads=SimpleNamespace(scalarizer=scalarizer, arms=()))
     with pytest.raises(Damaged):  # never the untrained multipliers in silence
         evaluate._objective(job, "multi", ARM, names)
     (folders["ppo/multi"] / "objective.json").write_text(json.dumps(trained.state_dict()))
     turned = ("helpfulness", "toxicity")
     found = as_function(evaluate._objective(job, "multi", ARM, turned), turned)(scores.flip(1).numpy())
     assert np.array_equal(found, trained(scores).numpy()) and not np.allclose(found, before.numpy())
+
+
+def test_an_objective_is_of_the_scalarizer_and_the_models_of_its_arm(tmp_path):
+    names, ones = ("toxicity", "helpfulness"), torch.ones(2)
+    usual, own = (ScalarizerSettings(**preset("scalarizer", name)) for name in ("linear", "max_min"))
+    (tmp_path / "weigh").mkdir()
+    Objective(names, 0 * ones, ones, ones, ones, resolve(usual, names)).save(tmp_path / "weigh" / "weights.json")
+    arm = ArmRead(name="strict", labels="principles", models=(), title=None, method="ppo", scalarizer=own)
+    needs = SimpleNamespace(weigh={"strict": tmp_path / "weigh"}, policies={})
+    job = SimpleNamespace(needs=needs, reads=SimpleNamespace(scalarizer=usual, arms=(arm,)))
+    models = ("helpfulness", "toxicity", "helpfulness@strict", "toxicity@strict")
+    scores = np.array([[9.0, 9.0, 1.0, 4.0], [9.0, 9.0, 3.0, 2.0]])
+    assert as_function(evaluate._objective(job, "strict", ARM, models), models)(scores).tolist() == [1.0, 2.0]
+    shared = evaluate._objective(job, "strict", ARM, models[:2])
+    assert as_function(shared, models)(scores).tolist() == [9.0, 9.0]
 
 
 @pytest.mark.slow

@@ -218,9 +218,10 @@ def _objective(job: EvaluateJob, name: str, arm: ArmFacts, models: Sequence[str]
     objective = Objective.load(weights, resolve(_scalarizer(job, name), own) if arm.of_principles else linear)
     if columns != tuple(own):
         objective = replace(objective, models=columns)
-    learnt = job.needs.policies[name] / "objective.json"  # a method that never asks it leaves it as it began
-    if objective.stateful and learnt.is_file():  # judged as it was when training ended
-        objective.load_state_dict(_read(learnt))
+    if objective.stateful:  # judged as it was when training ended; a method that never asks it leaves it as it began
+        learnt = job.needs.policies[name] / "objective.json"
+        if arm.method == PPO.name or learnt.is_file():
+            objective.load_state_dict(_read(learnt))
     return objective
 
 
