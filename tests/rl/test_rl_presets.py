@@ -61,18 +61,21 @@ def test_a_decision_process_with_a_known_optimum_is_solved(small, name):
 def test_each_is_the_published_algorithm():
     """Mean of the loss, where the KL is charged, and what is normalised: over tokens, responses, or not at all."""
     found = {name: algorithm(name) for name in ALGORITHMS}
-    assert {name: f["advantage"] for name, f in found.items()} == {name: name for name in ALGORITHMS}
+    assert {name: f["advantage"] for name, f in found.items()} == {
+        name: "gae" if name == "rlaif" else name for name in ALGORITHMS
+    }
     assert {n: (f["loss"], f["loss_aggregation"]) for n, f in found.items()} == {
         "rloo": ("clip_sequence", "sequence"), "grpo": ("clip", "sequence"), "dr_grpo": ("clip", "constant"),
-        "gdpo": ("clip", "sequence"), "reinforce_pp": ("clip", "token"),
+        "gdpo": ("clip", "sequence"), "reinforce_pp": ("clip", "token"), "rlaif": ("reinforce", "constant"),
     }  # fmt: skip
     assert {n: f["whiten_advantages"] for n, f in found.items()} == {
-        "rloo": False, "grpo": False, "dr_grpo": False, "gdpo": True, "reinforce_pp": True,
+        "rloo": False, "grpo": False, "dr_grpo": False, "gdpo": True, "reinforce_pp": True, "rlaif": False,
     }  # fmt: skip
     assert {n: (f["kl.placement"], f["kl.estimator"], f["kl.coef"]) for n, f in found.items()} == {
         "rloo": ("reward", "k1", 0.05), "grpo": ("loss", "k3", 0.04), "dr_grpo": ("loss", "k3", 0.0),
-        "gdpo": ("loss", "k3", 0.04), "reinforce_pp": ("reward", "k1", 0.05),
+        "gdpo": ("loss", "k3", 0.04), "reinforce_pp": ("reward", "k1", 0.05), "rlaif": ("reward", "k1", 0.05),
     }  # fmt: skip
-    for f in found.values():
-        assert f["critic.kind"] == "none" and f["epochs"] == 1 and f["gamma"] == 1.0 and not f["whiten_rewards"]
+    for name, f in found.items():
+        assert (f["critic.kind"] == "none") == (name != "rlaif")  # whose baseline is a value
+        assert f["epochs"] == 1 and f["gamma"] == 1.0 and not f["whiten_rewards"]
         assert f["shaping.scaling"] == "none" and not f["shaping.center"] and f["kl.controller"] == "fixed"
