@@ -136,7 +136,8 @@ def test_a_mistake_is_one_line_before_anything_is_built(plugin, file, overrides,
     [
         (
             "reward.kind=pmm",
-            "reward.kind='pmm': should be pm, judge, function or mixture. Did you mean 'pm'? One of",
+            "reward.kind='pmm': should be pm, judge, cascade, rubric, function, discriminator or mixture. "
+            "Did you mean 'pm'? One of",
         ),
         (
             "data.source=jsnl",
@@ -155,7 +156,7 @@ def test_a_reward_is_made_once_and_may_stand_in_a_mixture(plugin, tmp_path):
     assert scores([[], []], ["plain words", "uncommonly plain"]).tolist() == [[1.0], [0.5]]
     assert scores.take_facts() == {}
     plain = "plain: {kind: morlaif_plugin.reward.Plain, names: [plain], params: {letters: 6}}"
-    parts = f"+reward.parts={{pm: {{kind: pm, principles: null}}, {plain}}}"
+    parts = f"+reward.parts={{pm: {{kind: pm, principles: null, written: {{}}, draw: null}}, {plain}}}"
     mixture = config(
         "reward=mixture", "~reward.parts", "~reward.weights", parts, "+reward.weights={pm: 1, plain: 2}"
     ).reward

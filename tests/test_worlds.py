@@ -47,6 +47,8 @@ EXPERIMENTS = {
     "quickstart_single": "",
     "direct_rlaif": "",
     "smoke": "",
+    "salmon": "",
+    "systems": "",
     "hh_cpu": "data.path=d.jsonl",
     "local": "model.path=m data.path=d.jsonl judge.path=j",
     "llama2_70b": "",

@@ -129,7 +129,7 @@ def _rated(reads: ScoringReads, config: Config) -> tuple[int, int] | None:
         weights = reads.weights
         pairs = (weights.regression_pairs or _examples(config) or 0) if weights.method == "regressed" else 0
         return weights.prompts + 2 * pairs, weights.max_new_tokens
-    return reads.rated
+    return getattr(reads, "rated", None)  # what a method of elsewhere reads may be its own
 
 
 def _examples(config: Config) -> int | None:

@@ -73,7 +73,6 @@ def test_everything_is_reported_at_once():
             ["reward=judge_server", "reward.engine.model=x", f"reward.engine.{NOBODY}"],
             "reward.engine.base_url=http://127.0.0.1:9/v1: nothing listens there",
         ),
-        (["feedback=hf"], "feedback.path: give the judge's folder"),
         (["feedback=hf", "feedback.path=./gone"], "feedback.path='./gone': no such folder"),
         (["feedback=jsonl"], "feedback.path: give the file of verdicts"),
         (["feedback=jsonl", "feedback.path=gone.jsonl"], "feedback.path: 'gone.jsonl': there is no such file"),

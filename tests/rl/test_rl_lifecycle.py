@@ -125,7 +125,7 @@ class Bored:
 
 
 def test_a_reward_that_learns_resumes_with_what_it_has_learnt(small, tmp_path):
-    config = small.settings(steps=4, checkpoint_every=2, shaping={"constant_score": "allow"})
+    config = small.settings(steps=4, checkpoint_every=2, **{"shaping.constant_score": "allow"})
     expected = small.trainer(config, reward=Bored()).run().curve
 
     def kill(row):
