@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
 from morlaif.feedback.arithmetic import Alternatives
-from morlaif.feedback.ledger import OK
-from morlaif.feedback.modes import Asking, Question, Reading, at_place, covering, in_text, mean_by_mass, mean_of, sum_of
+from morlaif.feedback.modes import Question, at_place, covering, in_text, mean_by_mass
 from morlaif.feedback.outcomes import NO_YES, UNSOUND, Value, sound
 from morlaif.feedback.prompt import checking_messages
-from morlaif.feedback.rating import Rating, Single
+from morlaif.feedback.rating import Scored, Single
 from morlaif.feedback.reply import Reply
 
 ANSWERS = ("yes", "no")
@@ -58,7 +56,7 @@ def yes_drawn(reply: Reply) -> Value:
     return in_text(reply, read, NO_YES)
 
 
-class Checked(Asking[Single, Rating]):
+class Checked(Scored):
     """A yes or no, at once."""
 
     def questions(self, asked: Single, logprobs: bool) -> list[Question]:
@@ -67,15 +65,8 @@ class Checked(Asking[Single, Rating]):
         read = yes_by_logprobs if logprobs else yes_drawn
         return [Question(messages, decoding, i, read) for i in range(1 if logprobs else self.settings.votes)]
 
-    def invalid(self, asked: Single, judge: str, reason: str) -> Rating:
-        return Rating(asked.id, None, judge, reason)
-
-    def verdict(self, asked: Single, readings: Sequence[Reading], logprobs: bool, judge: str) -> Rating:
-        mean, cost = mean_of(readings), sum_of(readings)
-        if mean is None:
-            why = next(reading.outcome for reading in readings if reading.outcome != OK)
-            return Rating(asked.id, None, judge, why, *cost)
-        return Rating(asked.id, 2.0 * mean - 1.0, judge, None, *cost)
+    def score_of(self, mean: float) -> float:
+        return 2.0 * mean - 1.0
 
     def said_of_votes(self) -> str:
         return f"answers come from {self.settings.votes} sampled words each"

@@ -173,7 +173,25 @@ def _pattern(highest: int) -> str:
     return "10|[1-9]" if highest == 10 else f"[1-{highest}]"
 
 
-class Rated(Asking[Single, Rating]):
+class Scored(Asking[Single, Rating]):
+    """A rating from the mean of what one question's answers say."""
+
+    def score_of(self, mean: float) -> float:
+        """That mean in [-1, 1]."""
+        raise NotImplementedError
+
+    def invalid(self, asked: Single, judge: str, reason: str) -> Rating:
+        return Rating(asked.id, None, judge, reason)
+
+    def verdict(self, asked: Single, readings: Sequence[Reading], logprobs: bool, judge: str) -> Rating:
+        mean, cost = mean_of(readings), sum_of(readings)
+        if mean is None:
+            why = next(reading.outcome for reading in readings if reading.outcome != OK)
+            return Rating(asked.id, None, judge, why, *cost)
+        return Rating(asked.id, self.score_of(mean), judge, None, *cost)
+
+
+class Rated(Scored):
     """A number from 1 to `highest`, at once."""
 
     def __init__(self, settings: OpenAISettings, highest: int) -> None:
@@ -190,15 +208,8 @@ class Rated(Asking[Single, Rating]):
         read = partial(rating_by_logprobs if by_logprobs else rating_drawn, self.highest)
         return [Question(messages, decoding, i, read) for i in ([0] if by_logprobs else range(begin, begin + votes))]
 
-    def invalid(self, asked: Single, judge: str, reason: str) -> Rating:
-        return Rating(asked.id, None, judge, reason)
-
-    def verdict(self, asked: Single, readings: Sequence[Reading], logprobs: bool, judge: str) -> Rating:
-        mean, cost = mean_of(readings), sum_of(readings)
-        if mean is None:
-            why = next(reading.outcome for reading in readings if reading.outcome != OK)
-            return Rating(asked.id, None, judge, why, *cost)
-        return Rating(asked.id, to_score(mean, self.highest), judge, None, *cost)
+    def score_of(self, mean: float) -> float:
+        return to_score(mean, self.highest)
 
     def said_of_votes(self) -> str:
         return f"ratings come from {self.settings.votes} sampled numbers each"

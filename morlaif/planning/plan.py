@@ -118,11 +118,11 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     labels: dict[Labels, dict[str, Unit]] = {}
     models: dict[str, Unit] = {}
     for arm_name, arm in arms.items():
+        shared = of_people if arm.labels == "human" else common
         if arm.labels not in labels:
             same = [other for other in arms.values() if other.labels == arm.labels]
             learnt = dict.fromkeys(name for other in same for name in other.labelled)
             reads = labels_of(config, arm.labels, list(learnt))
-            shared = of_people if arm.labels == "human" else common
             labels[arm.labels] = _labels(units, shared["respond"][0], sft, reads)
             wanted = dict.fromkeys(labelled_by(name) for other in same for name in other.layout.models)
             usual = {name for other in same for name in other.layout.models} & wanted.keys()
@@ -131,7 +131,6 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         own = [name for name in arm.layout.models if name not in models]  # given more, or to this arm alone
         if own:
             judged = {name: (labelled_by(name), labels[arm.labels][labelled_by(name)]) for name in own}
-            shared = of_people if arm.labels == "human" else common
             models |= _preference_models(
                 units, shared, arm.models_of(arm_name), arm.pm, judged, arm.config.seed_of("pm")
             )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.batches import Microbatches
-from morlaif.memory.advice import halves
 from morlaif.memory.effort import Amounts, Effort, loaded, sampled, scored
 from morlaif.memory.estimate import StageMemory
 from morlaif.memory.machine import Machine
@@ -23,6 +22,7 @@ from morlaif.stages.rounds import (
     imitation_effort,
     imitation_memory,
     sampling_memory,
+    smaller_imitation,
 )
 from morlaif.units.job import Job
 from morlaif.units.unit import Unit
@@ -92,11 +92,8 @@ class Rejection(InRounds[RejectionReads, RejectionNeeds]):
         ]
 
     def smaller(self, reads: RejectionReads) -> Iterator[str]:
-        s = reads.rejection.training
         yield from super().smaller(reads)
-        if not s.gradient_checkpointing:
-            yield f"{KEY}.gradient_checkpointing=true"
-        yield from halves(f"{KEY}.micro_batch_size", s.micro_batch_size or s.batch_size)
+        yield from smaller_imitation(reads.rejection.training, KEY)
 
     def simpler(self, reads: RejectionReads) -> Iterator[str]:
         if isinstance(reads.rejection.training, FullSFT):

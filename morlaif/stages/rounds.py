@@ -72,6 +72,13 @@ def imitation_batches(settings: FullSFT | LoRASFT, ranks: int, key: str) -> Micr
     return microbatches(settings.batch_size, settings.micro_batch_size, ranks, key=key)
 
 
+def smaller_imitation(settings: FullSFT | LoRASFT, key: str) -> Iterator[str]:
+    """Overrides that make fine-tuning take less memory."""
+    if not settings.gradient_checkpointing:
+        yield f"{key}.gradient_checkpointing=true"
+    yield from halves(f"{key}.micro_batch_size", settings.micro_batch_size or settings.batch_size)
+
+
 def imitation_memory(settings: FullSFT | LoRASFT, machine: Machine, key: str) -> tuple[list[Item], int]:
     """All that is there while a policy is fine-tuned, and how many parameters learn."""
     layout, policy = machine.layout, machine.policy

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from morlaif.batches import Microbatches
-from morlaif.memory.advice import halves
 from morlaif.memory.effort import Amounts, Effort, loaded
 from morlaif.memory.estimate import ForwardSize, StageMemory
 from morlaif.memory.machine import Machine
 from morlaif.models.settings import FullSFT
 from morlaif.online.settings import ModelTeacher, TeacherSettings
 from morlaif.settings import Settings
-from morlaif.stages.rounds import imitation_batches, imitation_effort, imitation_memory
+from morlaif.stages.rounds import imitation_batches, imitation_effort, imitation_memory, smaller_imitation
 from morlaif.stages.scoring import Method, MethodReads
 from morlaif.units.job import Job
 from morlaif.units.unit import Unit
@@ -83,10 +82,7 @@ class Teacher(Method[TeacherReads, TeacherNeeds]):
         return [loaded("policy", machine.policy, 4), imitation_effort(s.training, machine, data, rows)]
 
     def smaller(self, reads: TeacherReads) -> Iterator[str]:
-        s = reads.teacher.training
-        if not s.gradient_checkpointing:
-            yield f"{KEY}.gradient_checkpointing=true"
-        yield from halves(f"{KEY}.micro_batch_size", s.micro_batch_size or s.batch_size)
+        return smaller_imitation(reads.teacher.training, KEY)
 
     def simpler(self, reads: TeacherReads) -> Iterator[str]:
         if isinstance(reads.teacher.training, FullSFT):
