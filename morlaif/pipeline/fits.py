@@ -16,7 +16,7 @@ from morlaif.models.headers import read_header
 from morlaif.models.place import folder_of
 from morlaif.models.settings import NoSFT, SampleResponses
 from morlaif.preference.kinds import kind_of
-from morlaif.stages.dpo import STAGE as DPO
+from morlaif.settings import Settings
 
 POSITIONS = ("max_position_embeddings", "n_positions")  # as config.json calls them
 
@@ -30,26 +30,45 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
         yield from _longer("sft.max_length", config.sft.max_length, positions)
     if "respond" in stages and isinstance(config.respond, SampleResponses):
         yield from _no_room("respond.max_new_tokens", config.respond.max_new_tokens, positions)
-    if "ppo" in stages:
-        yield from _no_room("ppo.max_new_tokens", config.ppo.max_new_tokens, positions)
+    learnt = list(_learners(config, stages))
+    for key, settings in learnt:
+        yield from _lengths(key, settings, positions)
+    if any(key == "ppo" for key, _ in learnt):
         yield from _no_prompts(config)
-    learns_pairs = DPO.name in stages and any(arm.method == DPO.name for arm in config.arms.chosen.values())
-    if learns_pairs:
-        yield from _longer("dpo.max_length", config.dpo.max_length, positions)
     kind = kind_of(config.pm)
     base, held = kind.base, kind.footprint
     other = own if base is None else folder_of(base.path, base.revision)
     if "pm" in stages and kind.trains and held is not None:
         yield from _longer("pm.max_length", held.max_length, positions if base is None else _positions(other))
-    adapted = "ppo" in stages and config.ppo.policy.kind == "lora"
     for key, settings, folder, used in (
         ("sft.lora", getattr(config.sft, "lora", None), own, "sft" in stages),
         ("pm.lora", None if held is None else held.lora, other, "pm" in stages),
-        ("ppo.policy", config.ppo.policy, own, adapted),
-        ("dpo.policy", config.dpo.policy, own, learns_pairs and config.dpo.policy.kind == "lora"),
+        *((key, settings, own, True) for key, settings in learnt if hasattr(settings, "target_modules")),
     ):
         if used and settings is not None and folder is not None:
             yield from _modules(f"{key}.target_modules", settings.target_modules, folder)
+
+
+def _learners(config: Config, stages: set[str]) -> Iterator[tuple[str, Settings]]:
+    """The settings of the arms' methods that `stages` reach, each with its key, and those within them."""
+    for name in dict.fromkeys(arm.method for arm in config.arms.chosen.values()):
+        if name in stages and isinstance(group := getattr(config, name, None), Settings):
+            yield from _within(name, group)
+
+
+def _within(key: str, settings: Settings) -> Iterator[tuple[str, Settings]]:
+    if getattr(settings, "kind", None) == "full":  # its adapter is none
+        return
+    yield key, settings
+    for name in type(settings).model_fields:
+        if isinstance(part := getattr(settings, name), Settings):
+            yield from _within(f"{key}.{name}", part)
+
+
+def _lengths(key: str, settings: Settings, positions: int | None) -> Iterator[str]:
+    for name, check in (("max_new_tokens", _no_room), ("max_length", _longer)):
+        if isinstance(length := getattr(settings, name, None), int):
+            yield from check(f"{key}.{name}", length, positions)
 
 
 def _longer(key: str, length: int, positions: int | None) -> Iterator[str]:

@@ -19,8 +19,8 @@ BUDGETS = {
     "completions": "teacher’s completions", "completion_tokens": "tokens of them",
     "usd": "USD for labels, ratings and completions", "pm_pairs": "training pairs, all models",
     "pm_steps": "optimizer steps, all models",
-    "pm_flops": "FLOPs of their training", "ppo_steps": "PPO steps", "ppo_episodes": "PPO episodes",
-    "ppo_tokens": "tokens sampled in PPO", "scoring_flops": "FLOPs of scoring in PPO",
+    "pm_flops": "FLOPs of their training", "ppo_steps": "steps of the policy", "ppo_episodes": "its samples",
+    "ppo_tokens": "tokens of these", "scoring_flops": "FLOPs of scoring them",
 }  # fmt: skip
 
 

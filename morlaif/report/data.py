@@ -22,7 +22,7 @@ class RunData:
     results: RunResults
     details: RunDetails
     samples: list[dict[str, Any]]  # samples.jsonl of evaluate
-    curves: Mapping[str, list[dict[str, float]]]  # PPO steps of each arm
+    curves: Mapping[str, list[dict[str, float]]]  # a row for each step of each arm's training
     diagnostics: Mapping[str, list[dict[str, Any]]]  # the lists and tables of those steps, where the method leaves them
     by_n: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # of arms that are the best of n: other n
 

@@ -83,7 +83,7 @@ def heatmap(
 
 
 def multiples(titles: Sequence[str], columns: int = 3, **options: Any) -> tuple[Figure, Iterator[Axes]]:
-    """A small panel for each title, its horizontal axis the steps of PPO."""
+    """A small panel for each title, its horizontal axis the steps of training."""
     rows = math.ceil(len(titles) / columns)
     made, axes = figure(0.5 + 1.02 * rows, rows, columns, sharex=True, **options)
     panels = list(axes.flat)
@@ -94,5 +94,5 @@ def multiples(titles: Sequence[str], columns: int = 3, **options: Any) -> tuple[
         panel.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=2))
         panel.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
         panel.tick_params(labelcolor=PALETTE.muted, labelsize=7)
-    made.supxlabel("PPO step", fontsize=8.5, color=PALETTE.muted)
+    made.supxlabel("step", fontsize=8.5, color=PALETTE.muted)
     return made, iter(panels[: len(titles)])

@@ -331,3 +331,20 @@ def test_a_policy_that_its_preference_models_cannot_sit_on_is_reported(tmp_path)
     assert any("has recurrent layers (jamba)" in line and "pm=heads" in line for line in jamba)
     granite = problems("model=gpt2", f"model.path={written('granite')}", "pm=lora")
     assert any("no sequence classifier" in line and line.startswith("model.path") for line in granite)
+
+
+@pytest.mark.parametrize(
+    ("arm", "override", "line"),
+    [
+        ("online_dpo", "online_dpo.sampling.max_new_tokens=512", "online_dpo.sampling.max_new_tokens=512 leaves"),
+        ("online_dpo", "online_dpo.dpo.max_length=513", "online_dpo.dpo.max_length=513 exceeds the model's 512"),
+        ("rejection", "rejection.training.max_length=513", "rejection.training.max_length=513 exceeds the model's 512"),
+        ("teacher", "teacher.sampling.max_new_tokens=512", "teacher.sampling.max_new_tokens=512 leaves no room"),
+        ("dpo", "dpo.max_length=513", "dpo.max_length=513 exceeds the model's 512"),
+    ],
+)
+def test_each_method_is_held_to_the_models_length(arm, override, line):
+    """And PPO's settings, which no arm then reads, are not."""
+    own = made(f"arms.select=[{arm}]", override, "ppo.max_new_tokens=9999")
+    found = list(fit_problems(own, {"ppo", arm}))
+    assert len(found) == 1 and found[0].startswith(line)

@@ -27,7 +27,7 @@ class ComparedRun:
     units: Mapping[str, str]  # unit -> digest
     results: RunResults
     details: RunDetails
-    curves: Mapping[str, Sequence[Mapping[str, float]]]  # PPO steps of each arm
+    curves: Mapping[str, Sequence[Mapping[str, float]]]  # a row for each step of each arm's training
     human: Mapping[str, Any] | None  # human.json: the raters' answers, by comparison
 
     @property

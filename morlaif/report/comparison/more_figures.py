@@ -163,7 +163,7 @@ def curves(data: ComparedRuns) -> Chart | None:
     return Lines(
         "curves", "Learning curves",
         "Means over each step’s rollouts. Each objective has a scale of its own: there compare shapes." + _bands(data),
-        panels, "PPO step", "number", columns=len(panels),
+        panels, "step", "number", columns=len(panels),
     )  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def principle_curves(data: ComparedRuns) -> Chart | None:
         "principle_curves", "Each principle during PPO",
         "Score of the rollouts by each preference model, in standard deviations of SFT’s responses; 0 is where "
         "training began. The single model’s policy has no such scores during training." + _bands(data),
-        panels, "PPO step", "number", columns=3, same_scale=True,
+        panels, "step", "number", columns=3, same_scale=True,
     )  # fmt: skip
 
 

@@ -120,7 +120,7 @@ class _Run:
     arms: Mapping[str, ArmFacts]  # the first is the run's policy
     principles: Mapping[str, tuple[str, ...]]  # and what each covers in a world of known truth
     models: Scored
-    curves: Mapping[str, list[dict[str, Any]]]  # PPO steps of each arm
+    curves: Mapping[str, list[dict[str, Any]]]  # a row for each step of each arm's training
     how: Resampling
 
     @property
