@@ -40,13 +40,15 @@ def fit_problems(config: Config, stages: set[str]) -> Iterator[str]:
     other = own if base is None else folder_of(base.path, base.revision)
     if "pm" in stages and kind.trains and held is not None:
         yield from _longer("pm.max_length", held.max_length, positions if base is None else _positions(other))
-    for key, settings, folder, used in (
-        ("sft.lora", getattr(config.sft, "lora", None), own, "sft" in stages),
-        ("pm.lora", None if held is None else held.lora, other, "pm" in stages),
-        *((key, settings, own, True) for key, settings in learnt if hasattr(settings, "target_modules")),
-    ):
-        if used and settings is not None and folder is not None:
-            yield from _modules(f"{key}.target_modules", settings.target_modules, folder)
+    adapted: list[tuple[str, Settings | None, Path | None]] = [
+        *([("sft.lora", getattr(config.sft, "lora", None), own)] if "sft" in stages else []),
+        *([("pm.lora", None if held is None else held.lora, other)] if "pm" in stages else []),
+        *((key, settings, own) for key, settings in learnt),
+    ]
+    for key, lora, folder in adapted:
+        modules = getattr(lora, "target_modules", None)
+        if modules is not None and folder is not None:
+            yield from _modules(f"{key}.target_modules", modules, folder)
 
 
 def _learners(config: Config, stages: set[str]) -> Iterator[tuple[str, Settings]]:
