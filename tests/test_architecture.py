@@ -24,6 +24,7 @@ LIBRARY = (
     "reward",
     "rl",
     "scalarize",
+    "steer",
     "toy",
 )
 ABOVE_LIBRARY = (
@@ -61,6 +62,7 @@ FLOORS = (
     {"devices", "reference", "registry", "searchpath"},
     {"data", "scalarize", "tracking"},
     {"models", "toy"},
+    {"steer"},
     {"feedback", "rl"},
     {"preference"},
     {"evaluation", "reward"},
