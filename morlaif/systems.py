@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from morlaif.errors import UserError
-from morlaif.evaluation.results import SFT, Estimate, RunResults, load
+from morlaif.evaluation.results import SFT, Estimate, RunDetails, RunResults, load
 from morlaif.evaluation.wins import versus
 from morlaif.files import read_json, read_text
 from morlaif.texts import markdown
@@ -35,7 +35,7 @@ faithful, what differs and why, and what could not be checked against the source
     make docs SYSTEMS=runs/<run>                           # this page with its numbers
 
 All arms share prompts, SFT policy, responses, labels and ledger, and are judged by one standard on the same held-out
-prompts. Budgets are not equal: the table says what each took.
+prompts. Neither budgets nor distances from SFT (KL, nats a response) are equal: the table says what each took.
 """
 
 
@@ -97,18 +97,34 @@ def numbers(systems: Sequence[System], run: Path) -> str:
     results = load(RunResults, run / "results.json", "the results of a run")
     config = read_json(run / "config.json", "the config of a run", of=dict)
     select = list(config["arms"]["select"])
+    kls = _kls(run, Path(config["paths"]["store"]))
     called = {system.arm: system.name for system in reversed(systems) if system.arm}
     lines = [
         f"`arms.select=[{','.join(select)}]`, seed {config['seed']}: one seed, so intervals cover prompts alone.\n",
-        f"| arm | system | win rate over SFT | {' | '.join(COUNTED.values())} |",
-        "|---|---|---|" + "--:|" * len(COUNTED),
+        f"| arm | system | win rate over SFT | KL | {' | '.join(COUNTED.values())} |",
+        "|---|---|---|--:|" + "--:|" * len(COUNTED),
     ]
     for arm in select:
         budget = results.budget.arms[arm] if results.budget else None
         counts = [_count(getattr(budget, key, None)) for key in COUNTED]
         rate = _rate(results.win_rate.get(versus(arm, SFT)))
-        lines.append(f"| `{arm}` | {markdown(called.get(arm, ''))} | {rate} | {' | '.join(counts)} |")
+        lines.append(
+            f"| `{arm}` | {markdown(called.get(arm, ''))} | {rate} | {kls.get(arm, '·')} | {' | '.join(counts)} |"
+        )
     return "\n".join(["<!--table-->", *lines, "<!--/table-->"])
+
+
+def _kls(run: Path, store: Path) -> dict[str, str]:
+    """By arm, nats a response from SFT; those of an evaluation that is no longer in the store are unknown."""
+    units = read_json(run / "run.json", "the record of a run", of=dict)["units"]
+    digest = next((unit["digest"] for unit in units if unit["name"] == "evaluate"), None)
+    file = store / "evaluate" / str(digest) / "details.json"
+    if not file.is_file():
+        return {}
+    details = load(RunDetails, file, "an evaluation's details")
+    bounds = {arm: "≤ " if facts.kl_bound else "" for arm, facts in details.arms.items()}
+    known = {arm: signs.kl for arm, signs in details.hacking.items() if arm in bounds}
+    return {arm: f"{bounds[arm]}{kl:.1f}" for arm, kl in known.items() if kl is not None}
 
 
 COUNTED = {  # of an arm's budget

@@ -13,6 +13,8 @@ from morlaif.evaluation.results import CEILING, SFT, ArmFacts, RunDetails, RunRe
 from morlaif.files import read_json, read_json_lines
 from morlaif.online.curves import BY_N
 
+DRAWN = 5  # arms in a figure, at most
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -53,6 +55,18 @@ class RunData:
     @property
     def arm(self) -> ArmFacts:
         return self.details.arms[self.policy]
+
+    @property
+    def many(self) -> bool:
+        """Whether there are more arms than a figure can show apart: a leaderboard shows them, figures the first few."""
+        return len(self.arms) > DRAWN
+
+    @property
+    def drawn(self) -> list[str]:
+        """The arms of figures: all; or of many the first of the policy's method, whose steps are alike."""
+        if not self.many:
+            return self.arms
+        return [arm for arm in self.arms if self.details.arms[arm].method == self.arm.method][:DRAWN]
 
     @property
     def rewarded(self) -> list[str]:

@@ -54,7 +54,13 @@ def legend(made: Figure, series: Sequence[Series]) -> None:
         Line2D([], [], color=colour, marker="o", markersize=5, markerfacecolor=colour if filled else PALETTE.surface)
         for _, _, colour, filled in series
     ]
-    made.legend(handles, [label for label, *_ in series], loc="outside upper left", ncols=len(series))
+    names_above(made, handles, [label for label, *_ in series])
+
+
+def names_above(made: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
+    """A legend above the axes, in as many columns as its longest label leaves room for."""
+    room = 0.75 * made.get_figwidth() / (0.42 + 0.068 * max(map(len, labels)))
+    made.legend(handles, labels, loc="outside upper left", ncols=max(1, min(len(labels), int(room + 0.5))))
 
 
 def heatmap(

@@ -7,16 +7,19 @@ from collections.abc import Callable, Mapping
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from morlaif.naming import is_own
 from morlaif.report import training
 from morlaif.report.analysis import measured
 from morlaif.report.data import RunData
 from morlaif.report.drawing import Series, dots, figure, heatmap, legend
 from morlaif.report.style import PALETTE
-from morlaif.report.tables import pm_accuracies
+from morlaif.report.tables import pm_accuracies, ranked, shared_models
 
 
 def win_rates(run: RunData) -> Figure:
     rows = {run.comparison(key): rate for key, rate in run.results.win_rate.items()}
+    if run.many:  # against SFT, best first; the table has all
+        rows = {run.label(arm): rate for arm, rate in ranked(run)}
     made, ((axes,),) = figure(0.6 + 0.36 * len(rows))
     axes.axvline(0.5, color=PALETTE.muted, linewidth=1, linestyle=(0, (3, 3)))
     dots(axes, list(rows), [("", rows, PALETTE.blue, True)])
@@ -69,7 +72,7 @@ def correlations(run: RunData) -> Figure | None:
     """Lower triangle: feedback labels. Upper triangle: preference models' scores."""
     if not run.names:
         return None
-    matrix = run.details.correlation
+    matrix = shared_models(run)
     labels, scores, small = matrix.labels, matrix.scores, len(matrix.names) > 8
 
     def cell(i: int, j: int) -> tuple[str, float] | None:
@@ -100,12 +103,13 @@ def cross_accuracy(run: RunData) -> Figure | None:
     found = run.details.cross_accuracy
     if len(found.models) < 2:
         return None
+    shown = [place for place, name in enumerate(found.labels) if not is_own(name)]
 
     def cell(i: int, j: int) -> tuple[str, float] | None:
-        value = found.value[i][j]
+        value = found.value[shown[i]][shown[j]]
         return None if value is None else (f"{100 * value:.0f}", 2 * value - 1)
 
-    return heatmap(found.labels, cell, diagonal=True)
+    return heatmap([found.labels[place] for place in shown], cell, diagonal=True)
 
 
 def ablation(run: RunData) -> Figure | None:
@@ -143,7 +147,7 @@ def changes(run: RunData) -> Figure | None:
     if not any(moved.values()):
         return None
     series: list[Series] = [
-        (run.label(arm), moved[arm], PALETTE.of(index), index == 0) for index, arm in enumerate(run.arms)
+        (run.label(arm), moved[arm], PALETTE.of(index), index == 0) for index, arm in enumerate(run.drawn)
     ]
     first = moved[run.policy]
     shown = [name for name in first if name not in run.whole or not run.principles]

@@ -21,6 +21,7 @@ def results(run: RunData) -> Section:
         context={
             "confidence": run.details.confidence,
             "cards": tables.cards(run),
+            **tables.leaderboard(run),
             "judge_sentence": tables.judge_sentence(run.details.judge),
             "win_rows": tables.win_rows(run),
             "controlled_rows": analysis.controlled_rows(run),
@@ -35,7 +36,7 @@ def results(run: RunData) -> Section:
 def models(run: RunData) -> Section | None:
     if not run.names:
         return None
-    correlation = run.details.correlation
+    correlation = tables.shared_models(run)
     return Section(
         "models",
         "Preference models",
@@ -90,6 +91,7 @@ def training(run: RunData) -> Section:
             "epoch_rows": steps.epoch_rows(run),
             "part_rows": steps.part_rows(run),
             "first": run.label(run.policy),
+            "drawn": [run.label(arm) for arm in run.drawn] if run.many else [],
             "trained_by": run.trained_by,
             "implicit": run.implicit,
             "findings": steps.finding_rows(run),

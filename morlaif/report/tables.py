@@ -7,8 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from morlaif.evaluation.results import SFT, Estimate, JudgeFacts, Matrix, Rate, Truncation, as_json
+from morlaif.evaluation.results import SFT, Correlations, Estimate, JudgeFacts, Matrix, Rate, Truncation, as_json
 from morlaif.evaluation.wins import versus
+from morlaif.naming import is_own
 from morlaif.report.data import RunData, words
 
 DASH = "–"
@@ -17,6 +18,46 @@ JUDGES = {
     "rules": "The hidden human utility of the toy world decides, over all its principles, whichever the run uses.",
     "pm": "A gold preference model, trained on the held-out human labels that no policy has seen, decides.",
 }
+
+
+def ranked(run: RunData) -> list[tuple[str, Rate]]:
+    """The arms and their win rates over SFT, the highest first; those without a valid verdict last."""
+    rates = [(arm, run.results.win_rate[versus(arm, SFT)]) for arm in run.arms]
+    return sorted(rates, key=lambda row: -1.0 if row[1].value is None else row[1].value, reverse=True)
+
+
+def shared_models(run: RunData) -> Correlations:
+    """The correlations without the models that one arm has to itself, which are of the same principles again."""
+    found = run.details.correlation
+    kept = [place for place, name in enumerate(found.names) if not is_own(name)]
+
+    def part(matrix: Matrix) -> Matrix:
+        return [[matrix[i][j] for j in kept] for i in kept]
+
+    # the truth knows principles alone
+    return Correlations([found.names[place] for place in kept], part(found.labels), part(found.scores), found.truth)
+
+
+LEADERBOARD = {  # of an arm's budget
+    "verdicts": "verdicts", "ratings": "ratings", "pm_steps": "PM steps", "ppo_steps": "policy steps",
+    "ppo_episodes": "samples",
+}  # fmt: skip
+
+
+def leaderboard(run: RunData) -> dict[str, Any]:
+    """Heads and rows: the arms by their win rate over SFT, with what each moved and was given; none for two arms."""
+    if len(run.arms) < 3:
+        return {"board_heads": [], "board_rows": []}
+    rows = []
+    for arm, rate in ranked(run):
+        signs, budget = run.details.hacking.get(arm), run.details.budget.arms.get(arm)
+        kl = signs.kl if signs is not None else run.curves[arm][-1].get("kl")
+        bound = "≤ " if run.details.arms[arm].kl_bound and kl is not None else ""
+        given = [getattr(budget, key, None) for key in LEADERBOARD]
+        tokens = number(run.results.length.get(arm), 0)
+        counts = [DASH if value is None else f"{value:,.0f}" for value in given]
+        rows.append((run.label(arm), interval(rate), bound + number(kl, 1), tokens, *counts))
+    return {"board_heads": ["policy", "win rate over SFT", "KL", "tokens", *LEADERBOARD.values()], "board_rows": rows}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -54,7 +95,7 @@ def subtitle(run: RunData) -> str:
     model = words(str(run.config.get("model", {}).get("name", "trained")))
     of_run = f" of run “{run.config['name']}”" if run.config.get("name") else ""
     others = [_introduced(run, arm) for arm in run.arms[1:]]
-    compared = " and with ".join(["SFT", *others])
+    compared = f"SFT and {len(others)} other policies" if run.many else " and with ".join(["SFT", *others])
     return f"The {model} model{of_run}, compared with {compared} on {run.details.prompts} held-out prompts."
 
 
@@ -67,7 +108,9 @@ def _introduced(run: RunData, arm: str) -> str:
 
 def cards(run: RunData) -> list[dict[str, Any]]:
     """The headline numbers, each with what it rests on and what may be concluded from it."""
-    made = [_win_card(run, key, rate) for key, rate in run.results.win_rate.items() if key.startswith(_own(run))]
+    rates = {key: rate for key, rate in run.results.win_rate.items() if key.startswith(_own(run))}
+    shown = [versus(run.policy, SFT)] if run.many else list(rates)  # the leaderboard has the others
+    made = [_win_card(run, key, rates[key]) for key in shown]
     known = {name: i.value for name, i in run.results.pm_accuracy.items() if i.value is not None}
     if known:
         worst = min(known, key=lambda name: known[name])
@@ -147,7 +190,8 @@ def response_rows(run: RunData) -> Rows:
 
 def change_sentence(run: RunData) -> str:
     of = "true scores" if run.details.true_change else "preference models’ scores"
-    return f"Change of the {of} against SFT on the same prompts, in standard deviations of SFT’s responses."
+    drawn = f" Drawn: {', '.join(map(run.label, run.drawn))}; the table has all." if run.many else ""
+    return f"Change of the {of} against SFT on the same prompts, in standard deviations of SFT’s responses.{drawn}"
 
 
 def changes(run: RunData) -> dict[str, Any]:

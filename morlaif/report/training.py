@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from morlaif.report.data import RunData, words
-from morlaif.report.drawing import figure, heatmap, multiples
+from morlaif.report.drawing import figure, heatmap, multiples, names_above
 from morlaif.report.steps import DISTRIBUTIONS, PARTS, mean_cosines, quantiles
 from morlaif.report.style import PALETTE
 
@@ -55,16 +55,16 @@ def principles(run: RunData) -> Figure | None:
 
 def updates(run: RunData) -> Figure | None:
     """Small multiples: what each update showed, between the steps that it lies between; then figures of the steps."""
-    rows = [row for arm in run.arms for row in run.diagnostics[arm]]
+    rows = [row for arm in run.drawn for row in run.diagnostics[arm]]
     shown = [key for key in UPDATES if any(f"updates/{key}" in row for row in rows)]
     if not shown:
         return None
-    curves = [row for arm in run.arms for row in run.curves[arm]]
+    curves = [row for arm in run.drawn for row in run.curves[arm]]
     steps = [key for key in STEPS if any(row.get(key) for row in curves)]  # what never was is no panel
     made, panels = multiples([UPDATES[key] for key in shown] + [STEPS[key] for key in steps])
     for key in shown:
         panel = next(panels)
-        for index, arm in enumerate(run.arms):
+        for index, arm in enumerate(run.drawn):
             points = _thinned([p for row in run.diagnostics[arm] for p in _points(row, key)])
             if points:
                 panel.plot(*zip(*points, strict=True), color=PALETTE.of(index), linestyle=_dashes(index), linewidth=1.1)
@@ -114,7 +114,7 @@ def parts_of_reward(run: RunData) -> Figure | None:
             if points:
                 panel.plot(*zip(*points, strict=True), linewidth=1.2, **looks[kind])
     handles = [Line2D([], [], **looks[kind]) for kind in kinds]
-    made.legend(handles, [PARTS[kind] for kind in kinds], loc="outside upper left", ncols=len(kinds))
+    names_above(made, handles, [PARTS[kind] for kind in kinds])
     return made
 
 
@@ -131,7 +131,9 @@ def kept_policies(run: RunData) -> Figure | None:
         panel, start = axes[row, 0], 0.5 if key == "win_rate" else 0.0
         panel.axhline(start, color=PALETTE.muted, linewidth=0.8, linestyle=(0, (3, 3)))
         for arm, own in run.details.kept.items():
-            index = run.arms.index(arm)
+            if arm not in run.drawn:
+                continue
+            index = run.drawn.index(arm)
             found = [(one.kl, getattr(one, key)) for one in own if one.kl is not None and getattr(one, key) is not None]
             points = sorted((max(kl, 0.0) ** 0.5, part.value, part.low, part.high) for kl, part in found)
             points = [point for point in points if None not in point]
@@ -180,7 +182,7 @@ def _thinned(points: Sequence[Any]) -> list[Any]:
 
 
 def _curves(axes: Axes, run: RunData, key: str) -> None:
-    for index, arm in enumerate(run.arms):
+    for index, arm in enumerate(run.drawn):
         points = [(row["step"], row[key]) for row in run.curves[arm] if row.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), color=PALETTE.of(index), linestyle=_dashes(index))
@@ -192,6 +194,6 @@ def _dashes(arm: int) -> Any:
 
 
 def _arm_legend(made: Figure, run: RunData) -> None:
-    if len(run.arms) > 1:
-        handles = [Line2D([], [], color=PALETTE.of(i), linestyle=_dashes(i)) for i in range(len(run.arms))]
-        made.legend(handles, [run.label(arm) for arm in run.arms], loc="outside upper left", ncols=len(run.arms))
+    if len(run.drawn) > 1:
+        handles = [Line2D([], [], color=PALETTE.of(i), linestyle=_dashes(i)) for i in range(len(run.drawn))]
+        names_above(made, handles, [run.label(arm) for arm in run.drawn])

@@ -43,9 +43,15 @@ def test_a_wrong_entry_is_named(tmp_path, text, words):
 def test_the_table_has_a_row_for_each_arm_of_the_run(artifacts, tmp_path):
     results = json.loads((artifacts()["evaluate"] / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps(results))
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 3, "arms": {"select": ["multi", "single"]}}))
+    config = {"seed": 3, "arms": {"select": ["multi", "single"]}, "paths": {"store": str(tmp_path)}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "run.json").write_text(json.dumps({"units": [{"name": "evaluate", "digest": "d"}]}))
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / "d").symlink_to(artifacts()["evaluate"])
     table = numbers([System(name="The paper's", paper="x", arm="single")], tmp_path)
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
     rate = results["win_rate"]["single_vs_sft"]
     assert [row[:2] for row in rows] == [["| `multi`", ""], ["| `single`", "The paper's"]]
     assert rows[1][2] == f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]" and "seed 3" in table
+    details = json.loads((artifacts()["evaluate"] / "details.json").read_text())
+    assert [row[3] for row in rows] == [f"{details['hacking'][arm]['kl']:.1f}" for arm in ("multi", "single")]

@@ -498,12 +498,15 @@ def _budgets(job: EvaluateJob, run: _Run) -> results.Budgets:
 def _spent(job: EvaluateJob, run: _Run, name: str, sizes: budget.Sizes | None) -> budget.Spent:
     models = run.arms[name].models
     labels = list(dict.fromkeys(map(labelled_by, models)))
+    policy = _manifest(job.needs.policies[name])
+    known = policy.get("needs")  # without preference models where it learns from verdicts alone
+    asked = models if known is None else [model for model in models if f"pm/{model}" in known]
     return budget.Spent(
-        {model: _read(job.needs.pm[model] / "pm.json") for model in models},
-        {model: _manifest(job.needs.pm[model]) for model in models},
+        {model: _read(job.needs.pm[model] / "pm.json") for model in asked},
+        {model: _manifest(job.needs.pm[model]) for model in asked},
         {label: _read(job.needs.feedback[label] / "quality.json") for label in labels},
         {label: _manifest(job.needs.feedback[label]) for label in labels},
-        _manifest(job.needs.policies[name]),
+        policy,
         run.curves[name],
         _weights(job, name).get("ratings"),
         sizes,
