@@ -88,7 +88,7 @@ def objectives_row(
     row, tables = angles_row("advantage", names, diagnostics.cosines(gains_of(objective, normal, target, group)))
     slope = diagnostics.slopes(combine, normal)
     if slope is not None:
-        kept = (objective.weight > 0).to(slope.device)
+        kept = objective.counts.to(slope.device)
         row |= named("decides", names, diagnostics.deciding(slope)[kept])
         row |= named("variance_share", names, diagnostics.variance_shares(slope, normal, target)[kept])
     return row, tables

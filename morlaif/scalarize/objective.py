@@ -46,7 +46,7 @@ class Objective:
     mean: Tensor  # (K,) of the raw scores on reference responses
     scale: Tensor  # (K,) deviation there, > 0
     direction: Tensor  # (K,) +1 or -1: whether more is better
-    weight: Tensor  # (K,) >= 0
+    weight: Tensor  # (K,) >= 0; of `at`, (B, K)
     scalarizer: Callable[..., Tensor]  # (B, K') -> (B,)
     normalizer: Normalizer = "frozen"
     responses: int = 0  # how many responses mean and scale were taken from
@@ -83,6 +83,35 @@ class Objective:
         zero, one = torch.zeros(len(names)), torch.ones(len(names))
         return cls(tuple(names), zero, one, one, one, function, normalizer="none")
 
+    def at(self, weights: Tensor) -> Objective:
+        """The same objective for B responses whose rows have weights (B, K) of their own, zero ones left out row by row.
+
+        It shares its state with this one, which only knows the principles that it has a weight for itself.
+
+        Raises:
+            UserError: a weight is no number from 0 on, a row has none above it, or a principle has none here.
+        """
+        weights = weights.detach().float()
+        if weights.ndim != 2 or weights.shape[1] != len(self.names) or not weights.isfinite().all():
+            raise UserError(
+                f"objective: expected finite weights (batch, {len(self.names)}), got {tuple(weights.shape)}"
+            )
+        if (weights < 0).any() or not (weights > 0).any(1).all():
+            raise UserError("objective: each row needs weights from 0 on, and one above it")
+        for name, own, told in zip(self.names, self.counts.tolist(), (weights > 0).any(0).tolist(), strict=True):
+            if told and not own:
+                raise UserError(
+                    f"objective: '{name}' has weight zero in all, so no response can give it one of its own"
+                )
+        made = copy.copy(self)
+        made.weight = weights
+        return made
+
+    @property
+    def counts(self) -> Tensor:
+        """(K,) bool: which principles reach the scalarizer, in some row at least."""
+        return (self.weight > 0).reshape(-1, len(self.names)).any(0)
+
     @property
     def columns(self) -> tuple[str, ...]:
         """What the columns are called among the scores of several objectives."""
@@ -91,7 +120,7 @@ class Objective:
     @property
     def active(self) -> tuple[str, ...]:
         """The principles that reach the scalarizer."""
-        return tuple(name for name, weight in zip(self.names, self.weight.tolist(), strict=True) if weight > 0)
+        return tuple(name for name, counts in zip(self.names, self.counts.tolist(), strict=True) if counts)
 
     @property
     def stateful(self) -> bool:
@@ -113,14 +142,30 @@ class Objective:
 
     def weigh(self, normalized: Tensor) -> Tensor:
         """(B, K) normalised -> (B, K') with direction and weight applied, principles of weight zero left out."""
-        kept = self.weight > 0
-        return (normalized * (self.direction * self.weight).to(normalized))[:, kept.to(normalized.device)]
+        if self.weight.ndim == 2 and len(self.weight) != len(normalized):
+            raise UserError(f"objective: weights of {len(self.weight)} responses were given {len(normalized)}")
+        return (normalized * (self.direction * self.weight).to(normalized))[:, self.counts.to(normalized.device)]
 
     def combine(self, normalized: Tensor) -> Tensor:
         """(B, K) normalised, in whatever way -> (B,)."""
         weighted = self.weigh(normalized)
+        if self.weight.ndim == 1:
+            return self._scalarize(weighted, self.active, self._weights(weighted))
+        weights, value = self._weights(weighted), weighted.new_zeros(len(weighted))
+        patterns, of = (weights > 0).unique(dim=0, return_inverse=True)
+        for place, pattern in enumerate(patterns):  # rows with the same principles, which keep their names
+            rows, columns = (of == place).nonzero()[:, 0], pattern.nonzero()[:, 0]
+            names = tuple(self.active[k] for k in columns.tolist())
+            if isinstance(self.scalarizer, Scalarizer):
+                self.scalarizer.check(names)
+            own = self._scalarize(weighted[rows][:, columns], names, weights[rows][:, columns])
+            value = value.index_put((rows,), own)
+        return value
+
+    def _scalarize(self, weighted: Tensor, names: tuple[str, ...], weights: Tensor) -> Tensor:
+        """(B, K') weighted scores of `names`, with weights (K',) or (B, K') -> (B,)."""
         if isinstance(self.scalarizer, Scalarizer):
-            value = self.scalarizer(weighted, self.active, self._weights(weighted), self.state["scalarizer"])
+            value = self.scalarizer(weighted, names, weights, self.state["scalarizer"])
         else:
             value = self.scalarizer(weighted)
         if value.shape != (len(weighted),):
@@ -212,7 +257,7 @@ class Objective:
         return isinstance(self.scalarizer, Scalarizer) and self.scalarizer.stateful
 
     def _weights(self, like: Tensor) -> Tensor:
-        return self.weight[self.weight > 0].to(like)
+        return self.weight[..., self.counts].to(like)
 
     def _check(self, scores: Tensor) -> None:
         if scores.ndim != 2 or scores.shape[-1] != len(self.names):
