@@ -90,9 +90,9 @@ def _fault(error: Exception) -> MachineError:
 
 
 def _main() -> int:
-    from morlaif.usage import read_flags, usage, with_claims, with_judge
+    from morlaif.usage import read_flags, usage, with_claims, with_judge, with_steer
 
-    words = with_claims(with_judge([HUMAN_SPELLINGS.sub("human=", word) for word in sys.argv[1:]]))
+    words = with_claims(with_judge([HUMAN_SPELLINGS.sub("human=", word) for word in with_steer(sys.argv[1:])]))
     flags = read_flags(words)
     if flags.help:
         print(usage(flags.config_dir), end="")
@@ -150,6 +150,8 @@ def _answer(flags: Namespace) -> int:
         return _compare(jobs)
     if jobs[0].config.human.action is not None:
         return _human(jobs)
+    if jobs[0].config.steer.action is not None:
+        return _steer(jobs)
     if jobs[0].config.claims.select is not None:
         return _claims(flags, jobs)
     _check_places(jobs)
@@ -297,6 +299,17 @@ def _human(jobs: list[Composed]) -> int:
     console = Console(highlight=False)
     for job in jobs:
         rate(job.config, job.run_name, console)
+    return SUCCESS
+
+
+def _steer(jobs: list[Composed]) -> int:
+    """`morlaif steer`: what a policy that takes weights answers, at each of the weights that the command names."""
+    from rich.console import Console
+
+    from morlaif.pipeline.steer import answer
+
+    for job in jobs:
+        answer(job.config, Console(highlight=False))
     return SUCCESS
 
 

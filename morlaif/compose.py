@@ -34,6 +34,7 @@ OUTSIDE_RUN_NAME = (
     "report",
     "compare",
     "human",
+    "steer",
     "judge",
     "claims",
 )

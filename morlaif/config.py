@@ -29,11 +29,24 @@ from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import DISTINCT, Folder, Line, OneOf, Seed, Settings
 from morlaif.stages.known import ALONE, NAMES, reached
 from morlaif.stages.ppo import STAGE as PPO
+from morlaif.steer.settings import AnswerSettings
 from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
 # What no page of a run shows.
-OUTSIDE = {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "judge", "claims"}
+OUTSIDE = {
+    "paths",
+    "dry_run",
+    "hardware",
+    "tracking",
+    "stages",
+    "report",
+    "compare",
+    "human",
+    "steer",
+    "judge",
+    "claims",
+}
 
 
 def _stages(value: Any, info: ValidationInfo) -> Any:
@@ -99,6 +112,7 @@ class Config(Settings):
     report: ReportSettings
     compare: CompareSettings
     human: HumanStudySettings
+    steer: AnswerSettings
     judge: JudgePlace
     claims: ClaimsSettings
 

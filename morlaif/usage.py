@@ -26,6 +26,7 @@ Usage: morlaif [group=option] [key=value] …
   morlaif dry_run=true                      what would be built, what is there already, what would stop it
   morlaif stages=[pm]                       build up to the preference models and stop
   morlaif stages=[compare] compare.runs='runs/*'   one page for several finished runs
+  morlaif steer run=<run> weights={{detail: 2, conciseness: 0}} prompt="…"   ask a policy that takes weights
   morlaif human=export human.run=<run>      a blinded form for raters; human=import reads what they return
   morlaif --cfg job                         the composed config; docs/config.md explains every key
 
@@ -119,6 +120,47 @@ def with_claims(words: Sequence[str]) -> list[str]:
     chosen = value if value.startswith("[") or value == "all" else f"[{value}]"
     made = [f"claims.select={chosen}" if word == short[-1] else word for word in words if word not in short[:-1]]
     return made if any(word.startswith("sweep=") for word in words) else [*made, "sweep=claims"]
+
+
+STEERED = (
+    "run",
+    "arm",
+    "weights",
+    "prompt",
+    "prompts",
+    "out",
+    "seed",
+    "temperature",
+)  # what `morlaif steer` has for short
+
+
+def with_steer(words: Sequence[str]) -> list[str]:
+    """The words of a command line, those after `steer` as keys of that group; a shell parts weights at their spaces.
+
+    >>> with_steer(["steer", "run=r", "weights={detail:", "2}", "prompt=Why, then?"])
+    ['steer=answer', 'steer.run="r"', 'steer.weights={detail: 2}', 'steer.prompt="Why, then?"']
+    """
+    if "steer" not in words[:1]:
+        return list(words)
+    found: list[str] = ["steer=answer"]
+    whole = list[str]()
+    for word in words[1:]:  # braces that a shell has parted
+        if whole and whole[-1].startswith("weights=") and whole[-1].count("{") > whole[-1].count("}"):
+            whole[-1] += f" {word}"
+        else:
+            whole.append(word)
+    for word in whole:
+        key, equals, value = word.partition("=")
+        if not equals or key not in STEERED:
+            if equals and "." not in key and (near := suggest(key, STEERED)):
+                raise UserError(f"steer: no key '{key}'.{near}")
+            found.append(word)
+        elif key in ("weights", "seed", "temperature"):
+            found.append(f"steer.{key}={value}")
+        else:  # a text as it is, whatever Hydra would read in it
+            escaped = re.sub(r'(\\+)(?=$|")', r"\1\1", value).replace('"', '\\"')
+            found.append(f'steer.{key}="{escaped}"')
+    return found
 
 
 def usage(config_dir: str | None) -> str:

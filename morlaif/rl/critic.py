@@ -23,11 +23,13 @@ from morlaif.models.place import Source, absolute
 from morlaif.rl.settings import Learns
 
 
-def lora_config(model: nn.Module, settings: Learns) -> LoraConfig:
-    """The adapter that the settings ask for; the critic's is of the same shape as the policy's."""
+def lora_config(model: nn.Module, settings: Learns, more: int = 0) -> LoraConfig:
+    """The adapter that the settings ask for; the critic's is of the same shape as the policy's. `more`: ranks beyond
+    theirs, at the same scale."""
+    rank = settings.policy.r + more
     return LoraConfig(
-        r=settings.policy.r,
-        lora_alpha=settings.policy.alpha,
+        r=rank,
+        lora_alpha=settings.policy.alpha * rank / settings.policy.r if more else settings.policy.alpha,
         lora_dropout=0.0,
         target_modules=settings.policy.target_modules,
         exclude_modules=unfit_for_lora(model) or None,

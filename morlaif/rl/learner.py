@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,17 @@ from morlaif.rl import conflict, kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
 from morlaif.rl.diagnostics import centred, importance_weights, mismatch, sampler_table
 from morlaif.rl.engines import make_engine
-from morlaif.rl.experience import Experience, Minibatch, cut, partition, plan_minibatch, response_mask, with_end
+from morlaif.rl.experience import (
+    Batch,
+    Experience,
+    Minibatch,
+    collate,
+    cut,
+    partition,
+    plan_minibatch,
+    response_mask,
+    with_end,
+)
 from morlaif.rl.groups import learnt_from
 from morlaif.rl.log import (
     Clock,
@@ -53,7 +63,9 @@ from morlaif.rl.registry import ESTIMATORS, LOSSES, with_params
 from morlaif.rl.rollout import Finish, Rollout, TransformersRollout
 from morlaif.rl.scores import check_rewards, check_row, check_scores, check_shaped
 from morlaif.rl.settings import PPOSettings
+from morlaif.rl.steered import Steered
 from morlaif.scalarize.objective import Objective
+from morlaif.steer.conditioning import Shares
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -89,6 +101,7 @@ class Learner:
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
         gather: float = math.inf,
+        steered: Steered | None = None,
     ) -> None:
         """Train `models` in place.
 
@@ -99,6 +112,7 @@ class Learner:
             autocast: compute in this type; weights that learn keep their own.
             accelerator: of accelerate; one whose type is DeepSpeed shards the models.
             gather: most bytes of a sharded policy that each rank gathers whole to sample from.
+            steered: of one policy for all weights.
         """
         if not prompts:
             raise UserError("PPO needs prompts, and the train split has none")
@@ -121,7 +135,7 @@ class Learner:
         self.prompt_ids = token_spool(
             keep, (prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in prompts)
         )
-        self.seed, self.dtype = seed, autocast
+        self.seed, self.dtype, self.steered = seed, autocast, steered
         self.device = models.model.device
 
         asked = {"gradient_cosines_every": 0, "gradient_weights": "none"}
@@ -144,13 +158,17 @@ class Learner:
 
     def step(self, step: int) -> dict[str, float]:
         """One step: the policy learns from responses of its own. Returns the row of the log; `details` gets one too."""
+        with self._at(step):
+            return self._step(step)
+
+    def _step(self, step: int) -> dict[str, float]:
         s = self.settings
         clock = Clock()
 
         # 1. Sample: n responses to each of the next prompts, neighbours in the batch.
         group = s.samples_per_prompt
         rows = self._rows(step)
-        prompts = [self.prompt_ids[row] for row in rows]
+        told, prompts = self._told(step, rows)
         ahead = self.ahead if self.ahead is not None and self.ahead.step == step else None
         responses = self._sample(prompts, group, step) if ahead is None else ahead.responses
         sampled = self.rollout.sampled if ahead is None else ahead.sampled
@@ -165,8 +183,9 @@ class Learner:
         check_scores(scores, self.names, texts, step, allow_constant=s.shaping.constant_score == "allow")
         if (observe := getattr(self.reward, "observe", None)) is not None:  # a reward that learns from the policy
             observe([self.prompts[row] for row in rows], texts)
-        self.objective.observe(scores)  # of all processes; what the objective learns moves before it is asked
-        reward = self.objective(scores).float()
+        objective = self.objective if told is None else self.steered_objective(told)
+        objective.observe(scores)  # of all processes; what the objective learns moves before it is asked
+        reward = objective(scores).float()
         check_rewards(reward, texts, step)
         clock.lap("score")
         coming = self._begin(step + 1) if s.overlap and step + 1 < s.steps else None
@@ -176,12 +195,12 @@ class Learner:
         #    training forward, in the very micro-batches of the first pass, so that the ratio of the first minibatch is
         #    exactly 1.
         #    The log keeps `reward`: within groups the mean is nothing, and weights by gradients move.
-        normal = group_normalized(scores, group) if self.grouped else self.objective.normalize(scores)
-        combine, by_gradient = self.objective.combine, dict[str, float]()
-        if s.gradient_weights != "none" and len(self.objective.active) > 1:
+        normal = group_normalized(scores, group) if self.grouped else objective.normalize(scores)
+        combine, by_gradient = objective.combine, dict[str, float]()
+        if s.gradient_weights != "none" and len(objective.active) > 1:
             factors = self._factors(step, self._plan(step, prompts, responses)[0][0], normal)
-            combine = partial(weighted_sum, self.objective, factors)
-            by_gradient = named("gradient_weight", self.objective.active, factors)
+            combine = partial(weighted_sum, objective, factors)
+            by_gradient = named("gradient_weight", objective.active, factors)
         target = combine(normal).float()
         scaled, self.seen = shaping.scale(target, self.seen, s.shaping)
         shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
@@ -190,7 +209,8 @@ class Learner:
         plan = self._plan(step, prompts, responses, kept)
         first = [*plan[0], *self._others(prompts, responses, kept)]
         learns = bool(kept.any()) and step >= s.critic.warmup_steps
-        logprobs, ref_logprobs, entropy, values = self.evaluate(first, value_mask, learns)
+        plain = prompts if told is None else [self.prompt_ids[row] for row in rows]
+        logprobs, ref_logprobs, entropy, values = self.evaluate(first, value_mask, learns, (plain, responses))
         own, known = sampler_table(sampled, logprobs)
         # what was sampled ahead is another policy's, which is no fault of the sampler
         apart = self.rollout.compare(logprobs, ref_logprobs) if ahead is None else mismatch(logprobs, own, known)
@@ -220,11 +240,11 @@ class Learner:
         clock.lap("evaluate")
 
         # 5. Optimise: several passes, each over all minibatches.
-        many, tables = objectives_row(self.objective, normal, target, group, combine)
+        many, tables = objectives_row(objective, normal, target, group, combine)
         if many and plan[0] and s.gradient_cosines_every and step % s.gradient_cosines_every == 0:
-            gains = gains_of(self.objective, normal, target, group)
+            gains = gains_of(objective, normal, target, group)
             pulls = gradient_cosines(self.engine, plan[0][0], gains, self._autocast())
-            row, table = angles_row("gradient", self.objective.active, pulls)
+            row, table = angles_row("gradient", objective.active, pulls)
             many, tables = many | row, tables | table
         rates = self._rates(step)
         updates = optimize(
@@ -245,6 +265,8 @@ class Learner:
         # 6. Log.
         row = {"step": step + 1} | row | many | updates.step | apart
         row |= {"kl_coef": coef, "learning_rate": rates[-1]["policy"]} | left_out(shaped, kept, s) | by_gradient
+        if told is not None and self.steered is not None:
+            row |= self.steered.row(told, objective.standardize(scores), self.names)
         check_row(row, step)
         self.details.append(updates.lists | histograms(experience) | tables)
         return row | clock.seconds()
@@ -257,6 +279,39 @@ class Learner:
         count = self.settings.rollouts // group
         return [row for row in schedule.stream(len(self.prompts), step * count, count, self.seed) for _ in range(group)]
 
+    def _weights(self, step: int) -> list[Shares] | None:
+        """(B, K) of the step's responses, where the policy takes weights."""
+        if self.steered is None:
+            return None
+        group = self.settings.samples_per_prompt
+        return self.steered.weights(step, self.settings.rollouts // group, group)
+
+    def _told(self, step: int, rows: Sequence[int]) -> tuple[list[Shares] | None, list[list[int]]]:
+        """The weights of the step's responses, and the prompts as the policy reads them: with those told, if any."""
+        weights = self._weights(step)
+        if weights is None or self.steered is None or self.steered.steering.kind != "text":
+            return weights, [self.prompt_ids[row] for row in rows]
+        group, found = self.settings.samples_per_prompt, []
+        for first in range(0, len(rows), group):
+            told = self.steered.told(self.prompts[rows[first]], weights[first])
+            found += [prompt_ids(self.tokenizer, told, self.settings.max_prompt_length)] * group
+        return weights, found
+
+    @contextmanager
+    def _at(self, step: int) -> Iterator[None]:
+        """The policy at the weights of the step."""
+        weights = self._weights(step)
+        if self.steered is None or weights is None:
+            yield
+            return
+        with self.steered.at(weights):
+            yield
+
+    def steered_objective(self, weights: Sequence[Shares]) -> Objective:
+        """The objective by the weights of each response."""
+        assert self.steered is not None  # else there are none
+        return self.steered.objective(self.objective, weights)
+
     def _sample(self, prompts: list[list[int]], group: int, step: int) -> list[list[int]]:
         try:
             return self.rollout.sample(prompts, schedule.generator(self.seed, "sample", step), group)
@@ -266,9 +321,10 @@ class Learner:
 
     def _begin(self, step: int) -> Finish:
         """Have `step` sampled from the policy as it is now."""
-        prompts, group = [self.prompt_ids[row] for row in self._rows(step)], self.settings.samples_per_prompt
+        prompts, group = self._told(step, self._rows(step))[1], self.settings.samples_per_prompt
         try:
-            return self.rollout.begin(prompts, schedule.generator(self.seed, "sample", step), group)
+            with self._at(step):
+                return self.rollout.begin(prompts, schedule.generator(self.seed, "sample", step), group)
         except MachineError:
             self._give_up("score")
             raise
@@ -340,22 +396,42 @@ class Learner:
         return [self._minibatch(cut(rows, _lengths(prompts, responses), most, self.processes), prompts, responses)]
 
     @torch.no_grad()
-    def evaluate(self, minibatches: Sequence[Minibatch], mask: Tensor, learn: bool = False) -> tuple[Tensor, ...]:
+    def evaluate(
+        self,
+        minibatches: Sequence[Minibatch],
+        mask: Tensor,
+        learn: bool = False,
+        plain: tuple[Sequence[list[int]], Sequence[list[int]]] | None = None,
+    ) -> tuple[Tensor, ...]:
         """Log-probabilities under policy and reference, entropies and values, each (B, T).
 
         `learn`: an update follows, whose first micro-batch is the first one here, which therefore comes last.
+        `plain`: B prompts and responses as the reference reads them. It is told no weights: at any of them the policy
+        is then held to the same reference as one that is trained on these weights alone, and has the same optimum.
         """
         tables = torch.zeros(4, *mask.shape, device=mask.device)
         micro = [micro for minibatch in minibatches for micro in minibatch.micro]
         for i, (rows, batch) in reversed(list(enumerate(micro))):
             with self._autocast():
-                reference = self.engine(batch, reference=True)[0]
+                behind = self._behind(rows, batch, plain)
+                reference = self.engine(behind, reference=True)[0]
                 run = self.engine.begin if learn and i == 0 else self.engine
                 logprobs, entropy, values = run(batch)
             for column, packed in zip(tables, (logprobs, reference, entropy, values), strict=True):
                 if packed is not None and rows:
                     column[rows, : batch.mask.shape[1]] = batch.unpack(packed)
         return ranks.total(tables).unbind()
+
+    def _behind(
+        self, rows: list[int], batch: Batch, plain: tuple[Sequence[list[int]], Sequence[list[int]]] | None
+    ) -> Batch:
+        """The micro-batch as the reference reads it."""
+        if plain is None or self.steered is None or self.steered.steering.kind != "text" or not rows:
+            return batch
+        prompts, responses = ([column[row] for row in rows] for column in plain)
+        if self.settings.shaping.score_at == "after_eos":
+            responses = with_end(responses, self.pad, self.settings.max_new_tokens)
+        return collate(prompts, responses, self.pad, self.device)
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)

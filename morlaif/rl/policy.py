@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -21,6 +21,7 @@ from morlaif.rl.critic import adapter_critic, lora_config
 from morlaif.rl.experience import Batch
 from morlaif.rl.logprobs import Entropy, logprobs_of
 from morlaif.rl.settings import Learns
+from morlaif.steer.parts import Parts
 
 
 class ActorCritic(nn.Module):
@@ -36,12 +37,14 @@ class ActorCritic(nn.Module):
         critic: PreTrainedModel | None = None,
         reference: PreTrainedModel | None = None,
         computed: torch.dtype | None = None,
+        steered: int = 0,
     ) -> None:
         """`model` is trained in place. `critic`: any model whose trunk gives hidden states, what may learn marked so.
 
         For the kind `adapter` that is what `adapter_critic` made of `model` (None: it is made here). `reference`: a
         twin of a full policy, where `model` cannot be copied because its weights lie in parts on several ranks.
         `computed`: what autocast computes in, under which all forwards will run; None: in the weights' own type.
+        `steered`: how many rank-one parts the policy's adapter has for weights, see `morlaif.steer.parts`.
 
         Raises:
             UserError: LoRA finds none of its target modules.
@@ -52,8 +55,11 @@ class ActorCritic(nn.Module):
         if settings.critic.kind == "adapter" and critic is None:
             critic = adapter_critic(model, settings)
         self.reference: PreTrainedModel | None = None
+        self.parts: Parts | None = None
         if settings.policy.kind == "lora":
-            self.policy: PreTrainedModel | PeftModel = _with_lora(model, settings)
+            adapted = _with_lora(model, settings, steered)
+            self.policy: PreTrainedModel | PeftModel = adapted
+            self.parts = Parts(adapted, steered) if steered else None
         else:
             self.policy = model.requires_grad_(True)
             twin = _twin(model, computed) if reference is None else reference
@@ -132,6 +138,10 @@ class ActorCritic(nn.Module):
         with self.as_reference() as model:
             return logprobs_of(self.heads[True], _states(trunk_of(model), batch), batch.targets, self.temperature)[0]
 
+    def plain(self) -> AbstractContextManager[None]:
+        """For whoever reads the adapter's tensors: a LoRA adapter like any other, parts counted by their weights."""
+        return nullcontext() if self.parts is None else self.parts.folded()
+
     @contextmanager
     def as_reference(self) -> Iterator[PreTrainedModel]:
         """The reference, to generate from or to score with."""
@@ -172,9 +182,9 @@ class ActorCritic(nn.Module):
             own[name].copy_(value)
 
 
-def _with_lora(model: PreTrainedModel, settings: Learns) -> PeftModel:
+def _with_lora(model: PreTrainedModel, settings: Learns, more: int) -> PeftModel:
     try:
-        return get_peft_model(model, lora_config(model, settings))
+        return get_peft_model(model, lora_config(model, settings, more))
     except ValueError as error:
         modules = settings.policy.target_modules
         raise UserError(f"{settings.group}.policy.target_modules: {modules!r}: {str(error).splitlines()[0]}") from None

@@ -72,7 +72,8 @@ class VLLMRollout:
 
     def begin(self, prompts: Sequence[list[int]], generator: torch.Generator, group: int = 1) -> Finish:
         """See `Rollout`. The weights are taken over before this returns, so that what learns may move them."""
-        self.sampler.load(_weights(self.engine, self.dtype))
+        with self.engine.models.plain():
+            self.sampler.load(_weights(self.engine, self.dtype))
         seeds = torch.randint(2**31 - 1, (len(prompts),), generator=generator, device=generator.device).tolist()
         finish = self.sampler.begin(prompts, seeds)
 

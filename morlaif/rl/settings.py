@@ -37,6 +37,7 @@ from morlaif.settings import (
     Tokens,
     Whole,
 )
+from morlaif.steer.settings import UNSTEERED, SteerSettings
 
 
 class PolicySettings(Settings):
@@ -198,6 +199,7 @@ class PPOSettings(Seeded):
         "target_kl": (None,),
         "clip_range_high": (None,),
         "dual_clip": (None,),
+        "steer": (UNSTEERED,),
     }
     reads_outside: ClassVar[Mapping[str, Outside]] = {"advantage": "function", "loss": "function"}
 
@@ -214,6 +216,7 @@ class PPOSettings(Seeded):
     vllm: VLLMSettings
     overlap: bool
     importance_cap: Positive | None
+    steer: SteerSettings
     # 2. score, 3. shape the reward
     shaping: ShapingSettings
     kl: KLSettings
@@ -290,6 +293,13 @@ class PPOSettings(Seeded):
             raise ValueError(
                 "critic.kind: adapter shares the policy's frozen base, which policy.kind: full moves; use "
                 "policy.kind: lora, or critic.kind: separate"
+            )
+        if self.steer.kind == "lora" and self.policy.kind != "lora":
+            raise ValueError("steer.kind: lora scales parts of an adapter; use policy.kind: lora, or steer.kind: text")
+        if self.steer.kind != "none" and self.gradient_weights != "none":
+            raise ValueError(
+                f"gradient_weights: {self.gradient_weights} weighs principles by itself, and steer by what is drawn; "
+                "set one of them to none"
             )
         for key, off in (("gradient_cosines_every", 0), ("gradient_weights", "none")):
             if getattr(self, key) != off and self.policy.kind != "lora":

@@ -29,6 +29,7 @@ from morlaif.rl.held_out import Answers, gain_row, table
 from morlaif.rl.learner import Ahead, Learner, Reward
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.settings import PPOSettings
+from morlaif.rl.steered import Steered
 from morlaif.scalarize.objective import Objective
 from morlaif.settings import identity
 
@@ -66,6 +67,7 @@ class PPOTrainer(Learner):
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
         gather: float = math.inf,
+        steered: Steered | None = None,
     ) -> None:
         """Train `models` in place. What is not here is as `Learner` has it.
 
@@ -75,10 +77,16 @@ class PPOTrainer(Learner):
         """
         super().__init__(
             models, tokenizer, prompts, reward, names, objective, settings,
-            seed=seed, keep=keep, autocast=autocast, accelerator=accelerator, gather=gather,
+            seed=seed, keep=keep, autocast=autocast, accelerator=accelerator, gather=gather, steered=steered,
         )  # fmt: skip
         self.held_out = held_out
-        self.held_out_ids = [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in held_out]
+        self.held_out_weights = None if steered is None else steered.held_out(len(held_out))
+        asked = held_out if steered is None else map(steered.told, held_out, self.held_out_weights or ())
+        plain, told = (
+            [prompt_ids(tokenizer, messages, settings.max_prompt_length) for messages in rows]
+            for rows in (held_out, asked)
+        )
+        self.held_out_ids, self.held_out_plain = told, plain
         self.checkpoints = Checkpoints(keep, self._fingerprint())
         self.curve: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
@@ -120,6 +128,12 @@ class PPOTrainer(Learner):
 
     def answer(self, step: int) -> Answers:
         """The answers of the policy as it now is. The noise is the same each time, so that only the policy differs."""
+        if self.steered is not None and self.held_out_weights:
+            with self.steered.at(self.held_out_weights):
+                return self._answer(step)
+        return self._answer(step)
+
+    def _answer(self, step: int) -> Answers:
         s, prompts, ids = self.settings, self.held_out, self.held_out_ids
         responses = self.rollout.sample(ids, schedule.generator(self.seed, "held out", 0))
         texts = list(map(self.ends.text, responses))
@@ -128,29 +142,39 @@ class PPOTrainer(Learner):
         lengths = [len(p) + len(r) for p, r in zip(ids, responses, strict=True)]
         micro = cut(range(len(ids)), lengths, s.micro_batch_size, self.processes)
         batch = plan_minibatch(micro, ids, responses, self.pad, self.device)
-        logprobs, reference, _, _ = self.evaluate([batch], mask)
+        logprobs, reference, _, _ = self.evaluate([batch], mask, plain=(self.held_out_plain, responses))
         return Answers(
             texts=texts,
             scores=self.objective.standardize(scores).tolist(),
-            reward=self.objective(scores).float().tolist(),
+            reward=self.held_out_objective(scores).float().tolist(),
             kl=((logprobs - reference) * mask).sum(1).mean().item(),
             length=mask.sum(1).float().mean().item(),
             ended=sum(map(self.ends.ended, responses)) / len(responses),
             raw=scores.tolist(),
         )
 
+    @property
+    def held_out_objective(self) -> Objective:
+        """By the weights that each held-out prompt is told, where it is told any."""
+        return self.steered_objective(self.held_out_weights) if self.held_out_weights else self.objective
+
     def _evaluate_held_out(self, step: int) -> dict[str, float]:
         """The columns of the log; the best policy so far is kept."""
         answers = self.answer(step)
         assert self.before is not None  # `run` asked before the first step
-        self.samples += table(self.held_out, self.before, answers, self.names, step, self.settings.samples)
+        shown = table(self.held_out, self.before, answers, self.names, step, self.settings.samples)
+        if self.steered is not None and self.held_out_weights:
+            names = self.steered.steering.names
+            told = [dict(zip(names, shares, strict=True)) for shares in self.held_out_weights]
+            shown = [row | {"weights": weights_told} for row, weights_told in zip(shown, told, strict=False)]
+        self.samples += shown
         ranks.on_first(lambda: self.checkpoints.save_samples(self.samples))
         if self.best is None or answers.mean_reward > self.best[1]:
             self.best = step, answers.mean_reward
             weights = self.engine.weights()
             ranks.on_first(lambda: self.checkpoints.save_best(step, weights))
         row = answers.row(self.names, self.settings.shaping.clip)
-        return row | gain_row(self.before, answers, self.objective, self.seed)
+        return row | gain_row(self.before, answers, self.held_out_objective, self.seed)
 
     def _choose(self) -> dict[str, Tensor] | None:
         """Put the weights that the settings keep into the models; the others, where they differ and are wanted too."""
@@ -185,7 +209,10 @@ class PPOTrainer(Learner):
 
     def _fingerprint(self) -> str:
         """What a checkpoint must agree with."""
-        before, after = json.dumps([identity(self.settings), self.seed, self.names]), json.dumps([self.held_out_ids])
+        what = [identity(self.settings), self.seed, self.names]
+        if self.steered is not None:
+            what.append([self.steered.steering.names, self.steered.steering.own, self.held_out_weights])
+        before, after = json.dumps(what), json.dumps([self.held_out_ids])
         digest = hashlib.sha256(f"{before[:-1]}, [".encode())
         for row, ids in enumerate(self.prompt_ids):
             digest.update(f"{', ' * bool(row)}{json.dumps(ids)}".encode())

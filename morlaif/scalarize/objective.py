@@ -84,7 +84,7 @@ class Objective:
         return cls(tuple(names), zero, one, one, one, function, normalizer="none")
 
     def at(self, weights: Tensor) -> Objective:
-        """The same objective for B responses whose rows have weights (B, K) of their own, zero ones left out row by row.
+        """The same objective for B responses, each with weights of its own (B, K), zero ones left out row by row.
 
         It shares its state with this one, which only knows the principles that it has a weight for itself.
 

@@ -1,1 +1,1 @@
-"""Policies for many weights of their principles: grids of weights, and merging policies instead of training more."""
+"""Policies for many weights of their principles: grids of weights, merging policies, and one policy that is told them."""

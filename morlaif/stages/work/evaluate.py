@@ -53,6 +53,7 @@ from morlaif.stages.evaluate import EvaluateJob
 from morlaif.stages.ppo import STAGE as PPO
 from morlaif.stages.work.places import bank_of, base_of, pm_base_of, policy_of
 from morlaif.statistics import Array, Resampling
+from morlaif.steer.conditioning import usual_prompts
 
 Load = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 PAIRS_COUNTED = 64  # whose tokens tell how long pairs are
@@ -258,7 +259,7 @@ def _answers(job: EvaluateJob, run: _Run, prompts: Sequence[list[Message]], scor
     for step, (policy, load) in enumerate(loaders.items(), 1):
         written = own[policy] / ANSWERS if policy in own else None
         made = kept_answers(written, prompts) if written is not None and written.is_file() else None
-        answers[policy] = _answered(job, run, prompts, score, load, made)
+        answers[policy] = _answered(job, run, prompts, score, load, made, own.get(policy))
         job.progress(step, run.steps, tokens=answers[policy].responses.facts().tokens)
     return answers
 
@@ -270,11 +271,14 @@ def _answered(
     score: Score,
     load: Load,
     made: PolicyResponses | None = None,
+    folder: Path | None = None,
 ) -> Answered:
-    """Of one policy, and what is thought of it. made: where its answers are known."""
+    """Of one policy, and what is thought of it. made: where its answers are known. folder: the policy's; where it takes
+    weights it answers at its arm's own."""
     settings = run.settings
     if made is None:
-        made = respond(load, prompts, settings.answering, seed=job.seed, gather=job.hardware.zero.most_gathered)
+        asked = prompts if folder is None else usual_prompts(folder, prompts)
+        made = respond(load, asked, settings.answering, seed=job.seed, gather=job.hardware.zero.most_gathered)
     scored = score(prompts[: settings.scored], made.texts[: settings.scored])
     true = true_scores(prompts, made.texts, run.truth) if run.truth else None
     utility = utilities(prompts, made.texts) if run.truth else None
@@ -355,7 +359,7 @@ def _kept(
         proxy = None if objective is None else as_function(objective, names)
         found = []
         for step, folder in kept.kept_policies(job.needs.policies[arm]):
-            answer = _answered(job, run, prompts, score, partial(policy_of, job, folder))
+            answer = _answered(job, run, prompts, score, partial(policy_of, job, folder), folder=folder)
             texts = {arm: answer.responses.texts, SFT: base.responses.texts}
             won = wins.judge_all(judge, prompts, texts, [(arm, SFT)], **run.how)[arm, SFT]
             gained = None if proxy is None else proxy(answer.scores) - proxy(base.scores)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from morlaif import ranks, sharded
 from morlaif.models.load import point_to_adapter, save_adapter, save_policy
 from morlaif.rl.engine import Engine
+from morlaif.steer.conditioning import Steering
 
 
 def leave_policy(
@@ -23,11 +26,13 @@ def leave_policy(
     sft: Path,
     folder: Path,
     weights: dict[str, torch.Tensor] | None = None,
+    steering: Steering | None = None,
 ) -> None:
     """Write the policy of `engine` into `folder`, with the learnt `weights` instead of its own where they are given.
 
     Args:
         sft: the artifact of the model that an adapter sits on.
+        steering: how the policy takes weights; it is left at its arm's own, with what it takes to have it at others.
     """
     models, own = engine.models, None
     if weights is not None:
@@ -35,14 +40,19 @@ def leave_policy(
         engine.load_weights(weights)
     if ranks.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-    if export in ("adapter", "both"):
-        with sharded.gathered(models.groups()["policy"]):
-            ranks.on_first(lambda: save_adapter(cast(PeftModel, models.policy), tokenizer, folder))
-    if export == "adapter":
-        ranks.on_first(lambda: point_to_adapter(folder, sft))
-    else:
-        state = sharded.state_dict(models.model, models.model.dtype)
-        ranks.on_first(lambda: save_policy(models.model, tokenizer, folder, state))
+    if steering is not None:
+        ranks.on_first(lambda: steering.write(folder))
+    if models.parts is not None and steering is not None:
+        ranks.on_first(partial(models.parts.save, folder))
+    with nullcontext() if models.parts is None or steering is None else models.parts.at(steering.own), models.plain():
+        if export in ("adapter", "both"):
+            with sharded.gathered(models.groups()["policy"]):
+                ranks.on_first(lambda: save_adapter(cast(PeftModel, models.policy), tokenizer, folder))
+        if export == "adapter":
+            ranks.on_first(lambda: point_to_adapter(folder, sft))
+        else:
+            state = sharded.state_dict(models.model, models.model.dtype)
+            ranks.on_first(lambda: save_policy(models.model, tokenizer, folder, state))
     if own is not None:
         engine.load_weights(own)
 

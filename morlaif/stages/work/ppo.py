@@ -20,6 +20,7 @@ from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.policy import ActorCritic
 from morlaif.rl.schedule import hold_out
 from morlaif.rl.settings import PPOSettings
+from morlaif.rl.steered import Steered, steering_of
 from morlaif.rl.trainer import PPOTrainer
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
@@ -39,7 +40,11 @@ def build(job: PPOJob) -> dict[str, Any]:
     names = tuple(job.reads.names)
     pms = job.needs.pm
 
-    # 1. the models: weights that learn stay in float32, whatever the computation's number format
+    # 1. what it is trained on: an objective, of one policy for all weights with how these are told
+    objective = Objective.load(job.needs.weigh / "weights.json", resolve(job.reads.scalarizer, names), names)
+    steering = steering_of(objective, settings.steer)
+
+    # 2. the models: weights that learn stay in float32, whatever the computation's number format
     kept = torch.float32 if settings.policy.kind == "full" else job.dtype
     computed = None if job.dtype == torch.float32 else job.dtype
     model, tokenizer = policy_of(job, dtype=kept)
@@ -49,30 +54,31 @@ def build(job: PPOJob) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):  # else of every GPU
         torch.manual_seed(job.seed)  # for the value head and the adapter
         critic = _critic(job, settings, pms, model, tokenizer)
-        models = ActorCritic(model, settings, critic, reference, computed=computed)
+        parts = len(steering.names) if steering is not None and steering.kind == "lora" else 0
+        models = ActorCritic(model, settings, critic, reference, computed=computed, steered=parts)
 
-    # 2. the reward: scores, and the objective that makes one number of them. Preference models that are adapters on the
-    # SFT model score on the policy's own frozen base, which a whole policy does not keep
+    # 3. the scores. Preference models that are adapters on the SFT model score on the policy's own frozen base, which a
+    # whole policy does not keep
     scores = open_scores(job, shared=models.model if settings.policy.kind == "lora" else None)
-    objective = Objective.load(job.needs.weigh / "weights.json", resolve(job.reads.scalarizer, names), names)
 
-    # 3. train
+    # 4. train
     different = different_prompts(load_split(job.needs.data, "train"))
     prompts, held_out = hold_out(different, settings.eval_prompts, job.seed)
     trainer = PPOTrainer(
         models, tokenizer, prompts, scores, names, objective, settings,
         seed=job.seed, keep=job.keep, held_out=held_out, autocast=computed,
         accelerator=sharded.accelerator(), gather=job.hardware.zero.most_gathered,
+        steered=None if steering is None else Steered(steering, settings.steer.alpha, job.seed, models.parts),
     )  # fmt: skip
     result = trainer.run(lambda row: job.progress(int(row["step"]), settings.steps, **_without(row, "step")))
 
-    # 4. leave the policy, what its objective learnt, its curve and its samples
+    # 5. leave the policy, what its objective learnt, its curve and its samples
     left = trainer.engine, tokenizer, settings.policy.export, job.needs.sft
     if result.other is not None:
-        leave_policy(*left, job.out / ("best" if settings.keep == "last" else "last"), result.other)
+        leave_policy(*left, job.out / ("best" if settings.keep == "last" else "last"), result.other, steering)
     for step in result.kept:
-        leave_policy(*left, kept_folder(job.out, step), trainer.kept(step))
-    leave_policy(*left, job.out)
+        leave_policy(*left, kept_folder(job.out, step), trainer.kept(step), steering)
+    leave_policy(*left, job.out, steering=steering)
     if ranks.is_first():
         if objective.stateful:
             (job.out / OBJECTIVE).write_text(json.dumps(objective.state_dict(), indent=2) + "\n")

@@ -1,0 +1,63 @@
+"""Settings of one policy for all weights. The values and their sources are in `conf/ppo/` and `conf/dpo/`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from morlaif.settings import (
+    DISTINCT,
+    GreedyTemperature,
+    Line,
+    Lines,
+    Number,
+    PathText,
+    Positive,
+    Seed,
+    Settings,
+    Text,
+)
+
+Kind = Literal["none", "text", "lora"]
+
+
+class SteerSettings(Settings):
+    """How a policy learns to take its weights, and from which distribution they are drawn while it does."""
+
+    kind: Kind
+    alpha: Positive  # of a symmetric Dirichlet distribution
+    principles: Annotated[Lines, Field(min_length=2), DISTINCT] | None  # null: all that count in the reward
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_else(cls, value: object) -> object:
+        """Without a kind nothing else says anything, so no digest is to cover it."""
+        return {**vars(UNSTEERED)} if isinstance(value, dict) and value.get("kind") == "none" else value
+
+
+UNSTEERED = SteerSettings.model_construct(kind="none", alpha=1.0, principles=None)
+
+
+class AnswerSettings(Settings):
+    """What `morlaif steer` answers, and by which weights; `conf/steer/*.yaml` holds every default."""
+
+    action: Literal["answer"] | None
+    run: PathText | None  # name or folder of a finished run
+    arm: Line | None  # whose policy; null: the one that takes weights
+    weights: dict[Line, Number] | None  # of each principle, not given ones zero; null: the arm's own
+    prompt: Text | None  # what a user says
+    prompts: PathText | None  # a file of prompts, in place of one
+    out: PathText | None  # where their answers go; null: they are printed
+    seed: Seed
+    temperature: GreedyTemperature | None  # null: that of the run's evaluation
+
+    @model_validator(mode="after")
+    def _check(self) -> AnswerSettings:
+        if self.action is not None and self.run is None:
+            raise ValueError("run: null names no run; give one that trained a policy which takes weights: run=<run>")
+        if self.action is not None and (self.prompt is None) == (self.prompts is None):
+            raise ValueError("prompt: give one, or a file of them as prompts=<file.jsonl>")
+        if self.out is not None and self.prompts is None:
+            raise ValueError("out: is where the answers to prompts=<file.jsonl> go; a single one is printed")
+        return self

@@ -1,0 +1,168 @@
+"""`morlaif steer`: what a policy of a finished run answers at given weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cli
+import pytest
+import small_ppo
+from rich.console import Console
+
+from morlaif.compose import Composed, look_ahead, register
+from morlaif.config import Paths
+from morlaif.errors import UserError
+from morlaif.models.load import save_policy
+from morlaif.pipeline.record import Run
+from morlaif.pipeline.steer import answer
+from morlaif.planning.plan import plan
+from morlaif.steer.conditioning import Steering
+from morlaif.steer.settings import AnswerSettings
+from morlaif.units.store import Store
+from morlaif.usage import with_steer
+
+NAMES = ("detail", "conciseness")
+
+
+@cache
+def composed() -> Composed:
+    register()
+    made = ["principles.select=[detail,conciseness]", "arms.select=[conditioned,morlaif]", "eval.max_new_tokens=8"]
+    flags = argparse.Namespace(config_dir=None, overrides=made, multirun=False)
+    return look_ahead(flags)[0][0]
+
+
+def job(tmp_path: Path, **steer: Any) -> Composed:
+    """A run of two arms with its places in `tmp_path`, and keys of the group `steer`; composed once, it takes long."""
+    base = composed()
+    settings = AnswerSettings.model_validate(base.config.steer.model_dump() | steer)
+    places = Paths(store=tmp_path / "store", runs=tmp_path / "runs")
+    return base._replace(config=base.config.model_copy(update={"paths": places, "steer": settings}))
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> str:
+    """The policies of a run, as it leaves them, one of them with weights of its own."""
+    made = job(tmp_path)
+    folder = made.config.paths.runs / made.run_name
+    record, units = Run.open(folder, made.config, "morlaif", []), plan(made.config)
+    record.plan(units)
+    record.close("succeeded")
+    store = Store(made.config.paths.store)
+    for arm in ("conditioned", "morlaif"):
+
+        def write(out: Path, keep: Path, arm: str = arm) -> dict[str, Any]:
+            save_policy(small_ppo.llama(), small_ppo.tokenizer(), out)
+            if arm == "conditioned":
+                Steering("text", NAMES, (0.75, 0.25)).write(out)
+            return {}
+
+        store.build(units.by_name[f"ppo/{arm}"], write)
+    return made.run_name
+
+
+def steer(tmp_path: Path, run: str, **keys: Any) -> str:
+    made = job(tmp_path, action="answer", run=run, **keys)
+    console = Console(record=True, width=300, file=open(os.devnull, "w"))  # noqa: SIM115
+    answer(made.config, console)
+    return console.export_text()
+
+
+def test_one_prompt_is_answered_at_the_weights(finished: str, tmp_path: Path) -> None:
+    first, told = steer(tmp_path, finished, prompt="w1 w2", weights={"detail": 3, "conciseness": 1}).splitlines()
+    assert first == "conditioned at detail 0.75, conciseness 0.25" and set(told.split()) <= {*small_ppo.WORDS, "<unk>"}
+    assert steer(tmp_path, finished, prompt="w1 w2").splitlines() == [first, told]  # those of its arm
+    assert "at detail 0, conciseness 1" in steer(tmp_path, finished, prompt="w1 w2", weights={"conciseness": 2})
+
+
+def test_a_file_of_prompts_is_answered_in_its_order(finished: str, tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "w3"},
+        {"role": "assistant", "content": "w4"},
+        {"role": "user", "content": "w5"},
+    ]
+    (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": "w1"}) + "\n\n" + json.dumps({"messages": turns}) + "\n")
+    where = {"prompts": str(tmp_path / "in.jsonl"), "out": str(tmp_path / "out.jsonl")}
+    assert "2 answers" in steer(tmp_path, finished, weights={"detail": 1}, **where)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["messages"] for row in rows] == [[{"role": "user", "content": "w1"}], turns]
+    assert all(row["weights"] == {"detail": 1.0, "conciseness": 0.0} and row["response"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"weights": {"detail": -1}}, r"steer\.weights: detail: -1 should be a number from 0 on"),
+        ({"weights": {"detial": 1}}, r"steer\.weights: no principle 'detial'; .* Did you mean 'detail'\?"),
+        ({"weights": {"detail": 0, "conciseness": 0}}, "all are zero; give one of detail, conciseness"),
+        ({"arm": "morlaif"}, r"has no policy that takes weights .* Train one: arms\.select=\[conditioned\]"),
+        ({"arm": "conditoned"}, r"steer\.arm: .* has no policy 'conditoned' .* Did you mean 'conditioned'\?"),
+        ({"run": "nowhere"}, r"steer\.run: no run folder matches 'nowhere'"),
+    ],
+)
+def test_mistakes_are_a_line_each(finished: str, tmp_path: Path, keys: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        steer(tmp_path, keys.pop("run", finished), prompt="w1", **keys)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no prompt"),
+        ("{}", r"in\.jsonl:1: has neither `prompt`, a text, nor `messages`"),
+        ('{"messages": []}', r"in\.jsonl:1: `messages` should be turns of role"),
+        ('{"messages": [{"role": "assistant", "content": "w"}]}', "the last a user's"),
+    ],
+)
+def test_files_that_hold_no_prompts(finished: str, tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "in.jsonl").write_text(text)
+    with pytest.raises(UserError, match=says):
+        steer(tmp_path, finished, prompts=str(tmp_path / "in.jsonl"))
+
+
+def test_what_is_asked_is_one_thing() -> None:
+    known = composed().config.steer.model_dump() | {"action": "answer"}
+    for keys, says in (
+        ({"prompt": "w"}, "names no run"),
+        ({"run": "r"}, "give one, or a file of them"),
+        ({"run": "r", "prompt": "w", "prompts": "f"}, "give one, or a file of them"),
+        ({"run": "r", "prompt": "w", "out": "f"}, "a single one is printed"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            AnswerSettings.model_validate(known | keys)
+
+
+def test_the_short_spelling_is_that_of_the_group() -> None:
+    words = ["steer", "run=runs/a", "weights={detail:", "2,", "conciseness:", "0}", 'prompt=Why, "then"?', "seed=3"]
+    assert with_steer(words) == [
+        "steer=answer", 'steer.run="runs/a"', "steer.weights={detail: 2, conciseness: 0}",
+        'steer.prompt="Why, \\"then\\"?"', "steer.seed=3",
+    ]  # fmt: skip
+    assert with_steer(["stages=[pm]"]) == ["stages=[pm]"]
+    with pytest.raises(UserError, match=r"no key 'weigths'. Did you mean 'weights'\?"):
+        with_steer(["steer", "weigths={a: 1}"])
+
+
+@pytest.mark.slow
+def test_a_run_trains_what_steer_asks(tmp_path: Path) -> None:
+    """From nothing to an answer, by the commands of the README, on a tiny world."""
+    small = ["experiment=smoke", "sft.max_steps=10", "pm.epochs=1", "weights.prompts=16", "arms.select=[conditioned]",
+             "principles.select=[detail,conciseness]"]  # fmt: skip
+    made = cli.morlaif(small, tmp_path, timeout=170)
+    assert made.returncode == 0, made.stderr + made.stdout
+    (run,) = (tmp_path / "runs").iterdir()
+    folder = next((tmp_path / "store" / "ppo").glob("*/steer.json")).parent
+    assert json.loads((folder / "steer.json").read_text())["weights"] == {"detail": 0.5, "conciseness": 0.5}
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert all(sum(row["weights"].values()) == pytest.approx(1) for row in rows)
+    asked = ["steer", f"run={run.name}", "weights={detail: 2, conciseness: 0}", "prompt=How do I, say, bake bread?"]
+    told = cli.morlaif(asked, tmp_path)
+    assert told.returncode == 0 and told.stdout.startswith("conditioned at detail 1, conciseness 0\n"), told.stderr
+    wrong = cli.morlaif([*asked[:2], "weights={detial: 2}", "prompt=x"], tmp_path)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "Did you mean 'detail'" in wrong.stderr
