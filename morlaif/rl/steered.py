@@ -37,7 +37,7 @@ def steering_of(objective: Objective, settings: SteerSettings, key: str = "ppo.s
     if len(names) < 2:
         raise UserError(f"{key}: the arm's reward has '{names[0]}' alone; weights are of two principles or more")
     own = [objective.weight[objective.names.index(name)].item() for name in names]
-    return Steering(settings.kind, tuple(names), tuple(weight / sum(own) for weight in own))
+    return Steering(settings.kind, tuple(names), tuple(weight / sum(own) for weight in own), settings.steps)
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ class Steered:
     def weights(self, step: int, prompts: int, group: int) -> list[Shares]:
         """(prompts · group, K) of a step's responses; of all ranks, whoever samples which."""
         count = prompts if self.parts is None else 1
-        found = drawn(
-            schedule.derive_seed(self.seed, "weights", step), count, len(self.steering.names), self.alpha
-        )  # fmt: skip
+        seed, steps = schedule.derive_seed(self.seed, "weights", step), self.steering.steps
+        found = drawn(seed, count, len(self.steering.names), self.alpha, steps)
         return [row for row in found for _ in range(group if self.parts is None else prompts * group)]
 
     def held_out(self, prompts: int) -> list[Shares]:
@@ -66,7 +65,7 @@ class Steered:
         if self.parts is not None:
             return [self.steering.own] * prompts
         seed = schedule.derive_seed(self.seed, "held-out weights", 0)
-        return drawn(seed, prompts, len(self.steering.names), self.alpha)
+        return drawn(seed, prompts, len(self.steering.names), self.alpha, self.steering.steps)
 
     def told(self, messages: Sequence[Message], shares: Shares) -> list[Message]:
         return self.steering.told(messages, dict(zip(self.steering.names, shares, strict=True)))

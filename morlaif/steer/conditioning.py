@@ -35,6 +35,7 @@ class Steering:
     kind: Literal["text", "lora"]
     names: tuple[str, ...]  # the K principles that have a weight, in the order in which they are told
     own: Shares  # those of the arm that trained it: what it answers by where nobody says others
+    steps: int = 100  # of which text tells each weight so many: 10 of them are 0%, 10%, … 100%
     folder: Path | None = field(default=None, compare=False)  # where it was read
 
     def told(self, messages: Sequence[Message], weights: Mapping[str, float]) -> list[Message]:
@@ -42,7 +43,7 @@ class Steering:
         shares = shares_of(weights, self.names)
         if self.kind == "lora":
             return list(messages)
-        line = spoken(self.names, shares)
+        line = spoken(self.names, shares, self.steps)
         if messages and messages[0]["role"] == "system":
             first: Message = {"role": "system", "content": f"{messages[0]['content']}\n\n{line}"}
             return [first, *messages[1:]]
@@ -65,8 +66,9 @@ class Steering:
 
     def write(self, folder: Path) -> None:
         """Leave it beside the policy in `folder`."""
-        example = {"example": spoken(self.names, self.own)} if self.kind == "text" else {}
-        text = json.dumps({"kind": self.kind, "weights": self.usual, **example}, indent=2, ensure_ascii=False)
+        known = {"kind": self.kind, "weights": self.usual, "steps": self.steps}
+        example = {"example": spoken(self.names, self.own, self.steps)} if self.kind == "text" else {}
+        text = json.dumps({**known, **example}, indent=2, ensure_ascii=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -76,7 +78,8 @@ def read_steering(folder: Path) -> Steering | None:
     if not file.is_file():
         return None
     found = read_json(file, failure=Damaged)
-    return Steering(found["kind"], tuple(found["weights"]), tuple(found["weights"].values()), Path(folder))
+    weights = found["weights"]
+    return Steering(found["kind"], tuple(weights), tuple(weights.values()), found["steps"], Path(folder))
 
 
 def usual_prompts(folder: Path, prompts: Sequence[list[Message]]) -> list[list[Message]]:
@@ -102,30 +105,31 @@ def shares_of(weights: Mapping[str, float], names: Sequence[str], key: str = "we
     return tuple(weights.get(name, 0.0) / whole for name in names)
 
 
-def spoken(names: Sequence[str], shares: Sequence[float]) -> str:
-    """What a policy is told: whole percents, which sum to 100.
+def spoken(names: Sequence[str], shares: Sequence[float], steps: int = 100) -> str:
+    """What a policy is told: percents in equal steps, which sum to 100.
 
-    >>> spoken(["detail", "conciseness"], [2 / 3, 1 / 3])
-    'What counts: detail 67%, conciseness 33%.'
+    >>> spoken(["detail", "conciseness"], [2 / 3, 1 / 3], 10)
+    'What counts: detail 70%, conciseness 30%.'
     """
-    told = (f"{name.replace('_', ' ')} {percent}%" for name, percent in zip(names, percents(shares), strict=True))
+    parts = zip(names, rounded(shares, steps), strict=True)
+    told = (f"{name.replace('_', ' ')} {100 * part / steps:g}%" for name, part in parts)
     return f"What counts: {', '.join(told)}."
 
 
-def percents(shares: Sequence[float]) -> tuple[int, ...]:
-    """(K,) shares of 1 as whole numbers that sum to 100, by largest remainders, the first of equal ones before."""
-    exact = [100 * share for share in shares]
+def rounded(shares: Sequence[float], steps: int) -> tuple[int, ...]:
+    """(K,) shares of 1 as whole numbers that sum to `steps`, by largest remainders, the first of equal ones before."""
+    exact = [steps * share for share in shares]
     found = [math.floor(x + 1e-9) for x in exact]
     by_remainder = sorted(range(len(exact)), key=lambda k: (round(found[k] - exact[k], 9), k))
-    for k in by_remainder[: 100 - sum(found)]:
+    for k in by_remainder[: steps - sum(found)]:
         found[k] += 1
     return tuple(found)
 
 
-def drawn(seed: int, count: int, principles: int, alpha: float) -> list[Shares]:
-    """`count` draws from the symmetric Dirichlet distribution, rounded to whole percents: a function of its arguments.
+def drawn(seed: int, count: int, principles: int, alpha: float, steps: int) -> list[Shares]:
+    """`count` draws from the symmetric Dirichlet distribution, in equal steps: a function of its arguments.
 
     What is rewarded is then exactly what a policy can be told.
     """
     found = np.random.default_rng(seed).dirichlet([alpha] * principles, size=count)
-    return [tuple(percent / 100 for percent in percents(row)) for row in found.tolist()]
+    return [tuple(part / steps for part in rounded(row, steps)) for row in found.tolist()]

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from morlaif.settings import (
     DISTINCT,
+    NUMBER,
     GreedyTemperature,
     Line,
     Lines,
@@ -27,6 +28,7 @@ class SteerSettings(Settings):
 
     kind: Kind
     alpha: Positive  # of a symmetric Dirichlet distribution
+    steps: Annotated[int, Field(ge=1, le=100), NUMBER]  # of a weight between 0 and 1
     principles: Annotated[Lines, Field(min_length=2), DISTINCT] | None  # null: all that count in the reward
 
     @model_validator(mode="before")
@@ -36,7 +38,7 @@ class SteerSettings(Settings):
         return {**vars(UNSTEERED)} if isinstance(value, dict) and value.get("kind") == "none" else value
 
 
-UNSTEERED = SteerSettings.model_construct(kind="none", alpha=1.0, principles=None)
+UNSTEERED = SteerSettings.model_construct(kind="none", alpha=1.0, steps=10, principles=None)
 
 
 class AnswerSettings(Settings):

@@ -29,8 +29,8 @@ from morlaif.steer.conditioning import Shares, Steering
 from morlaif.steer.settings import SteerSettings
 
 NAMES = ("early", "different")
-TEXT = SteerSettings(kind="text", alpha=1.0, principles=None)
-LORA = SteerSettings(kind="lora", alpha=1.0, principles=None)
+TEXT = SteerSettings(kind="text", alpha=1.0, steps=100, principles=None)
+LORA = SteerSettings(kind="lora", alpha=1.0, steps=100, principles=None)
 GROUPED = {"advantage": "rloo", "critic.kind": "none", "samples_per_prompt": 4, "whiten_advantages": False}
 
 
@@ -198,7 +198,7 @@ def test_a_response_is_rewarded_by_the_weights_it_was_told() -> None:
 
 def test_the_weights_of_others_stay() -> None:
     goal = Objective(("a", "b", "c"), torch.zeros(3), torch.ones(3), torch.ones(3), torch.tensor([1.0, 2, 1]), linear)
-    found = steering_of(goal, SteerSettings(kind="text", alpha=1.0, principles=("a", "b")))
+    found = steering_of(goal, SteerSettings(kind="text", alpha=1.0, steps=100, principles=("a", "b")))
     assert found is not None and found.own == pytest.approx((1 / 3, 2 / 3))
     rows = Steered(found, 1.0, 0).objective(goal, [(1.0, 0.0)]).weight
     assert rows.tolist() == [[3.0, 0.0, 1.0]]
@@ -246,10 +246,10 @@ def test_what_is_sampled_ahead_is_at_its_own_steps_weights(small: SimpleNamespac
 
 def test_what_cannot_be_steered() -> None:
     with pytest.raises(UserError, match=r"ppo.steer.principles: 'erly' does not count .* Did you mean 'early'\?"):
-        steering_of(objective(), SteerSettings(kind="text", alpha=1.0, principles=("erly", "different")))
+        steering_of(objective(), SteerSettings(kind="text", alpha=1.0, steps=100, principles=("erly", "different")))
     with pytest.raises(UserError, match="has 'early' alone"):
         steering_of(objective(weight=(1.0, 0.0)), TEXT)
-    assert steering_of(objective(), SteerSettings(kind="none", alpha=2.0, principles=None)) is None
+    assert steering_of(objective(), SteerSettings(kind="none", alpha=2.0, steps=1, principles=None)) is None
     with pytest.raises(ValueError, match=r"steer.kind: lora scales parts of an adapter"):
         small_ppo.settings(**{"steer.kind": "lora"})
     with pytest.raises(ValueError, match="gradient_weights: mgda weighs principles by itself"):

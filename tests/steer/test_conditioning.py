@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morlaif.errors import UserError
-from morlaif.steer.conditioning import FILE, Steering, drawn, percents, read_steering, shares_of, spoken
+from morlaif.steer.conditioning import FILE, Steering, drawn, read_steering, rounded, shares_of, spoken
 
 NAMES = ("detail", "conciseness")
 TEXT = Steering("text", NAMES, (0.25, 0.75))
@@ -22,7 +22,7 @@ shares = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda row: s
 @given(shares)
 def test_percents_are_whole_sum_to_100_and_lie_within_one(row: list[float]) -> None:
     exact = [100 * x / math.fsum(row) for x in row]
-    found = percents([x / 100 for x in exact])
+    found = rounded([x / 100 for x in exact], 100)
     assert sum(found) == 100 and all(isinstance(x, int) and abs(x - y) < 1 for x, y in zip(found, exact, strict=True))
     assert all(x >= y for x, p in zip(found, exact, strict=True) for y, q in zip(found, exact, strict=True) if p > q)
 
@@ -30,7 +30,7 @@ def test_percents_are_whole_sum_to_100_and_lie_within_one(row: list[float]) -> N
 @given(st.integers(0, 2**62), st.integers(1, 20), st.integers(2, 6), st.floats(0.01, 50))
 def test_draws_are_what_can_be_told(seed: int, count: int, principles: int, alpha: float) -> None:
     names = [f"p{k}" for k in range(principles)]
-    for row in drawn(seed, count, principles, alpha):
+    for row in drawn(seed, count, principles, alpha, 100):
         assert (
             spoken(names, row)
             == f"What counts: {', '.join(f'{n} {round(100 * x)}%' for n, x in zip(names, row, strict=True))}."
@@ -41,7 +41,7 @@ def test_draws_are_what_can_be_told(seed: int, count: int, principles: int, alph
 def test_draws_are_dirichlet() -> None:
     """Mean 1 / K and variance (K - 1) / (K² (K α + 1)) of each, up to rounding and 4 standard errors."""
     for alpha in (0.3, 1.0, 4.0):
-        first = [row[0] for row in drawn(5, 4000, 3, alpha)]
+        first = [row[0] for row in drawn(5, 4000, 3, alpha, 100)]
         mean = sum(first) / 4000
         variance = sum((x - mean) ** 2 for x in first) / 4000
         wanted = 2 / (9 * (3 * alpha + 1))
@@ -64,7 +64,7 @@ def test_a_text_policy_is_the_same_model_at_all_weights() -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_steering(tmp_path) is None
-    for made in (TEXT, Steering("lora", ("a", "b", "c"), (0.2, 0.3, 0.5))):
+    for made in (TEXT, Steering("text", NAMES, (1.0, 0.0), 4), Steering("lora", ("a", "b", "c"), (0.2, 0.3, 0.5))):
         made.write(tmp_path)
         found = read_steering(tmp_path)
         assert found == made and found is not None and found.folder == tmp_path
@@ -85,3 +85,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_weights_that_cannot_be(weights: dict[str, float], says: str) -> None:
     with pytest.raises(UserError, match=says):
         TEXT.told([USER], weights)
+
+
+def test_a_policy_that_knows_tenths_is_told_tenths() -> None:
+    tenths = Steering("text", NAMES, (0.5, 0.5), 10)
+    assert (
+        tenths.told([USER], {"detail": 1, "conciseness": 7})[0]["content"]
+        == "What counts: detail 10%, conciseness 90%."
+    )
+    assert {round(10 * x, 9) % 1 for row in drawn(3, 50, 3, 1.0, 10) for x in row} == {0}
