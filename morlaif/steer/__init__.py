@@ -1,1 +1,1 @@
-"""Policies for many weights of their principles: grids of weights, merging policies, and one policy that is told them."""
+"""Policies for many weights of their principles: grids of weights, merging policies, one policy that is told them."""
