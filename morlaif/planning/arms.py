@@ -108,6 +108,13 @@ class PlannedArm:
         points = {column.name: reward.schedule[column.part] for column in columns}
         return ScalarizerSettings(name=SCHEDULED.rpartition(".")[2], function=SCHEDULED, params={"points": points})
 
+    def reads_sft_scores(self, name: str) -> bool:
+        """Whether its objective, or one that its run's evaluation compares with it, needs SFT's own scores."""
+        if self.labels in WHOLE or self.by_rubric:
+            return False
+        compared = self.config.eval.scalarizers.values()
+        return any(resolve(one).reads_sft_scores for one in (self.scalarizer(name), *compared))
+
     def read(self, name: str, usual: ScalarizerSettings) -> ArmRead:
         """What an evaluation reads of it, in a run of the scalarizer `usual`."""
         own = self.scalarizer(name)

@@ -92,6 +92,12 @@ def check_objective(config: Config, reward: RewardLayout, trains: bool) -> None:
             f"scalarizer {scalarizer.name} is none: use scalarizer=linear, or ppo.gradient_weights=none"
         )
     if config.weights.normalizer == "group":
+        if scalarizer.reads_sft_scores:
+            raise UserError(
+                f"scalarizer {scalarizer.name} compares scores with those of the SFT policy's responses, and "
+                "weights.normalizer=group leaves of each only how it differs from its neighbours: use "
+                "weights.normalizer=frozen or running"
+            )
         if config.ppo.samples_per_prompt < 2:
             raise UserError(
                 "weights.normalizer=group normalises within the answers to one prompt, and "

@@ -146,7 +146,7 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         from_labels = stages["feedback"] if arm.config.weights.method == "regressed" else []
         weighs = []
         if arm.method.rewarded:
-            weigh = WeighReads(weights=arm.config.weights, **scored)
+            weigh = WeighReads(weights=arm.config.weights, sft_scores=arm.reads_sft_scores(name), **scored)
             weighs = [units.add(WEIGH, weigh, [data, sft, respond, *stages["pm"], *from_labels], of=name)]
         weighed += weighs
         shared = of_people if arm.labels == "human" else common

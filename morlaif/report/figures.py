@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from morlaif.naming import is_own
-from morlaif.report import training
+from morlaif.report import moving, training
 from morlaif.report.analysis import measured
 from morlaif.report.data import RunData
 from morlaif.report.drawing import Series, dots, figure, heatmap, legend
@@ -170,6 +170,7 @@ FIGURES: Mapping[str, Callable[[RunData], Figure | None]] = {  # None: the run h
     "training_principles": training.principles,
     "training_updates": training.updates,
     "training_distributions": training.distributions,
+    "training_weights": moving.figure,
     "training_reward": training.parts_of_reward,
     "training_cosines": training.advantage_cosines,
     "training_kept": training.kept_policies,

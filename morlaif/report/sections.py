@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from morlaif.report import analysis, by_n, figures, steps, tables
+from morlaif.report import analysis, by_n, figures, moving, steps, tables
 from morlaif.report import labels as about_labels
 from morlaif.report.data import RunData, words
 from morlaif.report.section import Drawing, Section
@@ -89,6 +89,8 @@ def training(run: RunData) -> Section:
             "curve_rows": tables.curve_rows(run),
             "principle_curve_rows": tables.principle_curve_rows(run),
             "epoch_rows": steps.epoch_rows(run),
+            "moving_rows": moving.weight_rows(run),
+            "constraint_rows": moving.constraint_rows(run),
             "part_rows": steps.part_rows(run),
             "first": run.label(run.policy),
             "drawn": [run.label(arm) for arm in run.drawn] if run.many else [],

@@ -364,6 +364,7 @@ def spoken(run: RunData, figure: str) -> str:
         "training_principles": "Score of each preference model over the steps of training",
         "training_updates": "Figures of each update over the steps: divergence, clips, entropy, gradients, critic",
         "training_distributions": "Spread of the shaped rewards and of the advantages over the steps of training",
+        "training_weights": "Weight of each principle over the steps, and how far each constraint is kept",
         "training_reward": "Each principle over the steps: whether it decides, its share of the variance, its cosine",
         "training_cosines": "Cosine of the advantages of each two principles",
         "training_kept": "What policies kept on the way gained, over the root of their KL to SFT",

@@ -37,7 +37,7 @@ def overview(run: RunData) -> Figure:
     axes[-1, 0].set_xlabel(f"{run.trained_by} step")
     axes[-1, 0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     made.align_ylabels()
-    _arm_legend(made, run)
+    arm_legend(made, run)
     return made
 
 
@@ -65,19 +65,19 @@ def updates(run: RunData) -> Figure | None:
     for key in shown:
         panel = next(panels)
         for index, arm in enumerate(run.drawn):
-            points = _thinned([p for row in run.diagnostics[arm] for p in _points(row, key)])
+            points = thinned([p for row in run.diagnostics[arm] for p in _points(row, key)])
             if points:
-                panel.plot(*zip(*points, strict=True), color=PALETTE.of(index), linestyle=_dashes(index), linewidth=1.1)
+                panel.plot(*zip(*points, strict=True), color=PALETTE.of(index), linestyle=dashes(index), linewidth=1.1)
     for key in steps:
         _curves(panel := next(panels), run, key)
         panel.tick_params(labelsize=7)
-    _arm_legend(made, run)
+    arm_legend(made, run)
     return made
 
 
 def distributions(run: RunData) -> Figure | None:
     """Of the policy: median, half and four fifths of the rewards and advantages of each step."""
-    rows = _thinned(run.diagnostics[run.policy])
+    rows = thinned(run.diagnostics[run.policy])
     shown = [key for key in DISTRIBUTIONS if rows and key in rows[0]]
     if not shown:
         return None
@@ -110,7 +110,7 @@ def parts_of_reward(run: RunData) -> Figure | None:
     for name, panel in zip(names, panels, strict=True):
         panel.axhline(0, color=PALETTE.muted, linewidth=0.8, linestyle=(0, (3, 3)))
         for kind in kinds:
-            points = _thinned([(row["step"], row[key]) for row in rows if (key := f"{kind}/{name}") in row])
+            points = thinned([(row["step"], row[key]) for row in rows if (key := f"{kind}/{name}") in row])
             if points:
                 panel.plot(*zip(*points, strict=True), linewidth=1.2, **looks[kind])
     handles = [Line2D([], [], **looks[kind]) for kind in kinds]
@@ -140,13 +140,13 @@ def kept_policies(run: RunData) -> Figure | None:
             if not points:
                 continue
             x, y, low, high = zip(*[(0.0, start, start, start), *points], strict=True)
-            panel.plot(x, y, color=PALETTE.of(index), linestyle=_dashes(index), marker="o", markersize=3)
+            panel.plot(x, y, color=PALETTE.of(index), linestyle=dashes(index), marker="o", markersize=3)
             panel.fill_between(x, low, high, color=PALETTE.of(index), alpha=0.12, linewidth=0)
         panel.set_ylabel(label)
         panel.yaxis.set_major_locator(MaxNLocator(4))
     axes[-1, 0].set_xlabel("√KL to SFT")
     made.align_ylabels()
-    _arm_legend(made, run)
+    arm_legend(made, run)
     return made
 
 
@@ -175,7 +175,7 @@ def _points(row: Mapping[str, Any], key: str) -> Iterator[tuple[float, float]]:
             yield row["step"] - 1 + (place + 1) / len(values), max(value, FLOOR.get(key, -np.inf))
 
 
-def _thinned(points: Sequence[Any]) -> list[Any]:
+def thinned(points: Sequence[Any]) -> list[Any]:
     """Every n-th of them, the last among them."""
     every = -(-len(points) // POINTS)
     return list(points[::-1][::every])[::-1] if every > 1 else list(points)
@@ -185,15 +185,15 @@ def _curves(axes: Axes, run: RunData, key: str) -> None:
     for index, arm in enumerate(run.drawn):
         points = [(row["step"], row[key]) for row in run.curves[arm] if row.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=PALETTE.of(index), linestyle=_dashes(index))
+            axes.plot(*zip(*points, strict=True), color=PALETTE.of(index), linestyle=dashes(index))
     axes.tick_params(axis="y", labelcolor=PALETTE.muted, labelsize=8)
 
 
-def _dashes(arm: int) -> Any:
+def dashes(arm: int) -> Any:
     return "-" if arm == 0 else (0, (4, 1.5))
 
 
-def _arm_legend(made: Figure, run: RunData) -> None:
+def arm_legend(made: Figure, run: RunData) -> None:
     if len(run.drawn) > 1:
-        handles = [Line2D([], [], color=PALETTE.of(i), linestyle=_dashes(i)) for i in range(len(run.drawn))]
+        handles = [Line2D([], [], color=PALETTE.of(i), linestyle=dashes(i)) for i in range(len(run.drawn))]
         names_above(made, handles, [run.label(arm) for arm in run.drawn])

@@ -4,7 +4,8 @@ Each takes `rewards` (B, K), the normalised scores already multiplied by their w
 positive: a negative weight has flipped its score before), and returns (B,). All are differentiable, work at B = 1 and
 K = 1, and reduce over principles only, so a row's value never depends on the rest of the batch.
 Parameters are keyword-only and annotated; the registry checks the YAML against them. A function that has a parameter
-`names`, `weights` or `state` gets the names of the columns, their weights, or what it has learnt from the objective.
+`names`, `weights`, `state` or `sft_scores` gets the names of the columns, their weights, what it has learnt, or the
+scores of the SFT policy's responses, from the objective.
 Each declares its properties (see `morlaif.scalarize.registry.Properties`); the tests prove or refute each declaration.
 """
 
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from morlaif.errors import UserError
 from morlaif.scalarize.registry import PrincipleName, State, properties, stateful
-from morlaif.settings import Coefficient, Decay, Number, Positive, Share, Temperature, Whole
+from morlaif.scalarize.shares import most, relative
+from morlaif.settings import Coefficient, Decay, Number, Part, Positive, Share, Temperature, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -209,9 +212,13 @@ def _multipliers(
             f"scalarizer.params.thresholds holds {len(thresholds)} numbers for {len(constraints)} constraints "
             f"({', '.join(constraints)}); give one for each"
         )
+    return {"lambda": _started(constraints, initial, maximum)}
+
+
+def _started(names: Iterable[str], initial: float, maximum: float) -> dict[str, float]:
     if initial > maximum:
         raise UserError(f"scalarizer.params.initial: {initial:g} is above maximum: {maximum:g}")
-    return {"lambda": dict.fromkeys(constraints, float(initial))}
+    return dict.fromkeys(names, float(initial))
 
 
 def _dual_ascent(
@@ -230,9 +237,13 @@ def _dual_ascent(
     moved = {}
     for (name, multiplier), threshold in zip(state["lambda"].items(), thresholds, strict=True):
         cost = threshold - rewards[:, names.index(name)].double().mean().item()
-        exponent = min(math.log(multiplier) + step_size * multiplier * cost, math.log(maximum))
-        moved[name] = math.exp(max(exponent, -30.0))  # never zero, from where no product comes back
+        moved[name] = _ascended(multiplier, cost, step_size, maximum)
     return {"lambda": moved}
+
+
+def _ascended(multiplier: float, cost: float, step_size: float, maximum: float) -> float:
+    exponent = min(math.log(multiplier) + step_size * multiplier * cost, math.log(maximum))
+    return math.exp(max(exponent, -30.0))  # never zero, from where no product comes back
 
 
 @stateful(start=_multipliers, update=_dual_ascent)
@@ -259,6 +270,63 @@ def lagrangian(
     for name, threshold, multiplier in zip(constraints, thresholds, multipliers, strict=True):
         value = value - multiplier * (threshold - rewards[..., names.index(name)])
     return value / (1 + sum(multipliers)) if rescale else value
+
+
+Levels = Annotated[dict[PrincipleName, Positive], Field(min_length=1)]  # of what the SFT policy has, by principle
+
+
+def _levels(*, hold: Levels, bar: Part | None, initial: Positive, maximum: Positive) -> State:
+    for name, level in hold.items():
+        if level >= most(bar):
+            raise UserError(f"scalarizer.params.hold.{name}={level:g}: give less than {most(bar):.3g}, which is all")
+    return {"lambda": _started(hold, initial, maximum), "level": dict.fromkeys(hold, 1.0)}
+
+
+def _ascent_by_level(
+    rewards: Tensor,
+    *,
+    hold: Levels,
+    bar: Part | None,
+    step_size: Positive,
+    maximum: Positive,
+    names: tuple[str, ...],
+    state: State,
+    sft_scores: Tensor,
+) -> State:
+    """As of `lagrangian`, the cost being level - mean ratio to the SFT policy's; "level" is that ratio, for the log."""
+    multipliers, levels = {}, {}
+    for name, level in hold.items():
+        own, sft = (scores[:, names.index(name)].double() for scores in (rewards, sft_scores))
+        levels[name] = relative(own, sft, bar).mean().item()
+        multipliers[name] = _ascended(state["lambda"][name], level - levels[name], step_size, maximum)
+    return {"lambda": multipliers, "level": levels}
+
+
+@stateful(start=_levels, update=_ascent_by_level)
+@properties(monotone=True, symmetric=False, homogeneous=False, bounds="none")
+def constrained(
+    rewards: Tensor,
+    *,
+    objectives: Principles | None,
+    hold: Levels,
+    bar: Part | None,
+    rescale: bool,
+    names: tuple[str, ...],
+    state: State,
+    sft_scores: Tensor,
+) -> Tensor:
+    """r - Σ λ_j (ℓ_j - v_j): the Lagrangian of keeping each principle j of `hold` at ℓ_j times the SFT policy's.
+
+    v_j is `relative`: how often the response beats those of the SFT policy under j, over the 1/2 that these have among
+    themselves; with a `bar`, whether it reaches that quantile of theirs, over the share of theirs that do. The rest is
+    as in `lagrangian`.
+    """
+    chosen = [name for name in names if name not in hold] if objectives is None else objectives
+    value = rewards[..., [names.index(name) for name in chosen or hold]].mean(-1)
+    for name, level in hold.items():
+        k = names.index(name)
+        value = value - state["lambda"][name] * (level - relative(rewards[..., k], sft_scores[:, k], bar))
+    return value / (1 + sum(state["lambda"].values())) if rescale else value
 
 
 Points = dict[PrincipleName, Annotated[list[tuple[Whole, Coefficient]], Field(min_length=1)]]  # step, factor

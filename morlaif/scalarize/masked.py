@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def check_maskable(scalarizer: Scalarizer, key: str = "scalarizer") -> None:
     """
     Raises:
-        UserError: it reads the names of its columns, or keeps a state of them.
+        UserError: it reads the names of its columns, or keeps a state of them, or compares them with those of SFT.
     """
-    if context_of(scalarizer.function) & {"names", "state"}:
+    if context_of(scalarizer.function) & {"names", "state", "sft_scores"}:
         raise UserError(
             f"{key}: {scalarizer.name} knows its principles by name, and criteria differ from prompt to prompt; take "
             "one that does not, such as linear, max_min, soft_max_min, lower_quantile, log_sum_exp or cvar"

@@ -51,6 +51,7 @@ class Objective:
     normalizer: Normalizer = "frozen"
     responses: int = 0  # how many responses mean and scale were taken from
     models: tuple[str, ...] = ()  # where each score comes from, where that has another name; (): from `names`
+    sft_scores: Tensor | None = None  # (N, K) raw scores of the SFT policy's responses, where the scalarizer reads them
     state: State = field(init=False)  # of the normaliser and of the scalarizer; see `observe`
 
     def __post_init__(self) -> None:
@@ -70,6 +71,15 @@ class Objective:
             raise UserError(f"objective: weight of '{name}' is negative; give it direction -1 and a positive weight")
         if not (self.weight > 0).any():
             raise UserError("objective: every weight is zero; at least one principle must count")
+        if self.sft_scores is not None:
+            self.sft_scores = torch.as_tensor(self.sft_scores, dtype=torch.float32)
+            if self.sft_scores.ndim != 2 or self.sft_scores.shape[1] != len(self.names) or not len(self.sft_scores):
+                raise UserError(f"objective: `sft_scores` must be of shape (responses, {len(self.names)})")
+        elif isinstance(self.scalarizer, Scalarizer) and self.scalarizer.reads_sft_scores:
+            raise UserError(
+                f"scalarizer '{self.scalarizer.name}' reads the scores of the SFT policy's responses, and the weights "
+                "were made without them: build `weigh` again, or use another scalarizer"
+            )
         self.state = {"normalizer": {}, "scalarizer": {}}
         if self.normalizer == "running":
             self.state["normalizer"] = running.start(self.names, self.mean, self.scale, self.responses)
@@ -165,7 +175,8 @@ class Objective:
     def _scalarize(self, weighted: Tensor, names: tuple[str, ...], weights: Tensor) -> Tensor:
         """(B, K') weighted scores of `names`, with weights (K',) or (B, K') -> (B,)."""
         if isinstance(self.scalarizer, Scalarizer):
-            value = self.scalarizer(weighted, names, weights, self.state["scalarizer"])
+            state, sft = self.state["scalarizer"], self._sft_scores(weighted)
+            value = self.scalarizer(weighted, names, weights, state, sft)
         else:
             value = self.scalarizer(weighted)
         if value.shape != (len(weighted),):
@@ -196,7 +207,7 @@ class Objective:
         if self._learns and isinstance(self.scalarizer, Scalarizer):
             weighted = self.weigh(self.normalize(scores))
             self.state["scalarizer"] = self.scalarizer.update(
-                weighted, self.active, self._weights(weighted), self.state["scalarizer"]
+                weighted, self.active, self._weights(weighted), self.state["scalarizer"], self._sft_scores(weighted)
             )
 
     def state_dict(self) -> State:
@@ -229,14 +240,18 @@ class Objective:
                 raise UserError(f"the objective has no principle '{name}' (it has: {has}).{suggest(name, self.names)}")
         index = torch.tensor([self.names.index(name) for name in names], dtype=torch.long)
         models = tuple(self.models[k] for k in index.tolist()) if self.models else ()
-        return replace(self, names=tuple(names), models=models, **{key: getattr(self, key)[index] for key in VECTORS})
+        fields = {key: getattr(self, key)[index] for key in VECTORS}
+        reference = None if self.sft_scores is None else self.sft_scores[:, index]
+        return replace(self, names=tuple(names), models=models, sft_scores=reference, **fields)
 
     def save(self, path: Path, **details: Any) -> None:
         """Write names, statistics, normaliser and weights as JSON, with `details` beside them.
 
         Neither the scalarizer nor the state is part of it.
         """
-        known = {"normalizer": self.normalizer, "responses": self.responses}
+        known: dict[str, Any] = {"normalizer": self.normalizer, "responses": self.responses}
+        if self.sft_scores is not None:
+            known["sft_scores"] = self.sft_scores.tolist()
         fields = {key: getattr(self, key).tolist() for key in VECTORS}
         path.write_text(json.dumps({"names": list(self.names), **fields, **known, **details}, indent=2) + "\n")
 
@@ -247,7 +262,7 @@ class Objective:
         fields: dict[str, Any] = {key: torch.tensor(stored[key]) for key in VECTORS}
         objective = cls(
             names=tuple(stored["names"]), scalarizer=scalarizer, normalizer=stored["normalizer"],
-            responses=stored["responses"], **fields,
+            responses=stored["responses"], sft_scores=stored.get("sft_scores"), **fields,
         )  # fmt: skip
         return objective if names is None else objective.select(names)
 
@@ -258,6 +273,16 @@ class Objective:
 
     def _weights(self, like: Tensor) -> Tensor:
         return self.weight[..., self.counts].to(like)
+
+    def _sft_scores(self, like: Tensor) -> Tensor | None:
+        """(N, K') SFT's scores as the scalarizer would get them now."""
+        if self.sft_scores is None:
+            return None
+        if self.weight.ndim == 2:
+            raise UserError(
+                "objective: a scalarizer that compares with SFT's scores wants the same weights in each row"
+            )
+        return self.weigh(self.normalize(self.sft_scores.to(like)))
 
     def _check(self, scores: Tensor) -> None:
         if scores.ndim != 2 or scores.shape[-1] != len(self.names):

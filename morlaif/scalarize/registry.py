@@ -12,6 +12,8 @@ One that learns from the scores it has seen is a function of them and of a `stat
 
 A state is a dictionary of numbers, texts, lists and dictionaries, so that it is checkpointed and read as JSON. The
 parameters in YAML are those of all three; each gets the ones that its signature has.
+
+One with a parameter `sft_scores` gets the scores (N, K) of the SFT policy's responses, in the unit of `rewards`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 State = dict[str, Any]  # JSON: numbers, texts, lists, dictionaries
 PrincipleName = NewType("PrincipleName", str)  # a parameter that must name a principle of the run
-CONTEXT = ("names", "weights", "state")  # parameters that the objective supplies
+CONTEXT = ("names", "weights", "state", "sft_scores")  # parameters that the objective supplies
+GRID = 199  # scores of an SFT policy that nobody gave
 HOME = "morlaif.scalarize.functions"
 
 
@@ -87,31 +90,42 @@ class Scalarizer:
     def stateful(self) -> bool:
         return hasattr(self.function, "start")
 
+    @property
+    def reads_sft_scores(self) -> bool:
+        """Whether it needs the scores of the SFT policy's responses."""
+        return "sft_scores" in context_of(self.function)
+
     def __call__(
         self,
         rewards: Tensor,
         names: Sequence[str] | None = None,
         weights: Tensor | None = None,
         state: State | None = None,
+        sft_scores: Tensor | None = None,
     ) -> Tensor:
-        """(B, K) -> (B,). `names` and `weights` (K,) are needed by those functions alone that read them.
+        """(B, K) -> (B,). `names`, `weights` (K,) and `sft_scores` (N, K) are needed by those alone that read them.
 
-        Without `state` a stateful one is as it was at the start.
+        Without `state` a stateful one is as it was at the start; without `sft_scores` the SFT policy's scores are taken
+        for normal with deviation 1, which is what normalising on them comes to about.
         """
         state = self.start(names) if state is None and self.stateful else state
-        return self._call(self.function, rewards, names=names, weights=weights, state=state)
+        return self._call(self.function, rewards, names=names, weights=weights, state=state, sft_scores=sft_scores)
 
     def start(self, names: Sequence[str] | None) -> State:
         """The state before any score was seen; empty for a function that keeps none."""
         start = getattr(self.function, "start", None)
         return {} if start is None else self._plain(self._call(start, names=names))
 
-    def update(self, rewards: Tensor, names: Sequence[str], weights: Tensor, state: State) -> State:
+    def update(
+        self, rewards: Tensor, names: Sequence[str], weights: Tensor, state: State, sft_scores: Tensor | None = None
+    ) -> State:
         """The state once the weighted scores `rewards` (B, K) were seen; the one given stays as it is."""
         update = getattr(self.function, "update", None)
         if update is None:
             return state
-        return self._plain(self._call(update, rewards, names=names, weights=weights, state=state))
+        return self._plain(
+            self._call(update, rewards, names=names, weights=weights, state=state, sft_scores=sft_scores)
+        )
 
     def check(self, names: Sequence[str]) -> None:
         """Every parameter that names a principle names one of `names`, and the start state can be made."""
@@ -136,6 +150,8 @@ class Scalarizer:
             if context["names"] is None:
                 raise UserError(f"scalarizer '{self.name}' reads the principles' names: call it through an Objective")
             context["names"] = tuple(context["names"])
+        if "sft_scores" in wanted and context.get("sft_scores") is None:
+            context["sft_scores"] = _normal(rewards[0])
         given = {**self.params, **context}
         return function(*rewards, **{key: given[key] for key in wanted if key in given})
 
@@ -164,6 +180,14 @@ def resolve(settings: ScalarizerSettings, names: Sequence[str] | None = None) ->
     if names is not None:
         scalarizer.check(names)
     return scalarizer
+
+
+def _normal(like: Tensor) -> Tensor:
+    """(N, K) quantiles of a standard normal, the same in each column."""
+    import torch
+
+    shares = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
+    return torch.special.ndtri(shares).to(like)[:, None].expand(-1, like.shape[-1])
 
 
 def _parts(function: Callable[..., Any]) -> list[Callable[..., Any]]:

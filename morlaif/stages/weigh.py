@@ -20,6 +20,7 @@ from morlaif.units.unit import Stage, Unit
 @dataclass(frozen=True, kw_only=True)
 class WeighReads(ScoringReads):
     weights: WeightsSettings
+    sft_scores: bool = False  # whether a scalarizer reads the scores of the SFT responses, which are then kept
 
 
 @dataclass(frozen=True)

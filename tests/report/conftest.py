@@ -239,6 +239,7 @@ def write_artifacts(
             row |= {f"score/{name}": rng.normal(0.9 - 0.1 * k, 0.02) * grown for k, name in enumerate(keys)}
             kinds = ("decides", "variance_share", "advantage_cosine") if len(keys) > 1 else ()
             row |= {f"{kind}/{name}": rng.uniform(0, 2 / len(keys)) for kind in kinds for name in keys}
+            row |= {f"objective/factor/{name}": 1 + 0.1 * k * grown for k, name in enumerate(keys) if len(keys) > 1}
             row |= {"ended": 0.9, "ratio_max": 1.5, "explained_variance": -0.3, "clip_fraction": 0.1}
             lines.append(json.dumps({key: float(value) for key, value in row.items()} | {"step": step}) + "\n")
             tables.append(json.dumps({"step": step, **step_details(rng, keys)}) + "\n")

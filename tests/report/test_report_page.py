@@ -335,7 +335,7 @@ def test_the_record_of_the_run_is_filled_in_and_replaced(built, run_record, host
 def test_small_runs_have_a_page_too(artifacts, config, tmp_path, options):
     html, page = build(artifacts(**options), config, tmp_path / "out")
     alone = len(options.get("principles", "many")) == 1 or options.get("arms") == ("single",)
-    left_out = 5 if alone else 2 if options.get("arms") == ("single", "multi") else 0  # nothing to compare
+    left_out = 6 if alone else 2 if options.get("arms") == ("single", "multi") else 0  # nothing to compare
     assert page.misnested == [] and len(page.all("figure")) == len(FIGURES) - len(ELSEWHERE) - left_out
     assert "nan" not in page.text.lower().split() and "None" not in html.split('id="config"')[0]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morlaif.report.steps import quantiles
-from morlaif.report.training import POINTS, _thinned
+from morlaif.report.training import POINTS, thinned
 from morlaif.rl.health import LEAST, SIGNS, findings
 
 
@@ -21,8 +21,8 @@ def test_quantiles_are_those_of_values_spread_evenly_in_each_bin(counts, share):
 
 
 @given(st.integers(1, 5000))
-def test_a_thinned_line_is_short_and_keeps_its_end(size):
-    kept = _thinned(list(range(size)))
+def test_athinned_line_is_short_and_keeps_its_end(size):
+    kept = thinned(list(range(size)))
     assert len(kept) <= POINTS and kept[-1] == size - 1 and kept == sorted(set(kept))
 
 

@@ -238,10 +238,11 @@ def test_a_left_out_principle_cannot_be_a_constraint() -> None:
 
 def stateful_ones() -> list[Objective]:
     learnt = [objective(lagrangian(), normalizer="running"), objective(lagrangian()), objective(normalizer="running")]
-    return [*learnt, objective(configured("scheduled")), objective(configured("hypervolume"))]
+    learnt += [objective(configured("scheduled")), objective(configured("hypervolume"))]
+    return [*learnt, objective(configured("constrained"), sft_scores=torch.cat(batches(3)))]
 
 
-@pytest.mark.parametrize("kind", range(5))
+@pytest.mark.parametrize("kind", range(6))
 def test_a_state_goes_through_json_and_goes_on_bit_for_bit(kind: int) -> None:
     unbroken, killed, resumed = (stateful_ones()[kind] for _ in range(3))
     steps = batches(6)

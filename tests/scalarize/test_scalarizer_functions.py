@@ -9,6 +9,7 @@ import random
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,6 +118,22 @@ def lagrangian(r, names, objectives, constraints, thresholds, initial, rescale, 
     return value / total if rescale else value
 
 
+def constrained(r, names, objectives, hold, bar, initial, rescale, **_):
+    """With SFT's scores at 199 quantiles of a normal, as where none are given."""
+    sft = [statistics.NormalDist().inv_cdf((k + 0.5) / 199) for k in range(199)]
+    chosen = objectives or [n for n in names if n not in hold] or hold
+    value = mean([r[names.index(n)] for n in chosen])
+    for name, level in hold.items():
+        x = r[names.index(name)]
+        if bar is None:
+            share = np.interp(x, sft, [(k + 0.5) / 199 for k in range(199)], left=0, right=1) / 0.5
+        else:
+            edge = min(e for e in sft if sum(s <= e for s in sft) >= bar * 199 - 1e-6)
+            share = (x >= edge) / mean([s >= edge for s in sft])
+        value -= initial * (level - share)
+    return value / (1 + initial * len(hold)) if rescale else value
+
+
 # (row, names, weights, parameters) -> value. The paper's seven stand first, as the formulas of arXiv 2406.07295.
 ORACLES = {
     "linear": lambda r, n, w, p: sum(r),
@@ -140,6 +157,7 @@ ORACLES = {
     "gated": lambda r, n, w, p: gated(r, n, **p),
     "single": lambda r, n, w, p: r[n.index(p["principle"])],
     "lagrangian": lambda r, n, w, p: lagrangian(r, n, **p),
+    "constrained": lambda r, n, w, p: constrained(r, n, **p),
     # as they are at the start; `test_objective_state` has the steps after it
     "scheduled": lambda r, n, w, p: sum(x * p["points"].get(k, [(1, 1.0)])[0][1] for k, x in zip(n, r, strict=True)),
     "hypervolume": lambda r, n, w, p: sum(r),
@@ -162,6 +180,7 @@ VARIANTS = {
     "mean_minus_std": [{"penalty": 0.2}],
     "gated": [{"threshold": 1.0}],
     "lagrangian": [{"rescale": False, "initial": 3.0}, {"thresholds": [-2.0], "initial": 0.01}],
+    "constrained": [{"rescale": False, "initial": 3.0}, {"hold": {"toxicity": 1.4}, "bar": 0.4}, {"bar": 0.1}],
     "scheduled": [{"points": {"toxicity": [[5, 3.0]]}}],
     "hypervolume": [{"below": 0.5}],
 }
@@ -171,6 +190,7 @@ WIDE = {
     "gated": [{"gates": ["empathy", "toxicity"], "threshold": 0.3}],
     "single": [{"principle": "empathy"}],
     "lagrangian": [{"constraints": ["toxicity", "helpfulness"], "thresholds": [0.4, -0.2], "objectives": ["empathy"]}],
+    "constrained": [{"hold": {"toxicity": 0.5, "helpfulness": 1.2}, "objectives": ["empathy"]}],
 }
 SIZES = (1, 2, 3, 4, 7, 12)
 BATCHES = (1, 1, 2, 3, 60)
@@ -178,7 +198,8 @@ BATCHES = (1, 1, 2, 3, 60)
 
 def columns(name: str, size: int) -> tuple[str, ...]:
     """Names of `size` columns, among them those that the preset names."""
-    return PRINCIPLES[:size] if name not in ("gated", "lagrangian", "scheduled") or size > 1 else ("toxicity",)
+    named = ("gated", "lagrangian", "constrained", "scheduled")
+    return PRINCIPLES[:size] if name not in named or size > 1 else ("toxicity",)
 
 
 def compare(name: str, params: dict, size: int, rows: int, rng: random.Random) -> None:

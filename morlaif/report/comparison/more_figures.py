@@ -11,6 +11,7 @@ from morlaif.report.comparison.charts import Chart, Dots, Heatmap, Line, Lines, 
 from morlaif.report.comparison.data import Arm, ComparedRuns, mean_of
 from morlaif.report.comparison.figures import PLAIN, covered
 from morlaif.report.data import words
+from morlaif.report.moving import KINDS, weights
 
 MOST_POINTS = 120  # of a curve; longer ones are thinned for the page, not for the data
 
@@ -185,6 +186,24 @@ def principle_curves(data: ComparedRuns) -> Chart | None:
         "Score of the rollouts by each preference model, in standard deviations of SFT’s responses; 0 is where "
         "training began. The single model’s policy has no such scores during training." + _bands(data),
         panels, "step", "number", columns=3, same_scale=True,
+    )  # fmt: skip
+
+
+def weight_curves(data: ComparedRuns) -> Chart | None:
+    """Of the arms whose weights move: one that holds all its weights is drawn nowhere."""
+    moving = [arm for arm in data.trained if any(weights(one.run.curves[one.name]) for one in arm.policies)]
+    panels = []
+    for name in data.principles:
+        found = (_curve(arm, f"{kind}{name}") for arm in moving for kind in KINDS)
+        if lines := [line for line in found if line]:
+            panels.append(LinesPanel(words(name), lines))
+    if not panels:
+        return None
+    return Lines(
+        "weight_curves", "Weights that move",
+        "What each principle counts for at each step: multipliers of constraints, factors of a schedule or of the "
+        "hypervolume, weights by gradients. Each is in the unit of its own objective." + _bands(data),
+        panels, "PPO step", "number", columns=3,
     )  # fmt: skip
 
 

@@ -31,7 +31,16 @@ class Sample:
 
 _JOBS = re.compile(r"<!--jobs-->.*?<!--/jobs-->", re.DOTALL)
 _SECTIONS: Sequence[tuple[str, str, tuple[Callable[[ComparedRuns], Any], ...]]] = (
-    ("training", "Training", (more_figures.curves, more_figures.win_against_kl, more_figures.principle_curves)),
+    (
+        "training",
+        "Training",
+        (
+            more_figures.curves,
+            more_figures.win_against_kl,
+            more_figures.principle_curves,
+            more_figures.weight_curves,
+        ),
+    ),
     ("policies", "Policies", (figures.win_rates, figures.win_matrix, more_figures.strengths, figures.human_win_rates)),
     ("models", "Preference models", (figures.objective_accuracy, figures.principle_accuracy)),
     ("principles", "Principles", (more_figures.changes, more_figures.pareto, figures.ablation, figures.correlations)),

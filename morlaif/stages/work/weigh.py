@@ -71,6 +71,7 @@ def build(job: WeighJob) -> dict[str, Any]:
     objective = Objective(
         tuple(names), mean_, scale_, direction_, weight_, linear,
         normalizer=settings.normalizer, responses=len(responses),
+        sft_scores=torch.tensor(scores, dtype=torch.float32) if job.reads.sft_scores else None,
     )  # fmt: skip
     if counted := score.take_facts():
         details["ratings"] = dict(counted)
