@@ -91,6 +91,11 @@ def check_objective(config: Config, reward: RewardLayout, trains: bool) -> None:
             f"ppo.gradient_weights={config.ppo.gradient_weights} weighs a sum of the principles anew at each step, and "
             f"scalarizer {scalarizer.name} is none: use scalarizer=linear, or ppo.gradient_weights=none"
         )
+    if scalarizer.reads_sft_scores and config.ppo.steer.kind != "none":
+        raise UserError(
+            f"scalarizer {scalarizer.name} holds principles at a level, and ppo.steer.kind={config.ppo.steer.kind} "
+            "gives each prompt weights of its own: use another scalarizer, or ppo.steer.kind=none"
+        )
     if config.weights.normalizer == "group":
         if scalarizer.reads_sft_scores:
             raise UserError(

@@ -17,8 +17,9 @@ def run(rows: list[dict[str, float]], scalarizer: dict[str, Any], **weigh: list)
     """A run of two arms, of which the second has one score and no weights that move."""
     other = [{"step": step + 1, "reward": 0.1 * step} for step in range(STEPS)]
     facts = {"names": ["detail", "toxicity"], "direction": [1.0, 1.0], "weight": [1.0, 1.0]} | weigh
+    arms = ["morlaif", "rlaif"]
     return SimpleNamespace(
-        arms=["morlaif", "rlaif"], drawn=["morlaif", "rlaif"], curves={"morlaif": rows, "rlaif": other}, config={"scalarizer": scalarizer},
+        arms=arms, drawn=arms, curves={"morlaif": rows, "rlaif": other}, config={"scalarizer": scalarizer},
         details=SimpleNamespace(weights={"morlaif": SimpleNamespace(**facts)}), label=str.upper,
     )  # fmt: skip
 
