@@ -25,6 +25,7 @@ MOST_SETTINGS = 1144  # written in conf/, wordings included
 GIVEN = {  # what a preset leaves to its user
     "experiment=local": ["model.path=m", "judge.path=j", "data.path=d.jsonl"],
     "model=hf": ["model.path=m"],
+    "feedback=trained": ["feedback.path=m"],
 }
 
 

@@ -213,20 +213,24 @@ class LetterModel:
         positions: torch.Tensor,
         cache: Any,
         last: Sequence[int] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """The logits (N, V) at place `last` of each row; without it, of no use but for what `cache` then holds."""
+        """The logits (N, V) at place `last` of each row; without it, of no use but for what `cache` then holds.
+
+        With `rows`, as many as `last`: at place last[i] of row rows[i].
+        """
         from morlaif.models.decode import known
         from morlaif.models.layers import trunk_of
 
         given = {"past_key_values": cache, "use_cache": cache is not None}
         given |= {"attention_mask": mask, "position_ids": positions}
-        rows = slice(None) if last is None else range(len(ids))
+        at: Any = slice(None) if last is None else range(len(ids)) if rows is None else rows
         place = -1 if last is None else last
         if self._head is not None:
             states: torch.Tensor = trunk_of(self.model)(input_ids=ids, **known(self.model, given))[0]
-            return states if last is None else self._head.logits(states[rows, place])
+            return states if last is None else self._head.logits(states[at, place])
         given["logits_to_keep"] = 1 if last is None else 0
-        return self.model(input_ids=ids, **known(self.model, given)).logits[rows, place]
+        return self.model(input_ids=ids, **known(self.model, given)).logits[at, place]
 
     def padded(self, rows: Sequence[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (N, longest)."""

@@ -30,6 +30,7 @@ class Reasoned:
     logprobs: list[float]  # of each answer
     rationale: str
     tokens: int  # that were sampled
+    ids: list[int]  # of these, the ones that were read: without the end of turn
 
 
 class Reasoner:
@@ -41,13 +42,13 @@ class Reasoner:
 
         self.engine, self.settings = engine, settings
         self._ends = Ends.of(engine.model, engine.tokenizer)
-        self._closing = plain_ids(engine.tokenizer, CLOSING)
+        self.closing = plain_ids(engine.tokenizer, CLOSING)
         self.sampled = 0  # tokens
 
     @property
     def room(self) -> int:
         """Tokens that a question needs beyond its own."""
-        return self.settings.max_tokens + len(self._closing)
+        return self.settings.max_tokens + len(self.closing)
 
     def ask(self, stems: Sequence[Stem], seeds: Sequence[Sequence[int]]) -> Iterator[list[list[Reasoned]]]:
         """For every stem, of each of its endings the samples.
@@ -100,7 +101,7 @@ class Reasoner:
         prompts = [stem.prefix + ending for stem in stems for ending in stem.endings]
         how = (self.settings.max_tokens, self.settings.temperature, 1.0, noise)
         drawn = [ids for ids, _ in generate_batch(engine.model, engine.pad, prompts, self._ends, *how)]
-        texts = [Stem([], [p + self._kept(ids) + self._closing]) for p, ids in zip(prompts, drawn, strict=True)]
+        texts = [Stem([], [p + self._kept(ids) + self.closing]) for p, ids in zip(prompts, drawn, strict=True)]
         read = [rows[0] for rows in engine.logprobs(texts)]
         engine.computed += sum(map(len, prompts))
         return [self._reasoned(row, ids) for row, ids in zip(read, drawn, strict=True)]
@@ -162,7 +163,7 @@ class Reasoner:
 
         kept = [self._kept(ids) for ids in drawn]
         pending = [ids[-1:] if len(ids) == len(own) else [] for ids, own in zip(drawn, kept, strict=True)]
-        ids, new = self.engine.padded([own + self._closing for own in pending], left=False)
+        ids, new = self.engine.padded([own + self.closing for own in pending], left=False)
         read = (n + len(own) - len(p) for n, own, p in zip(lengths, kept, pending, strict=True))
         begins = torch.tensor(list(read), device=ids.device)
         positions = begins[:, None] + torch.arange(ids.shape[1], device=ids.device)
@@ -175,7 +176,7 @@ class Reasoner:
         return ids[:-1] if self._ends.turn.ended(ids) else ids
 
     def _reasoned(self, logprobs: list[float], ids: list[int]) -> Reasoned:
-        return Reasoned(logprobs, self._ends.text(ids).strip(), len(ids))
+        return Reasoned(logprobs, self._ends.text(ids).strip(), len(ids), self._kept(ids))
 
 
 def _forked(cache: Any, rows: torch.Tensor) -> Any:

@@ -354,6 +354,13 @@ class HfSettings(Seeded):
     stop_if: StopSettings
     order: Literal["principle", "pair"]
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("must be given: a finished unit's folder, one in Hugging Face format, or a hub id")
+        return value
+
 
 class JsonlSettings(Seeded):
     """Ready verdicts from a file, whose content, not its place, counts in a digest."""

@@ -83,7 +83,7 @@ class GenerativeRM(OwnKind):
             row
             for verdict in task.verdicts
             if verdict.valid and verdict.p_first is not None
-            for row in self._rows(engine, pairs[verdict.pair_id], verdict.p_first, asked)
+            for row in self._questions(engine, pairs[verdict.pair_id], verdict.p_first, asked)
         ]
         if not rows:
             raise UserError(f"pm/{task.principle}: no verdict to learn from whose question fits the model's context")
@@ -107,9 +107,56 @@ class GenerativeRM(OwnKind):
 
         def score(prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> Tensor:
             others = [kept["by_prompt"].get(prompt_id(list(messages)), kept["other"]) for messages in prompts]
-            return log_odds(engine, prompts, responses, others, asked)
+            return self._log_odds(engine, prompts, responses, others, asked)
 
         return score
+
+    def _log_odds(
+        self,
+        engine: LetterModel,
+        prompts: Sequence[Sequence[Message]],
+        responses: Sequence[str],
+        others: Sequence[str],
+        asked: Principle,
+    ) -> Tensor:
+        """(N,) of each response over the other, the mean of both orders; 0 where they are the same text.
+
+        Raises:
+            UserError: a question that does not fit the model's context, even about the last turn alone.
+        """
+        value = torch.zeros(len(responses))
+        rows = [k for k, (one, other) in enumerate(zip(responses, others, strict=True)) if one != other]
+        stems = [
+            self._question(engine, list(prompts[k]), a, b, asked)
+            for k in rows
+            for a, b in ((responses[k], others[k]), (others[k], responses[k]))
+        ]
+        gaps = self._gaps(engine, stems)
+        for place, k in enumerate(rows):
+            value[k] = (gaps[2 * place] - gaps[2 * place + 1]) / 2
+        return value
+
+    def _question(self, engine: LetterModel, messages: list[Message], a: str, b: str, asked: Principle) -> Stem:
+        """Of the whole dialogue, or of its last turn where that is too long."""
+        for turns in (messages, messages[-1:]):
+            stem = engine.stem([self._asks(turns, a, b, asked)])
+            if engine.fits(stem, self._room(engine)):
+                return stem
+        raise UserError(
+            f"pm: a question of {len(stem.prefix) + len(stem.endings[0])} tokens is longer than the context of the "
+            "generative reward model; allow shorter responses (ppo.max_new_tokens), or another base (pm.params.base)"
+        )
+
+    def _asks(self, messages: Sequence[Message], a: str, b: str, asked: Principle) -> list[Message]:
+        return comparison_messages(messages, a, b, asked)
+
+    def _room(self, engine: LetterModel) -> int:
+        """Tokens that a question needs beyond its own."""
+        return 0
+
+    def _gaps(self, engine: LetterModel, stems: Sequence[Stem]) -> list[float]:
+        """log P(A) - log P(B) of each question."""
+        return [gap for (gap,) in engine.gaps(stems)]
 
     def _principle(self, task: Task) -> Principle:
         return Principle(
@@ -117,24 +164,34 @@ class GenerativeRM(OwnKind):
             covers=("asked",),
         )  # fmt: skip
 
-    def _rows(
+    def _questions(
         self, engine: LetterModel, pair: Pair, p_first: float, asked: Principle
-    ) -> Iterator[tuple[list[int], float]]:
-        """The questions in both orders as ids, each with the probability of A; none that is too long."""
+    ) -> Iterator[tuple[Stem, float]]:
+        """In both orders, each with the probability of A; none that is too long."""
         p = p_first if self.soft else float(p_first > 0.5)
         if not self.soft and p_first == 0.5:
             return
         for a, b, label in ((pair.first, pair.second, p), (pair.second, pair.first, 1.0 - p)):
-            stem = engine.stem([comparison_messages(pair.messages, a, b, asked)])
-            if engine.fits(stem):
-                yield stem.prefix + stem.endings[0], label
+            stem = engine.stem([self._asks(pair.messages, a, b, asked)])
+            if engine.fits(stem, self._room(engine)):
+                yield stem, label
 
-    def _learn(self, engine: LetterModel, rows: Sequence[tuple[list[int], float]], seed: int) -> PreTrainedModel:
-        model: Any = engine.model
-        if self.r is not None:
-            from peft import LoraConfig, get_peft_model
+    def _learning(self, engine: LetterModel) -> Any:
+        """The model with what learns: an adapter on it, or all of its weights."""
+        if self.r is None:
+            return engine.model
+        from peft import LoraConfig, get_peft_model
 
-            model = get_peft_model(model, LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules="all-linear"))
+        lora = LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules="all-linear")
+        return get_peft_model(engine.model, lora)
+
+    def _whole(self, model: Any) -> PreTrainedModel:
+        made: PreTrainedModel = model.merge_and_unload() if self.r is not None else model
+        return made
+
+    def _learn(self, engine: LetterModel, questions: Sequence[tuple[Stem, float]], seed: int) -> PreTrainedModel:
+        rows = [(stem.prefix + stem.endings[0], label) for stem, label in questions]
+        model = self._learning(engine)
         optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=self.learning_rate)
         order = torch.Generator().manual_seed(seed)
         steps = self.epochs * -(-len(rows) // self.batch_size)
@@ -153,42 +210,4 @@ class GenerativeRM(OwnKind):
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
-        merged: PreTrainedModel = model.merge_and_unload() if self.r is not None else model
-        return merged
-
-
-def log_odds(
-    engine: LetterModel,
-    prompts: Sequence[Sequence[Message]],
-    responses: Sequence[str],
-    others: Sequence[str],
-    asked: Principle,
-) -> Tensor:
-    """(N,) of each response over the other, the mean of both orders; 0 where they are the same text.
-
-    Raises:
-        UserError: a question that does not fit the model's context, even about the last turn alone.
-    """
-    value = torch.zeros(len(responses))
-    rows = [k for k, (one, other) in enumerate(zip(responses, others, strict=True)) if one != other]
-    stems = [
-        _question(engine, list(prompts[k]), a, b, asked)
-        for k in rows
-        for a, b in ((responses[k], others[k]), (others[k], responses[k]))
-    ]
-    gaps = [gap for (gap,) in engine.gaps(stems)]
-    for place, k in enumerate(rows):
-        value[k] = (gaps[2 * place] - gaps[2 * place + 1]) / 2
-    return value
-
-
-def _question(engine: LetterModel, messages: list[Message], a: str, b: str, asked: Principle) -> Stem:
-    """Of the whole dialogue, or of its last turn where that is too long."""
-    for turns in (messages, messages[-1:]):
-        stem = engine.stem([comparison_messages(turns, a, b, asked)])
-        if engine.fits(stem):
-            return stem
-    raise UserError(
-        f"pm: a question of {len(stem.prefix) + len(stem.endings[0])} tokens is longer than the context of the "
-        "generative reward model; allow shorter responses (ppo.max_new_tokens), or another base (pm.params.base)"
-    )
+        return self._whole(model)

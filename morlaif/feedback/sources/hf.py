@@ -128,7 +128,7 @@ class LocalJudge(SourceJudge[HfSettings]):
         stems = [stem for stem, _ in asked]
         if self._reasoner is None:
             for rows in self._engine_of().logprobs(stems):
-                yield [[Reasoned(row, "", 0)] for row in rows]
+                yield [[Reasoned(row, "", 0, [])] for row in rows]
             return
         keys = [[self._question(prompt) for prompt in prompts] for _, prompts in asked]
         yield from self._reasoner.ask(stems, [[int.from_bytes(key[:7], "big") for key in own] for own in keys])
