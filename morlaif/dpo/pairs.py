@@ -37,6 +37,9 @@ class Pairs:
     count: Tensor  # (N, K) what each verdict counts in the loss; 0 where there is none, a mean of 1 over pairs in all
     margin: Tensor  # (N, K) see `losses.Compared`
     scale: Tensor  # (K,)
+    plain: tuple[Sequence[Dialogue], Sequence[Dialogue]] | None = (
+        None  # both sides as the reference reads them, if apart
+    )
 
     @classmethod
     def of(cls, chosen: Sequence[Dialogue], rejected: Sequence[Dialogue], target: Tensor) -> Pairs:
@@ -57,6 +60,11 @@ class Pairs:
         """Tokens of the longer side of each pair, prompt included."""
         return [max(len(a.ids), len(b.ids)) for a, b in zip(self.chosen, self.rejected, strict=True)]
 
+    @property
+    def behind(self) -> Pairs:
+        """The same as the reference reads them."""
+        return self if self.plain is None else replace(self, chosen=self.plain[0], rejected=self.plain[1], plain=None)
+
     def counted(self, count: Tensor) -> Pairs:
         """The same, each pair counted (N,) times as much as now."""
         return replace(self, count=self.count * count[:, None])
@@ -65,7 +73,9 @@ class Pairs:
         """Some of the pairs."""
         at = torch.tensor(list(rows), dtype=torch.long)
         tables = {name: getattr(self, name)[at] for name in ("target", "count", "margin")}
-        return replace(self, chosen=Picked(self.chosen, rows), rejected=Picked(self.rejected, rows), **tables)
+        plain = None if self.plain is None else (Picked(self.plain[0], rows), Picked(self.plain[1], rows))
+        chosen, rejected = Picked(self.chosen, rows), Picked(self.rejected, rows)
+        return replace(self, chosen=chosen, rejected=rejected, plain=plain, **tables)
 
 
 def hardened(target: Tensor) -> Tensor:

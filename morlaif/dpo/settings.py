@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,18 +12,21 @@ from morlaif.errors import UserError
 from morlaif.rl.registry import with_params
 from morlaif.rl.settings import CriticSettings, OptimizerSettings, PolicySettings, no_critic
 from morlaif.settings import Batch, Count, Line, Outside, Params, Positive, Seeded, Stop, Tokens, Whole
+from morlaif.steer.settings import UNSTEERED, SteerSettings
 
 
 class DPOSettings(Seeded):
     """One run of DPO, MODPO or RDO."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "micro_batch_size"})
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"steer": (UNSTEERED,)}
     reads_outside: ClassVar[Mapping[str, Outside]] = {"loss": "function"}
 
     kind: Literal["dpo", "modpo", "rdo"]
     principle: Line | None  # of modpo: the one whose verdicts are learnt from; null: each
     # the pairs
     targets: Literal["soft", "hard"]
+    steer: SteerSettings
     max_length: Annotated[Tokens, Field(ge=2)]  # of prompt, half of them at most, and response
     # the loss
     beta: Positive
@@ -50,6 +53,12 @@ class DPOSettings(Seeded):
             raise ValueError(
                 f"principle: {self.principle} is of kind: modpo; kind: {self.kind} learns from all verdicts"
             )
+        if self.steer.kind != "none" and self.kind != "dpo":
+            raise ValueError(
+                f"steer.kind: {self.steer.kind} weighs verdicts, and kind: {self.kind} rewards; use kind: dpo"
+            )
+        if self.steer.kind == "lora":
+            raise ValueError("steer.kind: lora has one scale in a forward, and each pair is told its own; use text")
         try:
             with_params(LOSSES, self.loss, self.loss_params)
         except UserError as error:

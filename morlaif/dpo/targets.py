@@ -6,18 +6,20 @@ N pairs, K principles. A weight (K,) is negative where less of its principle is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from morlaif.dpo.pairs import Pairs, hardened
+from morlaif.preference.model import Dialogue
 from morlaif.preference.pairs import LabelledPairs
 from morlaif.statistics import TIE
 
 
 def mean_target(probability: Tensor, weight: Tensor) -> Tensor:
     """(N,) mean by |weight| of the (N, K) probabilities that the first response is better, those of a negative weight
-    turned round, those without a verdict (NaN) left out; NaN where none is left."""
+    turned round, those without a verdict (NaN) left out; NaN where none is left. Weights (N, K) are each pair's own."""
     turned = torch.where(weight < 0, 1 - probability, probability)
     count = weight.abs() * ~turned.isnan()
     return (turned.nan_to_num() * count).sum(1) / count.sum(1)
@@ -45,15 +47,25 @@ def counts(difference: Tensor) -> Tensor:
     return torch.ones_like(size) if bool((size == size[:1]).all()) else size / size.mean()
 
 
-def dpo_pairs(pairs: LabelledPairs, weight: Tensor, hard: bool, difference: Tensor | None = None) -> Pairs:
+def dpo_pairs(
+    pairs: LabelledPairs,
+    weight: Tensor,
+    hard: bool,
+    difference: Tensor | None = None,
+    plain: tuple[Sequence[Dialogue], Sequence[Dialogue]] | None = None,
+) -> Pairs:
     """A target each: the mean over principles; the pairs that have none, or no better side among hard ones, left out.
 
-    `difference` (N,): of the reward between the two responses, by whose size each pair counts (RDO).
+    Args:
+        weight: (K,), or (N, K) each pair's own.
+        difference: (N,) of the reward between the two responses, by whose size each pair counts (RDO).
+        plain: both sides of each pair as the reference reads them, where that is otherwise.
     """
     target = mean_target(pairs.probability, weight.double())
     useless = target.isnan() | (hard & (target - 0.5).abs().lt(TIE))
     kept = (~useless).nonzero().flatten().tolist()
-    made = Pairs.of(pairs.first, pairs.second, hardened(target) if hard else target).pick(kept)
+    made = Pairs.of(pairs.first, pairs.second, hardened(target) if hard else target)
+    made = replace(made, plain=plain).pick(kept)
     if difference is None or not kept:
         return made
     return made.counted(counts(difference.double()[kept]))

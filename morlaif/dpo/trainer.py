@@ -79,6 +79,7 @@ class DPOTrainer:
         keep: Path,
         held_out: Pairs | None = None,
         prompts: Sequence[Sequence[Message]] = (),
+        plain: Sequence[Sequence[Message]] | None = None,
         autocast: torch.dtype | None = None,
         accelerator: Accelerator | None = None,
         gather: float = math.inf,
@@ -90,6 +91,7 @@ class DPOTrainer:
             keep: folder of the checkpoints.
             held_out: pairs that are only looked at.
             prompts: that the policy answers where its KL to the reference is measured.
+            plain: the same as the reference reads them, where that is otherwise.
             autocast: compute in this type; weights that learn keep their own.
             accelerator: of accelerate; one whose type is DeepSpeed shards the models.
             reference: (N, 2) log-probabilities of the pairs' responses, where these are another model's than the one
@@ -112,7 +114,10 @@ class DPOTrainer:
         self.models, self.tokenizer, self.settings = models, tokenizer, settings
         self.pairs, self.lengths, self.seed, self.dtype, self.gather = pairs, pairs.lengths(), seed, autocast, gather
         self.held_out = held_out
-        self.prompts = [prompt_ids(tokenizer, messages, settings.max_prompt) for messages in prompts]
+        self.prompts, self.plain = (
+            [prompt_ids(tokenizer, messages, settings.max_prompt) for messages in rows]
+            for rows in (prompts, prompts if plain is None else plain)
+        )
         if tokenizer.pad_token_id is None:
             raise UserError("the tokenizer needs a pad token: see morlaif.data.chat.prepare_tokenizer")
         self.pad, self.device = int(tokenizer.pad_token_id), models.model.device
@@ -248,9 +253,13 @@ class DPOTrainer:
         lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
         micro = cut(range(len(prompts)), lengths, s.micro_batch_size, self.processes)
         apart = torch.zeros((), dtype=torch.float64)
-        for own, batch in self._own(micro, lambda rows: [(prompts[row], answers[row]) for row in rows]):
+
+        def asked(prompts: Sequence[list[int]]) -> Iterator[Micro]:
+            return self._own(micro, lambda rows: [(prompts[row], answers[row]) for row in rows])
+
+        for (own, batch), (_, behind) in zip(asked(prompts), asked(self.plain), strict=True):
             with self._autocast():
-                reference, logprobs = self.engine(batch, reference=True)[0], self.engine(batch)[0]
+                reference, logprobs = self.engine(behind, reference=True)[0], self.engine(batch)[0]
             if own and logprobs is not None and reference is not None:
                 apart += (logprobs - reference).double().sum().cpu()
         return {
@@ -263,7 +272,7 @@ class DPOTrainer:
     def sequence_logprobs(self, pairs: Pairs, reference: bool = False) -> Tensor:
         """(N, 2) on the CPU: of the responses of each pair, summed over tokens, under the policy or the reference."""
         table = torch.zeros(len(pairs), 2, device=self.device)
-        for own, batch in self._in_order(pairs):
+        for own, batch in self._in_order(pairs.behind if reference else pairs):
             with self._autocast():
                 logprobs = self.engine(batch, reference=True)[0] if reference else self.engine(batch)[0]
             if own and logprobs is not None:

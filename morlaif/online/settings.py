@@ -98,6 +98,8 @@ class OnlineDPOSettings(Rounds):
             raise ValueError(
                 f"dpo.kind: {self.dpo.kind} learns from verdicts; rounds rank by the arm's reward: give dpo"
             )
+        if self.dpo.steer.kind != "none":
+            raise ValueError("dpo.steer.kind: rounds rank by the arm's own weights; use method: dpo, or ppo")
         return self
 
 

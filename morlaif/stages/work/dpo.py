@@ -12,10 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from morlaif import ranks, sharded
+from morlaif.data.chat import prompt_ids
 from morlaif.data.records import Message, Pair, load_pairs
 from morlaif.data.spool import Mapped
 from morlaif.dpo.pairs import Pairs, encode
 from morlaif.dpo.settings import DPOSettings
+from morlaif.dpo.steered import pair_weights, plain_sides, shares_of_pairs, told_pairs
 from morlaif.dpo.targets import dpo_pairs, modpo_pairs
 from morlaif.dpo.trainer import DPOTrainer, policy_with_reference
 from morlaif.errors import UserError
@@ -24,6 +26,7 @@ from morlaif.models.load import load_tokenizer
 from morlaif.naming import labelled_by
 from morlaif.preference.model import Dialogue
 from morlaif.preference.pairs import LabelledPairs, label_pairs
+from morlaif.rl.steered import Steered, steering_of
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.stages.dpo import DPOJob
@@ -46,7 +49,10 @@ def build(job: DPOJob) -> dict[str, Any]:
     pairs, facts = _table(job, tokenizer, learnt, "train")
     looked_at = load_pairs(job.needs.respond, "eval")[: settings.eval_pairs]
     held_out = _table(job, tokenizer, looked_at, "eval")[0] if looked_at else None
-    prompts = list({pair.prompt_id: pair.messages for pair in islice(learnt, 4 * settings.eval_prompts)}.values())
+    plain = list({pair.prompt_id: pair.messages for pair in islice(learnt, 4 * settings.eval_prompts)}.values())
+    plain = plain[: settings.eval_prompts]
+    steered = _steered(job)
+    prompts = plain if steered is None else [steered.told(one, steered.steering.own) for one in plain]
 
     # 2. the models: weights that learn stay in float32, whatever the computation's number format
     kept = torch.float32 if settings.policy.kind == "full" else job.dtype
@@ -61,13 +67,14 @@ def build(job: DPOJob) -> dict[str, Any]:
     trainer = DPOTrainer(
         models, tokenizer, pairs, settings,
         seed=seed, keep=job.keep, held_out=held_out if held_out is not None and len(held_out) else None,
-        prompts=prompts[: settings.eval_prompts], autocast=computed,
+        prompts=prompts, plain=plain, autocast=computed,
         accelerator=sharded.accelerator(), gather=job.hardware.zero.most_gathered,
     )  # fmt: skip
     curve = trainer.run(lambda row: job.progress(int(row["step"]), trainer.steps, **_without_step(row))).curve
 
     # 4. leave the policy and its curve
-    leave_policy(trainer.engine, tokenizer, settings.policy.export, job.needs.sft, job.out)
+    steering = None if steered is None else steered.steering
+    leave_policy(trainer.engine, tokenizer, settings.policy.export, job.needs.sft, job.out, steering=steering)
     if ranks.is_first():
         write_lines(job.out / "curve.jsonl", curve)
     first, last = curve[0], curve[-1]
@@ -100,8 +107,18 @@ def _table(
     def encoded(messages: Sequence[Message], text: str) -> Dialogue:
         return encode(tokenizer, messages, text, settings)
 
-    labelled = label_pairs(encoded, pairs, verdicts, job.keep)
-    made = _learnt(job, pairs, labelled, list(verdicts), split)
+    if (steered := _steered(job)) is None:
+        labelled = label_pairs(encoded, pairs, verdicts, job.keep)
+        made = _learnt(job, pairs, labelled, list(verdicts), split)
+    else:
+        shares = shares_of_pairs(steered, split, len(pairs))
+        labelled = label_pairs(encoded, told_pairs(steered, pairs, shares), verdicts, job.keep)
+        weight = pair_weights(steered, _objective(job).select(list(verdicts)), shares)
+        plain = plain_sides(
+            (labelled.first, labelled.second),
+            lambda row: prompt_ids(tokenizer, pairs[row].messages, settings.max_prompt),
+        )
+        made = dpo_pairs(labelled, weight, settings.targets == "hard", plain=plain)
     return made, {"pairs": len(made), "invalid_verdicts": sum(labelled.invalid), "cut_pairs": labelled.cut["pairs"]}
 
 
@@ -110,8 +127,7 @@ def _learnt(job: DPOJob, pairs: Sequence[Pair], labelled: LabelledPairs, names: 
     settings, hard = job.reads.dpo, job.reads.dpo.targets == "hard"
     if job.needs.weigh is None:  # one verdict on each pair
         return dpo_pairs(labelled, torch.ones(len(names)), hard)
-    whole = tuple(job.reads.names)
-    objective = Objective.load(job.needs.weigh / WEIGHTS, resolve(job.reads.scalarizer, whole), whole)
+    objective = _objective(job)
     of_verdicts = objective.select(names)
     weight = of_verdicts.direction * of_verdicts.weight
     if settings.kind == "dpo":
@@ -120,6 +136,26 @@ def _learnt(job: DPOJob, pairs: Sequence[Pair], labelled: LabelledPairs, names: 
     if settings.kind == "rdo":
         return dpo_pairs(labelled, weight, hard, objective(first) - objective(second))
     return _modpo(job, labelled, objective, names, first - second)
+
+
+def _objective(job: DPOJob) -> Objective:
+    assert job.needs.weigh is not None  # of several principles, or of a reward
+    whole = tuple(job.reads.names)
+    return Objective.load(job.needs.weigh / WEIGHTS, resolve(job.reads.scalarizer, whole), whole)
+
+
+def _steered(job: DPOJob) -> Steered | None:
+    """
+    Raises:
+        UserError: there is one verdict on each pair, so nothing to weigh.
+    """
+    settings: DPOSettings = job.reads.dpo
+    if settings.steer.kind == "none":
+        return None
+    if job.needs.weigh is None:
+        raise UserError("dpo.steer.kind: weights are of two principles or more, and this arm's labels have one verdict")
+    steering = steering_of(_objective(job), settings.steer, "dpo.steer")
+    return None if steering is None else Steered(steering, settings.steer.alpha, job.seed)
 
 
 def _modpo(job: DPOJob, labelled: LabelledPairs, objective: Objective, names: list[str], difference: Tensor) -> Pairs:
