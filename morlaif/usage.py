@@ -122,16 +122,8 @@ def with_claims(words: Sequence[str]) -> list[str]:
     return made if any(word.startswith("sweep=") for word in words) else [*made, "sweep=claims"]
 
 
-STEERED = (
-    "run",
-    "arm",
-    "weights",
-    "prompt",
-    "prompts",
-    "out",
-    "seed",
-    "temperature",
-)  # what `morlaif steer` has for short
+# What `morlaif steer` has for short.
+STEERED = ("run", "arm", "weights", "prompt", "prompts", "out", "page", "steps", "seed", "temperature")
 
 
 def with_steer(words: Sequence[str]) -> list[str]:
@@ -155,7 +147,7 @@ def with_steer(words: Sequence[str]) -> list[str]:
             if equals and "." not in key and (near := suggest(key, STEERED)):
                 raise UserError(f"steer: no key '{key}'.{near}")
             found.append(word)
-        elif key in ("weights", "seed", "temperature"):
+        elif key in ("weights", "steps", "seed", "temperature"):
             found.append(f"steer.{key}={value}")
         else:  # a text as it is, whatever Hydra would read in it
             escaped = re.sub(r'(\\+)(?=$|")', r"\1\1", value).replace('"', '\\"')

@@ -68,6 +68,10 @@ class RunFolder:
     def units(self) -> dict[str, str]:
         return {unit["name"]: unit["digest"] for unit in self.record["units"]}
 
+    def folder_of(self, unit: str) -> Path | None:
+        """Where a finished unit is, by its name."""
+        return self.folders.get(f"{unit.partition('/')[0]}/{self.units.get(unit)}")
+
     @property
     def evaluated(self) -> bool:
         """Whether a comparison can read it: it is evaluated, with each policy's responses, and its curves are there."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from morlaif.models.settings import ModelSettings
 from morlaif.pipeline import compare
 from morlaif.pipeline.record import write_whole
 from morlaif.stages.known import METHODS
+from morlaif.steer import conditioning, simplex
 from morlaif.steer.conditioning import FILE, Steering, read_steering, shares_of
+from morlaif.steer.page import Cell, GridPage
 from morlaif.steer.settings import AnswerSettings
 from morlaif.texts import say
 from morlaif.units.store import Store
 
+MOST_POINTS = 500  # of a page's grid
 ROLES = ("system", "user", "assistant")
 
 
@@ -38,23 +42,54 @@ class Steerable:
     steering: Steering
     answering: Answering
     model: ModelSettings
+    run: compare.RunFolder
 
     def answers(
-        self, prompts: Sequence[list[Message]], weights: Mapping[str, float], seed: int, hardware: HardwareSettings
-    ) -> list[str]:
-        """Its answer to each prompt at these weights."""
+        self,
+        prompts: Sequence[list[Message]],
+        each: Sequence[Mapping[str, float]],
+        seed: int,
+        hardware: HardwareSettings,
+    ) -> Iterator[list[str]]:
+        """Its answers to the prompts at each of these weights, the noise the same."""
         import torch
-        from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
         from morlaif.models.load import load_policy
 
-        def load() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-            dtype = getattr(torch, hardware.dtype)
-            model, tokenizer = load_policy(self.folder, dtype=dtype, device=hardware.device, base=self.model)
-            return self.steering.at(model, weights), tokenizer
+        dtype = getattr(torch, hardware.dtype)
+        model, tokenizer = load_policy(self.folder, dtype=dtype, device=hardware.device, base=self.model)
+        for weights in each:
+            told = [self.steering.told(messages, weights) for messages in prompts]
+            aimed = self.steering.at(model, weights), tokenizer
+            yield respond(partial(tuple, aimed), told, self.answering, seed=seed).texts
 
-        told = [self.steering.told(messages, weights) for messages in prompts]
-        return respond(load, told, self.answering, seed=seed).texts
+    def scorer(
+        self, hardware: HardwareSettings
+    ) -> Callable[[Sequence[list[Message]], Sequence[str]], list[tuple[float, ...]]] | None:
+        """Scores by the run's preference models of its principles, on the frozen mean and deviation of SFT's answers;
+        None where one of them is not there."""
+        import torch
+
+        from morlaif.models.load import source_of
+        from morlaif.preference.bank import PreferenceBank
+        from morlaif.scalarize.functions import linear
+        from morlaif.scalarize.objective import Objective
+
+        names = self.steering.names
+        pms = {name: self.run.folder_of(f"pm/{name}") for name in names}
+        sft, weigh = self.run.folder_of("sft"), self.run.folder_of(f"weigh/{self.arm}")
+        found = {name: folder for name, folder in pms.items() if folder is not None}
+        if sft is None or weigh is None or len(found) < len(names):
+            return None
+        dtype = getattr(torch, hardware.dtype)
+        bank = PreferenceBank.load(found, source_of(sft, self.model), hardware.device, dtype)
+        objective = Objective.load(weigh / "weights.json", linear, names)
+
+        def score(prompts: Sequence[list[Message]], texts: Sequence[str]) -> list[tuple[float, ...]]:
+            table = objective.standardize(bank.score(prompts, texts).float().cpu())
+            return [tuple(round(value, 3) for value in row) for row in table.tolist()]
+
+        return score
 
 
 def answer(config: Config, console: Console) -> None:
@@ -68,11 +103,14 @@ def answer(config: Config, console: Console) -> None:
     weights = policy.steering.usual if asked.weights is None else asked.weights
     shares = shares_of(weights, policy.steering.names, "steer.weights")
     prompts = [_said(asked.prompt)] if asked.prompt is not None else list(_read(Path(asked.prompts or "").expanduser()))
+    if asked.page is not None:
+        _page(policy, asked, prompts, config, console)
+        return
     told = ", ".join(f"{name} {share:.3g}" for name, share in zip(policy.steering.names, shares, strict=True))
     say(console, f"{policy.arm} at {told}")
     if config.dry_run:
         return
-    texts = policy.answers(prompts, weights, asked.seed, config.hardware)
+    (texts,) = policy.answers(prompts, [weights], asked.seed, config.hardware)
     if asked.out is None:
         for text in texts:
             say(console, text, lines=True)
@@ -84,6 +122,36 @@ def answer(config: Config, console: Console) -> None:
     say(console, f"written: {out}, {len(rows)} answers")
 
 
+def _page(
+    policy: Steerable, asked: AnswerSettings, prompts: list[list[Message]], config: Config, console: Console
+) -> None:
+    """Answer at every point of the grid, score that by the run's preference models, and write the page."""
+    names, out = policy.steering.names, Path(asked.page or "").expanduser()
+    points = simplex.grid(len(names), asked.steps)
+    if len(points) > MOST_POINTS:
+        raise UserError(
+            f"steer.steps: {asked.steps} steps of {len(names)} weights are {len(points):,} points, and a page holds "
+            f"{MOST_POINTS:,}; take fewer steps"
+        )
+    say(console, f"{policy.arm} at {len(points)} points of {', '.join(names)}, {len(prompts)} prompts each")
+    if config.dry_run:
+        return
+    score, cells = policy.scorer(config.hardware), dict[simplex.Point, list[Cell]]()
+    if score is None:
+        say(console, "not scored: the run has no preference model of each of them in a store that can be reached")
+    each = [dict(zip(names, point, strict=True)) for point in points]
+    answered = policy.answers(prompts, each, asked.seed, config.hardware)
+    for done, (point, texts) in enumerate(zip(points, answered, strict=True), 1):
+        scores = [None] * len(texts) if score is None else score(prompts, texts)
+        cells[point] = [Cell(text, row) for text, row in zip(texts, scores, strict=True)]
+        if done % 10 == 0:
+            say(console, f"{done} of {len(points)}")
+    start = conditioning.rounded(policy.steering.own, asked.steps)
+    title = f"{policy.run.folder.name}: {policy.arm}, at weights of yours"
+    write_whole(out, GridPage(title, names, asked.steps, start, prompts, cells).render())
+    say(console, f"written: {out}")
+
+
 def steerable(asked: AnswerSettings, config: Config) -> Steerable:
     """The policy that is asked."""
     folders = compare.find([asked.run or ""], config.paths.runs, "steer.run")
@@ -93,9 +161,9 @@ def steerable(asked: AnswerSettings, config: Config) -> Steerable:
     if run is None or run.damaged:
         raise UserError(f"steer.run: {run.damaged if run else folders[0].name}")
     arms, found = [], dict[str, tuple[Path, Steering]]()
-    for name, digest in run.units.items():
+    for name in run.units:
         method, _, arm = name.partition("/")
-        folder = run.folders.get(f"{method}/{digest}")
+        folder = run.folder_of(name)
         if method in METHODS.known and arm and folder is not None:
             arms.append(arm)
             if (steering := read_steering(folder)) is not None:
@@ -115,7 +183,7 @@ def steerable(asked: AnswerSettings, config: Config) -> Steerable:
         answering = {name: run.config["eval"][name] for name in Answering.model_fields}
         if asked.temperature is not None:
             answering["temperature"] = asked.temperature
-        return Steerable(found[arm][0], arm, found[arm][1], Answering(**answering), _model(run.config))
+        return Steerable(found[arm][0], arm, found[arm][1], Answering(**answering), _model(run.config), run)
     except (KeyError, ValueError) as error:
         raise Damaged(f"{folders[0] / 'config.json'}: not as this version writes it: {error}") from None
 

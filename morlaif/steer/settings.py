@@ -51,6 +51,8 @@ class AnswerSettings(Settings):
     prompt: Text | None  # what a user says
     prompts: PathText | None  # a file of prompts, in place of one
     out: PathText | None  # where their answers go; null: they are printed
+    page: PathText | None  # an HTML file of the answers at all weights of a grid
+    steps: Annotated[int, Field(ge=1, le=100), NUMBER]  # of that grid
     seed: Seed
     temperature: GreedyTemperature | None  # null: that of the run's evaluation
 
@@ -60,6 +62,8 @@ class AnswerSettings(Settings):
             raise ValueError("run: null names no run; give one that trained a policy which takes weights: run=<run>")
         if self.action is not None and (self.prompt is None) == (self.prompts is None):
             raise ValueError("prompt: give one, or a file of them as prompts=<file.jsonl>")
+        if self.page is not None and (self.out is not None or self.weights is not None):
+            raise ValueError("page: shows all weights of a grid; give neither weights nor out with it")
         if self.out is not None and self.prompts is None:
             raise ValueError("out: is where the answers to prompts=<file.jsonl> go; a single one is printed")
         return self

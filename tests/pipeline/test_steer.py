@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,24 @@ def test_a_run_trains_what_steer_asks(tmp_path: Path) -> None:
     assert told.returncode == 0 and told.stdout.startswith("conditioned at detail 1, conciseness 0\n"), told.stderr
     wrong = cli.morlaif([*asked[:2], "weights={detial: 2}", "prompt=x"], tmp_path)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "Did you mean 'detail'" in wrong.stderr
+
+
+def test_a_page_has_an_answer_at_every_point(finished: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    told = steer(tmp_path, finished, prompt="w1 <b>w2</b>", page=str(page), steps=4)
+    assert "conditioned at 5 points of detail, conciseness, 1 prompts each" in told and "not scored" in told
+    text = page.read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
+    assert set(data["cells"]) == {f"{k},{4 - k}" for k in range(5)} and data["start"] == [3, 1]
+    (at_three,) = data["cells"]["3,1"]
+    assert (
+        at_three["text"]
+        == steer(tmp_path, finished, prompt="w1 <b>w2</b>", weights={"detail": 3, "conciseness": 1}).splitlines()[1]
+    )
+    assert "<b>w2" not in text and "http://" not in text and "https://" not in text and "default-src" in text
+
+
+def test_a_page_is_of_no_more_than_it_holds(finished: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give neither weights nor out with it"):
+        AnswerSettings.model_validate(composed().config.steer.model_dump() | {
+            "action": "answer", "run": "r", "prompt": "w", "page": "p", "weights": {"detail": 1}})  # fmt: skip
