@@ -73,13 +73,20 @@ class Steering:
 
 
 def read_steering(folder: Path) -> Steering | None:
-    """What `Steering.write` left in `folder`; None where the policy there takes no weights."""
+    """What `Steering.write` left in `folder`; None where the policy there takes no weights.
+
+    Raises:
+        Damaged: the file is not as it was written.
+    """
     file = Path(folder) / FILE
     if not file.is_file():
         return None
-    found = read_json(file, failure=Damaged)
-    weights = found["weights"]
-    return Steering(found["kind"], tuple(weights), tuple(weights.values()), found["steps"], Path(folder))
+    found = read_json(file, "how a policy takes weights", of=dict, failure=Damaged)
+    try:
+        weights = {str(name): float(share) for name, share in found["weights"].items()}
+        return Steering(found["kind"], tuple(weights), tuple(weights.values()), int(found["steps"]), Path(folder))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Damaged(f"{file}: not as this version writes it: damaged, or written by another version") from None
 
 
 def usual_prompts(folder: Path, prompts: Sequence[list[Message]]) -> list[list[Message]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morlaif.errors import UserError
+from morlaif.errors import Damaged, UserError
 from morlaif.steer.conditioning import FILE, Steering, drawn, read_steering, rounded, shares_of, spoken
 
 NAMES = ("detail", "conciseness")
@@ -70,6 +70,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert found == made and found is not None and found.folder == tmp_path
     TEXT.write(tmp_path)
     assert "What counts: detail 25%, conciseness 75%." in (tmp_path / FILE).read_text()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"kind": "text", "weights": {"a": "b"}, "steps": 1}', "{"])
+def test_a_damaged_file_is_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(Damaged, match="steer.json"):
+        read_steering(tmp_path)
 
 
 @pytest.mark.parametrize(
