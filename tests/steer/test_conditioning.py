@@ -75,7 +75,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", '{"kind": "text", "weights": {"a": "b"}, "steps": 1}', "{"])
 def test_a_damaged_file_is_a_line(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(Damaged, match="steer.json"):
+    with pytest.raises(Damaged, match=r"steer\.json"):
         read_steering(tmp_path)
 
 
