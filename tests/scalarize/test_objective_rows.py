@@ -18,7 +18,8 @@ from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 
-PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "scalarizer").glob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf" / "scalarizer"
+PRESETS = sorted({path.stem for path in CONF.glob("*.yaml")} - {"constrained"})  # which wants one weight for all rows
 NAMES = ("helpfulness", "toxicity", "ethicality", "detail", "conciseness")
 
 
