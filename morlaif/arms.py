@@ -37,17 +37,19 @@ def instead(value: Any) -> str:
 
 
 def with_chosen_arms(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as plain values, without the definitions of arms that it does not select, and without the groups of
-    methods that no arm has: they change nothing."""
+    """A config as plain values, without the definitions of arms that it does not select, without the groups of methods
+    that no arm has, and without a front of no objectives: they change nothing."""
     arms = config.get("arms")
     if not (isinstance(arms, Mapping) and isinstance(arms.get("definitions"), Mapping)):
         return {**config}
     select = arms.get("select")
     chosen = [select] if isinstance(select, str) else select or ()
-    kept = {name: arm for name, arm in arms["definitions"].items() if name in chosen}
+    front = config.get("front") or {}
+    fronted = [front["arm"]] if front.get("objectives") else []
+    kept = {name: arm for name, arm in arms["definitions"].items() if name in (*chosen, *fronted)}
     usual = (arms.get("defaults") or {}).get("method")
     methods = {arm.get("method", usual) if isinstance(arm, Mapping) else usual for arm in kept.values()}
-    unused = METHODS.known.keys() - methods - {USUAL}
+    unused = METHODS.known.keys() - methods - {USUAL} | (set() if fronted else {"front"})
     return {name: value for name, value in config.items() if name not in unused} | {
         "arms": {**arms, "definitions": kept}
     }

@@ -29,6 +29,7 @@ from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import DISTINCT, Folder, Line, OneOf, Seed, Settings
 from morlaif.stages.known import ALONE, NAMES, reached
 from morlaif.stages.ppo import STAGE as PPO
+from morlaif.steer.front import FrontSettings
 from morlaif.steer.settings import AnswerSettings
 from morlaif.tracking.settings import TrackingSettings
 
@@ -106,6 +107,7 @@ class Config(Settings):
     rejection: RejectionSettings
     teacher: TeacherSettings
     online_dpo: OnlineDPOSettings
+    front: FrontSettings
     hardware: HardwareSettings
     eval: EvalSettings
     tracking: TrackingSettings

@@ -17,6 +17,7 @@ from morlaif.evaluation.pareto import hypervolume, non_dominated
 from morlaif.evaluation.results import Estimate, Rate
 from morlaif.statistics import Array, Resampling, percentiles, resample_counts
 
+FRONT, GRID = "front.json", "grid.jsonl"  # files of a unit: the numbers; every answer at every point
 MOST_RESAMPLES = 200  # of a volume in three dimensions or more, which is taken point by point
 
 

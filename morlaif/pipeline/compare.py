@@ -40,7 +40,7 @@ from morlaif.units.unit import Unit
 
 PAGE = "comparison.html"
 MOST_VERDICTS = 8  # that a terminal lists
-_UNREAD = {*NAMES} - {"evaluate", "sft", *METHODS.known}  # stages whose artifacts no comparison reads
+_UNREAD = {*NAMES} - {"evaluate", "front", "sft", *METHODS.known}  # stages whose artifacts no comparison reads
 _CONFIG = {  # keys that it reads of a run's config
     "paths.store": str, "seed": int, "eval.judge": dict, "eval.confidence": float, "eval.resamples": int,
 }  # fmt: skip

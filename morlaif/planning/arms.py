@@ -57,6 +57,7 @@ class PlannedArm:
     layout: RewardLayout  # of its reward
     method: Method[Any, Any]
     factors: Mapping[str, int]  # of what its preference model is given more
+    key: str  # of the config: where it is defined
 
     @property
     def pm(self) -> PMSettings:
@@ -130,35 +131,40 @@ def arms_of(config: Config) -> dict[str, PlannedArm]:
     Raises:
         UserError: a mistake in a definition or in the group `reward` that shows before anything is built.
     """
-    made = {}
+    return {name: planned(config, name, arm, f"arms.definitions.{name}") for name, arm in config.arms.chosen.items()}
+
+
+def planned(config: Config, name: str, arm: Arm, key: str) -> PlannedArm:
+    """The arm called `name`, which the config defines at `key`.
+
+    Raises:
+        UserError: as `arms_of`.
+    """
     principles = [principle.name for principle in config.principles.chosen]
-    for name, arm in config.arms.chosen.items():
-        key = f"arms.definitions.{name}"
-        try:
-            own = changed(config, arm.change) if arm.change else config
-        except UserError as error:
-            lines = str(error).splitlines()
-            raise UserError("\n".join(f"{key}.change.{line}" for line in lines)) from None
-        check(own.reward, own.feedback)
-        method = _method(arm.method, key)
-        if arm.start != "sft" and not method.may_start:
-            raise UserError(f"{key}.start={arm.start}: {method.name} begins from the SFT policy; leave it out")
-        reward = with_scalarizer(own.reward, own.scalarizer)
-        columns = of_whole(reward, arm.labels) if arm.labels in WHOLE else layout(reward, principles)
-        if not method.rewarded:
-            if arm.labels != "none":
-                raise UserError(f"{key}.labels: {arm.labels}, but {method.name} learns from none; give labels: none")
-            columns = RewardLayout(reward=PMReward(kind="pm", principles=None, draw=None, written={}), columns=())
-        for part, rubric in columns.rubrics.items():
-            at = f"{key_of(reward, part)}.scalarizer" if own.reward == reward else "scalarizer"
-            check_maskable(resolve(rubric.scalarizer or own.scalarizer), at)
-        factors = arm.factors(len(principles))
-        if factors:
-            columns = _of_more(arm, own, columns, factors, f"{key}.models")
-        if arm.own_models:
-            columns = _of_itself(name, columns, f"{key}.change.pm")
-        made[name] = PlannedArm(arm, own, columns, method, factors)
-    return made
+    try:
+        own = changed(config, arm.change) if arm.change else config
+    except UserError as error:
+        lines = str(error).splitlines()
+        raise UserError("\n".join(f"{key}.change.{line}" for line in lines)) from None
+    check(own.reward, own.feedback)
+    method = _method(arm.method, key)
+    if arm.start != "sft" and not method.may_start:
+        raise UserError(f"{key}.start={arm.start}: {method.name} begins from the SFT policy; leave it out")
+    reward = with_scalarizer(own.reward, own.scalarizer)
+    columns = of_whole(reward, arm.labels) if arm.labels in WHOLE else layout(reward, principles)
+    if not method.rewarded:
+        if arm.labels != "none":
+            raise UserError(f"{key}.labels: {arm.labels}, but {method.name} learns from none; give labels: none")
+        columns = RewardLayout(reward=PMReward(kind="pm", principles=None, draw=None, written={}), columns=())
+    for part, rubric in columns.rubrics.items():
+        at = f"{key_of(reward, part)}.scalarizer" if own.reward == reward else "scalarizer"
+        check_maskable(resolve(rubric.scalarizer or own.scalarizer), at)
+    factors = arm.factors(len(principles))
+    if factors:
+        columns = _of_more(arm, own, columns, factors, f"{key}.models")
+    if arm.own_models:
+        columns = _of_itself(name, columns, f"{key}.change.pm")
+    return PlannedArm(arm, own, columns, method, factors, key)
 
 
 def _of_more(arm: Arm, config: Config, columns: RewardLayout, factors: Mapping[str, int], key: str) -> RewardLayout:
@@ -273,12 +279,12 @@ def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:
         if arm.labels == "none" and arm.layout.models:
             models = ", ".join(arm.layout.models)
             raise UserError(
-                f"arms.definitions.{name}.labels: none, but its reward needs preference models ({models}): give "
+                f"{arm.key}.labels: none, but its reward needs preference models ({models}): give "
                 "labels: principles, or a reward of judges or functions"
             )
         if arm.method.verdicts and not arm.labelled:
             raise UserError(
-                f"arms.definitions.{name}.labels: {arm.method.name} learns from verdicts, and there are none of "
+                f"{arm.key}.labels: {arm.method.name} learns from verdicts, and there are none of "
                 f"{arm.labels}{'' if arm.labels == 'none' else ' under what this reward is made of'}: give labels: "
                 "constitution or human, or principles with a reward of preference models or judges"
             )
@@ -286,7 +292,7 @@ def check_arms(config: Config, arms: Mapping[str, PlannedArm]) -> None:
     of_many = [arm for arm in rewarded.values() if arm.labels not in WHOLE]
     for name, arm in arms.items():
         if name in rewarded:
-            resolve(arm.scalarizer(f"arms.definitions.{name}")).start(arm.layout.names)
+            resolve(arm.scalarizer(arm.key)).start(arm.layout.names)
     for arm in of_many:
         check_objective(arm.config, arm.layout, trains=True)
     if not of_many:

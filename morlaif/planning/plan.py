@@ -26,6 +26,7 @@ from morlaif.naming import WHOLE, labelled_by
 from morlaif.planning.arms import arms_of, check_arms, check_needs, fitting, labels_of, named, reward_reads, stage_of
 from morlaif.planning.checks import existing_weights, read_outside
 from morlaif.planning.contents import Contents
+from morlaif.planning.front import front_of
 from morlaif.planning.settle import settled, settled_sft
 from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings
@@ -40,6 +41,7 @@ from morlaif.stages.evaluate import STAGE as EVALUATE
 from morlaif.stages.evaluate import EvaluateReads
 from morlaif.stages.feedback import STAGE as FEEDBACK
 from morlaif.stages.feedback import FeedbackReads
+from morlaif.stages.front import STAGE as FRONT
 from morlaif.stages.known import NAMES
 from morlaif.stages.places import Places
 from morlaif.stages.pm import STAGE as PM
@@ -94,8 +96,10 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
     contents = Contents(config.paths.store) if contents is None else contents
     config = settled(config)
     given, config = config, contents.pinned(config)
-    arms = arms_of(config)
-    check_arms(config, arms)
+    compared = arms_of(config)
+    check_arms(config, compared)
+    front = front_of(config)
+    arms = {**compared, **front.arms}
     units = _Units(config, contents)
     seed, places = config.seed, units.places
 
@@ -136,7 +140,8 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
             )
 
     # 3. each arm: weights, then its policy
-    weighed, aligned = [], []
+    weighed: list[Unit] = []
+    policies: dict[str, Unit] = {}
     for name, arm in arms.items():
         stages = {
             "feedback": [labels[arm.labels][name] for name in arm.labelled],
@@ -148,20 +153,21 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         if arm.method.rewarded:
             weigh = WeighReads(weights=arm.config.weights, sft_scores=arm.reads_sft_scores(name), **scored)
             weighs = [units.add(WEIGH, weigh, [data, sft, respond, *stages["pm"], *from_labels], of=name)]
-        weighed += weighs
         shared = of_people if arm.labels == "human" else common
         method, parts = arm.method, {**shared, **stages, "weigh": weighs, "teacher": []}
         if arm.settings.start == "teacher":
             parts["teacher"] = [_taught(units, arm.config, places, [data, sft], name)]
         whole = arm.labels in WHOLE or arm.by_rubric or not method.rewarded
-        scored["scalarizer"] = LINEAR if whole else arm.scalarizer(f"arms.definitions.{name}")
+        scored["scalarizer"] = LINEAR if whole else arm.scalarizer(arm.key)
         own_settings = method.settings(arm.groups, arm.settings.params)
         params = {key: own_settings.pop(key) for key in arm.settings.params if key in own_settings}
         scored["seed"] = arm.config.seed_of(method.seeded_by or method.name)
-        reads = fitting(method, scored | own_settings, params, f"arms.definitions.{name}.params")
+        reads = fitting(method, scored | own_settings, params, f"{arm.key}.params")
         for line in method.problems(reads):
-            raise UserError(f"arms.definitions.{name}: {line}")
-        aligned.append(_policy(units, method, reads, parts, name))
+            raise UserError(f"{arm.key}: {line}")
+        policies[name] = _policy(units, method, reads, parts, name)
+        if name in compared:
+            weighed += weighs
 
     # 4. what it came to
     gold: list[Unit] = []
@@ -171,16 +177,22 @@ def plan(config: Config, contents: Contents | None = None) -> Plan:
         (labelled,) = _labels(units, by_people, sft, human).values()
         judge = _preference_models(units, of_people, GOLD, config.pm, {GOLD: (GOLD, labelled)}, held_out, "eval")
         gold = [labelled, *judge.values()]
-    chain = [*(unit for own in labels.values() for unit in own.values()), *models.values()]
+    labelled_by_run = [labels[arm.labels][name] for arm in compared.values() for name in arm.labelled]
+    models_of_run = [models[name] for arm in compared.values() for name in arm.layout.models]
+    chain = list(dict.fromkeys([*labelled_by_run, *models_of_run]))
     evaluated = EVALUATE.name in config.reached  # else nothing of it need be there
     outside, bench = read_outside(config.eval, contents) if evaluated else ({}, ())
     evaluation = EvaluateReads(
         eval=config.eval, scalarizer=config.scalarizer, objective=config.scalarizer.name,
         principles=tuple(config.principles.chosen),
-        arms=tuple(arm.read(name, config.scalarizer) for name, arm in arms.items()),
+        arms=tuple(arm.read(name, config.scalarizer) for name, arm in compared.items()),
         places=places, seed=held_out, **outside,
     )  # fmt: skip
+    aligned = [policies[name] for name in compared]
     units.add(EVALUATE, evaluation, [data, sft, respond, *chain, *weighed, *aligned, *gold], files=bench)
+    for way, measured in front.reads(config, places, held_out).items():
+        needed = [*(models[name] for name in measured.models), *(policies[name] for name in measured.trained)]
+        units.add(FRONT, measured, [data, sft, *needed, *gold[1:]], way)
     chosen_extra = set()
     for name, extra in config.extra.items():
         stage, key = stage_of(extra.stage, f"extra.{name}"), f"extra.{name}"

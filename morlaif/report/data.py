@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import results
+from morlaif.evaluation.fronts import FRONT, GRID, Fronts, WayFront, against
 from morlaif.evaluation.results import CEILING, SFT, ArmFacts, RunDetails, RunResults
 from morlaif.files import read_json, read_json_lines
 from morlaif.online.curves import BY_N
+from morlaif.statistics import Array, Resampling
 
 DRAWN = 5  # arms in a figure, at most
 
@@ -27,6 +31,7 @@ class RunData:
     curves: Mapping[str, list[dict[str, float]]]  # a row for each step of each arm's training
     diagnostics: Mapping[str, list[dict[str, Any]]]  # the lists and tables of those steps, where the method leaves them
     by_n: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # of arms that are the best of n: other n
+    fronts: Fronts | None = None  # policies for many weights, where the run has any
 
     @property
     def names(self) -> list[str]:
@@ -131,6 +136,27 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
             for name, folder in policies.items()
             if (file := folder / BY_N).is_file()
         },
+        fronts=load_fronts(
+            {name.removeprefix("front/"): folder for name, folder in inputs.items() if name.startswith("front/")},
+            Resampling(seed=0, resamples=config["eval"]["resamples"], confidence=details.confidence),
+        ),
+    )
+
+
+def load_fronts(folders: Mapping[str, Path], how: Resampling) -> Fronts | None:
+    """All ways of a run, from the artifacts of its units `front/<way>`, by way; None without any."""
+    if not folders:
+        return None
+    ways = {way: results.load(WayFront, folder / FRONT, "a front") for way, folder in folders.items()}
+    values = {way: _values(folder / GRID, ways[way]) for way, folder in folders.items()}
+    return Fronts(ways, against(ways, values, **how))
+
+
+def _values(file: Path, way: WayFront) -> Array:
+    """(P, N, K) where each answer lies."""
+    rows = [row["points"] for row in read_lines(file)]
+    return np.array(
+        [[[row[point.name]["place"][name] for name in way.objectives] for row in rows] for point in way.points]
     )
 
 

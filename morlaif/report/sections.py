@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from morlaif.report import analysis, by_n, figures, moving, steps, tables
+from morlaif.report import fronts as about_fronts
 from morlaif.report import labels as about_labels
 from morlaif.report.data import RunData, words
 from morlaif.report.section import Drawing, Section
@@ -72,6 +73,10 @@ def tradeoffs(run: RunData) -> Section | None:
             "budget_note": analysis.budget_note(run.details.budget),
         },
     )
+
+
+def fronts(run: RunData) -> Section | None:
+    return about_fronts.fronts(run)
 
 
 def best_of_n(run: RunData) -> Section | None:

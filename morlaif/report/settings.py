@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from morlaif.registry import Registry, of_others
 from morlaif.settings import Names, Settings
 
-OURS = ("results", "models", "tradeoffs", "best_of_n", "training", "samples", "labels", "config")
+OURS = ("results", "models", "tradeoffs", "fronts", "best_of_n", "training", "samples", "labels", "config")
 HOME = "morlaif.report.sections"
 # functions from the data of a run, a `RunData`, to a `Section` of its page or None
 SECTIONS: Registry[Callable[[Any], Any]] = Registry(

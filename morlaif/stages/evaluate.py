@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from morlaif.evaluation.settings import EvalSettings
+from morlaif.evaluation.settings import EvalSettings, JudgeSettings
 from morlaif.feedback.settings import Principle
 from morlaif.memory.advice import halves
 from morlaif.memory.effort import Amounts, Effort, loaded, sampled, scored
@@ -78,16 +78,7 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
     def memory(self, unit: Unit, machine: Machine) -> StageMemory | None:
         s = unit.reads.eval
         made = machine.sampling("evaluate", s.batch_size, s.max_prompt_tokens, s.max_new_tokens, machine.bank())
-        judge = judging(getattr(s.judge, "engine", None), 1, s.max_new_tokens)
-        if judge is None:
-            return made
-        weights, turn = machine.judging(judge)  # when policies have answered and gone; the preference models stay
-        policy = machine.layout.frozen(machine.policy)
-        always = tuple(item for item in made.always if item not in policy)
-        return replace(
-            made, always=always,
-            turns=(*((name, (*policy, *items)) for name, items in made.turns), ("judging", (*weights, *turn))),
-        )  # fmt: skip
+        return with_judge(made, s.judge, s.max_new_tokens, machine)
 
     def efforts(self, unit: Unit, machine: Machine, data: Amounts) -> Iterable[Effort]:
         s = unit.reads.eval
@@ -107,6 +98,20 @@ class Evaluate(Stage[EvaluateReads, EvaluateNeeds]):
 
     def smaller(self, reads: EvaluateReads) -> Iterator[str]:
         return halves("eval.batch_size", reads.eval.batch_size)
+
+
+def with_judge(made: StageMemory, settings: JudgeSettings, new: int, machine: Machine) -> StageMemory:
+    """Of a stage that samples, its judge too, when policies have answered and gone; the preference models stay."""
+    judge = judging(getattr(settings, "engine", None), 1, new)
+    if judge is None:
+        return made
+    weights, turn = machine.judging(judge)
+    policy = machine.layout.frozen(machine.policy)
+    always = tuple(item for item in made.always if item not in policy)
+    return replace(
+        made, always=always,
+        turns=(*((name, (*policy, *items)) for name, items in made.turns), ("judging", (*weights, *turn))),
+    )  # fmt: skip
 
 
 STAGE = Evaluate()

@@ -14,6 +14,7 @@ from morlaif.stages import (
     dpo,
     evaluate,
     feedback,
+    front,
     online_dpo,
     pm,
     ppo,
@@ -29,7 +30,8 @@ from morlaif.units.unit import Stage
 
 STAGES: tuple[Stage[Any, Any], ...] = (
     data.STAGE, sft.STAGE, respond.STAGE, feedback.STAGE, backbone.STAGE, pm.STAGE, weigh.STAGE, ppo.STAGE,
-    dpo.STAGE, best_of_n.STAGE, rejection.STAGE, teacher.STAGE, online_dpo.STAGE, evaluate.STAGE, report.STAGE,
+    dpo.STAGE, best_of_n.STAGE, rejection.STAGE, teacher.STAGE, online_dpo.STAGE, evaluate.STAGE, front.STAGE,
+    report.STAGE,
 )  # fmt: skip
 ALONE = compare.STAGE  # reads finished runs: no part of a run
 NAMES = tuple(stage.name for stage in STAGES)

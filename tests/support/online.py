@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def scoring() -> dict[str, Any]:
 
 
 def job(stage: Any, name: str, root: Path, needs: dict[str, Path], on_progress: Any = None, **reads: Any) -> Job:
-    own, given = typed(stage, scoring() | reads, needs)
+    known = {part.name for part in fields(stage.reads)}
+    rewarded = {name: value for name, value in scoring().items() if name in known}
+    own, given = typed(stage, rewarded | reads, needs)
     out, keep = root / "out", root / "keep"
     for folder in (out, keep):
         folder.mkdir(parents=True, exist_ok=True)

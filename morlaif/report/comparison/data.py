@@ -11,6 +11,7 @@ from typing import Any
 
 from morlaif.evaluation import results
 from morlaif.evaluation.aggregate import Aggregate, Cell
+from morlaif.evaluation.fronts import FRONT, WayFront
 from morlaif.evaluation.results import SFT, ArmFacts, Estimate, Rate, RunDetails, RunResults, Yardstick, parts
 from morlaif.evaluation.wins import versus
 from morlaif.report.comparison.labels import RunLabels, is_seed, shown
@@ -29,6 +30,7 @@ class ComparedRun:
     details: RunDetails
     curves: Mapping[str, Sequence[Mapping[str, float]]]  # a row for each step of each arm's training
     human: Mapping[str, Any] | None  # human.json: the raters' answers, by comparison
+    fronts: Mapping[str, WayFront] = field(default_factory=dict)  # by way
 
     @property
     def arms(self) -> Mapping[str, ArmFacts]:
@@ -299,8 +301,19 @@ def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[
         }
         curves = {arm: read_lines(policy / "curve.jsonl") for arm, policy in policies.items()}
         found = results.load(RunResults, folder / "results.json")
-        made.append(ComparedRun(run["name"], run["config"], run["units"], found, details, curves, run["human"]))
+        made.append(
+            ComparedRun(
+                run["name"], run["config"], run["units"], found, details, curves, run["human"], _fronts(run, inputs)
+            )
+        )
     return made
+
+
+def _fronts(run: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, WayFront]:
+    """Those that the run has finished."""
+    units = {name.removeprefix("front/"): f"front/{digest}" for name, digest in run["units"].items()
+             if name.startswith("front/")}  # fmt: skip
+    return {way: results.load(WayFront, inputs[key] / FRONT) for way, key in units.items() if key in inputs}
 
 
 def turned(rate: Rate) -> Rate:

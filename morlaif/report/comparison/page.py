@@ -12,7 +12,7 @@ from typing import Any
 from morlaif.data.records import Message
 from morlaif.evaluation.results import as_json
 from morlaif.report import endings
-from morlaif.report.comparison import figures, more_figures, paper, standings, tables
+from morlaif.report.comparison import figures, fronts, more_figures, paper, standings, tables
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import ComparedRun, ComparedRuns
 from morlaif.report.comparison.labels import heading, is_seed, shown
@@ -42,6 +42,7 @@ _SECTIONS: Sequence[tuple[str, str, tuple[Callable[[ComparedRuns], Any], ...]]] 
         ),
     ),
     ("policies", "Policies", (figures.win_rates, figures.win_matrix, more_figures.strengths, figures.human_win_rates)),
+    ("fronts", "Fronts", (fronts.mean_fronts, fronts.hypervolumes, fronts.relative)),
     ("models", "Preference models", (figures.objective_accuracy, figures.principle_accuracy)),
     ("principles", "Principles", (more_figures.changes, more_figures.pareto, figures.ablation, figures.correlations)),
 )

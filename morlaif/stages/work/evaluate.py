@@ -20,7 +20,7 @@ from morlaif.data.spool import Picked
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import budget, checks, kept, overview, regression, results, wins
 from morlaif.evaluation import pairs as held_out
-from morlaif.evaluation.judges import EngineJudge, PolicyJudge, Score, ScoreJudge, UtilityJudge, true_scores, utilities
+from morlaif.evaluation.judges import PolicyJudge, Score, true_scores, utilities
 from morlaif.evaluation.objectives import as_function
 from morlaif.evaluation.outside import load_outside
 from morlaif.evaluation.overview import Scored
@@ -35,7 +35,7 @@ from morlaif.evaluation.policies import (
 )
 from morlaif.evaluation.results import SFT, ArmFacts, ArmWeights, Estimate, RunDetails, RunResults
 from morlaif.evaluation.rewardbench import read_bench
-from morlaif.evaluation.settings import EvalSettings, HfJudge, OpenAIJudge, PluginJudge, PMJudge, RulesJudge
+from morlaif.evaluation.settings import EvalSettings, RulesJudge
 from morlaif.evaluation.wins import Contest, Two, versus
 from morlaif.evaluation.yardstick import agrees_with_people, yardstick
 from morlaif.feedback.aggregate import label_report
@@ -51,26 +51,32 @@ from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.evaluate import EvaluateJob
 from morlaif.stages.ppo import STAGE as PPO
+<<<<<<< HEAD
 from morlaif.stages.work.places import bank_of, base_of, pm_base_of, policy_of
 from morlaif.statistics import Array, Resampling
 from morlaif.steer.conditioning import usual_prompts
+=======
+from morlaif.stages.work.judges import GOLD, policy_judge, scorer
+from morlaif.stages.work.places import base_of, pm_base_of, policy_of
+from morlaif.statistics import Resampling
+>>>>>>> 4977ff9 (Measure fronts of soups and of direct training: group front, stage front, a section of the page and of comparisons)
 
 Load = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 PAIRS_COUNTED = 64  # whose tokens tell how long pairs are
-SINGLE, GOLD = "single", "gold"  # preference models: of the constitution; of the human labels, for the judge
+SINGLE = "single"  # the preference model of the constitution
 
 
 def build(job: EvaluateJob) -> dict[str, Any]:
     # 1. what is evaluated: arms, their preference models, the objectives that are made of these alone
     run = _run(job)
-    score = _scorer(job, run.models.names)
+    score = scorer(job, {name: job.needs.pm[name] for name in run.models.names})
 
     # 2. what each policy answers, and what the preference models and the world think of it
     prompts = _prompts(job, run.settings.prompts)
     answers = _answers(job, run, prompts, score)
 
     # 3. who wins
-    judge = _judge(job, run)
+    judge = policy_judge(job, run.settings.judge)
     found = _contests(job, run, judge, prompts, answers)
 
     rates = _rates(job, run, prompts, answers)
@@ -192,19 +198,6 @@ def _arms(job: EvaluateJob, principles: Sequence[str]) -> dict[str, ArmFacts]:
     return made
 
 
-def _scorer(job: EvaluateJob, names: Sequence[str]) -> Score:
-    """prompts, responses -> raw scores (N, K) of the preference models `names`; of none where a run has none."""
-    if not names:
-        return lambda prompts, responses: np.zeros((len(responses), 0))
-    bank = bank_of(job, {name: job.needs.pm[name] for name in names})
-
-    def score(prompts: Sequence[list[Message]], responses: Sequence[str]) -> Array:
-        scored: Array = ranks.mapped(bank.score, prompts, responses, mistake=UserError).double().cpu().numpy()
-        return scored
-
-    return score
-
-
 def _objective(job: EvaluateJob, name: str, arm: ArmFacts, models: Sequence[str]) -> Objective | None:
     """What the policy of the arm was trained on; None where that is more than the preference models `models` can say:
     a judge's ratings, a function's values."""
@@ -283,17 +276,6 @@ def _answered(
     true = true_scores(prompts, made.texts, run.truth) if run.truth else None
     utility = utilities(prompts, made.texts) if run.truth else None
     return Answered(made, scored, true, utility)
-
-
-def _judge(job: EvaluateJob, run: _Run) -> PolicyJudge:
-    match run.settings.judge:
-        case RulesJudge():
-            return UtilityJudge()
-        case PMJudge():
-            gold = _scorer(job, [GOLD])
-            return ScoreJudge(lambda prompts, responses: gold(prompts, responses)[:, 0])
-        case OpenAIJudge() | HfJudge() | PluginJudge():
-            return EngineJudge(run.settings.judge, ledger=job.ledger, seed=job.seed, on_progress=job.progress)
 
 
 def _judge_facts(job: EvaluateJob, run: _Run, judge: PolicyJudge) -> results.JudgeFacts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from morlaif.evaluation import results
+from morlaif.evaluation.fronts import FRONT
 from morlaif.report.data import load
 from morlaif.report.page import render
 from morlaif.report.section import make_sections
@@ -29,4 +31,6 @@ def build(job: ReportJob) -> dict[str, Any]:
     html = render(run, sections, svgs)
     (job.out / "report.html").write_text(html, encoding="utf-8")
     (job.out / "numbers.json").write_text(json.dumps(numbers(run), indent=2, allow_nan=False) + "\n")
+    if run.fronts is not None:
+        results.save(run.fronts, job.out / FRONT)
     return {"bytes": len(html.encode())}
