@@ -14,10 +14,11 @@ from morlaif.planning.arms import PlannedArm, planned
 from morlaif.reward.settings import PMReward
 from morlaif.stages.front import FrontReads
 from morlaif.stages.places import Places
-from morlaif.steer.front import FrontSettings
+from morlaif.steer.front import FrontSettings, spread
 from morlaif.steer.simplex import Point, grid, name_of, weights
 
 PREFIX = "front-"  # of its arms: a name that no arm of a config can have
+CONDITIONED = f"{PREFIX}conditioned"  # the one for all weights
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class PlannedFront:
         )  # fmt: skip
         made: dict[str, FrontReads] = {}
         for way in settings.ways:
-            names = _corners(settings) if way == "soup" else {f"{PREFIX}{name}" for name in self.points}
-            trained = tuple(name for name in self.arms if name in names)
+            names = {"soup": _corners(settings), "direct": {*map(_arm_of, self.points)}, "conditioned": {CONDITIONED}}
+            trained = tuple(name for name in self.arms if name in names[way])
             made[way] = replace(common, way=way, trained=trained, soup=settings.soup if way == "soup" else None)
         return made
 
@@ -59,62 +60,77 @@ def front_of(config: Config) -> PlannedFront:
     settings = config.front
     if not settings.objectives:
         return PlannedFront()
-    arm = _arm(config)
     names = list(settings.objectives)
     points = {name_of(point, names): point for point in grid(len(names), settings.steps)}
     corners = _corners(settings)
-    wanted = {f"{PREFIX}{name}": point for name, point in points.items()}
-    if "direct" not in settings.ways:
-        wanted = {name: point for name, point in wanted.items() if name in corners}
-    first = sorted(wanted, key=lambda name: name not in corners)
-    arms = {name: _weighed(config, arm, name, wanted[name]) for name in first}
+    trained = {_arm_of(name): point for name, point in points.items()}
+    wanted = {
+        name: point
+        for name, point in sorted(trained.items(), key=lambda item: item[0] not in corners)
+        if "direct" in settings.ways or ("soup" in settings.ways and name in corners)
+    }
+    arms = {}
+    if wanted:
+        arm = _definition(config, "front.arm", settings.arm)
+        arms = {name: _weighed(config, "front.arm", arm, name, point) for name, point in wanted.items()}
+    if "conditioned" in settings.ways:
+        arm = _definition(config, "front.conditioned", settings.conditioned)
+        arms[CONDITIONED] = _weighed(config, "front.conditioned", arm, CONDITIONED, (1,) * len(names))
     for name, one in arms.items():
         _check(one, name, settings)
     return PlannedFront(arms, points)
+
+
+def _arm_of(point: str) -> str:
+    return f"{PREFIX}{point}"
 
 
 def _corners(settings: FrontSettings) -> set[str]:
     return {f"{PREFIX}{name}" for name in settings.objectives}
 
 
-def _arm(config: Config) -> Arm:
-    """The definition that all policies of the front have, but for their weights."""
+def _definition(config: Config, key: str, name: str) -> Arm:
+    """The definition that policies of the front have, but for their weights."""
     settings, known = config.front, config.arms.definitions
     chosen = [principle.name for principle in config.principles.chosen]
-    for name in settings.principles:
-        if name not in chosen:
-            hint = f"{suggest(name, chosen)} Known: {', '.join(chosen)}"
-            raise UserError(f"front.objectives: the run has no principle '{name}'.{hint}")
-    if settings.arm not in known:
-        raise UserError(f"front.arm: no arm '{settings.arm}'.{suggest(settings.arm, known)} Known: {', '.join(known)}")
-    arm = known[settings.arm]
+    for principle in settings.principles:
+        if principle not in chosen:
+            hint = f"{suggest(principle, chosen)} Known: {', '.join(chosen)}"
+            raise UserError(f"front.objectives: the run has no principle '{principle}'.{hint}")
+    if name not in known:
+        raise UserError(f"{key}: no arm '{name}'.{suggest(name, known)} Known: {', '.join(known)}")
+    arm = known[name]
     if arm.labels != "principles":
-        raise UserError(f"front.arm={settings.arm}: its labels are {arm.labels}; weights need labels: principles")
+        raise UserError(f"{key}={name}: its labels are {arm.labels}; weights need labels: principles")
     if arm.own_models:
-        raise UserError(
-            f"front.arm={settings.arm}: changes preference models, which all points share; give pm=… to the whole run"
-        )
+        raise UserError(f"{key}={name}: changes preference models, which all points share; give pm=… to the whole run")
     return arm
 
 
-def _weighed(config: Config, arm: Arm, name: str, point: Point) -> PlannedArm:
+def _weighed(config: Config, key: str, arm: Arm, name: str, point: Point) -> PlannedArm:
     settings = config.front
     change = dict(arm.change)
-    values = settings.values(weights(point))
+    values = spread(settings.parts, weights(point))
     change |= {"weights.method": "given", "weights.values": values, "weights.zero": []}
     if isinstance(config.reward, PMReward) and "reward" not in change:
         change["reward.principles"] = settings.principles
     if settings.scalarizer is not None:
         change["scalarizer"] = settings.scalarizer
-    return planned(config, name, arm.model_copy(update={"change": change}), "front.arm")
+    return planned(config, name, arm.model_copy(update={"change": change}), key)
 
 
 def _check(arm: PlannedArm, name: str, settings: FrontSettings) -> None:
-    method, given = arm.method, f"front.arm={settings.arm}"
+    method = arm.method
+    given = f"{arm.key}={settings.conditioned if name == CONDITIONED else settings.arm}"
     if not method.rewarded:
         raise UserError(f"{given}: {method.name} has no reward, so no weights")
     reward = arm.config.reward
     if not isinstance(reward, PMReward) or reward.draw is not None:
         raise UserError(f"{given}: its policies are rewarded by preference models, one a principle; take reward=pm")
-    if "soup" in settings.ways and method.artifact != "model":
+    steered = getattr(arm.groups.get(method.name), "steer", None)
+    steers = steered is not None and steered.kind != "none"
+    if steers != (name == CONDITIONED):
+        right = "its policy takes weights; front.conditioned is for it" if steers else "its policy takes no weights"
+        raise UserError(f"{given}: {right}")
+    if name in _corners(settings) and "soup" in settings.ways and method.artifact != "model":
         raise UserError(f"front.ways: soup merges weights, and {method.name} leaves no model; take front.ways=[direct]")

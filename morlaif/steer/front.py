@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -31,6 +31,7 @@ class FrontSettings(Settings):
     steps: Annotated[int, Field(ge=1, le=100), NUMBER]  # from one objective alone to another
     ways: Annotated[tuple[Way, ...], Field(min_length=1), DISTINCT]
     arm: Line  # whose labels, reward and method the policies have
+    conditioned: Line  # the arm of the one policy for all weights
     scalarizer: Line | None  # a preset; null: the arm's
     prompts: Count | None  # held-out ones that are answered at each point; null: those of the evaluation
     soup: SoupSettings
@@ -66,10 +67,12 @@ class FrontSettings(Settings):
         """Of all objectives, each once."""
         return list(dict.fromkeys(name for own in self.parts.values() for name in own))
 
-    def values(self, weights: tuple[float, ...]) -> dict[str, float]:
-        """The weight of each principle, where its objectives have `weights`: an objective's is shared by its own."""
-        found = dict.fromkeys(self.principles, 0.0)
-        for own, weight in zip(self.parts.values(), weights, strict=True):
-            for name in own:
-                found[name] += weight / len(own)
-        return found
+
+def spread(parts: Mapping[str, Sequence[str]], weights: Sequence[float]) -> dict[str, float]:
+    """The weight of each principle where objectives, each of the principles `parts`, have `weights`: an objective's is
+    shared by its own."""
+    found = dict.fromkeys((name for own in parts.values() for name in own), 0.0)
+    for own, weight in zip(parts.values(), weights, strict=True):
+        for name in own:
+            found[name] += weight / len(own)
+    return found

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import moocore
 import numpy as np
 import pytest
+from front_cases import HOW, values_of, way
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from morlaif.evaluation import fronts
 from morlaif.evaluation.pareto import hypervolume
-from morlaif.evaluation.results import Estimate, Rate
 
 COORDINATES = st.floats(-3, 3, allow_nan=False, width=32).map(lambda x: round(x, 3))
-HOW = {"seed": 0, "resamples": 200, "confidence": 0.95}
 
 
 def points_of(most: int = 6, width: int = 2):
@@ -98,29 +96,6 @@ def test_the_box_of_the_corners():
     chord = np.stack([1 - many, many], axis=1)
     assert fronts.box_volume(chord, chord) == pytest.approx(0.5, abs=1e-3)
     assert fronts.box_volume([[1, 1], [1, 1], [1, 1]], weights) is None
-
-
-def way(values: np.ndarray, weights: np.ndarray, name: str, episodes: int = 100) -> fronts.WayFront:
-    objectives = {f"p{k}": [f"p{k}"] for k in range(values.shape[2])}
-    nothing = Estimate(None, None, None, 0)
-    points = [
-        fronts.FrontPoint(
-            name=f"{k}", weights=dict(zip(objectives, map(float, w), strict=True)),
-            place={o: replace(nothing, value=float(v)) for o, v in zip(objectives, values[k].mean(0), strict=True)},
-            models=dict.fromkeys(objectives, 0.0), truth=None,
-            win_rate=Rate(0.5, 0.4, 0.6, 9, 0.5, 0.0, 0.5, 0.0, 0), tokens=9.0, ended=1.0, dominated=False,
-            above_chord=None,
-        )
-        for k, w in enumerate(weights)
-    ]  # fmt: skip
-    cost = fronts.FrontCost(len(points), episodes, 1.0)
-    made = fronts.WayFront(name, objectives, "truth", -2.0, points, {}, nothing, None, None, cost, values.shape[1], "x")
-    return fronts.front_of(made, values, weights, **HOW)
-
-
-def values_of(means: list[list[float]], prompts: int = 40, noise: float = 0.3) -> np.ndarray:
-    drawn = np.random.default_rng(0).normal(0, noise, (prompts, len(means[0])))
-    return np.array(means)[:, None] + (drawn - drawn.mean(axis=0))
 
 
 WEIGHTS = np.array([[1.0, 0], [0.5, 0.5], [0, 1.0]])

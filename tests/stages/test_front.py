@@ -26,6 +26,7 @@ from morlaif.planning.plan import plan
 from morlaif.report.data import load_fronts
 from morlaif.stages.front import STAGE
 from morlaif.stages.work import front
+from morlaif.steer.conditioning import Steering
 from morlaif.steer.front import SoupSettings
 from morlaif.steer.simplex import grid, name_of
 from morlaif.steer.soup import merge_policies
@@ -43,12 +44,14 @@ def whole():
     return planned()
 
 
-def test_nine_points_take_nine_policies_and_the_soup_two_of_them(whole):
+def test_nine_points_take_nine_policies_the_soup_two_of_them_and_one_that_is_told_weights_itself(whole):
     trained = [name for name in whole if name.startswith("ppo/front-")]
-    assert len(trained) == 9
+    assert len(trained) == 10
     soup = {unit.name for unit in whole["front/soup"].of("ppo")}
     direct = {unit.name for unit in whole["front/direct"].of("ppo")}
-    assert soup == {"ppo/front-detail", "ppo/front-conciseness"} and direct == set(trained)
+    assert soup == {"ppo/front-detail", "ppo/front-conciseness"} and direct == {*trained} - {"ppo/front-conditioned"}
+    (one,) = whole["front/conditioned"].of("ppo")
+    assert one.name == "ppo/front-conditioned" and one.reads.ppo.steer.kind == "text"
     assert whole["front/soup"].reads.points == whole["front/direct"].reads.points
     weights = whole["weigh/front-detail3-conciseness5"].reads.weights
     assert weights.values == {"detail": 0.375, "conciseness": 0.625} and weights.method == "given"
@@ -64,7 +67,7 @@ def test_a_front_changes_no_unit_of_the_run_itself(whole):
 def test_a_point_is_one_unit_whatever_the_grid(whole):
     coarser = planned("front.steps=4")
     shared = [name for name in coarser if name.startswith(("ppo/front-", "weigh/front-"))]
-    assert len(shared) == 10
+    assert len(shared) == 12
     assert all(coarser[name].digest == whole[name].digest for name in shared)
 
 
@@ -95,6 +98,8 @@ def test_without_direct_training_corners_alone_are_trained():
         ),
         (["front.arm=rlaif"], "front.arm=rlaif: its labels are constitution; weights need labels: principles"),
         (["front.arm=lcb"], "front.arm=lcb: changes preference models, which all points share"),
+        (["front.arm=conditioned"], "its policy takes weights; front.conditioned is for it"),
+        (["front.conditioned=morlaif"], "front.conditioned=morlaif: its policy takes no weights"),
         (["front.arm=morlaiff"], "front.arm: no arm 'morlaiff'. Did you mean 'morlaif'?"),
         (["front.arm=best_of_n"], "front.ways: soup merges weights, and best_of_n leaves no model"),
         (["front.objectives=[detail]"], "names one objective"),
@@ -143,7 +148,7 @@ def needs(tmp_path_factory) -> dict[str, Path]:
 def made(root: Path, needs: dict[str, Path], way: str, monkeypatch, **more) -> Path:
     monkeypatch.setattr(front, "scorer", lambda job, models: scores)
     corners = [f"ppo/front-{name}" for name in OBJECTIVES]
-    own = {n: f for n, f in needs.items() if way == "direct" or n in ("data", "sft", *corners)}
+    own = {n: f for n, f in needs.items() if way != "soup" or n in ("data", "sft", *corners)}
     own.pop("weigh/arm", None)
     own |= {f"pm/{name}": root for name in OBJECTIVES}  # which `scores` stands for
     job = online.job(
@@ -208,6 +213,22 @@ def test_ways_are_put_side_by_side(found):
     share = soup.hypervolume.value / direct.hypervolume.value
     assert both.against["soup"].relative.value == pytest.approx(share)
     assert both.against["soup"].cost == pytest.approx(2 / 3)
+
+
+def test_one_policy_for_all_weights_is_told_those_of_each_point(needs, tmp_path, monkeypatch):
+    folder = tmp_path / "policy"
+    save_policy(*load_policy(needs["sft"]), folder)
+    steering = Steering("text", OBJECTIVES, (0.5, 0.5), 10)
+    steering.write(folder)
+    own = {"data": needs["data"], "sft": needs["sft"], "ppo/front-conditioned": folder}
+    out = made(tmp_path, own, "conditioned", monkeypatch)
+    for name, point in POINTS.items():
+        told = dict(zip(OBJECTIVES, (part / sum(point) for part in point), strict=True))
+        asked = [steering.told(one, told) for one in prompts(needs)]
+        load = partial(load_policy, folder)
+        answers = respond(load, asked, online.ANSWERING, seed=seed_of(0, "evaluate"))
+        assert texts(out, name) == answers.texts
+    assert texts(out, "detail") != texts(out, "conciseness")
 
 
 def test_a_killed_unit_goes_on_with_the_same_answers(found, needs, tmp_path, monkeypatch):

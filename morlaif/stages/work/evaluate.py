@@ -51,15 +51,10 @@ from morlaif.scalarize.registry import resolve
 from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.stages.evaluate import EvaluateJob
 from morlaif.stages.ppo import STAGE as PPO
-<<<<<<< HEAD
-from morlaif.stages.work.places import bank_of, base_of, pm_base_of, policy_of
-from morlaif.statistics import Array, Resampling
-from morlaif.steer.conditioning import usual_prompts
-=======
 from morlaif.stages.work.judges import GOLD, policy_judge, scorer
 from morlaif.stages.work.places import base_of, pm_base_of, policy_of
 from morlaif.statistics import Resampling
->>>>>>> 4977ff9 (Measure fronts of soups and of direct training: group front, stage front, a section of the page and of comparisons)
+from morlaif.steer.conditioning import usual_prompts
 
 Load = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 PAIRS_COUNTED = 64  # whose tokens tell how long pairs are

@@ -29,6 +29,8 @@ from morlaif.stages.work.judges import policy_judge, scorer
 from morlaif.stages.work.places import policy_of
 from morlaif.stages.work.policies import write_lines
 from morlaif.statistics import Array, Resampling, bootstrap_mean
+from morlaif.steer.conditioning import Steering, read_steering
+from morlaif.steer.front import spread
 from morlaif.steer.simplex import weights
 from morlaif.steer.soup import merge_policies
 from morlaif.units.unit import seed_of
@@ -104,11 +106,13 @@ def _placed(job: FrontJob, prompts: Prompts, name: str, load: Load, score: Score
     reads, kept = job.reads, job.keep / f"{name}.jsonl"
     own = job.needs.policies.get(PREFIX + name) if reads.way == "direct" else None
     file = kept if own is None or not (own / ANSWERS).is_file() else own / ANSWERS
+    steering = _steering(job) if name != SFT else None
+    asked = prompts if steering is None else [steering.told(one, _weights(job, name)) for one in prompts]
     if ranks.on_first(file.is_file):
         answers = ranks.on_first(lambda: kept_answers(file, prompts))
     else:
         seed = seed_of(reads.seed, EVALUATE.name)  # as an evaluation draws: policies share their random numbers
-        answers = respond(load, prompts, reads.answers, seed=seed, gather=job.hardware.zero.most_gathered)
+        answers = respond(load, asked, reads.answers, seed=seed, gather=job.hardware.zero.most_gathered)
         ranks.on_first(lambda: leave_answers(kept, prompts, answers))
     true = None
     if reads.truth:
@@ -118,10 +122,15 @@ def _placed(job: FrontJob, prompts: Prompts, name: str, load: Load, score: Score
 
 
 def _policy(job: FrontJob, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Of a point: the one that was trained there, or a merge of the corners, which is gone once it is loaded."""
+    """Of a point: the one that was trained there or for all points, or a merge of the corners, which is gone once it is
+    loaded."""
     reads = job.reads
     if reads.way == "direct":
         return policy_of(job, job.needs.policies[PREFIX + name])
+    if (steering := _steering(job)) is not None:
+        (folder,) = job.needs.policies.values()
+        model, tokenizer = policy_of(job, folder)
+        return steering.at(model, _weights(job, name)), tokenizer
     assert reads.soup is not None
     corners = [job.needs.policies[PREFIX + objective] for objective in reads.objectives]
     merged = job.keep / "merged"
@@ -137,6 +146,21 @@ def _policy(job: FrontJob, name: str) -> tuple[PreTrainedModel, PreTrainedTokeni
     ranks.barrier()
     ranks.on_first(lambda: shutil.rmtree(merged))
     return made
+
+
+def _steering(job: FrontJob) -> Steering | None:
+    """How the one policy for all weights takes them; None of other ways."""
+    if job.reads.way != "conditioned":
+        return None
+    (folder,) = job.needs.policies.values()
+    if (found := read_steering(folder)) is None:
+        raise Damaged(f"{folder}: says nothing of the weights that its policy takes")
+    return found
+
+
+def _weights(job: FrontJob, name: str) -> dict[str, float]:
+    """Of the principles, at a point."""
+    return spread(job.reads.objectives, weights(job.reads.points[name]))
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
