@@ -136,17 +136,21 @@ def load(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> RunData:
             for name, folder in policies.items()
             if (file := folder / BY_N).is_file()
         },
-        fronts=load_fronts(
-            {name.removeprefix("front/"): folder for name, folder in inputs.items() if name.startswith("front/")},
-            Resampling(seed=0, resamples=config["eval"]["resamples"], confidence=details.confidence),
-        ),
+        fronts=_fronts(inputs, config, details),
     )
 
 
-def load_fronts(folders: Mapping[str, Path], how: Resampling) -> Fronts | None:
-    """All ways of a run, from the artifacts of its units `front/<way>`, by way; None without any."""
+def _fronts(inputs: Mapping[str, Path], config: Mapping[str, Any], details: RunDetails) -> Fronts | None:
+    folders = {name.removeprefix("front/"): folder for name, folder in inputs.items() if name.startswith("front/")}
     if not folders:
         return None
+    return load_fronts(
+        folders, Resampling(seed=0, resamples=config["eval"]["resamples"], confidence=details.confidence)
+    )
+
+
+def load_fronts(folders: Mapping[str, Path], how: Resampling) -> Fronts:
+    """All ways of a run, from the artifacts of its units `front/<way>`, by way."""
     ways = {way: results.load(WayFront, folder / FRONT, "a front") for way, folder in folders.items()}
     values = {way: _values(folder / GRID, ways[way]) for way, folder in folders.items()}
     return Fronts(ways, against(ways, values, **how))

@@ -124,7 +124,7 @@ def _points(found: Fronts) -> Table:
         heads += [*(f"{title}: {words(objective)}" for objective in objectives), f"{title}: wins"]
     rows = []
     for k, point in enumerate(first.points):
-        row = [" : ".join(number(weight, 2).rstrip("0").rstrip(".") for weight in point.weights.values())]
+        row = [" : ".join(f"{weight:.3g}" for weight in point.weights.values())]
         for way in found.ways.values():
             row += [_reached(way.points[k], name) for name in objectives]
             row.append(percent(way.points[k].win_rate.value))
@@ -184,7 +184,7 @@ def _legend(made: Figure, axes: Axes, found: Fronts) -> None:
 
 
 def _wins(found: Fronts) -> Figure:
-    made, ((axes,),) = figure(2.8)
+    made, ((axes,),) = figure(3.6)
     first = next(iter(found.ways.values()))
     second = list(first.objectives)[1]
     for place, way in enumerate(found.ways.values()):
