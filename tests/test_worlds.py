@@ -49,6 +49,7 @@ EXPERIMENTS = {
     "smoke": "",
     "salmon": "",
     "systems": "",
+    "front": "",
     "hh_cpu": "data.path=d.jsonl",
     "local": "model.path=m data.path=d.jsonl judge.path=j",
     "llama2_70b": "",

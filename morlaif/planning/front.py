@@ -96,7 +96,7 @@ def _definition(config: Config, key: str, name: str) -> Arm:
     for principle in settings.principles:
         if principle not in chosen:
             hint = f"{suggest(principle, chosen)} Known: {', '.join(chosen)}"
-            raise UserError(f"front.objectives: the run has no principle '{principle}'.{hint}")
+            raise UserError(f"front.objectives: no principle '{principle}' in this run.{hint}")
     if name not in known:
         raise UserError(f"{key}: no arm '{name}'.{suggest(name, known)} Known: {', '.join(known)}")
     arm = known[name]

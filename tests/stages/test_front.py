@@ -94,7 +94,7 @@ def test_without_direct_training_corners_alone_are_trained():
     [
         (
             ["front.objectives=[detail,concisenes]"],
-            "the run has no principle 'concisenes'. Did you mean 'conciseness'?",
+            "no principle 'concisenes' in this run. Did you mean 'conciseness'?",
         ),
         (["front.arm=rlaif"], "front.arm=rlaif: its labels are constitution; weights need labels: principles"),
         (["front.arm=lcb"], "front.arm=lcb: changes preference models, which all points share"),
