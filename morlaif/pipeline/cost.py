@@ -21,6 +21,7 @@ from morlaif.online.settings import ServerTeacher, TeacherSettings
 from morlaif.pipeline.display import plain_table
 from morlaif.pipeline.timing import duration
 from morlaif.stages.feedback import FeedbackReads
+from morlaif.stages.front import FrontReads
 from morlaif.stages.scoring import ScoringReads
 from morlaif.stages.teacher import TeacherReads
 from morlaif.stages.weigh import WeighReads
@@ -56,6 +57,10 @@ def feedback_costs(plan: Plan, store: Store, config: Config) -> list[CostEstimat
         and not store.has(evaluate)
     ):
         made.append(_evaluation(config, judge, store))
+    for unit in plan.units:
+        if isinstance(unit.reads, FrontReads) and isinstance(judge, OpenAIJudge | HfJudge) and not store.has(unit):
+            prompts = _held_out(unit.reads.answers.prompts, config)
+            made.append(_judged(unit.name, judge, prompts * len(unit.reads.points), config, store))
     return made
 
 
@@ -156,18 +161,24 @@ def _lengths(config: Config) -> tuple[int, int, int]:
 def _evaluation(config: Config, judge: OpenAIJudge | HfJudge, store: Store) -> CostEstimate:
     from morlaif.evaluation.wins import contests
 
-    prompts = min(config.eval.prompts, config.data.eval) if isinstance(config.data, ToyData) else config.eval.prompts
+    prompts, of_people = _held_out(config.eval.prompts, config), _held_out(config.eval.agreement, config)
+    kept = config.ppo.steps // config.ppo.keep_every if config.eval.kept and config.ppo.keep_every else 0
+    compared = len(contests(config.arms.select, list(config.eval.policies))) + kept * len(config.arms.select)
+    return _judged("evaluate", judge, prompts * compared + of_people, config, store)
+
+
+def _held_out(count: int, config: Config) -> int:
+    """So many prompts or pairs, as far as the toy world has them."""
+    return min(count, config.data.eval) if isinstance(config.data, ToyData) else count
+
+
+def _judged(name: str, judge: OpenAIJudge | HfJudge, count: int, config: Config, store: Store) -> CostEstimate:
+    """Of comparing so many answers of two policies."""
     overall = Principle(
         name="overall", question=judge.question, description=judge.description or "-", covers=("overall",)
     )
-    of_people = (
-        min(config.eval.agreement, config.data.eval) if isinstance(config.data, ToyData) else config.eval.agreement
-    )
-    kept = config.ppo.steps // config.ppo.keep_every if config.eval.kept and config.ppo.keep_every else 0
-    compared = len(contests(config.arms.select, list(config.eval.policies))) + kept * len(config.arms.select)
-    count = prompts * compared + of_people
     lengths = (ASSUMED_TOKENS[0], config.eval.max_new_tokens, config.eval.max_new_tokens)
-    return estimate("evaluate", judge.engine, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
+    return estimate(name, judge.engine, lambda _: (overall,), count, ledger=store.ledger, lengths=lengths)
 
 
 def cost_table(estimates: Sequence[CostEstimate]) -> Table:

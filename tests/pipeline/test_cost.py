@@ -34,6 +34,13 @@ def test_a_language_model_that_judges_policies_has_a_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_each_point_of_a_front_is_judged_once_in_each_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = rows("eval=default", "eval.prompts=10", "front=lora", "front.ways=[soup,direct]", "arms.select=[morlaif]")
+    assert table["front/soup"][:2] == table["front/direct"][:2] == ["50", "0"]
+
+
+@pytest.mark.slow
 def test_several_units_are_summed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = rows("eval=default", "feedback=openai", "principles.count=2", "arms.select=[morlaif]")
