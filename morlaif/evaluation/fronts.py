@@ -99,7 +99,7 @@ def drawn_volumes(values: Array, reference: float, how: Resampling) -> tuple[flo
 # --- what a run leaves ----------------------------------------------------------------------------------------------
 
 Measure = Literal["truth", "models"]  # what places a point: the world's known truth, or the preference models
-DIRECT = "direct"  # the way that others are measured by
+DIRECT, CONDITIONED = "direct", "conditioned"  # ways: the one that others are measured by; one policy for all weights
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def front_of(made: WayFront, values: Array, weights: Array, **how: Unpack[Resamp
     means = values.mean(axis=1)
     kept = non_dominated(means)
     value, drawn = drawn_volumes(values, made.reference, how)
-    corners = all((weights[:, k] == 1).any() for k in range(weights.shape[1]))
+    # One policy for all weights has no corners that were trained on one objective each.
+    corners = made.way != CONDITIONED and all((weights[:, k] == 1).any() for k in range(weights.shape[1]))
     chord = above_chord(means, weights) if corners else None
     points = [
         replace(

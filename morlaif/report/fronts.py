@@ -120,8 +120,7 @@ def _points(found: Fronts) -> Table:
     objectives = list(first.objectives)
     heads = [" : ".join(map(words, objectives))]
     for name in found.ways:
-        title = NAMES.get(name, name)
-        heads += [*(f"{title}: {words(objective)}" for objective in objectives), f"{title}: wins"]
+        heads += [*(f"{name}: {words(objective)}" for objective in objectives), f"{name}: wins"]
     rows = []
     for k, point in enumerate(first.points):
         row = [" : ".join(f"{weight:.3g}" for weight in point.weights.values())]

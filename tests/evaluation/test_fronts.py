@@ -111,6 +111,12 @@ def test_a_front_knows_what_is_dominated_and_how_much_it_covers():
     assert front.spacing == 0  # of the two that are left
 
 
+def test_one_policy_for_all_weights_has_no_corners():
+    front = way(values_of([[3, 0], [2, 2], [0, 3]]), WEIGHTS, "conditioned")
+    assert front.box is None and front.points[1].above_chord is None
+    assert front.hypervolume.value == pytest.approx(20)
+
+
 def test_ways_are_measured_by_direct_training_on_the_same_prompts():
     values = {"direct": values_of([[3, 0], [2, 2], [0, 3]]), "soup": values_of([[3, 0], [1, 2], [0, 3]])}
     ways = {name: way(own, WEIGHTS, name, 900 if name == "direct" else 200) for name, own in values.items()}

@@ -40,7 +40,7 @@ def test_ways_stand_side_by_side_with_what_they_cost():
     assert rows["direct training"]["relative to direct"] == "100 %"
     assert [row[0] for row in points.table.rows] == ["1 : 0", "0.5 : 0.5", "0 : 1"]
     middle = dict(zip(points.table.heads, points.table.rows[1], strict=True))
-    assert middle["soup: p0"] == "−0.50 (−2.00)" and middle["direct training: p1"] == "2.00 (+0.50)"
+    assert middle["soup: p0"] == "−0.50 (−2.00)" and middle["direct: p1"] == "2.00 (+0.50)"
 
 
 def test_dominated_points_are_hollow():
