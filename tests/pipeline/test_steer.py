@@ -154,7 +154,7 @@ def test_the_short_spelling_is_that_of_the_group() -> None:
 def test_a_run_trains_what_steer_asks(tmp_path: Path) -> None:
     """From nothing to an answer, by the commands of the README, on a tiny world."""
     small = ["experiment=smoke", "sft.max_steps=10", "pm.epochs=1", "weights.prompts=16", "arms.select=[conditioned]",
-             "principles.select=[detail,conciseness]"]  # fmt: skip
+             "principles.select=[detail,conciseness]", "principles.count=null"]  # fmt: skip
     made = cli.morlaif(small, tmp_path, timeout=170)
     assert made.returncode == 0, made.stderr + made.stdout
     (run,) = (tmp_path / "runs").iterdir()
