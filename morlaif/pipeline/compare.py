@@ -23,6 +23,7 @@ from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.display import Display, plain_table
+from morlaif.pipeline.pm_cost import pm_cost
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
 from morlaif.pipeline.tracked import comparison
 from morlaif.report.comparison.labels import PRINCIPLES, flat
@@ -206,8 +207,9 @@ def _evaluated(evaluate: Path) -> tuple[dict[str, list[str]], list[str]]:
 def unit_of(runs: Sequence[RunFolder], settings: CompareSettings) -> Unit:
     """The unit of work that compares `runs`: its digest follows from the units that it reads."""
     evaluation = runs[0].config["eval"]
+    sizes = {run.config.get("pm", {}).get("base") for run in runs}
     reads = CompareReads(
-        runs=[_reads(run) for run in runs],
+        runs=[_reads(run) | (_pm_cost(run) if len(sizes) > 1 else {}) for run in runs],
         judges=[_asked(run, settings) for run in runs],
         prompts=settings.prompts,
         confidence=evaluation["confidence"],
@@ -224,6 +226,17 @@ def _reads(run: RunFolder) -> dict[str, Any]:
         "units": run.units,
         "human": run.human,
     }
+
+
+def _pm_cost(run: RunFolder) -> dict[str, Any]:
+    """What its preference models took, of runs that have them on different bases."""
+    digests = {name: digest for name, digest in run.units.items() if name not in ("pm/gold", "backbone/gold")}
+
+    def found(stage: str) -> list[Path]:
+        keys = dict.fromkeys(f"{stage}/{own}" for name, own in digests.items() if name.startswith(f"{stage}/"))
+        return [run.folders[key] for key in keys if key in run.folders]
+
+    return {"pm": pm_cost(models, found("backbone"))} if (models := found("pm")) else {}
 
 
 def _asked(run: RunFolder, settings: CompareSettings) -> Asked:

@@ -31,6 +31,7 @@ class ComparedRun:
     curves: Mapping[str, Sequence[Mapping[str, float]]]  # a row for each step of each arm's training
     human: Mapping[str, Any] | None  # human.json: the raters' answers, by comparison
     fronts: Mapping[str, WayFront] = field(default_factory=dict)  # by way
+    pm: Mapping[str, float] | None = None  # what its preference models took, where the runs have them on several bases
 
     @property
     def arms(self) -> Mapping[str, ArmFacts]:
@@ -301,11 +302,8 @@ def load(runs: Sequence[Mapping[str, Any]], inputs: Mapping[str, Path]) -> list[
         }
         curves = {arm: read_lines(policy / "curve.jsonl") for arm, policy in policies.items()}
         found = results.load(RunResults, folder / "results.json")
-        made.append(
-            ComparedRun(
-                run["name"], run["config"], run["units"], found, details, curves, run["human"], _fronts(run, inputs)
-            )
-        )
+        own = (run["config"], run["units"], found, details, curves, run["human"], _fronts(run, inputs), run.get("pm"))
+        made.append(ComparedRun(run["name"], *own))
     return made
 
 

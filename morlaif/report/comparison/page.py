@@ -16,6 +16,7 @@ from morlaif.report.comparison import figures, fronts, more_figures, paper, stan
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import ComparedRun, ComparedRuns
 from morlaif.report.comparison.labels import heading, is_seed, shown
+from morlaif.report.comparison.pm_size import pm_size
 from morlaif.report.labels import warnings as label_warnings
 from morlaif.report.page import environment
 from morlaif.report.tables import percent
@@ -43,7 +44,7 @@ _SECTIONS: Sequence[tuple[str, str, tuple[Callable[[ComparedRuns], Any], ...]]] 
     ),
     ("policies", "Policies", (figures.win_rates, figures.win_matrix, more_figures.strengths, figures.human_win_rates)),
     ("fronts", "Fronts", (fronts.mean_fronts, fronts.hypervolumes, fronts.relative)),
-    ("models", "Preference models", (figures.objective_accuracy, figures.principle_accuracy)),
+    ("models", "Preference models", (figures.objective_accuracy, figures.principle_accuracy, pm_size)),
     ("principles", "Principles", (more_figures.changes, more_figures.pareto, figures.ablation, figures.correlations)),
 )
 
