@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from morlaif.settings import DISTINCT, NUMBER, Count, Line, Lines, Outside, Settings
-from morlaif.steer.soup import Merge
 
+Merge = Literal["delta", "factors"]
 Way = Literal["soup", "direct", "conditioned"]
 MOST_POINTS = 200  # each is answered, scored and judged, and in the way `direct` trained
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,8 +25,8 @@ from torch import Tensor
 from morlaif.errors import UserError
 from morlaif.models.load import ADAPTER, MODEL
 from morlaif.models.place import POINTER, read_pointer
+from morlaif.steer.front import Merge
 
-Merge = Literal["delta", "factors"]
 # Weights for a tensor by where it lies: 0 at the embeddings, 1 at the head, layers between. They sum to one, too.
 ByDepth = Callable[[float, Sequence[float]], Sequence[float]]
 TOLERANCE = 1e-6  # by which weights may miss one
