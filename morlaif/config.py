@@ -168,7 +168,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     for name, field in Config.model_fields.items():
         for kind in (part for part in field.metadata if isinstance(part, OneOf)):
             tree[name] = _of_kind(tree[name], kind, kind.members(field.annotation), name, changes)
-    for key, value in changes.items():
+    for key, value in sorted(changes.items(), key=lambda item: "." in item[0]):  # a group, then keys in it
         if key in Config.model_fields and isinstance(value, str):
             try:
                 value = preset(key, value)

@@ -11,6 +11,7 @@ import quick_hydra
 from composed import composed, config, in_full
 from omegaconf import DictConfig, OmegaConf
 
+from morlaif.config import changed
 from morlaif.errors import UserError
 from morlaif.presets import options, preset
 
@@ -110,3 +111,11 @@ def test_stop_strings_follow_the_evaluation():
         made = config("respond=sample", *given)
         assert list(made.respond.stop) == list(made.ppo.stop) == list(made.eval.stop)
     assert config('ppo.stop=["x"]').ppo.stop == ["x"]
+
+
+def test_a_group_that_an_arm_changes_comes_before_keys_in_it():
+    """Whichever was written first: an arm of a preset may be given another group."""
+    own = config()
+    for changes in ({"ppo.steps": 3, "ppo": "toy_rloo"}, {"ppo": "toy_rloo", "ppo.steps": 3}):
+        found = changed(own, changes)
+        assert found.ppo.steps == 3 and found.ppo.advantage == "rloo"
