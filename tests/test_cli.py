@@ -118,8 +118,9 @@ def test_a_sweep_preset_shows_the_plan_of_each_run(tmp_path):
     assert len(names) == len(set(names)) >= 3
 
 
-# The runs of these two come of their claims: `test_claim_runs`.
-SWEEPS = sorted({file.stem for file in (ROOT / "sweeps" / "sweep").glob("*.yaml")} - {"claims", "rlaif_table"})
+# The runs of the first two come of their claims: `test_claim_runs`. The last one's bases are the user's.
+OWN = {"claims", "rlaif_table", "pm_size"}
+SWEEPS = sorted({file.stem for file in (ROOT / "sweeps" / "sweep").glob("*.yaml")} - OWN)
 
 
 @pytest.mark.slow
@@ -128,6 +129,12 @@ def test_a_sweep_preset_means_several_runs(preset):
     jobs, several, name = compose_all(read_flags([f"sweep={preset}"]))
     assert several and name == preset and len({job.run_name for job in jobs}) >= 3
     assert all(plan(job.config).units for job in jobs)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_bases_has_a_run_for_each():
+    jobs, several, _ = compose_all(read_flags(["sweep=pm_size", "pm.base=null,small,large"]))
+    assert several and [job.config.pm.base for job in jobs] == [None, "small", "large"]
 
 
 def planned(cwd, *arguments: str) -> list[list[str]]:

@@ -19,11 +19,12 @@ from morlaif.worlds import strangers
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-MOST_SETTINGS = 1177  # written in conf/, wordings included
+MOST_SETTINGS = 1184  # written in conf/, wordings included
 
 
 GIVEN = {  # what a preset leaves to its user
     "experiment=local": ["model.path=m", "judge.path=j", "data.path=d.jsonl"],
+    "steer=answer": ["steer.run=r", "steer.prompt=p"],
     "model=hf": ["model.path=m"],
     "feedback=trained": ["feedback.path=m"],
 }

@@ -23,6 +23,7 @@ from morlaif.settings import Address, Folder, Label, Line, Params, PathText, Set
 
 # The only numbers that may lie below zero.
 SIGNED = {
+    "AnswerSettings.weights",  # refused in words of its own
     "Column.weight", "EvalSettings.reference", "RulesSettings.position_bias", "ShapingSettings.missing_eos_value",
     "WeightsSettings.values", "gated.threshold", "lagrangian.thresholds", "lexicographic.threshold",
     "log_sigmoid_sum.reference", "power_mean.exponent", "smooth_tchebycheff.ideal", "tchebycheff.ideal",

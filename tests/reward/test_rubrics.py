@@ -23,7 +23,7 @@ from morlaif.scalarize.settings import ScalarizerSettings
 from morlaif.toy.world import make_world
 
 SCALARIZERS = {name: ScalarizerSettings(**preset("scalarizer", name)) for name in options()["scalarizer"]}
-BY_NAME = {"gated", "hypervolume", "lagrangian", "lexicographic", "scheduled", "single"}
+BY_NAME = {"constrained", "gated", "hypervolume", "lagrangian", "lexicographic", "scheduled", "single"}
 PRINCIPLES = ["helpfulness", "toxicity", "detail"]
 TREE = preset("reward", "rubric")
 
