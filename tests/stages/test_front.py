@@ -51,7 +51,7 @@ def test_nine_points_take_nine_policies_the_soup_two_of_them_and_one_that_is_tol
     direct = {unit.name for unit in whole["front/direct"].of("ppo")}
     assert soup == {"ppo/front-detail", "ppo/front-conciseness"} and direct == {*trained} - {"ppo/front-conditioned"}
     (one,) = whole["front/conditioned"].of("ppo")
-    assert one.name == "ppo/front-conditioned" and one.reads.ppo.steer.kind == "text"
+    assert one.name == "ppo/front-conditioned" and one.reads.ppo.steer.kind == "lora"
     assert whole["front/soup"].reads.points == whole["front/direct"].reads.points
     weights = whole["weigh/front-detail3-conciseness5"].reads.weights
     assert weights.values == {"detail": 0.375, "conciseness": 0.625} and weights.method == "given"
