@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 
 CONFIG_MODULE, CONFIG_NAME = "morlaif.conf", "config"
 # What does not change a run's numbers is no part of its folder's name.
-OUTSIDE_RUN_NAME = (
-    "hydra",
-    "paths",
-    "dry_run",
-    "hardware",
-    "tracking",
-    "report",
-    "compare",
-    "human",
-    "steer",
-    "judge",
-    "claims",
-)
 ADDED = ("arms", "extra")  # keys of the config to which presets of packages add: +extra=<option>
 MOST_JOBS = 1000  # of a sweep; more are a slip of the finger
 
@@ -90,9 +77,11 @@ def run_name(tree: DictConfig) -> str:
 
 
 def _run_name(values: Mapping[str, Any]) -> str:
+    from morlaif.config import OUTSIDE
     from morlaif.units.unit import hash_json
 
-    kept = {key: value for key, value in with_chosen_arms(values).items() if key not in OUTSIDE_RUN_NAME}
+    outside = OUTSIDE - {"stages"} | {"hydra"}  # how far a run goes is part of its name
+    kept = {key: value for key, value in with_chosen_arms(values).items() if key not in outside}
     return f"{values['name']}-{hash_json(kept)[:8]}"
 
 

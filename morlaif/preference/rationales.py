@@ -14,6 +14,7 @@ As a reward it scores by the log-odds of the letters' mean probability over `vot
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class ReasoningRM(GenerativeRM):
 
     def _gaps(self, engine: LetterModel, stems: Sequence[Stem]) -> list[float]:
         """Of the mean probability of each letter over the votes."""
-        seeds = [[place * self._voting.samples] for place in range(len(stems))]  # the same text has the same score
+        seeds = [[_seed(stem)] for stem in stems]  # a question's own, so that its score is the same beside any others
         gaps = []
         for (votes,) in Reasoner(engine, self._voting).ask(stems, seeds):
             a, b = (sum(math.exp(vote.logprobs[letter]) for vote in votes) / len(votes) for letter in (0, 1))
@@ -137,6 +138,11 @@ class ReasoningRM(GenerativeRM):
         pairs, right0, wrong0 = zip(*batch, strict=True)
         right, wrong = (self._log(engine, [pair[side] for pair in pairs]) for side in (0, 1))
         return rationale_dpo(right, wrong, torch.tensor(right0), torch.tensor(wrong0), self.beta).mean()
+
+
+def _seed(stem: Stem) -> int:
+    ids = ",".join(map(str, stem.prefix + stem.endings[0]))
+    return int.from_bytes(hashlib.sha256(ids.encode()).digest()[:7])
 
 
 def sampled(

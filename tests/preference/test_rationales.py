@@ -170,6 +170,8 @@ def test_rounds_of_its_own_reasoning_teach_it_the_verdicts(method, warm, tmp_pat
     prompts = [pair.messages for pair in held]
     first = score(prompts, [pair.first for pair in held])
     assert torch.equal(first, score(prompts, [pair.first for pair in held]))  # votes are drawn alike each time
+    turned = score(prompts[::-1], [pair.first for pair in held[::-1]])
+    assert torch.allclose(turned.flip(0), first, atol=1e-4)  # and whatever else is asked beside
 
 
 def test_soft_labels_are_no_letters():
