@@ -106,7 +106,9 @@ def _recorded(keep: Path, on_progress: OnProgress, tell: Callable[[str], None]) 
             on_progress(step, total, metrics)
 
         yield progress
-    for row in earlier:  # nothing was left to measure
+    if first and earlier:  # nothing was left to measure
+        tell(f"goes on after step {earlier[-1]['step']}, its last")
+    for row in earlier:
         on_progress(row["step"], None, row["metrics"])
 
 

@@ -150,6 +150,24 @@ def test_a_resumed_unit_says_where_it_goes_on_and_each_step_once(tmp_path, monke
         assert [(row["step"], row["metrics"]["loss"]) for row in rows] == [(step, float(step)) for step in range(1, 6)]
 
 
+def test_a_unit_that_ended_between_its_last_step_and_its_artifact_says_so(tmp_path, monkeypatch):
+    module = types.ModuleType("morlaif.stages.work.first")
+
+    def build(job):
+        if not (job.keep / "metrics.jsonl").read_text().strip():
+            job.progress(1, 1, loss=0.5)
+            raise KeyboardInterrupt
+        return {}
+
+    module.build = build
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    unit = made_up("first", "first", 1, {})
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(tmp_path, unit)
+    done, dispatcher, _ = dispatch(tmp_path, unit)
+    assert done and "first: goes on after step 1, its last" in dispatcher.display.console.file.getvalue()
+
+
 def test_a_damaged_artifact_is_built_again_and_the_record_says_so(tmp_path, built):
     first = made_up("first", "first", 1, {})
     dispatch(tmp_path, first)
