@@ -76,6 +76,13 @@ def interval(i: Estimate | None) -> str:
     return percent(i.value) + bounds
 
 
+def told_interval(i: Estimate) -> str:
+    """The same within a sentence, which has no small type."""
+    if i.low is None or i.high is None:
+        return percent(i.value)
+    return f"{percent(i.value)} [{100 * i.low:.1f}, {100 * i.high:.1f}]"
+
+
 def title(run: RunData) -> str:
     count, several = len(run.principles), run.arm.of_principles
     by = f"by {run.label(run.policy)} scalarization"
@@ -168,8 +175,8 @@ def judge_sentence(judge: JudgeFacts) -> str:
     who = JUDGES.get(judge.source, f"{judge.name}{f' ({answered})' if answered else ''} decides.")  # a language model
     found = judge.agreement
     if found is not None:
-        rule = f"the rule “the longer response is better” with {interval(found.longer)}"
-        who += f" It agrees with people on {interval(found.judge)} of {found.judge.n} pairs, {rule}."
+        rule = f"the rule “the longer response is better” with {told_interval(found.longer)}"
+        who += f" It agrees with people on {told_interval(found.judge)} of {found.judge.n} pairs, {rule}."
     return f"{who} No verdict in words: {judge.doubt}." if judge.doubt else who
 
 

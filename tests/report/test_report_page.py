@@ -77,6 +77,7 @@ def build(folders, config, out, png: bool = False, sections=None) -> tuple[str, 
     with nullcontext() if png else mock.patch("morlaif.report.style.save_png"):
         assert report.build(job)["bytes"] < 2_000_000
     html = (out / "report.html").read_text()
+    assert "&lt;span class=" not in html  # markup of ours within a sentence that is escaped
     return html, Page(html)
 
 
@@ -215,12 +216,17 @@ def test_trade_offs_budgets_and_fewer_principles(built):
 
 def test_a_language_model_that_judges_here_and_a_policy_from_outside(artifacts, config, tmp_path):
     def elsewhere(details):
-        details["judge"] = {"source": "hf", "name": "hf:judge-1b", "cost": {}}
+        agreement = {
+            "judge": {"value": 0.625, "low": 0.306, "high": 0.863, "n": 8},
+            "longer": {"value": 0.5, "low": 0.2, "high": 0.8, "n": 8},
+            "difference": {"value": 0.1, "low": -0.1, "high": 0.3, "n": 8},
+        }
+        details["judge"] = {"source": "hf", "name": "hf:judge-1b", "cost": {}, "agreement": agreement}
         details["policies"] = {"base": "hub/base"}
         details["length_controlled"]["multi_vs_base"] = details["length_controlled"]["multi_vs_sft"]
 
     html, page = build(changed(artifacts(), elsewhere), config, tmp_path / "out", sections=["results", "tradeoffs"])
-    assert "hf:judge-1b decides." in page.text
+    assert "hf:judge-1b decides. It agrees with people on 62.5 % [30.6, 86.3] of 8 pairs" in page.text
     assert "max-min vs base" in rows_of(html, "Win rates if all answers were as long")
 
 
