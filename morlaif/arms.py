@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from morlaif.errors import UserError, suggest
-from morlaif.settings import DISTINCT, NUMBER, Label, Line, Lines, Params, Settings
+from morlaif.settings import DISTINCT, NUMBER, Label, Line, Lines, Params, Seeded, Settings
 from morlaif.stages.known import METHODS
 
 USUAL = "ppo"  # the method whose group every page and every run's name has
@@ -114,8 +114,8 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class ArmsSettings(Settings):
-    """Which policies are trained and compared."""
+class ArmsSettings(Seeded):
+    """Which policies are trained and compared. The seed is that of every method whose group has none of its own."""
 
     select: Annotated[tuple[str, ...], BeforeValidator(_names), DISTINCT]  # the first is the run's policy
     defaults: ArmDefaults

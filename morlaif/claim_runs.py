@@ -240,7 +240,7 @@ def _at(job: Composed, words: Sequence[str], seeds: Sequence[str]) -> Composed:
     for word in seeds:
         key, _, value = word.partition("=")
         if OmegaConf.select(tree, key, default=needed) is needed:
-            raise UserError(f"claims.vary: there is no key '{key}'; a seed sets keys such as ppo.seed")
+            raise UserError(f"claims.vary: there is no key '{key}'; a seed sets keys such as arms.seed")
         OmegaConf.update(tree, key, int(value), merge=True)
     with open_dict(tree):
         tree.hydra.overrides.task = list(words)

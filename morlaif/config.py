@@ -27,7 +27,7 @@ from morlaif.reward.settings import RewardSettings
 from morlaif.rl.settings import PPOSettings
 from morlaif.scalarize.settings import ScalarizerSettings, WeightsSettings
 from morlaif.settings import DISTINCT, Folder, Line, OneOf, Seed, Settings
-from morlaif.stages.known import ALONE, NAMES, reached
+from morlaif.stages.known import ALONE, METHODS, NAMES, reached
 from morlaif.stages.ppo import STAGE as PPO
 from morlaif.steer.front import FrontSettings
 from morlaif.steer.settings import AnswerSettings
@@ -136,8 +136,10 @@ class Config(Settings):
         return reached(stage for name in self.stages for stage in of(name))
 
     def seed_of(self, group: str) -> int:
-        """From which the units of a group draw."""
+        """From which the units of a group, or of a method (the user's own has no group), draw."""
         own = getattr(getattr(self, group, None), "seed", None)
+        if own is None and (group in METHODS.known or group not in type(self).model_fields):
+            own = self.arms.seed
         return self.seed if own is None else int(own)
 
 

@@ -31,7 +31,7 @@ def test_runs_that_claims_share_are_one():
     assert config.arms.select == ("rlaif",) and config.stages == ("evaluate",)
     assert config.ppo.steps == 3, "the command's word is stronger than the sweep's size"
     assert config.ppo.rollouts == 40, "the sweep's size of the toy world"
-    assert config.pm.seed == config.ppo.seed == 1 and config.data.seed is None
+    assert config.pm.seed == config.arms.seed == 1 and config.data.seed is None
     assert run_name(job.tree) == job.run_name and job.tree.hydra.overrides.task == job.overrides
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from composed import config
 
 from morlaif.errors import UserError
 from morlaif.planning.plan import plan
 from morlaif.settings import identity, shown
+from morlaif.stages.known import METHODS
 from morlaif.units.unit import Unit
 
 ARMS = {"ppo/morlaif", "ppo/rlaif"}
@@ -46,6 +50,35 @@ def test_seeds_of_the_policy_share_labels_models_and_held_out_prompts():
     assert len({unit["ppo/morlaif"].digest for unit in made}) == 3
     assert len({unit[name].digest for unit in made for name in ("data", "sft", *MODELS)}) == 2 + len(MODELS)
     assert len({unit["evaluate"].seed for unit in made}) == 1  # its samples differ by the policy alone
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.known))
+def test_what_a_sweep_over_seeds_varies_trains_every_arm_anew_whatever_its_method(method):
+    labels = "constitution" if METHODS.find(method).rewarded else "none"
+    how = [f"+arms.definitions.own={{labels: {labels}, method: {method}}}", "arms.select=[own,morlaif]"]
+    usual, other = units(*how), units(*how, "arms.seed=1")
+    name = f"{method}/own"
+    if METHODS.find(method).seeded_by == "eval":  # chooses among samples of the evaluation, and trains nothing
+        assert name not in changed(usual, other)
+        return
+    trained = {unit for unit in usual if unit.partition("/")[0] in METHODS.known}
+    assert name in trained and changed(usual, other) == trained | {"evaluate", "report"}
+    assert usual[name].seed != other[name].seed
+    with_own = [units(*how, f"arms.seed={seed}", f"{method}.seed=3")[name].digest for seed in (1, 2)]
+    assert with_own == [units(*how, f"{method}.seed=3")[name].digest] * 2, "a seed of its own group is stronger"
+
+
+def test_a_method_of_the_users_has_the_seed_of_the_arms(plugin):
+    own = [
+        "+arms.definitions.own={labels: principles, method: morlaif_plugin.untouched.Untouched}", "arms.select=[own]",
+    ]  # fmt: skip
+    assert changed(units(*own), units(*own, "arms.seed=1")) == {"untouched/own", "evaluate", "report"}
+
+
+def test_the_sweeps_over_seeds_vary_what_trains_the_policies():
+    swept = yaml.safe_load((Path("sweeps") / "sweep" / "seeds.yaml").read_text())["hydra"]["sweeper"]["params"]
+    assert "arms.seed" in swept and "arms.seed" in config().claims.vary
+    assert not {key.partition(".")[0] for key in (*swept, *config().claims.vary)} & {*METHODS.known}
 
 
 def test_it_is_the_seed_that_counts_and_not_the_key_that_gave_it():

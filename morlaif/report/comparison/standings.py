@@ -161,7 +161,7 @@ def seeds_note(found: Aggregate) -> str:
     level = percent(found.confidence, 0)
     most = max((rate.seeds for rate in found.rates), default=0)
     if most < 2:
-        return f"{found.note.capitalize()} ({level}). Train more seeds, as ppo.seed=0,1,2,3,4, to compare arms."
+        return f"{found.note.capitalize()} ({level}). Train more seeds, as arms.seed=0,1,2,3,4, to compare arms."
     text = (
         f"{level} intervals over seeds and prompts together. Ranks are ranges: an arm ranks below those that are "
         "clearly better than it, by p-values adjusted for all comparisons of the table (Holm)."
