@@ -77,7 +77,7 @@ def run_name(tree: DictConfig) -> str:
 
 
 def _run_name(values: Mapping[str, Any]) -> str:
-    from morlaif.config import OUTSIDE
+    from morlaif.settings import OUTSIDE
     from morlaif.units.unit import hash_json
 
     outside = OUTSIDE - {"stages"} | {"hydra"}  # how far a run goes is part of its name

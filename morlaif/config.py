@@ -34,20 +34,6 @@ from morlaif.steer.settings import AnswerSettings
 from morlaif.tracking.settings import TrackingSettings
 
 COMPARE = ALONE.name
-# What no page of a run shows.
-OUTSIDE = {
-    "paths",
-    "dry_run",
-    "hardware",
-    "tracking",
-    "stages",
-    "report",
-    "compare",
-    "human",
-    "steer",
-    "judge",
-    "claims",
-}
 
 
 def _stages(value: Any, info: ValidationInfo) -> Any:

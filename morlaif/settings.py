@@ -305,6 +305,13 @@ def _is_default(part: DataclassField[Any], value: Any) -> bool:
     return bool(getattr(value, part.name) == (part.default if made is MISSING else made()))
 
 
+# Keys of a run that change no number: no page shows them, no name of a run is of them (but of `stages`, how far it goes),
+# and runs that differ in them alone are compared as one.
+OUTSIDE = frozenset(
+    {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "steer", "judge", "claims"}
+)
+
+
 def shown(settings: Settings, leave_out: Collection[str] = (), keep: Collection[str] = ()) -> dict[str, Any]:
     """The JSON value of settings as a page shows it: without the fields `leave_out`, and without those at a neutral
     value, but for the names `keep`, which pages had before neutral values left them."""

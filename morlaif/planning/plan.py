@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from morlaif.arms import Labels, with_chosen_arms
-from morlaif.config import OUTSIDE, Config
+from morlaif.config import Config
 from morlaif.data.load import input_files
 from morlaif.errors import UserError
 from morlaif.evaluation.settings import PMJudge
@@ -32,7 +32,7 @@ from morlaif.preference.kinds import kind_of
 from morlaif.preference.settings import PMSettings
 from morlaif.report.settings import chosen
 from morlaif.scalarize.settings import ScalarizerSettings
-from morlaif.settings import shown
+from morlaif.settings import OUTSIDE, shown
 from morlaif.stages.backbone import STAGE as BACKBONE
 from morlaif.stages.backbone import BackboneReads
 from morlaif.stages.data import STAGE as DATA

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from morlaif.report.data import words
+from morlaif.settings import OUTSIDE
 
 Flat = Mapping[str, Any]  # a config: dotted key -> value
 # Groups whose `name` says it all: while it differs, their other keys differ with it.
 NAMED = ("scalarizer", "model")
 PRINCIPLES = "principles"  # made up: how many of them a run uses
-# change no number
-OUTSIDE = ("name", "stages", "dry_run", "paths", "hardware", "tracking", "report", "compare", "human", "claims")
 
 
 class RunLabels:
@@ -52,7 +51,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}, without what changes no number. Lists are values."""
     found: dict[str, Any] = {}
     for key, value in config.items():
-        if prefix or key not in OUTSIDE:
+        if prefix or key not in OUTSIDE | {"name"}:
             dotted = f"{prefix}{key}"
             found |= flat(value, f"{dotted}.") if isinstance(value, Mapping) and value else {dotted: value}
     return found
