@@ -49,6 +49,12 @@ def best_against(
     return made
 
 
+def priced(values: Tensor, apart: Tensor, coef: float) -> Tensor:
+    """(P, n) rewards less the price of the way: r - coef · (log π - log π_0), of which KL-regularised RL is the mean
+    (2312.11456). At its optimum all responses to a prompt are worth the same."""
+    return values - coef * apart.to(values)
+
+
 def dialogue(own: Sampled, which: int, max_length: int) -> Dialogue:
     """A sampled response behind its prompt, as the ids that were sampled; a longer prompt loses its beginning."""
     response = own.ids[which]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ from morlaif.models.settings import FullSFT, LoRASFT
 from morlaif.settings import (
     NUMBER,
     Batch,
+    Coefficient,
     Count,
     Dollars,
     Line,
@@ -84,10 +85,13 @@ class RejectionSettings(Imitating, Rounds):
 class OnlineDPOSettings(Rounds):
     """The best of n responses to each training prompt against the worst, by DPO."""
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"kl_coef": (0.0,)}
+
     n: Annotated[int, Field(ge=2, le=4096), NUMBER]
     pairs: Literal["max_min", "max_random"]
     length_ratio: Annotated[Positive, Field(ge=1)] | None
     reference: Literal["sft", "previous"]
+    kl_coef: Coefficient  # of a nat, where responses are ranked, in deviations of the first round's rewards
     dpo: DPOSettings
 
     @model_validator(mode="after")

@@ -47,7 +47,17 @@ class CascadeScores:
     statistics are taken from. When the judge's budget is spent the models go on alone; what was not asked is counted.
     """
 
-    def __init__(self, names: tuple[str, ...], bank: Bank, judge: Rates, settings: CascadeReward, scale: Scale | None):
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        bank: Bank,
+        judge: Rates,
+        settings: CascadeReward,
+        scale: Scale | None,
+        key: str = "reward",
+    ) -> None:
+        """`key`: of `settings` in the config, for messages."""
+        self._key = key
         self.names, self._bank, self._judge, self._settings, self._scale = names, bank, judge, settings, scale
         self._count: Counter[str] = Counter()
         self._told = False
@@ -77,7 +87,7 @@ class CascadeScores:
         if apart.isnan().any():
             name = self.names[int(apart.isnan().any(0).nonzero()[0])]
             raise UserError(
-                f"reward=cascade: the preference model of '{name}' has no members that could disagree; use pm=ensemble"
+                f"{self._key}: the preference model of '{name}' has no members that could disagree; use pm=ensemble"
             )
         scores = self._bank.score(prompts, responses).double().cpu()
         cells = [
@@ -91,9 +101,9 @@ class CascadeScores:
             rated, scored = ratings[usable, k], scores[usable, k]
             if len(rated) < 2 or rated.std(correction=0) < 1e-8:
                 raise UserError(
-                    f"reward=cascade: of {len(prompts)} responses the judge rates all {len(rated)} alike under "
+                    f"{self._key}: of {len(prompts)} responses the judge rates all {len(rated)} alike under "
                     f"'{name}', so that its ratings cannot be put on the models' scale: give a larger "
-                    "reward.reference, or leave the principle out"
+                    f"{self._key}.reference, or leave the principle out"
                 )
             parts = (scored.mean(), scored.std(correction=0), rated.mean(), rated.std(correction=0))
             scale[name] = [float(part) for part in parts]

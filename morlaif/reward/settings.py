@@ -199,7 +199,8 @@ REWARDS: Registry[Callable[..., Any]] = Registry(
     },
 )
 Part = Annotated[
-    PMReward | JudgeReward | RubricReward | FunctionReward | DiscriminatorReward | PluginReward, OneOf("kind", REWARDS)
+    PMReward | JudgeReward | CascadeReward | RubricReward | FunctionReward | DiscriminatorReward | PluginReward,
+    OneOf("kind", REWARDS),
 ]
 
 
@@ -267,7 +268,7 @@ class RewardLayout(Settings):
         return [column.name for column in self.columns]
 
     @property
-    def parts(self) -> dict[str, Part | CascadeReward]:
+    def parts(self) -> dict[str, Part]:
         return {**self.reward.parts} if isinstance(self.reward, MixtureReward) else {"": self.reward}
 
     def of(self, part: str) -> list[Column]:
@@ -379,7 +380,7 @@ def with_scalarizer(reward: RewardSettings, usual: ScalarizerSettings) -> Reward
     return reward
 
 
-def _own_names(settings: Part | CascadeReward, principles: Sequence[str], key: str) -> Mapping[str, tuple[str, ...]]:
+def _own_names(settings: Part, principles: Sequence[str], key: str) -> Mapping[str, tuple[str, ...]]:
     """Its columns; with the models of those that are asked otherwise."""
     if isinstance(settings, RubricReward):
         return {RUBRIC: ()}

@@ -101,7 +101,7 @@ def open_reward(
                 ratings = JudgeScores(rater, asked, judge, at)
                 if isinstance(settings, CascadeReward):
                     bank = models([column.own for column in columns], {})
-                    sources.append(CascadeScores(names, bank, ratings, settings, scale))
+                    sources.append(CascadeScores(names, bank, ratings, settings, scale, key))
                 else:
                     sources.append(ratings)
             case RubricReward():

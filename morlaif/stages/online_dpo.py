@@ -89,13 +89,14 @@ class OnlineDPO(InRounds[OnlineDPOReads, OnlineDPONeeds]):
         rows = 2 * max(1, min(own.micro_batch_size, own.batch_size))
         length = data.padded(1, own.max_length, data.sampled)
         logits, steps = rows * min(data.sampled, length), own.steps(prompts)
+        priced = 2 * s.n * prompts if s.kl_coef and unit.reads.round > 1 else 0  # by the policy and by the first one
         op: Op = "adapt" if own.policy.kind == "lora" else "learn"
         return [
             loaded("policy", policy, 5),
             loaded("base", machine.base, 2),
             *sampled(policy, responses, of.batch_size, data, of.max_new_tokens, of.max_prompt_tokens),
             *scored(machine.base, responses, models, data, machine.longest),
-            Effort("read", "policy", policy, rows, length, 2 * prompts / rows, logits=logits),
+            Effort("read", "policy", policy, rows, length, (2 * prompts + priced) / rows, logits=logits),
             Effort(op, "policy", policy, rows, length, 2 * steps * own.batch_size / rows, logits=logits),
         ]
 

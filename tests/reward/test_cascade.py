@@ -6,11 +6,13 @@ import logging
 
 import pytest
 import torch
-from test_reward_settings import JUDGE, PRINCIPLES, RULES, conf, reward
+from test_reward_settings import JUDGE, PRINCIPLES, RULES, conf, function, reward
 
 from morlaif.errors import BudgetSpent, UserError
 from morlaif.reward.cascade import CascadeScores
 from morlaif.reward.settings import check, layout
+from morlaif.reward.sources import FunctionScores, SideBySide
+from morlaif.stages.work.scoring import SharedSource
 
 NAMES = ("helpfulness", "toxicity")
 PROMPTS = [[{"role": "user", "content": f"prompt {i}"}] for i in range(4)]
@@ -127,6 +129,32 @@ def test_columns_have_models_and_criteria() -> None:
     assert found.names == found.models == PRINCIPLES and found.judges.keys() == {""}
     check(found.reward, RULES)
     assert conf("reward/cascade")["judge"] == JUDGE
+
+
+def test_two_of_them_beside_other_rewards_have_a_scale_by_column() -> None:
+    """Under a name of its own, as of a principle that another part has too, and with a judge of its own."""
+    tree = conf("reward/mixture")
+    names = {"first": ["toxicity", "detail"], "second": ["toxicity"]}
+    parts = {name: conf("reward/cascade") | {"principles": own} for name, own in names.items()}
+    mixture = reward(tree, parts=parts | {"length": function()}, weights=dict.fromkeys([*parts, "length"], 1.0))
+    check(mixture, RULES)
+    found = layout(mixture, PRINCIPLES)
+    assert found.names == ["toxicity", "detail", "second_toxicity", "score"] and found.models == ["toxicity", "detail"]
+    assert found.judges.keys() == names.keys()
+
+    rated = iter([-0.5, 0.0, 0.5, 1.0] * 2 + [1.0, 0.5, 0.0, -0.5] * 2)
+    judge = Judge(lambda messages, text, name: next(rated))
+    one, two = (
+        CascadeScores(own, Bank(APART), judge, mixture.parts[part], None, f"reward.parts.{part}")
+        for part, own in (("first", ("toxicity", "detail")), ("second", ("second_toxicity", "x")))
+    )
+    plain = FunctionScores(("length",), lambda prompts, responses: [1.0] * len(responses), "reward.parts.length")
+    scale = SharedSource(SideBySide([one, plain, two])).calibrate(PROMPTS, RESPONSES)
+    assert scale is not None and list(scale) == ["toxicity", "detail", "second_toxicity", "x"]
+    assert SharedSource(SideBySide([plain])).calibrate(PROMPTS, RESPONSES) is None
+    alike = CascadeScores(NAMES, Bank(APART), Judge(), mixture.parts["first"], None, "reward.parts.first")
+    with pytest.raises(UserError, match=r"^reward\.parts\.first: .*larger reward\.parts\.first\.reference"):
+        SharedSource(SideBySide([plain, alike])).calibrate(PROMPTS, RESPONSES)
 
 
 @pytest.mark.parametrize("change", [{"above": None, "share": None}, {"above": 1.0, "share": 0.1}])

@@ -15,7 +15,7 @@ from morlaif.data.records import different_prompts, load_split
 from morlaif.dpo.pairs import Pairs
 from morlaif.dpo.trainer import DPOTrainer, policy_with_reference
 from morlaif.models.load import load_policy
-from morlaif.online.pairing import best_against, dialogue
+from morlaif.online.pairing import best_against, dialogue, priced
 from morlaif.online.samples import Sampled, sample
 from morlaif.online.settings import OnlineDPOSettings
 from morlaif.planning.plan import plan
@@ -138,6 +138,47 @@ def test_a_later_round_prices_the_way_from_sft_or_from_the_round_before(tmp_path
     assert begun["previous"]["loss"] == pytest.approx(0.6931, abs=1e-4)  # nothing has moved yet
     assert abs(begun["sft"]["loss"] - 0.6931) > 0.01  # the policy is on its way already
     assert json.loads((out["sft"] / "totals.json").read_text())["steps"] == 16
+
+
+def test_at_the_optimum_of_the_priced_reward_all_responses_tie():
+    """The closed form (2305.18290, equation 4): log π - log π_0 = r / β - log Z, a constant of the prompt."""
+    values = torch.tensor([[1.0, 3.0, 2.0], [0.0, -1.0, 5.0]], dtype=torch.float64)
+    coef = 0.5
+    apart = values / coef - torch.logsumexp(values / coef, 1, keepdim=True)
+    found = priced(values, apart, coef)
+    torch.testing.assert_close(found, found[:, :1].expand_as(found))
+    assert priced(values, apart, 0.0).equal(values)
+
+
+def test_a_round_prices_the_way_that_its_samples_went(tmp_path, needs, first):
+    """The pairs of a second round, recomputed by hand from its samples; the first has gone nowhere yet."""
+    how = settings(kl_coef=0.3)
+    one = made(tmp_path / "one", needs, online_dpo=how)
+    assert (one / "pairs.jsonl").read_text() == (first / "pairs.jsonl").read_text()
+    two = made(tmp_path / "two", needs, one, 2, online_dpo=how)
+    free = made(tmp_path / "free", needs, one, 2, online_dpo=settings())
+    _, begun, row = lines(two / "curve.jsonl")
+    assert begun["sampled/kl"] == 0 and row["sampled/kl"] > 0
+    left, _ = schedule.hold_out(list(different_prompts(load_split(needs["data"], "train"))), 6, 3)
+    model, tokenizer = load_policy(one)
+    origin, _ = load_policy(needs["sft"])
+    samples = sample(model, tokenizer, left, how.sampling, 4, seed=schedule.derive_seed(3, "round", 2))
+    wanted = []
+    for own in samples:
+        apart = [log_probability(model, own.prompt, ids) - log_probability(origin, own.prompt, ids) for ids in own.ids]
+        rewards = [sum(f([], [text])[0] for f in (online.letters, online.spaces)) for text in own.texts]
+        worth = [r - 0.3 * begun["sampled/deviation"] * d for r, d in zip(rewards, apart, strict=True)]
+        best, worst = max(range(4), key=worth.__getitem__), min(range(4), key=worth.__getitem__)
+        wanted.append((own.texts[best], own.texts[worst]))
+    found = [(row["chosen"], row["rejected"]) for row in lines(two / "pairs.jsonl")]
+    assert found == wanted
+    assert found != [(row["chosen"], row["rejected"]) for row in lines(free / "pairs.jsonl")]
+
+
+def log_probability(model, prompt: list[int], response: list[int]) -> float:
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].double()
+    return logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum().item()
 
 
 def test_scalarizers_choose_the_pairs(tmp_path, needs, first):

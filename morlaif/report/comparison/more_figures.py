@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from morlaif.evaluation.results import Estimate, KeptPolicy
+from morlaif.evaluation.results import Estimate
 from morlaif.report.comparison.charts import Chart, Dots, Heatmap, Line, Lines, LinesPanel, Point, Scatter, Series, Spot
 from morlaif.report.comparison.data import Arm, ComparedRuns, mean_of
 from morlaif.report.comparison.figures import PLAIN, covered
+from morlaif.report.comparison.kept import at_equal_kl, kept_path
 from morlaif.report.data import words
 from morlaif.report.moving import KINDS, weights
 
@@ -63,42 +64,6 @@ def win_against_kl(data: ComparedRuns) -> Chart | None:
         f"Arms compare fairly at an equal KL. Upright lines are intervals over {covered(data)}.",
         [LinesPanel("win rate over SFT", lines, 0.5)], "KL to SFT, nats", "percent", integers=False,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class OnTheWay:
-    """Where an arm stood after a step: means over the seeds that were kept there."""
-
-    label: str
-    colour: int
-    step: int
-    kl: float
-    win_rate: Estimate
-
-
-def kept_path(arm: Arm, confidence: float) -> list[OnTheWay]:
-    """The policies that an arm kept on its way, and at its end, in the order of their steps."""
-    found: dict[int, list[KeptPolicy]] = {}
-    for policy in arm.policies:
-        for one in policy.run.details.kept.get(policy.name, ()):
-            found.setdefault(one.step, []).append(one)
-    path = []
-    for step, own in sorted(found.items()):
-        kl = mean_of([Estimate(one.kl, None, None, 1) for one in own], confidence)
-        rate = mean_of([one.win_rate for one in own], confidence, share=True)
-        if kl is not None and kl.value is not None and rate is not None and rate.value is not None:
-            path.append(OnTheWay(arm.cell.label, arm.colour, step, kl.value, rate))
-    return path
-
-
-def at_equal_kl(data: ComparedRuns) -> list[OnTheWay]:
-    """Of each arm the kept policy nearest to the KL that all of them came to; none where not all arms kept any."""
-    paths = [kept_path(arm, data.confidence) for arm in data.trained]
-    paths = [path for path in paths if path]
-    if len(paths) < 2:
-        return []
-    common = min(max(one.kl for one in path) for path in paths)
-    return [min(path, key=lambda one: abs(one.kl - common)) for path in paths]
 
 
 def changes(data: ComparedRuns) -> Chart | None:

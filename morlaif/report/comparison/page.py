@@ -12,7 +12,7 @@ from typing import Any
 from morlaif.data.records import Message
 from morlaif.evaluation.results import as_json
 from morlaif.report import endings
-from morlaif.report.comparison import figures, fronts, more_figures, paper, standings, tables
+from morlaif.report.comparison import figures, fronts, kept, more_figures, paper, standings, tables
 from morlaif.report.comparison.charts import Chart
 from morlaif.report.comparison.data import ComparedRun, ComparedRuns
 from morlaif.report.comparison.labels import heading, is_seed, shown
@@ -38,6 +38,8 @@ _SECTIONS: Sequence[tuple[str, str, tuple[Callable[[ComparedRuns], Any], ...]]] 
         (
             more_figures.curves,
             more_figures.win_against_kl,
+            kept.gold_and_proxy,
+            kept.past_the_peak,
             more_figures.principle_curves,
             more_figures.weight_curves,
         ),

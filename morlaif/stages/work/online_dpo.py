@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from morlaif.dpo.trainer import DPOTrainer, policy_with_reference
 from morlaif.errors import UserError
 from morlaif.models.load import save_policy
 from morlaif.online.looks import response_logprobs
-from morlaif.online.pairing import Chosen, best_against, dialogue
+from morlaif.online.pairing import Chosen, best_against, dialogue, priced
 from morlaif.preference.model import Dialogue
 from morlaif.rl import schedule
 from morlaif.stages.online_dpo import OnlineDPOJob
@@ -51,8 +52,15 @@ def build(job: OnlineDPOJob) -> dict[str, Any]:
 
     # 1. sample, rank, choose
     found, facts = choice(job, prompts, settings.sampling, settings.n, objective, 100)
+    row = {"step": job.reads.round, **found.row()}
+    values = found.values
+    if settings.kl_coef:
+        apart = _apart(job, found)
+        row |= {"sampled/kl": apart.mean().item(), "sampled/deviation": values.std().item()}
+        unit = (curve[1] if before is not None else row)["sampled/deviation"]
+        values = priced(values, apart, settings.kl_coef * unit)
     chosen = best_against(
-        found.samples, found.values, settings.pairs, length_ratio=settings.length_ratio, seed=seed
+        found.samples, values, settings.pairs, length_ratio=settings.length_ratio, seed=seed
     )  # fmt: skip
     if not chosen:
         raise UserError(
@@ -70,7 +78,7 @@ def build(job: OnlineDPOJob) -> dict[str, Any]:
     free()
 
     # 3. what came of it
-    row = {"step": job.reads.round, **look(job, job.out, held_out, settings.sampling, objective), **found.row()}
+    row |= look(job, job.out, held_out, settings.sampling, objective)
     row |= {f"reward/{kind}": value for kind, value in facts.items()} | {"pairs": len(chosen)}
     spent = totals(
         job, before or job.needs.origin, steps=steps, episodes=settings.n * len(prompts), pairs=len(chosen)
@@ -105,6 +113,26 @@ def learn(job: OnlineDPOJob, settings: DPOSettings, pairs: Pairs, seed: int, ref
     ranks.on_first(lambda: save_policy(trained.model, tokenizer, job.out, state))
     ranks.on_first(lambda: write_lines(job.out / STEPS, rows))
     return len(rows)
+
+
+def _apart(job: OnlineDPOJob, found: Choice) -> Tensor:
+    """(P, n) log π - log π_0 of each sample at the sampling temperature: π drew it, π_0 began the first round."""
+    settings = job.reads.online_dpo
+    apart = torch.zeros(found.values.shape, dtype=torch.float64)
+    if begins(job) == job.needs.origin:
+        return apart
+    prompts = [one.prompt for one in found.samples for _ in one.ids]
+    responses = [ids for one in found.samples for ids in one.ids]
+    logprobs = partial(
+        response_logprobs, temperature=settings.sampling.temperature, rows=2 * settings.dpo.micro_batch_size
+    )
+    for folder, sign in ((begins(job), 1.0), (job.needs.origin, -1.0)):
+        model, tokenizer = policy_of(job, folder)
+        own = logprobs(model, tokenizer, prompts, responses)
+        apart += sign * torch.tensor(own, dtype=torch.float64).view_as(apart)
+        del model
+        free()
+    return apart
 
 
 def _of_sft(

@@ -20,7 +20,7 @@ from morlaif.preference.scoring import length_buckets, tokens_at_once
 from morlaif.preference.sets import Ask
 from morlaif.reward.cascade import CascadeScores, Scale
 from morlaif.reward.discriminator import Encode
-from morlaif.reward.sources import RewardSource, open_reward
+from morlaif.reward.sources import RewardSource, SideBySide, open_reward
 from morlaif.stages.work.places import bank_of, judge_of, policy_of
 from morlaif.units.job import Job
 
@@ -92,10 +92,10 @@ class SharedSource:
         return ranks.mapped(self._source, prompts, responses, mistake=UserError)
 
     def calibrate(self, prompts: Sequence[list[Message]], responses: Sequence[str]) -> dict[str, list[float]] | None:
-        """Of a cascade."""
-        if not isinstance(self._source, CascadeScores):
-            return None
-        return self._source.calibrate(prompts, responses)
+        """Of the cascades among its parts, by column."""
+        parts = self._source.sources if isinstance(self._source, SideBySide) else [self._source]
+        found = [part.calibrate(prompts, responses) for part in parts if isinstance(part, CascadeScores)]
+        return {name: scale for one in found for name, scale in one.items()} if found else None
 
     def take_facts(self) -> Mapping[str, float]:
         return ranks.added(dict(self._source.take_facts()))
