@@ -305,8 +305,8 @@ def _is_default(part: DataclassField[Any], value: Any) -> bool:
     return bool(getattr(value, part.name) == (part.default if made is MISSING else made()))
 
 
-# Keys of a run that change no number: no page shows them, no name of a run is of them (but of `stages`, how far it goes),
-# and runs that differ in them alone are compared as one.
+# Keys of a run that change no number: no page shows them, and runs that differ in them alone are compared as one.
+# A run's name has none of them but `stages`, which says how far it goes.
 OUTSIDE = frozenset(
     {"paths", "dry_run", "hardware", "tracking", "stages", "report", "compare", "human", "steer", "judge", "claims"}
 )
