@@ -26,7 +26,7 @@ Usage: morlaif [group=option] [key=value] …
   morlaif dry_run=true                      what would be built, what is there already, what would stop it
   morlaif stages=[pm]                       build up to the preference models and stop
   morlaif stages=[compare] compare.runs='runs/*'   one page for several finished runs
-  morlaif steer run=<run> weights={{detail: 2, conciseness: 0}} prompt="…"   ask a policy that takes weights
+  morlaif steer run=<run> weights={{detail: 2, conciseness: 0}} prompt="…"   ask a policy that takes weights, or a soup
   morlaif human=export human.run=<run>      a blinded form for raters; human=import reads what they return
   morlaif --cfg job                         the composed config; docs/config.md explains every key
 
@@ -123,7 +123,10 @@ def with_claims(words: Sequence[str]) -> list[str]:
 
 
 # What `morlaif steer` has for short.
-STEERED = ("run", "arm", "weights", "prompt", "prompts", "out", "page", "steps", "seed", "temperature")
+STEERED = (
+    "run", "arm", "weights", "choices", "prior", "search", "prompt", "prompts", "out", "page", "policy", "steps",
+    "seed", "temperature",
+)  # fmt: skip
 
 
 def with_steer(words: Sequence[str]) -> list[str]:
@@ -147,7 +150,7 @@ def with_steer(words: Sequence[str]) -> list[str]:
             if equals and "." not in key and (near := suggest(key, STEERED)):
                 raise UserError(f"steer: no key '{key}'.{near}")
             found.append(word)
-        elif key in ("weights", "steps", "seed", "temperature"):
+        elif key in ("weights", "prior", "search", "steps", "seed", "temperature"):
             found.append(f"steer.{key}={value}")
         else:  # a text as it is, whatever Hydra would read in it
             escaped = re.sub(r'(\\+)(?=$|")', r"\1\1", value).replace('"', '\\"')

@@ -3,7 +3,7 @@
     python benchmarks/real/steered.py --policy GEMMA_FOLDER --data helpful.jsonl.gz --work FOLDER
 
 Two preference models on the base, of detail and of conciseness, learn from a judge that counts words (`words.py`); two
-policies learn from each alone, by DPO of the best against the worst of four samples; their soups answer 40 held-out
+policies learn from each alone, by DPO of the best against the worst of four samples; their soups answer 30 held-out
 prompts at five weights under the same random numbers. All that it takes is `SETTINGS`, which was written before the
 first run. A run that was ended goes on where it was.
 
@@ -29,21 +29,21 @@ from morlaif.statistics import bootstrap_mean
 NAMES = ("detail", "conciseness")
 SETTINGS = [
     "experiment=local", "budget=small", "name=steered", "arms.select=[online_dpo]", "stages=[front]",
-    "data=hh_rlhf", "data.limit=200", "data.eval_size=40",
+    "data=hh_rlhf", "data.limit=130", "data.eval_size=30",
     "principles=paper12", "principles.select=[detail,conciseness]", "principles.count=null",
     "feedback=plugin", "feedback.source=words.Words", "judge=none", "sft=none",
-    "respond=sample", "respond.max_prompt_tokens=32", "respond.max_new_tokens=32",
-    "pm=lora", "pm.max_length=64", "pm.batch_size=4", "pm.micro_batch_size=4", "pm.learning_rate=3e-4",
+    "respond=sample", "respond.max_prompt_tokens=32", "respond.max_new_tokens=24",
+    "pm=lora", "pm.max_length=56", "pm.batch_size=4", "pm.micro_batch_size=4", "pm.learning_rate=3e-4",
     "pm.head_learning_rate=3e-3", "pm.gradient_checkpointing=false",
-    "weights.prompts=32", "weights.max_prompt_tokens=32", "weights.max_new_tokens=32",
+    "weights.prompts=32", "weights.max_prompt_tokens=32", "weights.max_new_tokens=24",
     "front=lora", "front.arm=online_dpo", "front.objectives=[detail,conciseness]", "front.steps=4",
-    "online_dpo.n=4", "online_dpo.rounds=1", "online_dpo.prompts=64", "online_dpo.eval_prompts=8",
-    "online_dpo.sampling.max_prompt_tokens=32", "online_dpo.sampling.max_new_tokens=32",
-    "online_dpo.dpo.max_length=64", "online_dpo.dpo.batch_size=4", "online_dpo.dpo.micro_batch_size=4",
+    "online_dpo.n=4", "online_dpo.rounds=1", "online_dpo.prompts=40", "online_dpo.eval_prompts=4",
+    "online_dpo.sampling.max_prompt_tokens=32", "online_dpo.sampling.max_new_tokens=24",
+    "online_dpo.dpo.max_length=56", "online_dpo.dpo.batch_size=2", "online_dpo.dpo.micro_batch_size=2",
     "online_dpo.dpo.epochs=2", "online_dpo.dpo.optimizer.learning_rate=2e-4", "online_dpo.dpo.optimizer.warmup_steps=4",
     "online_dpo.dpo.policy.gradient_checkpointing=false", "online_dpo.dpo.checkpoint_every=0",
     "eval=plugin", "eval.judge.engine.source=words.Words", "eval.judge.engine.params.rule=detail",
-    "eval.prompts=40", "eval.max_prompt_tokens=32", "eval.max_new_tokens=32",
+    "eval.prompts=30", "eval.max_prompt_tokens=32", "eval.max_new_tokens=24",
 ]  # fmt: skip
 
 

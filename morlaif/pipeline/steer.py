@@ -1,139 +1,201 @@
-"""`morlaif steer`: what a policy of a finished run that takes weights answers at given ones."""
+"""`morlaif steer`: what a policy of a finished run answers at given weights: one that takes them, or a soup."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from morlaif.config import Config
 from morlaif.data.records import Message
-from morlaif.errors import Damaged, UserError, suggest
-from morlaif.evaluation.policies import respond
-from morlaif.evaluation.settings import Answering
+from morlaif.errors import UserError
 from morlaif.files import read_json_lines
-from morlaif.hardware import HardwareSettings
-from morlaif.models.settings import ModelSettings
-from morlaif.pipeline import compare
 from morlaif.pipeline.record import write_whole
-from morlaif.stages.known import METHODS
+from morlaif.pipeline.steerable import Measured, Steerable, front_of, measured, steerable
+from morlaif.statistics import Array, Interval, Resampling
 from morlaif.steer import conditioning, simplex
-from morlaif.steer.conditioning import FILE, Steering, read_steering, shares_of
+from morlaif.steer.choices import Choice, Chosen, read_choices, weights_of
+from morlaif.steer.conditioning import Shares, shares_of
 from morlaif.steer.page import Cell, GridPage
+from morlaif.steer.search import Served, serve
 from morlaif.steer.settings import AnswerSettings
 from morlaif.texts import say
-from morlaif.units.store import Store
 
 MOST_POINTS = 500  # of a page's grid
 ROLES = ("system", "user", "assistant")
-
-
-@dataclass(frozen=True)
-class Steerable:
-    """A policy that takes weights, and how its run's evaluation has policies answer."""
-
-    folder: Path
-    arm: str
-    steering: Steering
-    answering: Answering
-    model: ModelSettings
-    run: compare.RunFolder
-
-    def answers(
-        self,
-        prompts: Sequence[list[Message]],
-        each: Sequence[Mapping[str, float]],
-        seed: int,
-        hardware: HardwareSettings,
-    ) -> Iterator[list[str]]:
-        """Its answers to the prompts at each of these weights, the noise the same."""
-        import torch
-
-        from morlaif.models.load import load_policy
-
-        dtype = getattr(torch, hardware.dtype)
-        model, tokenizer = load_policy(self.folder, dtype=dtype, device=hardware.device, base=self.model)
-        for weights in each:
-            told = [self.steering.told(messages, weights) for messages in prompts]
-            aimed = self.steering.at(model, weights), tokenizer
-            yield respond(partial(tuple, aimed), told, self.answering, seed=seed).texts
-
-    def scorer(
-        self, hardware: HardwareSettings
-    ) -> Callable[[Sequence[list[Message]], Sequence[str]], list[tuple[float, ...]]] | None:
-        """Scores by the run's preference models of its principles, on the frozen mean and deviation of SFT's answers;
-        None where one of them is not there."""
-        import torch
-
-        from morlaif.models.load import source_of
-        from morlaif.preference.bank import PreferenceBank
-        from morlaif.scalarize.functions import linear
-        from morlaif.scalarize.objective import Objective
-
-        names = self.steering.names
-        pms = {name: self.run.folder_of(f"pm/{name}") for name in names}
-        sft, weigh = self.run.folder_of("sft"), self.run.folder_of(f"weigh/{self.arm}")
-        found = {name: folder for name, folder in pms.items() if folder is not None}
-        if sft is None or weigh is None or len(found) < len(names):
-            return None
-        dtype = getattr(torch, hardware.dtype)
-        bank = PreferenceBank.load(found, source_of(sft, self.model), hardware.device, dtype)
-        objective = Objective.load(weigh / "weights.json", linear, names)
-
-        def score(prompts: Sequence[list[Message]], texts: Sequence[str]) -> list[tuple[float, ...]]:
-            table = objective.standardize(bank.score(prompts, texts).float().cpu())
-            return [tuple(round(value, 3) for value in row) for row in table.tolist()]
-
-        return score
+HOW = Resampling(seed=0, resamples=1000, confidence=0.95)
 
 
 def answer(config: Config, console: Console) -> None:
-    """Answer the prompts of the group `steer`.
+    """Do what the group `steer` asks: say weights, answer prompts at them, leave the policy at them, or make a page.
 
     Raises:
-        UserError: the run has no policy that takes weights, the weights are none of its, or the file holds no prompts.
+        UserError: the run has no policy that takes weights, the weights are none of its, or a file is not as it
+            should be.
     """
     asked = config.steer
-    policy = steerable(asked, config)
-    weights = policy.steering.usual if asked.weights is None else asked.weights
-    shares = shares_of(weights, policy.steering.names, "steer.weights")
-    prompts = [_said(asked.prompt)] if asked.prompt is not None else list(_read(Path(asked.prompts or "").expanduser()))
+    policy, others = steerable(asked, config)
+    weights = shares_of(_given(policy, asked), policy.names, "steer.weights")
+    choices = read_choices(Path(asked.choices).expanduser(), policy.names) if asked.choices is not None else []
+    front = _measured(policy, config) if asked.search else None
+    prompts = [_said(asked.prompt)] if asked.prompt is not None else []
+    if asked.prompts is not None:
+        prompts = list(_read(Path(asked.prompts).expanduser()))
+    kept = None if asked.policy is None else Path(asked.policy).expanduser()
+    if kept is not None and kept.exists():
+        raise UserError(f"steer.policy: {kept} is there already; name a folder that is not")
     if asked.page is not None:
-        _page(policy, asked, prompts, config, console)
+        _page(policy, others, asked, prompts, config, console)
         return
-    told = ", ".join(f"{name} {share:.3g}" for name, share in zip(policy.steering.names, shares, strict=True))
-    say(console, f"{policy.arm} at {told}")
     if config.dry_run:
+        say(console, f"{policy.arm} at {_told(policy, weights)}{others}" if not choices else f"{policy.arm}{others}")
         return
-    (texts,) = policy.answers(prompts, [weights], asked.seed, config.hardware)
+
+    # 1. the weights, and the shares at which the policy is asked
+    drawn = None
+    if choices:
+        chosen = _chosen(policy, choices, asked, config)
+        weights, drawn = chosen.shares, chosen.drawn
+        say(console, f"{len(choices)} choices weigh {_shown(policy, chosen.shares, chosen.intervals)}")
+        if against := [name for name, own in zip(policy.names, chosen.worth, strict=True) if own < 0]:
+            say(console, f"they go against {', '.join(against)}, which has no weight then")
+    shares = weights
+    if front is not None:
+        served = serve(_Worth(policy.names, front, config), front.points, weights, drawn, **HOW)
+        shares = served.shares
+        _say_served(policy, weights, served, config, console)
+
+    # 2. what it is asked for there
+    say(console, f"{policy.arm} at {_told(policy, shares)}{others}")
+    named = dict(zip(policy.names, shares, strict=True))
+    if kept is not None:
+        policy.keep(named, kept, config.hardware)
+        say(console, f"written: {kept}")
+    if not prompts:
+        return
+    (texts,) = policy.answers(prompts, [named], asked.seed, config.hardware)
     if asked.out is None:
         for text in texts:
             say(console, text, lines=True)
         return
-    named = dict(zip(policy.steering.names, shares, strict=True))
     rows = [{"messages": p, "weights": named, "response": text} for p, text in zip(prompts, texts, strict=True)]
     out = Path(asked.out).expanduser()
     write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     say(console, f"written: {out}, {len(rows)} answers")
 
 
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+def _given(policy: Steerable, asked: AnswerSettings) -> dict[str, float]:
+    return asked.weights if asked.weights is not None else dict(zip(policy.names, policy.own, strict=True))
+
+
+def _told(policy: Steerable, shares: Shares) -> str:
+    return ", ".join(f"{name} {share:.3g}" for name, share in zip(policy.names, shares, strict=True))
+
+
+def _shown(policy: Steerable, shares: Shares, intervals: tuple[Interval, ...]) -> str:
+    parts = zip(policy.names, shares, intervals, strict=True)
+    return ", ".join(f"{name} {share:.2f} [{one.low:.2f}, {one.high:.2f}]" for name, share, one in parts)
+
+
+def _chosen(policy: Steerable, choices: list[Choice], asked: AnswerSettings, config: Config) -> Chosen:
+    """Weights by the choices, whose answers are scored here where their file has no scores."""
+    bare = [choice for choice in choices if choice.values is None]
+    score = policy.scorer(config.hardware) if bare else None
+    if bare and score is None:
+        raise UserError(
+            f"steer.choices: {len(bare)} have no `scores`, and {policy.run.folder.name} has no preference models of "
+            f"{', '.join(policy.names)} in a store that can be reached to give them"
+        )
+    values = list[Array]()
+    for choice in choices:
+        known = choice.values
+        if known is None and score is not None:
+            known = tuple(score([choice.messages] * len(choice.texts), choice.texts))
+        values.append(np.array(known))
+    return weights_of(values, [choice.liked for choice in choices], asked.prior, **HOW)
+
+
+def _measured(policy: Steerable, config: Config) -> Measured:
+    """What the run's front has measured of the policy, and that the scalarizer can be asked of it."""
+    from morlaif.scalarize.registry import resolve
+
+    scalarizer = resolve(config.scalarizer)
+    if scalarizer.stateful or scalarizer.reads_sft_scores:
+        raise UserError(
+            f"scalarizer={scalarizer.name}: follows what training sees, so it says nothing of answers by themselves; "
+            "search by another, such as scalarizer=linear"
+        )
+    front = front_of(policy.run)
+    if front is None:
+        raise UserError(f"steer.search: {policy.run.folder.name} had no front, so nothing is measured; front=lora")
+    found = measured(policy, front)
+    if len(found.values[0]) < 2:
+        raise UserError("steer.search: the front has fewer than two prompts; front.prompts=40 or more tell something")
+    return found
+
+
+class _Worth:
+    """What each answer of a front is worth, by weights and the scalarizer."""
+
+    def __init__(self, names: tuple[str, ...], front: Measured, config: Config) -> None:
+        import torch
+
+        from morlaif.scalarize.registry import resolve
+
+        self.names, self.scalarizer = names, resolve(config.scalarizer)
+        self.values = torch.tensor(front.values)  # (P, N, K)
+
+    def __call__(self, weights: Shares) -> Array:
+        import torch
+
+        from morlaif.scalarize.objective import Objective
+
+        zero, one = torch.zeros(len(self.names)), torch.ones(len(self.names))
+        objective = Objective(self.names, zero, one, one, torch.tensor(weights), self.scalarizer, normalizer="none")
+        found: Array = objective(self.values.flatten(0, 1)).reshape(self.values.shape[:2]).double().numpy()
+        return found
+
+
+def _say_served(policy: Steerable, weights: Shares, served: Served, config: Config, console: Console) -> None:
+    gain, found = served.gain, _shown(policy, served.shares, served.intervals)
+    point = simplex.name_of(served.measured, policy.names)
+    say(console, f"worth most by {config.scalarizer.name} at weights {_told(policy, weights)}: {found}")
+    say(
+        console,
+        f"of the measured points {point}; worth {served.worth:.3f} there or near, {served.plain:.3f} at the weights; "
+        f"on prompts that did not choose it {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {gain.n} prompts",
+    )
+    if gain.low <= 0:
+        say(console, "so the front does not tell that the search pays")
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
 def _page(
-    policy: Steerable, asked: AnswerSettings, prompts: list[list[Message]], config: Config, console: Console
+    policy: Steerable,
+    others: str,
+    asked: AnswerSettings,
+    prompts: list[list[Message]],
+    config: Config,
+    console: Console,
 ) -> None:
     """Answer at every point of the grid, score that by the run's preference models, and write the page."""
-    names, out = policy.steering.names, Path(asked.page or "").expanduser()
+    names, out = policy.names, Path(asked.page or "").expanduser()
     points = simplex.grid(len(names), asked.steps)
     if len(points) > MOST_POINTS:
         raise UserError(
             f"steer.steps: {asked.steps} steps of {len(names)} weights are {len(points):,} points, and a page holds "
             f"{MOST_POINTS:,}; take fewer steps"
         )
-    say(console, f"{policy.arm} at {len(points)} points of {', '.join(names)}, {len(prompts)} prompts each")
+    say(console, f"{policy.arm} at {len(points)} points of {', '.join(names)}, {len(prompts)} prompts each{others}")
     if config.dry_run:
         return
     score, cells = policy.scorer(config.hardware), dict[simplex.Point, list[Cell]]()
@@ -146,50 +208,13 @@ def _page(
         cells[point] = [Cell(text, row) for text, row in zip(texts, scores, strict=True)]
         if done % 10 == 0:
             say(console, f"{done} of {len(points)}")
-    start = conditioning.rounded(policy.steering.own, asked.steps)
+    start = conditioning.rounded(policy.own, asked.steps)
     title = f"{policy.run.folder.name}: {policy.arm}, at weights of yours"
     write_whole(out, GridPage(title, names, asked.steps, start, prompts, cells).render())
     say(console, f"written: {out}")
 
 
-def steerable(asked: AnswerSettings, config: Config) -> Steerable:
-    """The policy that is asked."""
-    folders = compare.find([asked.run or ""], config.paths.runs, "steer.run")
-    if len(folders) > 1:
-        raise UserError(f"steer.run: '{asked.run}' matches {len(folders)} runs; one policy answers")
-    run = compare.read(folders[0], Store(config.paths.store))
-    if run is None or run.damaged:
-        raise UserError(f"steer.run: {run.damaged if run else folders[0].name}")
-    arms, found = [], dict[str, tuple[Path, Steering]]()
-    for name in run.units:
-        method, _, arm = name.partition("/")
-        folder = run.folder_of(name)
-        if method in METHODS.known and arm and folder is not None:
-            arms.append(arm)
-            if (steering := read_steering(folder)) is not None:
-                found[arm] = folder, steering
-    if asked.arm is not None and asked.arm not in arms:
-        raise UserError(
-            f"steer.arm: {folders[0].name} has no policy '{asked.arm}' in a store that can be reached; it has "
-            f"{', '.join(arms) or 'none'}.{suggest(asked.arm, arms)}"
-        )
-    if not found or (asked.arm is not None and asked.arm not in found):
-        raise UserError(
-            f"steer.run: {folders[0].name} has no policy that takes weights ({FILE} beside it); its arms are "
-            f"{', '.join(arms) or 'not built'}. Train one: arms.select=[conditioned], or ppo.steer.kind=text"
-        )
-    arm = asked.arm or next(iter(found))
-    try:
-        answering = {name: run.config["eval"][name] for name in Answering.model_fields}
-        if asked.temperature is not None:
-            answering["temperature"] = asked.temperature
-        return Steerable(found[arm][0], arm, found[arm][1], Answering(**answering), _model(run.config), run)
-    except (KeyError, ValueError) as error:
-        raise Damaged(f"{folders[0] / 'config.json'}: not as this version writes it: {error}") from None
-
-
-def _model(config: Mapping[str, Any]) -> ModelSettings:
-    return ModelSettings.model_validate(config["model"])
+# --- prompts ---------------------------------------------------------------------------------------------------------
 
 
 def _said(text: str) -> list[Message]:

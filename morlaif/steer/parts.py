@@ -21,6 +21,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from morlaif import sharded
 from morlaif.errors import UserError
@@ -117,3 +118,13 @@ def aim(model: PreTrainedModel, folder: Path, more: Sequence[float]) -> None:
             model.get_submodule(name).register_forward_hook(added[name])
     for one in added.values():
         one.more = torch.tensor(list(more), device=one.down.device)
+
+
+@torch.no_grad()
+def fold(model: PreTrainedModel, folder: Path, more: Sequence[float]) -> None:
+    """As `aim`, within the weights themselves: what is saved of `model` is then the policy at these weights."""
+    tensors = load_file(folder / FILE, device=str(model.device))
+    for name in {key.rpartition(".")[0] for key in tensors}:
+        layer, down, up = model.get_submodule(name), tensors[f"{name}.a"], tensors[f"{name}.b"]
+        change = up @ (down * down.new_tensor(list(more))[:, None])
+        layer.weight += (change.T if isinstance(layer, Conv1D) else change).to(layer.weight.dtype)

@@ -16,7 +16,7 @@ from morlaif.rl.engine import Engine
 from morlaif.rl.policy import ActorCritic
 from morlaif.stages.work.policies import leave_policy
 from morlaif.steer.conditioning import Steering, read_steering
-from morlaif.steer.parts import FILE
+from morlaif.steer.parts import FILE, fold
 
 NAMES = ("a", "b", "c")
 OWN = (0.5, 0.25, 0.25)
@@ -106,6 +106,11 @@ def test_what_is_left_is_the_policy_at_any_weights(tmp_path: Path, export: str, 
         assert found is model
         torch.testing.assert_close(logits(model), at(made, weights), atol=1e-4, rtol=1e-4)
     assert torch.equal(logits(steering.at(model, steering.usual)), usual)  # and back, with nothing left behind
+    model, _ = load_policy(out)
+    fold(model, out, [one - own for one, own in zip((0.2, 0.3, 0.5), OWN, strict=True)])
+    save_policy(model, tokenizer, tmp_path / "folded")
+    folded = AutoModelForCausalLM.from_pretrained(tmp_path / "folded" / "model")
+    torch.testing.assert_close(logits(folded), at(made, (0.2, 0.3, 0.5)), atol=1e-4, rtol=1e-4)
 
 
 def test_a_pointer_to_an_untouched_base_will_do(tmp_path: Path) -> None:
