@@ -27,6 +27,14 @@ function move(k, value) {
   points[k] = value;
 }
 
+function prompt(turns) {
+  return turns.map((turn) => {
+    const line = element("p", "turn");
+    line.append(element("b", "", turn.role + " "), turn.content);
+    return line;
+  });
+}
+
 function show() {
   const cells = data.cells[points.join(",")];
   data.names.forEach((name, k) => {
@@ -41,12 +49,7 @@ function show() {
   const main = document.getElementById("answers");
   main.replaceChildren(...data.prompts.map((turns, i) => {
     const article = element("article");
-    for (const turn of turns) {
-      const line = element("p", "turn");
-      line.append(element("b", "", turn.role + " "), turn.content);
-      article.append(line);
-    }
-    article.append(element("p", "answer", cells[i].text || "(nothing)"));
+    article.append(...prompt(turns), element("p", "answer", cells[i].text || "(nothing)"));
     if (cells[i].scores) {
       const list = element("ul", "scores");
       data.names.forEach((name, k) => {
@@ -60,5 +63,83 @@ function show() {
   }));
 }
 
+// --- choosing: two answers to a prompt, at weights that are not shown ------------------------------------------------
+
+const choices = [];
+let saved = 0;
+
+const shares = (key) =>
+  Object.fromEntries(key.split(",").map((part, k) => [data.names[k], Number(part) / data.steps]));
+const named = (scores) => scores && Object.fromEntries(scores.map((value, k) => [data.names[k], value]));
+
+// A line of the file that `morlaif steer choices=` reads.
+function row(i, keys, liked) {
+  const answers = keys.map((key) => {
+    const cell = data.cells[key][i];
+    return { weights: shares(key), text: cell.text, scores: named(cell.scores) };
+  });
+  return { messages: data.prompts[i], answers, liked };
+}
+
+// A prompt, and two points whose answers to it differ; of all such, one by chance.
+function drawn(random) {
+  const keys = Object.keys(data.cells);
+  const open = data.prompts.map((_, i) => i).filter((i) => new Set(keys.map((key) => data.cells[key][i].text)).size > 1);
+  if (!open.length) return null;
+  const among = (list) => list[Math.floor(random() * list.length)];
+  const i = among(open);
+  const first = among(keys);
+  const others = keys.filter((key) => data.cells[key][i].text !== data.cells[first][i].text);
+  return [i, [first, among(others)]];
+}
+
+function ask() {
+  const main = document.getElementById("answers");
+  const next = drawn(Math.random);
+  document.getElementById("count").textContent =
+    choices.length === 1 ? "1 choice" : choices.length + " choices";
+  document.getElementById("save").disabled = !choices.length;
+  if (!next) {
+    main.replaceChildren(element("p", "notice", "All weights have the same answers: there is nothing to choose."));
+    return;
+  }
+  const [i, keys] = next;
+  const article = element("article");
+  const pair = element("div", "pair");
+  keys.forEach((key, side) => {
+    const one = element("div", "side");
+    const button = element("button", "", "This one");
+    button.type = "button";
+    button.addEventListener("click", () => { choices.push(row(i, keys, side)); ask(); });
+    one.append(element("p", "answer", data.cells[key][i].text || "(nothing)"), button);
+    pair.append(one);
+  });
+  const skip = element("button", "plain", "Neither");
+  skip.type = "button";
+  skip.addEventListener("click", ask);
+  article.append(...prompt(data.prompts[i]), pair, skip);
+  main.replaceChildren(article);
+}
+
+function save() {
+  const text = choices.map((one) => JSON.stringify(one) + "\n").join("");
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/jsonl" }));
+  link.download = "choices.jsonl";
+  link.click();
+  URL.revokeObjectURL(link.href);
+  saved = choices.length;
+}
+
+const choose = document.getElementById("choose");
+choose.addEventListener("click", () => {
+  const choosing = choose.getAttribute("aria-pressed") !== "true";
+  choose.setAttribute("aria-pressed", choosing);
+  choose.textContent = choosing ? "Back to the sliders" : "Choose between answers";
+  document.body.classList.toggle("choosing", choosing);
+  if (choosing) ask(); else show();
+});
+document.getElementById("save").addEventListener("click", save);
+window.addEventListener("beforeunload", (event) => { if (saved < choices.length) event.preventDefault(); });
 sliders.forEach((slider, k) => slider.addEventListener("input", () => { move(k, Number(slider.value)); show(); }));
 show();
