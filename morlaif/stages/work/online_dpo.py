@@ -124,8 +124,9 @@ def _apart(job: OnlineDPOJob, found: Choice) -> Tensor:
     prompts = [one.prompt for one in found.samples for _ in one.ids]
     responses = [ids for one in found.samples for ids in one.ids]
     logprobs = partial(
-        response_logprobs, temperature=settings.sampling.temperature, rows=2 * settings.dpo.micro_batch_size
-    )
+        response_logprobs, temperature=settings.sampling.temperature, rows=2 * settings.dpo.micro_batch_size,
+        gather=job.hardware.zero.most_gathered,
+    )  # fmt: skip
     for folder, sign in ((begins(job), 1.0), (job.needs.origin, -1.0)):
         model, tokenizer = policy_of(job, folder)
         own = logprobs(model, tokenizer, prompts, responses)
@@ -143,11 +144,13 @@ def _of_sft(
     if begins(job) == job.needs.origin or job.reads.online_dpo.reference == "previous":
         return None
     model, tokenizer = policy_of(job, job.needs.origin)
+    logprobs = partial(
+        response_logprobs, temperature=1.0, rows=settings.micro_batch_size, gather=job.hardware.zero.most_gathered
+    )
     sides = []
     for side in (better, worse):
         prompts, responses = [one.ids[: one.start] for one in side], [one.ids[one.start :] for one in side]
-        rows = settings.micro_batch_size
-        sides.append(response_logprobs(model, tokenizer, prompts, responses, temperature=1.0, rows=rows))
+        sides.append(logprobs(model, tokenizer, prompts, responses))
     del model
     free()
     return torch.tensor(sides).T.float()

@@ -154,7 +154,10 @@ def look(
         top_p=settings.top_p, stop=settings.stop, batch_size=settings.batch_size, noise=noise,
         gather=job.hardware.zero.most_gathered,
     )  # fmt: skip
-    logprobs = partial(response_logprobs, temperature=settings.temperature, rows=min(settings.batch_size, 16))
+    logprobs = partial(
+        response_logprobs, temperature=settings.temperature, rows=min(settings.batch_size, 16),
+        gather=job.hardware.zero.most_gathered,
+    )  # fmt: skip
     own = logprobs(model, tokenizer, ids, rows)
     ends = Ends.of(model, tokenizer, settings.stop)
     del model

@@ -80,7 +80,9 @@ def _likelihood(job: TeacherJob, folder: Path, written: Sequence[Completion]) ->
     parts = [dialogue_parts(tokenizer, one.messages, one.text, length) for one in written[:READ]]
     prompts, answers = [list(prompt) for prompt, _ in parts], [list(answer) for _, answer in parts]
     rows = min(16, settings.sampling.batch_size)
-    found = response_logprobs(model, tokenizer, prompts, answers, temperature=1.0, rows=rows)
+    found = response_logprobs(
+        model, tokenizer, prompts, answers, temperature=1.0, rows=rows, gather=job.hardware.zero.most_gathered
+    )
     del model
     free()
     return math.fsum(found) / sum(map(len, answers))
