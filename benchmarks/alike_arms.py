@@ -54,7 +54,7 @@ ARM = [
     "ppo.eval_prompts=0",
     "ppo.samples=0",
 ]
-SEEDS, PAIRS, ANSWERED_PROMPTS, LEVEL = (3, 5), 200, 100, 0.95
+SEEDS, PAIRS, ANSWERED_PROMPTS, LEVEL = (3, 5), 200, 50, 0.95
 HOW: Resampling = {"seed": 0, "resamples": 1000, "confidence": LEVEL}
 
 

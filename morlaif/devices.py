@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,6 +48,15 @@ def device_problems(hardware: HardwareSettings) -> Iterator[str]:
         yield f"hardware.device=cuda: this machine has no GPU, or no driver for it. {advice}"
     elif (installed := _torch()).endswith("+cpu"):
         yield f"hardware.device=cuda: torch {installed} is for CPUs alone. Install one with CUDA, or use hardware=cpu"
+
+
+def compiler_missing(device: str) -> str | None:
+    """What torch.compile needs and this machine has not, without torch; None: nothing."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        return "torch.compile needs a C++ compiler, and there is no g++ or clang++ (CXX names another)"
+    if device == "cuda" and find_spec("triton") is None:
+        return "torch.compile needs Triton on a GPU: pip install triton"
+    return None
 
 
 def _torch() -> str:

@@ -52,6 +52,8 @@ class HardwareSettings(Settings):
     threads: Processes | None
     workers: Processes
     cuda_graphs: bool
+    packing: bool
+    compile: bool
     processes: Processes  # ranks of a unit on each node
     nodes: Processes
     zero: ZeroSettings
@@ -67,6 +69,10 @@ class HardwareSettings(Settings):
     def _check(self) -> HardwareSettings:
         if self.ranks > 1 and self.device == "auto":
             raise ValueError("device: auto cannot be split over ranks; say cuda or cpu")
+        in_parts = self.ranks > 1 and self.zero.stage == 3
+        for key in ("packing", "compile"):
+            if getattr(self, key) and in_parts:
+                raise ValueError(f"{key}: not with weights in parts on several ranks; use {key}=false, or zero.stage=2")
         if self.ranks > 1 and self.dtype == "float16":
             raise ValueError("dtype: float16 is not offered over several ranks; use bfloat16 or float32")
         return self

@@ -17,7 +17,7 @@ from typing import Any
 from morlaif.config import Config
 from morlaif.data.check import data_problems, template_refuses
 from morlaif.data.settings import HubData
-from morlaif.devices import device_problems
+from morlaif.devices import compiler_missing, device_problems
 from morlaif.errors import MachineError, UserError
 from morlaif.evaluation.outside import parts_of
 from morlaif.feedback.reach import look, server_problems
@@ -39,7 +39,7 @@ from morlaif.preference.kinds import kind_of
 from morlaif.preference.outputs import output_problem
 from morlaif.preference.settings import PretrainedPM, TrainedPM
 from morlaif.reward.settings import JudgeReward, MixtureReward, RubricReward
-from morlaif.stages.known import STAGES
+from morlaif.stages.known import METHODS, STAGES
 from morlaif.tracking.check import tracking_problems
 from morlaif.units.folders import place_problems
 from morlaif.units.store import Store
@@ -320,6 +320,13 @@ def _packages(config: Config, stages: set[str]) -> Iterator[str]:
     flash = config.model.attention == "flash_attention_2" and stages & set(LOADS_MODEL)
     if flash and missing("flash_attn") and missing("kernels"):
         yield "model.attention: flash_attention_2 needs a package: pip install flash-attn, or use model.attention=sdpa"
+    if config.hardware.packing and config.model.attention != "flash_attention_2" and stages & {*METHODS.known}:
+        yield (
+            f"hardware.packing: {config.model.attention} attention would read the whole row for each of its dialogues; "
+            "use model.attention=flash_attention_2 (on a GPU), or hardware.packing=false"
+        )
+    if config.hardware.compile and stages & {*METHODS.known} and (lacking := compiler_missing(config.hardware.device)):
+        yield f"hardware.compile: {lacking}; use hardware.compile=false"
     if stages:
         yield from tracking_problems(config.tracking)
     here = config.ppo.vllm.mode == "colocate" or config.ppo.vllm.handover == "nccl"  # else it is the server's alone

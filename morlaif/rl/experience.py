@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,10 +55,20 @@ class Batch:
     read: Tensor  # (N,) places, in the flattened batch, of the states before response tokens
     targets: Tensor  # (N,) the response tokens, row after row
     mask: Tensor  # (m, T) bool: where those N are in a padded response
+    lengths: tuple[int, ...]  # tokens of each dialogue
 
     def unpack(self, packed: Tensor) -> Tensor:
         """(N,) -> (m, T), zero on padding."""
         return packed.new_zeros(self.mask.shape).masked_scatter(self.mask, packed)
+
+    @cached_property
+    def packed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same dialogues one behind the other in one row: ids and positions (1, L), L the sum of their lengths, and
+        `read` (N,) in it. Positions begin anew with each dialogue."""
+        width, device = self.ids.shape[1], self.ids.device
+        real = torch.cat([row * width + torch.arange(length) for row, length in enumerate(self.lengths)]).to(device)
+        positions = torch.cat([torch.arange(length) for length in self.lengths]).to(device)
+        return self.ids.flatten()[real][None], positions[None], torch.searchsorted(real, self.read)
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ def collate(
         read=torch.tensor(states, device=device),
         targets=torch.tensor([token for response in responses for token in response], device=device),
         mask=response_mask(responses).to(device),
+        lengths=tuple(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)),
     )
 
 

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from morlaif import ranks
 from morlaif.errors import UserError
+from morlaif.models import compiled, packing
 from morlaif.models.head import Head, head_of, last_states
 from morlaif.models.layers import disable_dropout, trunk_of
 from morlaif.rl.critic import adapter_critic, lora_config
@@ -93,6 +94,11 @@ class ActorCritic(nn.Module):
             score = getattr(critic, "score", None)
             if settings.critic.init == "pm" and isinstance(score, nn.Linear):  # go on from its own head
                 self.value_head.weight.data.copy_(score.weight.data)
+        self.runs: dict[nn.Module, nn.Module] = {}  # trunks that learn or are read, and how they run where compiled
+        self.packed = packing.enabled
+        if self.packed:
+            for own in filter(None, (model, critic)):
+                packing.check(own)
         if computed is not None and ranks.count() == 1:  # DeepSpeed's forward is under no autocast
             # peft gives an adapter's float32 weights an input in float32, which autocast rounds back: two more copies
             for layer in self.modules():
@@ -119,7 +125,7 @@ class ActorCritic(nn.Module):
         logprobs = entropy = states = None
         if not freeze_trunk or (self.value_head is not None and self.critic is None):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_trunk):
-                states = _states(trunk_of(self.model), batch)
+                states = self._states(trunk_of(self.model), batch)
         if states is not None and not freeze_trunk:
             learns = torch.is_grad_enabled()
             want: Entropy = (
@@ -128,7 +134,7 @@ class ActorCritic(nn.Module):
             logprobs, entropy = logprobs_of(self.heads[False], states, batch.targets, self.temperature, want)
         if self.value_head is None:
             return logprobs, entropy, None
-        states = states if self.critic is None else _states(self.critic, batch)
+        states = states if self.critic is None else self._states(self.critic, batch)
         assert states is not None  # a shared trunk has run
         return logprobs, entropy, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1).float()
 
@@ -136,7 +142,16 @@ class ActorCritic(nn.Module):
     def reference_logprobs(self, batch: Batch) -> Tensor:
         """(N,) under the model that the run began with, at the same temperature."""
         with self.as_reference() as model:
-            return logprobs_of(self.heads[True], _states(trunk_of(model), batch), batch.targets, self.temperature)[0]
+            return logprobs_of(self.heads[True], self._states(trunk_of(model), batch), batch.targets, self.temperature)[
+                0
+            ]
+
+    def _states(self, trunk: nn.Module, batch: Batch) -> Tensor:
+        """Last hidden states before each response token: (N, H)."""
+        if compiled.enabled and trunk not in self.runs:
+            self.runs[trunk] = compiled.compiled(trunk)
+        ids, positions, read = batch.packed if self.packed else (batch.ids, batch.positions, batch.read)
+        return last_states(self.runs.get(trunk, trunk), ids, positions).flatten(0, 1).index_select(0, read)
 
     def plain(self) -> AbstractContextManager[None]:
         """For whoever reads the adapter's tensors: a LoRA adapter like any other, parts counted by their weights."""
@@ -203,8 +218,3 @@ def _twin(model: PreTrainedModel, computed: torch.dtype | None) -> PreTrainedMod
                     if id(p) not in others:
                         narrowed[id(p)] = nn.Parameter(p.detach().to(computed), requires_grad=False)
     return copy.deepcopy(model, narrowed)
-
-
-def _states(trunk: nn.Module, batch: Batch) -> Tensor:
-    """Last hidden states before each response token: (N, H)."""
-    return last_states(trunk, batch.ids, batch.positions).flatten(0, 1).index_select(0, batch.read)

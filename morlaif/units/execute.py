@@ -283,8 +283,10 @@ def _prepare(hardware: HardwareSettings) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
 
-    from morlaif.models import graphs
+    from morlaif.models import compiled, graphs, packing
 
     graphs.enabled = hardware.cuda_graphs
+    packing.enabled = hardware.packing
+    compiled.enabled = hardware.compile
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)

@@ -31,7 +31,8 @@ def test_pieces_that_were_freed_go_back_to_the_system():
         kept.extend(pieces[::2])
         return resident()
 
-    job = SimpleNamespace(hardware=SimpleNamespace(threads=None, device="cpu", cuda_graphs=False))
+    hardware = SimpleNamespace(threads=None, device="cpu", cuda_graphs=False, packing=False, compile=False)
+    job = SimpleNamespace(hardware=hardware)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what tests before this one left free would be used anew, and not show
     before = resident()

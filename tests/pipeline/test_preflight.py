@@ -147,6 +147,18 @@ def test_flash_attention_without_its_package(monkeypatch):
     assert not problems("model.attention=flash_attention_2", "stages=[data]")  # which runs no model
 
 
+def test_packing_without_flash_attention_and_compiling_without_a_compiler(monkeypatch):
+    (line,) = problems("hardware.packing=true")
+    assert line.startswith("hardware.packing: sdpa attention ") and "hardware.packing=false" in line
+    assert not problems("hardware.packing=true", "stages=[pm]"), "which trains no policy"
+    assert not problems("hardware.compile=true"), "this machine has a compiler"
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    (line,) = problems("hardware.compile=true")
+    assert line.startswith("hardware.compile: torch.compile needs a C++ compiler") and "hardware.compile=false" in line
+    with pytest.raises(UserError, match=r"hardware: packing: not with weights in parts.*zero\.stage=2"):
+        problems("hardware=cpu2_zero3", "hardware.packing=true")
+
+
 @pytest.mark.slow
 def test_weights_and_biases_without_package_or_key(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
