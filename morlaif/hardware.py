@@ -65,13 +65,17 @@ class HardwareSettings(Settings):
         """Processes that build one unit together."""
         return self.processes * self.nodes
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether no rank has whole weights."""
+        return self.ranks > 1 and self.zero.stage == 3
+
     @model_validator(mode="after")
     def _check(self) -> HardwareSettings:
         if self.ranks > 1 and self.device == "auto":
             raise ValueError("device: auto cannot be split over ranks; say cuda or cpu")
-        in_parts = self.ranks > 1 and self.zero.stage == 3
         for key in ("packing", "compile"):
-            if getattr(self, key) and in_parts:
+            if getattr(self, key) and self.in_parts:
                 raise ValueError(f"{key}: not with weights in parts on several ranks; use {key}=false, or zero.stage=2")
         if self.ranks > 1 and self.dtype == "float16":
             raise ValueError("dtype: float16 is not offered over several ranks; use bfloat16 or float32")

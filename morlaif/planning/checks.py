@@ -91,6 +91,12 @@ def check_objective(config: Config, reward: RewardLayout, trains: bool) -> None:
             f"ppo.gradient_weights={config.ppo.gradient_weights} weighs a sum of the principles anew at each step, and "
             f"scalarizer {scalarizer.name} is none: use scalarizer=linear, or ppo.gradient_weights=none"
         )
+    for key, off in (("gradient_weights", "none"), ("gradient_cosines_every", 0)):
+        if (asked := getattr(config.ppo, key)) != off and config.hardware.in_parts:
+            raise UserError(
+                f"ppo.{key}={asked}: where weights lie in parts on several ranks, each principle's gradient does too: "
+                f"use ppo.{key}={off}, or hardware.zero.stage=2"
+            )
     if scalarizer.reads_sft_scores and config.ppo.steer.kind != "none":
         raise UserError(
             f"scalarizer {scalarizer.name} holds principles at a level, and ppo.steer.kind={config.ppo.steer.kind} "

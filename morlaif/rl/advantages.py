@@ -65,18 +65,22 @@ def traits(function: Callable[..., Estimate]) -> Traits:
 
 
 @estimator(critic=True)
-def gae(t: Trajectories) -> Estimate:
+def gae(t: Trajectories, *, critic_lam: float | None = None) -> Estimate:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
         A_t = Σ_k (γλ)^k δ_{t+k},   δ_t = r_t + γ V_{t+1} - V_t,   V after the last token is 0
 
-    The critic's target is advantages + values.
+    The critic's target is advantages + values, by `critic_lam` in place of λ where it is given (decoupled, Yuan 2025,
+    arXiv 2503.01491): at 1 it is the return itself. Else a critic that begins at zero sees λ^k of a reward that is k
+    tokens ahead.
     """
     rewards, values = t.rewards * t.mask, t.values * t.mask
     following = values.roll(-1, 1)
     following[:, -1] = 0
-    gains = discounted(rewards + t.gamma * following - values, t.gamma * t.lam)
-    return gains * t.mask, (gains + values) * t.mask
+    surprises = rewards + t.gamma * following - values
+    gains = discounted(surprises, t.gamma * t.lam)
+    of_critic = gains if critic_lam is None else discounted(surprises, t.gamma * critic_lam)
+    return gains * t.mask, (of_critic + values) * t.mask
 
 
 @estimator()

@@ -159,6 +159,16 @@ def test_packing_without_flash_attention_and_compiling_without_a_compiler(monkey
         problems("hardware=cpu2_zero3", "hardware.packing=true")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "off"), [("gradient_weights", "mgda", "none"), ("gradient_cosines_every", 2, 0)]
+)
+def test_gradients_of_principles_where_weights_lie_in_parts(key, value, off):
+    asked = ["arms.select=[morlaif]", "ppo.policy.kind=lora", f"ppo.{key}={value}"]
+    (line,) = problems("hardware=cpu2_zero3", *asked)
+    assert line.startswith(f"ppo.{key}={value}: ") and line.endswith(f"use ppo.{key}={off}, or hardware.zero.stage=2")
+    assert not problems("hardware=cpu2_zero3", "hardware.zero.stage=2", *asked) and not problems(*asked)
+
+
 @pytest.mark.slow
 def test_weights_and_biases_without_package_or_key(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):

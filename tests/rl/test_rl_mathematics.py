@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morlaif.rl import advantages, kl, losses, masked, shaping
-from morlaif.rl.advantages import Trajectories
+from morlaif.rl.advantages import Trajectories, gae
 from morlaif.rl.losses import Actions
 from morlaif.rl.shaping import Moments
 
@@ -71,6 +72,16 @@ def test_gae_with_lambda_one_is_monte_carlo_and_with_zero_one_step(seed):
     assert torch.allclose(returns, togo) and torch.allclose(monte_carlo, togo - values * mask)
     one_step, _ = estimated("gae", rewards, values, mask, 1.0, 0.0)
     assert torch.allclose(one_step[:, -1], ((rewards - values) * mask)[:, -1])
+
+
+@given(seeds, st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_lambda_of_the_critic_moves_its_targets_alone(seed, gamma, lam, critic_lam):
+    rewards, values, mask = batch(seed)
+    own = Trajectories(rewards, values, mask, 1, gamma, lam)
+    gains, returns = gae(own, critic_lam=critic_lam)
+    assert torch.equal(gains, gae(own)[0]) and torch.equal(returns, gae(replace(own, lam=critic_lam))[1])
+    togo = estimated("reinforce_pp", rewards, mask=mask, gamma=gamma)[0]
+    assert torch.allclose(gae(own, critic_lam=1.0)[1], togo), "at 1 they are the returns, whatever the values"
 
 
 @given(seeds)
