@@ -31,7 +31,7 @@ check: lint types  ## Style, types and the fast tests, in under two minutes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test: $(VENV)/installed-dev  ## Run every test (ARGS=... goes to pytest)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)  # on two cores: one of three waits for processes that it has started
 
 lint: $(VENV)/installed-dev  ## Check the style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import os
 import pickle
+import re
 import shlex
 import tempfile
 from functools import cache
@@ -55,8 +56,27 @@ def _groups() -> frozenset[str]:
     return frozenset(["hydra", *options()])
 
 
-@cache
 def _presets(overrides: tuple[str, ...]) -> DictConfig:
+    """Options that set keys of their own groups alone are taken from trees that have one of each such group."""
+    rows = _rows(tuple(places()))
+    groups = {option.partition("=")[0] for option in overrides}
+    if not overrides or len(groups) < len(overrides) or not all(option in rows for option in overrides):
+        return _kept(overrides)
+    tree = copy.deepcopy(_kept(()))
+    choices = dict(tree.hydra.runtime.choices)
+    with open_dict(tree):
+        for option in overrides:
+            group, row = option.partition("=")[0], _kept(rows[option])
+            tree[group] = row[group]
+            of_group = re.compile(rf"{group}(?![^/@])").match
+            choices = {name: chosen for name, chosen in choices.items() if not of_group(name)}
+            choices |= {name: chosen for name, chosen in row.hydra.runtime.choices.items() if of_group(name)}
+        tree.hydra.runtime.choices = choices
+    return tree
+
+
+@cache
+def _kept(overrides: tuple[str, ...]) -> DictConfig:
     """Composed once for all processes of a run of tests, whose folder of temporary files is theirs alone."""
     register()  # what interpolations of a tree ask that another process has kept
     key = hashlib.sha256("\n".join([*overrides, str(places())]).encode()).hexdigest()
@@ -69,6 +89,22 @@ def _presets(overrides: tuple[str, ...]) -> DictConfig:
         partial.write_bytes(pickle.dumps(tree))
         partial.rename(kept)
     return tree
+
+
+@cache
+def _rows(_: tuple[Path, ...]) -> dict[str, tuple[str, ...]]:
+    """By option, those composed in one go with it."""
+    groups = {group: sorted(names) for group, names in options().items() if _is_apart(group)}
+    depth = max(map(len, groups.values()))
+    rows = [tuple(f"{group}={names[i]}" for group, names in groups.items() if i < len(names)) for i in range(depth)]
+    return {option: row for row in rows for option in row}
+
+
+def _is_apart(group: str) -> bool:
+    """Whether no option of it, and nothing that these inherit from, says a word of another part of the tree, and none
+    of another group depends on which is chosen."""
+    files = [file for place in places() for file in (place / group).rglob("*.yaml")]
+    return not ("/" in group or group == "data" or any(re.search("@package|override ", f.read_text()) for f in files))
 
 
 def in_full(*overrides: str, hydra: bool = False) -> DictConfig:

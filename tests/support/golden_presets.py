@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from composed import composed
+from composed import in_full
 from omegaconf import DictConfig, OmegaConf
 
 from morlaif.presets import options
@@ -72,10 +72,10 @@ def differences(option: str, found: Flat) -> list[str]:
 
 
 def main() -> None:
-    default = meaning(composed(hydra=True))
+    default = meaning(in_full(hydra=True))
     kept = {"": default}
     for option in OPTIONS:
-        found = meaning(composed(option, hydra=True))
+        found = meaning(in_full(option, hydra=True))
         changed = {
             key: value for key, value in found.items() if key not in default or _json(default[key]) != _json(value)
         }
