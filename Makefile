@@ -30,8 +30,9 @@ given:
 check: lint types  ## Style, types and the fast tests, in under two minutes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
+# Of three workers one waits for processes that its test has started, so this is for two cores.
 test: $(VENV)/installed-dev  ## Run every test (ARGS=... goes to pytest)
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)  # on two cores: one of three waits for processes that it has started
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed-dev  ## Check the style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
