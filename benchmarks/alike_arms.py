@@ -1,17 +1,16 @@
 """How often a comparison calls two arms different that are alike: an A/A test with real policies of the toy world.
 
-    python benchmarks/alike_arms.py make FOLDER [--policies 40] [key=value …]   some ten minutes of one core
-    python benchmarks/alike_arms.py ask FOLDER                                  some minutes
+    python benchmarks/alike_arms.py train FOLDER [--policies 16] [key=value …]  some five minutes of one core
+    python benchmarks/alike_arms.py answer FOLDER                               some three
+    python benchmarks/alike_arms.py ask FOLDER                                  some two
 
-`make` trains policies of one arm that differ by `arms.seed` alone, from the same labels and preference models, and has
-each answer the held-out prompts, as the evaluation does; then the first of them answers again and again, by other
-random numbers. `ask` makes pairs of arms of them, S seeds each, and compares them as a comparison does, by
-`morlaif.report.comparison.aggregated`, judged by the toy world's hidden utility:
+`ask` makes pairs of arms alike, S seeds each, and compares them as a comparison does, by
+`morlaif.report.comparison.aggregated`, judged by the toy world's hidden utility. The seeds of its arms are
 
-- trained: the 2 S policies of a pair are drawn without replacement. Pairs share policies, so the error of their rate is
-  by leaving out each policy in turn (jackknife), not by the number of pairs;
-- answered: the seeds of an arm are further answers of one and the same policy, no answer is in two pairs, and the error
-  is binomial.
+- trained: policies of short runs that differ by `arms.seed` alone, from the same labels and preference models, which
+  answer the held-out prompts as the evaluation has them. The 2 S of a pair are drawn without replacement. Pairs share
+  policies, so the error of their rate is by leaving out each policy in turn (jackknife), not by the number of pairs;
+- answered: answers of the SFT policy by other random numbers each. No answer is in two pairs; the error is binomial.
 
 Every verdict is false: at a level of .05 it should be given to 3 to 7 % of pairs.
 """
@@ -25,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +32,8 @@ import numpy as np
 import torch
 
 from morlaif.compose import look_ahead, register
-from morlaif.data.records import load_split, prompt_id
+from morlaif.config import Config
+from morlaif.data.records import Message, load_split, prompt_id
 from morlaif.evaluation.aggregate import Cell, verdict
 from morlaif.evaluation.judges import side, utilities
 from morlaif.evaluation.matrix import WinMatrix
@@ -44,6 +44,7 @@ from morlaif.report.comparison.aggregated import Judgements, against
 from morlaif.statistics import Array, Resampling, bootstrap_crossed, wilson
 from morlaif.units.job import Job, gather
 from morlaif.units.store import Store
+from morlaif.units.unit import Unit
 from morlaif.variance import crossed
 
 ARM = [
@@ -54,66 +55,66 @@ ARM = [
     "ppo.eval_prompts=0",
     "ppo.samples=0",
 ]
-SEEDS, PAIRS, ANSWERED_PROMPTS, LEVEL = (3, 5), 200, 50, 0.95
+SEEDS, LEVEL = (3, 5), 0.95
+PAIRS, PROMPTS, TIMES = 200, 30, 10  # of `answer`: pairs, prompts of each, answers to each prompt at once
 HOW: Resampling = {"seed": 0, "resamples": 1000, "confidence": LEVEL}
 
 
 # --- policies and their answers ---------------------------------------------------------------------------------------
 
 
-def make(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     words = [*ARM, *args.overrides]
     subprocess.run([sys.executable, "-m", "morlaif", *words, "stages=[weigh]"], check=True)
     register()
     torch.set_num_threads(1)
-    trained = []
     for seed in range(args.policies):
-        file = args.folder / f"trained-{seed}.npy"
+        file = args.folder / f"trained-{seed:03}.npy"
         if not file.exists():
             np.save(file, _trained([*words, f"arms.seed={seed}"]))
-        trained.append(np.load(file))
-        print(f"policy {seed}: utility {trained[-1].mean():.3f}", flush=True)
-    np.save(args.folder / "trained.npy", np.array(trained))
-    most = 2 * min(SEEDS) * PAIRS
-    answered = [row for row, _ in zip(_answered([*words, "arms.seed=0"]), range(most), strict=False)]
-    np.save(args.folder / "answered.npy", np.array(answered))
+        print(f"policy {seed}: utility {np.load(file).mean():.3f}", flush=True)
 
 
 def _trained(words: Sequence[str]) -> Array:
     """Utilities (N,) of the answers of the policy that these words train."""
     with tempfile.TemporaryDirectory() as folder:
-        policy, prompts, config = _policy(words, Path(folder))
-        held_out = config.seed_of("eval")
-        return utilities(prompts, respond(partial(load_policy, policy), prompts, config.eval, seed=held_out).texts)
+        config, unit, inputs = _unit(words, "ppo/morlaif")
+        out, keep = Path(folder, "out"), Path(folder, "keep")
+        out.mkdir()
+        keep.mkdir()
+        job = Job(
+            unit.stage.name, unit.name, unit.digest, unit.reads, gather(unit.stage.needs, inputs), out, keep,
+            Store(config.paths.store).ledger, unit.seed, config.hardware, lambda *_, **__: None,
+        )  # fmt: skip
+        importlib.import_module("morlaif.stages.work.ppo").build(job)
+        prompts, held_out = _prompts(config, inputs), config.seed_of("eval")
+        return utilities(prompts, respond(partial(load_policy, out), prompts, config.eval, seed=held_out).texts)
 
 
-def _answered(words: Sequence[str]) -> Iterator[Array]:
-    """Utilities (N,) of each further answers of one policy to the first prompts."""
-    with tempfile.TemporaryDirectory() as folder:
-        policy, prompts, config = _policy(words, Path(folder))
-        prompts, times = prompts[:ANSWERED_PROMPTS], 10  # at once: a larger batch samples almost for free
-        many = config.eval.model_copy(update={"batch_size": times * len(prompts)})
-        for made in draws(*load_policy(policy), prompts * times, many, seed=1):
-            yield from utilities(prompts * times, made.texts).reshape(times, -1)
+def answer(args: argparse.Namespace) -> None:
+    register()
+    torch.set_num_threads(1)
+    config, _, inputs = _unit(ARM, "ppo/morlaif")
+    prompts, times = _prompts(config, inputs)[:PROMPTS] * TIMES, 2 * min(SEEDS) * PAIRS // TIMES
+    many = config.eval.model_copy(update={"batch_size": len(prompts)})  # a larger batch samples almost for free
+    drawn = draws(*load_policy(inputs["sft"]), prompts, many, seed=1)
+    found = [utilities(prompts, made.texts).reshape(TIMES, -1) for made, _ in zip(drawn, range(times), strict=False)]
+    np.save(args.folder / "answered.npy", np.concatenate(found))
 
 
-def _policy(words: Sequence[str], folder: Path) -> tuple[Path, list, object]:
-    """The policy's folder, the prompts of the evaluation, and the config."""
+def _unit(words: Sequence[str], name: str) -> tuple[Config, Unit, dict[str, Path]]:
+    """The config, a unit of its plan, and where what it needs lies."""
     flags = Namespace(overrides=list(words), config_dir=None, multirun=False)
     config = look_ahead(flags)[0][0].config
-    unit, store = plan(config).by_name["ppo/morlaif"], Store(config.paths.store)
-    inputs = {need.name: store.folder(need) for need in unit.needs}
-    out, keep = folder / "out", folder / "keep"
-    out.mkdir()
-    keep.mkdir()
-    job = Job(
-        unit.stage.name, unit.name, unit.digest, unit.reads, gather(unit.stage.needs, inputs), out, keep, store.ledger,
-        unit.seed, config.hardware, lambda *_: None,
-    )  # fmt: skip
-    importlib.import_module("morlaif.stages.work.ppo").build(job)
+    unit, store = plan(config).by_name[name], Store(config.paths.store)
+    return config, unit, {need.name: store.folder(need) for need in unit.needs}
+
+
+def _prompts(config: Config, inputs: dict[str, Path]) -> list[list[Message]]:
+    """Those of the evaluation."""
     held_out = {prompt_id(e.messages): e.messages for e in load_split(inputs["data"], "eval")}
-    return out, list(held_out.values())[: config.eval.prompts], config
+    return list(held_out.values())[: config.eval.prompts]
 
 
 # --- pairs of arms alike ---------------------------------------------------------------------------------------------
@@ -140,7 +141,8 @@ def compared(values: Array, seeds: int, bootstrap: bool = True) -> dict[str, boo
 
 
 def ask(args: argparse.Namespace) -> None:
-    trained, answered = (np.load(args.folder / f"{name}.npy") for name in ("trained", "answered"))
+    trained = np.array([np.load(file) for file in sorted(args.folder.glob("trained-*.npy"))])
+    answered = np.load(args.folder / "answered.npy")
     rng = np.random.default_rng(0)
     spread = trained.mean(1).std(ddof=1)
     print(f"{len(trained)} policies, mean utility {trained.mean():.2f}, deviation between them {spread:.3f}")
@@ -177,15 +179,15 @@ def _jackknife(called: Sequence[bool | None], drawn: Sequence[Array], policies: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, action in (("make", make), ("ask", ask)):
-        command = commands.add_parser(name)
+    for action in (train, answer, ask):
+        command = commands.add_parser(action.__name__)
         command.add_argument("folder", type=Path)
         command.set_defaults(action=action)
-        if name == "make":
-            command.add_argument("--policies", type=int, default=40)
+        if action is train:
+            command.add_argument("--policies", type=int, default=16)
             command.add_argument("overrides", nargs="*")
-        else:
-            command.add_argument("--pairs", type=int, default=10000)
+        elif action is ask:
+            command.add_argument("--pairs", type=int, default=2000)
     args = parser.parse_args()
     args.action(args)
 
