@@ -7,10 +7,12 @@
 `ask` makes pairs of arms alike, S seeds each, and compares them as a comparison does, by
 `morlaif.report.comparison.aggregated`, judged by the toy world's hidden utility. The seeds of its arms are
 
+- answered: answers of the SFT policy, each by other random numbers;
 - trained: policies of short runs that differ by `arms.seed` alone, from the same labels and preference models, which
-  answer the held-out prompts as the evaluation has them. The 2 S of a pair are drawn without replacement. Pairs share
-  policies, so the error of their rate is by leaving out each policy in turn (jackknife), not by the number of pairs;
-- answered: answers of the SFT policy by other random numbers each. No answer is in two pairs; the error is binomial.
+  answer the held-out prompts as the evaluation has them.
+
+The 2 S of a pair are drawn without replacement from all there are. Pairs share members, so the error of a rate is by
+leaving out groups of these in turn (jackknife), not by the number of pairs.
 
 Every verdict is false: at a level of .05 it should be given to 3 to 7 % of pairs.
 """
@@ -41,7 +43,7 @@ from morlaif.evaluation.policies import draws, respond
 from morlaif.models.load import load_policy
 from morlaif.planning.plan import plan
 from morlaif.report.comparison.aggregated import Judgements, against
-from morlaif.statistics import Array, Resampling, bootstrap_crossed, wilson
+from morlaif.statistics import Array, Resampling, bootstrap_crossed
 from morlaif.units.job import Job, gather
 from morlaif.units.store import Store
 from morlaif.units.unit import Unit
@@ -55,7 +57,7 @@ ARM = [
     "ppo.eval_prompts=0",
     "ppo.samples=0",
 ]
-SEEDS, LEVEL = (3, 5), 0.95
+SEEDS, LEVEL, GROUPS = (3, 5), 0.95, 20
 PAIRS, PROMPTS, TIMES = 200, 30, 10  # of `answer`: pairs, prompts of each, answers to each prompt at once
 HOW: Resampling = {"seed": 0, "resamples": 1000, "confidence": LEVEL}
 
@@ -141,38 +143,35 @@ def compared(values: Array, seeds: int, bootstrap: bool = True) -> dict[str, boo
 
 
 def ask(args: argparse.Namespace) -> None:
-    trained = np.array([np.load(file) for file in sorted(args.folder.glob("trained-*.npy"))])
-    answered = np.load(args.folder / "answered.npy")
+    pools = {"answered": np.load(args.folder / "answered.npy")}
+    if files := sorted(args.folder.glob("trained-*.npy")):
+        pools["trained"] = np.array([np.load(file) for file in files])
     rng = np.random.default_rng(0)
-    spread = trained.mean(1).std(ddof=1)
-    print(f"{len(trained)} policies, mean utility {trained.mean():.2f}, deviation between them {spread:.3f}")
-    rates = [side(a - b).mean() for a, b in itertools.combinations(trained, 2)]
-    print(f"win rate of one over another: deviation {np.std(rates):.3f}, from {min(rates):.3f} to {max(rates):.3f}")
-    print(
-        "\n| arms alike | seeds | pairs | called different (verdicts) | crossed bootstrap | one seed, prompts alone |"
-    )
-    print("|---|--:|--:|--:|--:|--:|")
-    for seeds in SEEDS:
-        drawn = [rng.permutation(len(trained))[: 2 * seeds] for _ in range(args.pairs)]
-        found = [compared(trained[list(places)], seeds, k % 10 == 0) for k, places in enumerate(drawn)]
-        cells = [_jackknife([one[kind] for one in found], drawn, len(trained)) for kind in found[0]]
-        print(f"| trained | {seeds} | {args.pairs} | {' | '.join(cells)} |", flush=True)
-    seeds = min(SEEDS)
-    found = [compared(values, seeds) for values in answered.reshape(-1, 2 * seeds, answered.shape[1])]
-    cells = []
-    for kind in found[0]:
-        share = wilson(float(np.mean([one[kind] for one in found])), len(found), LEVEL)
-        cells.append(f"{100 * share.value:.1f} % \\[{100 * share.low:.1f}, {100 * share.high:.1f}\\]")
-    print(f"| answered | {seeds} | {len(found)} | {' | '.join(cells)} |")
+    print("| arms alike | of | seeds | pairs | called different (verdicts) | crossed bootstrap | prompts alone |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for (name, pool), seeds in itertools.product(pools.items(), SEEDS):
+        if len(pool) < 2 * seeds:
+            continue
+        drawn = [rng.permutation(len(pool))[: 2 * seeds] for _ in range(args.pairs)]
+        found = [compared(pool[places], seeds, k % 10 == 0) for k, places in enumerate(drawn)]
+        cells = [_rate([one[kind] for one in found], drawn, len(pool)) for kind in found[0]]
+        print(f"| {name} | {len(pool)} | {seeds} | {args.pairs} | {' | '.join(cells)} |", flush=True)
+    for name, pool in pools.items():
+        rates = [side(a - b).mean() for a, b in itertools.combinations(pool[:50], 2)]
+        print(
+            f"{name}: win rate of one over another {min(rates):.3f} to {max(rates):.3f}, deviation {np.std(rates):.3f}"
+        )
 
 
-def _jackknife(called: Sequence[bool | None], drawn: Sequence[Array], policies: int) -> str:
-    """Of the pairs that were asked. Of few of them the error would be that of which were drawn, and is left out."""
+def _rate(called: Sequence[bool | None], drawn: Sequence[Array], members: int) -> str:
+    """Of the pairs that were asked, with its jackknife error over groups of the members. Of few of them that would be the
+    error of which were drawn, and is left out."""
     asked = np.array([flag for flag in called if flag is not None])
     if len(asked) < len(called):
         return f"{100 * asked.mean():.1f} %"
-    without = [asked[[k not in places for places in drawn]].mean() for k in range(policies)]
-    error = float(np.sqrt((policies - 1) / policies * np.square(np.array(without) - np.mean(without)).sum()))
+    groups = min(members, GROUPS)
+    without = [asked[[group not in places % groups for places in drawn]].mean() for group in range(groups)]
+    error = float(np.sqrt((groups - 1) / groups * np.square(np.array(without) - np.mean(without)).sum()))
     return f"{100 * asked.mean():.1f} % ± {100 * 1.96 * error:.1f}"
 
 
@@ -187,7 +186,7 @@ def main() -> None:
             command.add_argument("--policies", type=int, default=16)
             command.add_argument("overrides", nargs="*")
         elif action is ask:
-            command.add_argument("--pairs", type=int, default=2000)
+            command.add_argument("--pairs", type=int, default=4000)
     args = parser.parse_args()
     args.action(args)
 

@@ -30,16 +30,13 @@ from morlaif.errors import MachineError, UserError
 from morlaif.models.ends import Ends
 from morlaif.rl import conflict, kl, schedule, shaping
 from morlaif.rl.advantages import Trajectories, group_normalized
+from morlaif.rl.cuts import Cuts
 from morlaif.rl.diagnostics import centred, importance_weights, mismatch, sampler_table
 from morlaif.rl.engines import make_engine
 from morlaif.rl.experience import (
     Batch,
     Experience,
     Minibatch,
-    collate,
-    cut,
-    partition,
-    plan_minibatch,
     response_mask,
     with_end,
 )
@@ -137,6 +134,7 @@ class Learner:
         )
         self.seed, self.dtype, self.steered = seed, autocast, steered
         self.device = models.model.device
+        self.cuts = Cuts(settings, self.seed, self.pad, self.device, self.processes)
 
         asked = {"gradient_cosines_every": 0, "gradient_weights": "none"}
         for key, off in asked.items():
@@ -198,7 +196,7 @@ class Learner:
         normal = group_normalized(scores, group) if self.grouped else objective.normalize(scores)
         combine, by_gradient = objective.combine, dict[str, float]()
         if s.gradient_weights != "none" and len(objective.active) > 1:
-            factors = self._factors(step, self._plan(step, prompts, responses)[0][0], normal)
+            factors = self._factors(step, self.cuts.passes(step, prompts, responses)[0][0], normal)
             combine = partial(weighted_sum, objective, factors)
             by_gradient = named("gradient_weight", objective.active, factors)
         target = combine(normal).float()
@@ -206,8 +204,8 @@ class Learner:
         shaped = shaping.shape(scaled, ended, mask.sum(1), s.shaping)
         check_shaped(shaped, ended, texts, step, s.shaping)
         kept = learnt_from(shaped, group, s.learn_from, s.drop_level_groups)
-        plan = self._plan(step, prompts, responses, kept)
-        first = [*plan[0], *self._others(prompts, responses, kept)]
+        plan = self.cuts.passes(step, prompts, responses, kept)
+        first = [*plan[0], *self.cuts.others(prompts, responses, kept)]
         learns = bool(kept.any()) and step >= s.critic.warmup_steps
         plain = prompts if told is None else [self.prompt_ids[row] for row in rows]
         logprobs, ref_logprobs, entropy, values = self.evaluate(first, value_mask, learns, (plain, responses))
@@ -358,26 +356,6 @@ class Learner:
             raise
         return scores.to(self.device)
 
-    def _plan(
-        self, step: int, prompts: list[list[int]], responses: list[list[int]], kept: Tensor | None = None
-    ) -> list[list[Minibatch]]:
-        """Epochs of minibatches, of the rows that are `kept` (B,)."""
-        s, lengths = self.settings, _lengths(prompts, responses)
-        generator = schedule.generator(self.seed, "minibatches", step)
-        rows = None if kept is None else kept.nonzero().flatten().tolist()
-        return [
-            [
-                self._minibatch(micro, prompts, responses)
-                for micro in partition(lengths, s.minibatches, s.micro_batch_size, generator, self.processes, rows)
-            ]
-            for _ in range(s.epochs)
-        ]
-
-    def _minibatch(self, micro: Sequence[list[int]], prompts: list[list[int]], responses: list[list[int]]) -> Minibatch:
-        s = self.settings
-        room = s.max_new_tokens if s.shaping.score_at == "after_eos" else None
-        return plan_minibatch(micro, prompts, responses, self.pad, self.device, room)
-
     def _factors(self, step: int, minibatch: Minibatch, normal: Tensor) -> Tensor:
         """(K',) what each principle that has a weight counts in this step, by its gradient on the first minibatch."""
         gains = centred(self.objective.weigh(normal), self.settings.samples_per_prompt)
@@ -387,13 +365,6 @@ class Learner:
         generator = schedule.generator(self.seed, "pcgrad", step)
         count = len(products)
         return conflict.pcgrad(products, [torch.randperm(count, generator=generator).tolist() for _ in range(count)])
-
-    def _others(self, prompts: list[list[int]], responses: list[list[int]], kept: Tensor) -> list[Minibatch]:
-        """The rows that are not kept, which are evaluated and not learnt from."""
-        if kept.all():
-            return []
-        rows, most = (~kept).nonzero().flatten().tolist(), self.settings.micro_batch_size
-        return [self._minibatch(cut(rows, _lengths(prompts, responses), most, self.processes), prompts, responses)]
 
     @torch.no_grad()
     def evaluate(
@@ -428,10 +399,7 @@ class Learner:
         """The micro-batch as the reference reads it."""
         if plain is None or self.steered is None or self.steered.steering.kind != "text" or not rows:
             return batch
-        prompts, responses = ([column[row] for row in rows] for column in plain)
-        if self.settings.shaping.score_at == "after_eos":
-            responses = with_end(responses, self.pad, self.settings.max_new_tokens)
-        return collate(prompts, responses, self.pad, self.device)
+        return self.cuts.batch(rows, *plain)
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
@@ -456,8 +424,3 @@ class Learner:
 
     def _give_up(self, purpose: str) -> None:
         """Called where sampling or scoring cannot go on, before the error leaves; a run saves what it has."""
-
-
-def _lengths(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[int]:
-    """Tokens of each row."""
-    return [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]

@@ -311,7 +311,7 @@ def test_the_step_learns_from_the_sum_weighed_by_gradients(small, monkeypatch, h
     fresh = small.trainer(config, made, names=("a", "b", "c"), reward=opposed, objective=lambda s: s.sum(1))
     g = []
     for column in gains:
-        for rows, batch in fresh._plan(0, e.prompts, e.responses)[0][0].micro:
+        for rows, batch in fresh.cuts.passes(0, e.prompts, e.responses)[0][0].micro:
             (-(column[rows][:, None] * batch.unpack(fresh.engine(batch)[0])).sum()).backward()
         g.append(torch.cat([p.grad.flatten() for p in made.groups()["policy"]]).double())
         made.zero_grad()
