@@ -164,8 +164,7 @@ def ask(args: argparse.Namespace) -> None:
 
 
 def _rate(called: Sequence[bool | None], drawn: Sequence[Array], members: int) -> str:
-    """Of the pairs that were asked, with its jackknife error over groups of the members. Of few of them that would be the
-    error of which were drawn, and is left out."""
+    """Of the pairs that were asked, with its jackknife error over groups of members; left out where few were asked."""
     asked = np.array([flag for flag in called if flag is not None])
     if len(asked) < len(called):
         return f"{100 * asked.mean():.1f} %"
