@@ -74,7 +74,7 @@ def gold_and_proxy(data: ComparedRuns) -> Chart | None:
         "gold_and_proxy", "Gold against proxy",
         "What policies that each arm kept on its way gained over SFT on held-out prompts: in the objective that they "
         "are trained on, each in its own unit, and in what that stands for. Where the first still rises and the "
-        "second falls, the objective is over-optimised. "
+        "second falls, the objective is over-optimised. Lines follow the steps. "
         + ("Points are means over seeds, with intervals over seeds." if several else
            "Intervals are over prompts: there is one seed."),
         [*panels, LinesPanel(title, golds, 0.0 if known else 0.5)], ROOT, "number", columns=2, integers=False,
