@@ -62,9 +62,9 @@ def main() -> None:
     here = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     subprocess.run([sys.executable, "-m", "morlaif", *overrides], check=True, env={**os.environ, "PYTHONPATH": here})
     if not args.dry_run:
-        for folder in sorted((args.work / "store" / "pm").iterdir()):
-            made = json.loads((folder / "manifest.json").read_text())["summary"]
-            print(f"{folder.name}: {made}")
+        for manifest in sorted((args.work / "store" / "pm").glob("*/manifest.json")):
+            made = json.loads(manifest.read_text())
+            print(f"{made['name']}: {made['summary']}")
         (grid,) = (args.work / "store" / "front").glob("*/grid.jsonl")
         table([json.loads(line) for line in grid.read_text().splitlines()])
 
