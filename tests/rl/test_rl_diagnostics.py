@@ -300,7 +300,7 @@ def test_gradients_of_principles_are_those_of_losses_of_their_own(small):
     config = small.settings(steps=1, micro_batch_size=5, **{"policy.kind": "lora"})
     run = small.trainer(config)
     prompts, responses = run.prompt_ids[:12], [[3 + i, 4 + i % 3, 1] for i in range(12)]
-    minibatch = run._plan(0, list(prompts), responses)[0][0]
+    minibatch = run.cuts.passes(0, list(prompts), responses)[0][0]
     for p in run.models.groups()["policy"]:  # B is zero at the start, and A has no gradient there
         p.data += 0.1 * drawn(p.numel(), *p.shape).float()
     gains = drawn(0, 12, 2).float()

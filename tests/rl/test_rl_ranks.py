@@ -86,7 +86,7 @@ def share(keep: str) -> list[tuple[int, int]]:
     run = small_ppo.trainer(config, Path(keep), reward=reward)
     rows = []
     run.run(lambda row: rows.append(row))
-    with_rows = [len(rows) for rows, _ in run._plan(0, [[3]] * 13, [[4]] * 13)[0][0].micro]
+    with_rows = [len(rows) for rows, _ in run.cuts.passes(0, [[3]] * 13, [[4]] * 13)[0][0].micro]
     return seen, len(rows), with_rows
 
 

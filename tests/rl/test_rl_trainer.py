@@ -12,6 +12,7 @@ from small_ppo import timeless, weights
 from morlaif import sharded
 from morlaif.errors import UserError
 from morlaif.rl import schedule, trainer
+from morlaif.rl.cuts import Cuts
 from morlaif.rl.engine import Engine, make_optimizer
 from morlaif.rl.policy import ActorCritic
 
@@ -112,13 +113,13 @@ def test_batch_order_does_not_change_the_update_without_whitening(small, monkeyp
     for reverse in (False, True):
         made = small.models(config)
         run = small.trainer(config, made)
-        plan = trainer.PPOTrainer._plan
+        plan = Cuts.passes
 
         def turned(self, *rows, plan=plan, reverse=reverse):
             made_plan = plan(self, *rows)
             return [[replace(m, micro=m.micro[::-1]) for m in epoch] for epoch in made_plan] if reverse else made_plan
 
-        monkeypatch.setattr(trainer.PPOTrainer, "_plan", turned)
+        monkeypatch.setattr(Cuts, "passes", turned)
         run.run()
         monkeypatch.undo()
         found.append(weights(made))

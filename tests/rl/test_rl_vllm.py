@@ -167,7 +167,7 @@ def test_a_server_samples_ahead(small, folders, server):
     ahead, gaps = run.ahead, []
     for state in (before, run.engine.weights()):
         run.engine.load_weights(state)
-        plan = run._plan(1, [run.prompt_ids[row] for row in run._rows(1)], ahead.responses)
+        plan = run.cuts.passes(1, [run.prompt_ids[row] for row in run._rows(1)], ahead.responses)
         mask = run._masks(ahead.responses)[1]
         policy = run.evaluate(plan[0], mask)[0]
         gaps.append(mismatch(policy, *sampler_table(ahead.sampled, policy))["sampler/gap_max"])
