@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from morlaif.config import Config
 from morlaif.data.records import Message
-from morlaif.dotted import find
 from morlaif.errors import Damaged, UserError, suggest
 from morlaif.evaluation.fronts import CONDITIONED, GRID
 from morlaif.evaluation.policies import respond
@@ -220,12 +219,9 @@ class Soup(Steerable):
             yield respond(partial(tuple, loaded), prompts, self.answering, seed=seed).texts
 
     def leave(self, weights: Mapping[str, float], out: Path, hardware: HardwareSettings) -> None:
-        from morlaif.steer.soup import merge_policies
+        from morlaif.steer.soup import merge_by
 
-        how = self.front.soup
-        depth = how.by_depth and find(how.by_depth, "front.soup.by_depth", "morlaif", "module.function")
-        shares = shares_of(weights, self.names)
-        merge_policies(list(self.corners.values()), shares, out, merge=how.merge, by_depth=depth or None)
+        merge_by(self.front.soup, list(self.corners.values()), shares_of(weights, self.names), out)
 
 
 @dataclass(frozen=True)

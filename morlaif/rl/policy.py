@@ -142,9 +142,8 @@ class ActorCritic(nn.Module):
     def reference_logprobs(self, batch: Batch) -> Tensor:
         """(N,) under the model that the run began with, at the same temperature."""
         with self.as_reference() as model:
-            return logprobs_of(self.heads[True], self._states(trunk_of(model), batch), batch.targets, self.temperature)[
-                0
-            ]
+            states = self._states(trunk_of(model), batch)
+            return logprobs_of(self.heads[True], states, batch.targets, self.temperature)[0]
 
     def _states(self, trunk: nn.Module, batch: Batch) -> Tensor:
         """Last hidden states before each response token: (N, H)."""

@@ -22,10 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from morlaif.dotted import find
 from morlaif.errors import UserError
 from morlaif.models.load import ADAPTER, MODEL
 from morlaif.models.place import POINTER, read_pointer
-from morlaif.steer.front import Merge
+from morlaif.steer.front import Merge, SoupSettings
 
 # Weights for a tensor by where it lies: 0 at the embeddings, 1 at the head, layers between. They sum to one, too.
 ByDepth = Callable[[float, Sequence[float]], Sequence[float]]
@@ -73,6 +74,13 @@ def merge_policies(
         _merge_adapters(folders, weights, out, merge, by_depth)
     else:
         _merge_models(folders, weights, out, by_depth)
+
+
+def merge_by(settings: SoupSettings, folders: Sequence[Path], weights: Sequence[float], out: Path) -> None:
+    """`merge_policies` as the settings of a front say."""
+    named = settings.by_depth
+    by_depth = find(named, "front.soup.by_depth", "morlaif", "module.function") if named else None
+    merge_policies(folders, weights, out, merge=settings.merge, by_depth=by_depth)
 
 
 def _copy(folder: Path, out: Path) -> None:

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from morlaif import ranks
 from morlaif.data.records import Message, different_prompts, load_split, prompt_id
-from morlaif.dotted import find
 from morlaif.errors import Damaged, UserError
 from morlaif.evaluation import results, wins
 from morlaif.evaluation.fronts import FRONT, GRID, FrontCost, FrontPoint, WayFront, front_of
@@ -32,7 +31,7 @@ from morlaif.statistics import Array, Resampling, bootstrap_mean
 from morlaif.steer.conditioning import Steering, read_steering
 from morlaif.steer.front import spread
 from morlaif.steer.simplex import weights
-from morlaif.steer.soup import merge_policies
+from morlaif.steer.soup import merge_by
 from morlaif.units.unit import seed_of
 
 PREFIX = "front-"  # of the policies that the plan has made for a front
@@ -134,12 +133,11 @@ def _policy(job: FrontJob, name: str) -> tuple[PreTrainedModel, PreTrainedTokeni
     assert reads.soup is not None
     corners = [job.needs.policies[PREFIX + objective] for objective in reads.objectives]
     merged = job.keep / "merged"
-    depth = reads.soup.by_depth and find(reads.soup.by_depth, "front.soup.by_depth", "morlaif", "module.function")
     point, soup = weights(reads.points[name]), reads.soup
 
     def merge() -> None:
         shutil.rmtree(merged, ignore_errors=True)
-        merge_policies(corners, point, merged, merge=soup.merge, by_depth=depth or None)
+        merge_by(soup, corners, point, merged)
 
     ranks.on_first(merge)
     made = policy_of(job, merged)
