@@ -144,10 +144,10 @@ class DPOTrainer:
             done = len(self.curve)
             if done == self.steps or (s.eval_every and done % s.eval_every == 0):
                 row |= self.look()
+            if on_step is not None and ranks.is_first():  # first: whoever goes on from a checkpoint has its row
+                on_step(row)
             if pace.due(done) or (done == self.steps and s.checkpoint_every):
                 self._save()
-            if on_step is not None and ranks.is_first():
-                on_step(row)
         return Trained(self.curve, self.reference)
 
     # --- a step ---

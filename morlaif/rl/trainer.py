@@ -112,10 +112,10 @@ class PPOTrainer(Learner):
                 weights = self.engine.weights()
                 ranks.on_first(partial(self.checkpoints.save_kept, done, weights))
             row |= self._counted()
+            if on_step is not None and ranks.is_first():  # first: whoever goes on from a checkpoint has its row
+                on_step(row | self.details[-1])
             if pace.due(done) or (last and s.checkpoint_every):
                 self._save()
-            if on_step is not None and ranks.is_first():
-                on_step(row | self.details[-1])
         best = self.best and self.best[0]
         kept = list(range(s.keep_every, len(self.curve) + 1, s.keep_every)) if s.keep_every else []
         return TrainResult(self.curve, self.details, self.samples, stopped, best, self._choose(), kept)

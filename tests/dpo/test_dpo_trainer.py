@@ -80,6 +80,13 @@ def test_killed_at_any_time_it_ends_the_same_bit_by_bit(policy, small):
     assert torch.equal(found.reference, want.reference)
 
 
+def test_a_step_is_told_before_its_checkpoint_stands(small):
+    config = small.settings(checkpoint_every=1, max_steps=3)
+    trainer, told = small.trainer(config, keep="told"), []
+    trainer.run(lambda row: told.append((row["step"], trainer.checkpoints.last())))
+    assert told == [(1, None), (2, 1), (3, 2)] and trainer.checkpoints.last() == 3
+
+
 def test_a_checkpoint_of_other_pairs_is_an_error(small):
     config = small.settings(checkpoint_every=2)
     small.trainer(config).run()

@@ -85,6 +85,16 @@ def test_killed_and_resumed_is_bit_for_bit_the_unbroken_run(small, change, tmp_p
     assert torch.equal(weights(resumed), weights(unbroken))
 
 
+def test_a_step_is_told_before_its_checkpoint_stands(small, tmp_path):
+    def told(row):
+        stands = {int(file.stem.removeprefix("step-")) for file in tmp_path.glob("step-*.json")}
+        assert row["step"] - 1 in {0, *stands} and row["step"] not in stands
+
+    config = small.settings(**LONG | {"steps": 3, "checkpoint_every": 1})
+    small.trainer(config, keep=tmp_path, held_out=HELD_OUT).run(told)
+    assert (tmp_path / "step-00000003.json").is_file()
+
+
 def test_a_reward_that_draws_resumes_too(small, tmp_path):
     """A user's callable may use the process's generators: they are seeded for each step."""
     config = small.settings(steps=4, checkpoint_every=2)
