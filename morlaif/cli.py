@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from morlaif.compose import Composed
     from morlaif.config import Config
+    from morlaif.made import Made
     from morlaif.pipeline.timing import Times
     from morlaif.units.store import Store
     from morlaif.units.unit import Plan
@@ -145,6 +146,7 @@ def _answer(flags: Namespace) -> int:
         return SUCCESS
     for line in repeated(flags.overrides):
         _say(line)
+    made = _made_models(flags)
     jobs, multirun, preset = compose_all(flags)
     if jobs[0].config.stages == ("compare",):
         return _compare(jobs)
@@ -154,10 +156,40 @@ def _answer(flags: Namespace) -> int:
         return _steer(jobs)
     if jobs[0].config.claims.select is not None:
         return _claims(flags, jobs)
-    _check_places(jobs)
+    missing = [one.job for one in made if not one.is_there]
+    _check_places([*missing, *jobs])
+    if missing and jobs[0].config.dry_run:
+        return _dry_run(missing, waiting=len(jobs))
+    if missing:
+        _make_first(missing, flags.config_dir)
     if jobs[0].config.dry_run:
         return _dry_run(jobs)
     return _sweep(hydra_run, jobs, preset) if multirun else _single(jobs[0], flags.config_dir)
+
+
+def _made_models(flags: Namespace) -> list[Made]:
+    """Those that `pm.base=made:…` asks for; their folders stand in the command from here on."""
+    if not any("made:" in word for word in flags.overrides):
+        return []
+    from morlaif.made import made_models, with_folders
+
+    found = made_models(flags)
+    flags.overrides = with_folders(flags.overrides, found)
+    sys.argv[1:] = _for_hydra(flags)
+    return found
+
+
+def _make_first(jobs: list[Composed], config_dir: str | None) -> None:
+    """Build the models that the runs to come read."""
+    from rich.console import Console
+
+    from morlaif.pipeline.preflight import Preflight
+    from morlaif.texts import say
+
+    Preflight(elsewhere=_elsewhere(jobs)).check(job.config for job in jobs)
+    for job in jobs:
+        say(Console(highlight=False), f"the model of {job.run_name} is made first")
+        _single(job, config_dir)
 
 
 def _check_places(jobs: list[Composed]) -> None:
@@ -331,7 +363,8 @@ def _times(planned: Plan, store: Store, config: Config, console: Console) -> Tim
     return unit_times(planned, store, config, rate, source)
 
 
-def _dry_run(jobs: list[Composed]) -> int:
+def _dry_run(jobs: list[Composed], waiting: int = 0) -> int:
+    """`waiting`: how many runs more read a model that these make, and cannot be planned before."""
     from functools import partial
 
     from rich.console import Console
@@ -377,6 +410,8 @@ def _dry_run(jobs: list[Composed]) -> int:
                 console.print(needed)
     if problems:
         raise preflight.error(list(dict.fromkeys(problems)))
+    if waiting:
+        say(console, f"{waiting} runs that read this model are planned once it is made")
     return SUCCESS
 
 

@@ -78,7 +78,7 @@ FLOORS = (
     {"launch"},
     {"pipeline"},
     {"compose"},
-    {"mistakes", "side_by_side"},
+    {"made", "mistakes", "side_by_side"},
     {"claim_runs"},
     {"cli"},
     {"__main__"},
