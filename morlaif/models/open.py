@@ -20,6 +20,7 @@ from morlaif.data.template import template_fault
 from morlaif.errors import MACHINE, MachineError, UserError, of_system
 from morlaif.models.check import Kind, config_problems, folder_problems, place_problems
 from morlaif.models.place import Source, allowing, folder_of, offline
+from morlaif.models.resident import map_large_tensors
 from morlaif.models.vocabulary import file_problems, vocabulary_fault
 
 Made = TypeVar("Made")
@@ -102,6 +103,7 @@ def open_model(
     _check_complete(source, facts, new)
     _check_layers(source, model, facts["unexpected_keys"])
     check_finite(source.where, model)
+    map_large_tensors(sum(weights.numel() for weights in model.parameters()))
     return model
 
 
