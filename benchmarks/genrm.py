@@ -69,7 +69,7 @@ def of_seed(args: argparse.Namespace, seed: int) -> list[dict]:
     found = []
     for (learnt, model), own in units.items():
         seconds = json.loads((own["pm"] / "manifest.json").read_text())["seconds"]
-        bank = PreferenceBank.load({"overall": own["pm"]}, own["sft"])
+        bank = PreferenceBank.load({"overall": own["pm"]}, own["sft"] / "model")
         for asked in PLACES:
             met, took = read(bank, units[asked, model])
             found.append({

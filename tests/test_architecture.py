@@ -199,6 +199,22 @@ main()
     assert list(tmp_path.iterdir()) == []  # asking leaves nothing behind
 
 
+@pytest.mark.slow
+def test_a_stage_that_reads_no_model_imports_no_transformers(tmp_path):
+    code = """
+import atexit, os, sys
+sys.argv = ["morlaif", "experiment=smoke", "stages=[data]", "data.sft=20", "hardware.workers=1"]
+def check():
+    if "transformers" in sys.modules:
+        os._exit(77)
+atexit.register(check)
+from morlaif.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_chat_templates_are_rendered_at_one_border():
     """Elsewhere they would have no bounds."""
     using = ("apply_chat_template(", "SandboxedEnvironment(", "from_string(")

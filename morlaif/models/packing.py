@@ -6,12 +6,14 @@ dialogue by itself, and other attention gets a mask by blocks, which costs the s
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import PreTrainedModel
 
 from morlaif.errors import UserError
-from morlaif.models.head import last_states
-from morlaif.models.layers import trunk_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 enabled = False  # `hardware.packing`
 
@@ -31,6 +33,9 @@ def check(model: PreTrainedModel) -> None:
 @torch.no_grad()
 def packing_fault(model: PreTrainedModel) -> str | None:
     """How the last states of two dialogues in one row differ from those of each alone; None: they do not."""
+    from morlaif.models.head import last_states  # not at the top: the switch is set where no model is read
+    from morlaif.models.layers import trunk_of
+
     count, device = model.get_input_embeddings().weight.shape[0], model.device
     rows = [torch.tensor([[(7 * i + 3 + j) % count for i in range(6 - 2 * j)]], device=device) for j in range(2)]
     places = [torch.arange(row.shape[1], device=device)[None] for row in rows]
