@@ -32,6 +32,7 @@ from morlaif.feedback.records import load_verdicts
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
 from morlaif.preference.bank import PreferenceBank
+from morlaif.preference.settings import PMSettings
 from morlaif.statistics import agreement, bootstrap_mean
 from morlaif.units.store import Store
 from morlaif.usage import read_flags
@@ -44,9 +45,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument(
-        "--vary", default="seed", help="what a seed varies; `seed` makes another toy world"
-    )
+    parser.add_argument("--vary", default="seed", help="what a seed varies; `seed` makes another toy world")
     parser.add_argument("--models", nargs=2, default=["pm=toy", "pm=toy_genrm"], help="Bradley–Terry, generative")
     parser.add_argument("--pm", default="rlaif", help="the arm whose one preference model learns")
     parser.add_argument("--home", nargs="+", default=["respond=toy"])
@@ -67,11 +66,11 @@ def of_seed(args: argparse.Namespace, seed: int) -> list[dict]:
     places = dict(zip(PLACES, (args.home, args.abroad), strict=True))
     units = {(p, model): built([*common, *words, model]) for p, words in places.items() for model in args.models}
     found = []
-    for (learnt, model), own in units.items():
+    for (learnt, model), (own, settings) in units.items():
         seconds = json.loads((own["pm"] / "manifest.json").read_text())["seconds"]
-        bank = PreferenceBank.load({"overall": own["pm"]}, own["sft"] / "model")
+        bank = PreferenceBank.load({"overall": own["pm"]}, own["sft"] / "model", settings=settings)
         for asked in PLACES:
-            met, took = read(bank, units[asked, model])
+            met, took = read(bank, units[asked, model][0])
             found.append({
                 "seed": seed, "model": model, "learnt": learnt, "asked": asked, "met": met, "seconds": seconds,
                 "seconds_a_pair": took / len(met),
@@ -79,13 +78,13 @@ def of_seed(args: argparse.Namespace, seed: int) -> list[dict]:
     return found
 
 
-def built(words: list[str]) -> dict[str, Path]:
-    """The folders of a run's units that its preference model is of, once they are there, by stage."""
+def built(words: list[str]) -> tuple[dict[str, Path], PMSettings]:
+    """The folders of a run's units that its preference model is of, once they are there, by stage; and its settings."""
     subprocess.run([sys.executable, "-m", "morlaif", *words, "stages=[pm]"], check=True)
     register()
     config = compose_all(read_flags([*words, "stages=[pm]"]))[0][0].config
     store, units = Store(config.paths.store), plan(config, Contents(config.paths.store)).units
-    return {unit.stage.name: store.folder(unit) for unit in units}
+    return {unit.stage.name: store.folder(unit) for unit in units}, config.pm
 
 
 def read(bank: PreferenceBank, own: dict[str, Path]) -> tuple[list[float], float]:
