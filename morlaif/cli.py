@@ -154,16 +154,14 @@ def _answer(flags: Namespace) -> int:
         return _human(jobs)
     if jobs[0].config.steer.action is not None:
         return _steer(jobs)
+    missing, dry_run = [one.job for one in made if not one.is_there], jobs[0].config.dry_run
+    if missing and not dry_run:
+        _make_first(missing, jobs, flags.config_dir)
     if jobs[0].config.claims.select is not None:
         return _claims(flags, jobs)
-    missing = [one.job for one in made if not one.is_there]
-    _check_places([*missing, *jobs])
-    if missing and jobs[0].config.dry_run:
-        return _dry_run(missing, waiting=len(jobs))
-    if missing:
-        _make_first(missing, flags.config_dir)
-    if jobs[0].config.dry_run:
-        return _dry_run(jobs)
+    _check_places(jobs)
+    if dry_run:
+        return _dry_run(missing, waiting=len(jobs)) if missing else _dry_run(jobs)
     return _sweep(hydra_run, jobs, preset) if multirun else _single(jobs[0], flags.config_dir)
 
 
@@ -179,15 +177,18 @@ def _made_models(flags: Namespace) -> list[Made]:
     return found
 
 
-def _make_first(jobs: list[Composed], config_dir: str | None) -> None:
-    """Build the models that the runs to come read."""
+def _make_first(makers: list[Composed], readers: list[Composed], config_dir: str | None) -> None:
+    """Build the models that `readers` read, which are checked first as far as they can be without."""
     from rich.console import Console
 
+    from morlaif.made import without_base
     from morlaif.pipeline.preflight import Preflight
     from morlaif.texts import say
 
-    Preflight(elsewhere=_elsewhere(jobs)).check(job.config for job in jobs)
-    for job in jobs:
+    _check_places([*makers, *readers])
+    configs = [job.config for job in makers] + [without_base(job.config) for job in readers]
+    Preflight(elsewhere=_elsewhere(readers)).check(configs)
+    for job in makers:
         say(Console(highlight=False), f"the model of {job.run_name} is made first")
         _single(job, config_dir)
 

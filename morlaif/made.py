@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from morlaif.claims.cells import key_of, words_of_runs
 from morlaif.compose import Composed, compose_all
+from morlaif.config import Config
 from morlaif.errors import UserError
 from morlaif.planning.contents import Contents
 from morlaif.planning.plan import plan
@@ -54,6 +55,11 @@ def with_folders(overrides: Sequence[str], made: Sequence[Made]) -> list[str]:
         return "'" + folders[match[1]].replace("\\", "\\\\").replace("'", "\\'") + "'"
 
     return [MADE.sub(folder, word) if key_of(word) == KEY else word for word in overrides]
+
+
+def without_base(config: Config) -> Config:
+    """The config with preference models on the policy's own base: what of it can be checked before theirs is there."""
+    return config.model_copy(update={"pm": config.pm.model_copy(update={"base": None})})
 
 
 def _made(name: str, flags: Namespace) -> Made:

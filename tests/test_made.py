@@ -51,6 +51,13 @@ def test_what_cannot_be_made_is_one_line(words, line):
 
 
 @pytest.mark.slow
+def test_what_is_wrong_with_its_readers_is_found_before_it_is_made(tmp_path):
+    words = ["experiment=smoke", "pm.base=made:toy_small", "judge.path=http://localhost:1/v1", "feedback=openai"]
+    done = cli.morlaif(words, tmp_path, {"OPENAI_API_KEY": ""})
+    assert done.returncode == 2 and "OPENAI_API_KEY" in done.stderr and not [*tmp_path.glob("store/sft/*")]
+
+
+@pytest.mark.slow
 def test_a_sweep_makes_its_small_base_and_reads_it(tmp_path):
     small = ["data.sft=40", "data.train=16", "sft.max_steps=2", "pm.epochs=1", "principles.count=1", "sft.log_every=1"]
     words = ["sweep=pm_size", "experiment=smoke", "stages=[pm]", "pm.base=null,made:toy_small", *small]
