@@ -30,6 +30,7 @@ from morlaif.preference.train import train_pm
 from morlaif.presets import preset
 from morlaif.rl.critic import load_adapter_critic, load_critic
 from morlaif.rl.settings import PPOSettings
+from morlaif.rl.trainer import PPOTrainer
 from morlaif.scalarize.functions import linear
 from morlaif.scalarize.objective import Objective
 from morlaif.scalarize.settings import ScalarizerSettings
@@ -321,13 +322,18 @@ def test_the_other_policy_is_left_beside(run):
         assert torch.equal(both[0][name], both[1][name])
 
 
-def die_at(step: int, inputs: dict[str, Path], folder: str, changes: dict[str, Any]) -> None:
-    """The stage, until SIGKILL comes after the step (and its checkpoint)."""
+def die_at(step: int | None, inputs: dict[str, Path], folder: str, changes: dict[str, Any]) -> None:
+    """The stage, until SIGKILL comes after the step, before its checkpoint; None: after all of them."""
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def kill(done: int, total: int, metrics: dict[str, float]) -> None:
         if done == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
+    if step is None:
+        setattr(PPOTrainer, "_choose", die)  # noqa: B010 - in a process of its own
     make(inputs, Path(folder), "killed", None, 5, changes, kill)
 
 
@@ -335,7 +341,7 @@ def die_at(step: int, inputs: dict[str, Path], folder: str, changes: dict[str, A
 def test_killed_stage_leaves_what_the_unbroken_one_does(inputs, tmp_path):
     changes = {"steps": 4, "checkpoint_every": 2, "eval_every": 1, "policy.kind": "lora", "critic.kind": "adapter"}
     unbroken, headline = make(inputs, tmp_path, "unbroken", None, 5, changes, lambda *_: None)
-    for step in (3, 4):  # between checkpoints; after the last, before the export
+    for step in (3, 4, None):  # between checkpoints; before the last; after it, before the export
         with pytest.raises(processes.Died):
             processes.run(die_at, step, inputs, str(tmp_path), changes, folder=tmp_path / str(step))
     seen = []
