@@ -2,7 +2,8 @@
 
 glibc's heap keeps it, for sizes that tensors of a large model have, among others that stay; what comes next, of another
 size or cut at another place, does not fit into the holes. A training step of half a billion weights held up to twice
-what its tensors are. Memory that is mapped by itself goes back whole when its tensor does.
+what its tensors are. Memory that is mapped by itself goes back whole when its tensor does; its pages are made anew for
+the next one, at some quarter of a step's time (benchmarks/real.md).
 """
 
 from __future__ import annotations
