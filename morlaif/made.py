@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from morlaif.claims.cells import key_of, words_of_runs
+from morlaif.claims.cells import key_of, quoted, words_of_runs
 from morlaif.compose import Composed, compose_all
 from morlaif.config import Config
 from morlaif.errors import UserError
@@ -49,12 +49,8 @@ def with_folders(overrides: Sequence[str], made: Sequence[Made]) -> list[str]:
     >>> with_folders(["pm.base=null", "seed=0"], [])
     ['pm.base=null', 'seed=0']
     """
-    folders = {one.name: str(one.folder / "model") for one in made}
-
-    def folder(match: re.Match[str]) -> str:
-        return "'" + folders[match[1]].replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-    return [MADE.sub(folder, word) if key_of(word) == KEY else word for word in overrides]
+    folders = {one.name: quoted(str(one.folder / "model")) for one in made}
+    return [MADE.sub(lambda match: folders[match[1]], word) if key_of(word) == KEY else word for word in overrides]
 
 
 def without_base(config: Config) -> Config:

@@ -85,11 +85,16 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
+def quoted(path: str) -> str:
+    """A path as the value of an override."""
+    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _with_models(word: str, known: Known, models: Mapping[str, str]) -> str:
     def path(match: re.Match[str]) -> str:
         if match[1] not in models:
             hint = suggest(match[1], known.claim.models)
             raise UserError(f"{known.file}: '{word}': models names no '{match[1]}'.{hint}")
-        return "'" + models[match[1]].replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return quoted(models[match[1]])
 
     return NAMED.sub(path, word)

@@ -103,7 +103,7 @@ def open_model(
     _check_complete(source, facts, new)
     _check_layers(source, model, facts["unexpected_keys"])
     check_finite(source.where, model)
-    map_large_tensors(sum(weights.numel() for weights in model.parameters()))
+    map_large_tensors(sharded.count(model))
     return model
 
 
