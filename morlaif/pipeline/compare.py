@@ -23,7 +23,7 @@ from morlaif.evaluation.settings import JudgeSettings
 from morlaif.files import read_json
 from morlaif.hardware import HardwareSettings
 from morlaif.pipeline.display import Display, plain_table
-from morlaif.pipeline.pm_cost import pm_cost
+from morlaif.pipeline.pm_cost import pm_cost, with_bases_named
 from morlaif.pipeline.record import HUMAN, RUN, failure, read_run, write_whole
 from morlaif.pipeline.tracked import comparison
 from morlaif.report.comparison.labels import PRINCIPLES, flat
@@ -209,7 +209,7 @@ def unit_of(runs: Sequence[RunFolder], settings: CompareSettings) -> Unit:
     evaluation = runs[0].config["eval"]
     sizes = {run.config.get("pm", {}).get("base") for run in runs}
     reads = CompareReads(
-        runs=[_reads(run) | (_pm_cost(run) if len(sizes) > 1 else {}) for run in runs],
+        runs=with_bases_named([_reads(run) | (_pm_cost(run) if len(sizes) > 1 else {}) for run in runs]),
         judges=[_asked(run, settings) for run in runs],
         prompts=settings.prompts,
         confidence=evaluation["confidence"],

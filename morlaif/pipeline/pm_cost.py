@@ -9,7 +9,7 @@ from typing import Any
 from morlaif.errors import Damaged
 from morlaif.files import read_json
 from morlaif.memory.dimensions import of_path
-from morlaif.units.integrity import read_manifest
+from morlaif.units.integrity import MANIFEST, read_manifest
 
 BYTES = 4  # of a parameter: float32, in which adapters and heads are kept
 _WEIGHTS = "*.safetensors"
@@ -46,3 +46,21 @@ def pm_cost(folders: Sequence[Path], backbones: Sequence[Path] = ()) -> Mapping[
         "seconds": sum(float(read_manifest(folder)["seconds"]) for folder in (*folders, *backbones)),
         "models": len(folders),
     }
+
+
+def with_bases_named(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs, `{config, pm}` of each, with a base that is a folder told by its name, and one that is of a unit, whose
+    name is a digest, by its size; as they are where that would be one name for two bases."""
+    names = {}
+    for run in runs:
+        base, known = run["config"].get("pm.base"), run.get("pm")
+        if known is not None and isinstance(base, str) and (folder := Path(base)).is_absolute():
+            of_unit = (folder.parent / MANIFEST).is_file()
+            names[base] = f"of {known['base_parameters'] / 1e6:.3g} M parameters" if of_unit else folder.name
+    if len(set(names.values())) < len(names):
+        return list(runs)
+    return [
+        run | {"config": run["config"] | {"pm.base": names[base]}}
+        if (base := run["config"].get("pm.base")) in names else run
+        for run in runs
+    ]  # fmt: skip

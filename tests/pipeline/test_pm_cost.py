@@ -10,7 +10,7 @@ import small_ppo
 import torch
 from safetensors.torch import save_file
 
-from morlaif.pipeline.pm_cost import pm_cost
+from morlaif.pipeline.pm_cost import pm_cost, with_bases_named
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +54,18 @@ def test_whole_models_need_no_base_and_views_of_one_network_count_once(tmp_path:
 def test_a_base_that_is_gone_or_that_differs_has_no_size(tmp_path: Path, base: Path) -> None:
     assert pm_cost([written(tmp_path, "detail", tmp_path / "gone")]) is None
     assert pm_cost([written(tmp_path, "bias", base), written(tmp_path, "toxicity", tmp_path)]) is None
+
+
+def test_a_base_is_called_by_its_name_or_as_a_unit_by_its_size(tmp_path: Path) -> None:
+    of_unit, folder = tmp_path / "sft" / "0123" / "model", tmp_path / "gemma3-270m"
+    of_unit.mkdir(parents=True)
+    (of_unit.parent / "manifest.json").write_text("{}")
+    given = [None, "org/model", str(folder), str(of_unit)]
+    runs = [{"config": {"pm.base": base, "seed": 1}, "pm": {"base_parameters": 74_400}} for base in given]
+    found = with_bases_named(runs)
+    assert [run["config"]["pm.base"] for run in found] == [None, "org/model", "gemma3-270m", "of 0.0744 M parameters"]
+    assert all(run["config"]["seed"] == 1 for run in found) and runs[3]["config"]["pm.base"] == str(of_unit)
+    other = {"config": {"pm.base": str(tmp_path / "other" / "gemma3-270m")}, "pm": {"base_parameters": 1}}
+    assert with_bases_named([*runs, other]) == [*runs, other], "two that would have one name stay apart"
+    unknown = {"config": {"pm.base": str(of_unit)}, "pm": None}
+    assert with_bases_named([unknown]) == [unknown]

@@ -45,6 +45,7 @@ GIVEN = {
     "feedback=rlaif": ["feedback.path=org/judge"],
     "feedback=rlaif_few_shot": ["feedback.path=org/judge"],
     "feedback=jsonl": None,
+    "feedback=trained": ["feedback.path=org/judge"],
     "feedback=server": ["feedback.base_url=http://localhost:8000/v1", "feedback.model=judge"],
     "pm=pretrained": ["pm.paths={helpfulness: org/scorer}", "principles.count=1", "arms.select=[morlaif]"],
     "reward=function": ["reward.function=morlaif.reward.functions.length_near", "+reward.params.words=30"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import fmean
 
 from morlaif.evaluation.results import SFT, Estimate
@@ -24,15 +25,19 @@ def pm_size(data: ComparedRuns) -> list[Chart] | None:
     sizes = sorted(by_size)
 
     def panel(title: str, value: Value, *, share: bool = False) -> LinesPanel | None:
-        points = []
+        points, bounds = [], []
         for size in sizes:
             found = [Estimate(one, None, None, 1) for run in by_size[size] if (one := value(run)) is not None]
             mean = mean_of(found, data.confidence, share=share)
             if mean is not None and mean.value is not None:
                 points.append((size / 1e6, mean.value))
+                bounds.append((mean.low, mean.high))
         if len(points) < 2:
             return None
         line = Line("runs", [x for x, _ in points], [y for _, y in points], PLAIN, marked=True)
+        known = [(low, high) for low, high in bounds if low is not None and high is not None]
+        if len(known) == len(points):
+            line = replace(line, low=[low for low, _ in known], high=[high for _, high in known])
         return LinesPanel(title, [line], CHANCE if share else None)
 
     worth = [
@@ -43,7 +48,8 @@ def pm_size(data: ComparedRuns) -> list[Chart] | None:
         panel("training, seconds", lambda run: None if run.pm is None else run.pm["seconds"]),
         panel("weights, MB", lambda run: None if run.pm is None else run.pm["bytes"] / 1e6),
     ]
-    axis, more = "parameters of the base, millions", " Means over the runs of a size."
+    axis = "parameters of the base, millions"
+    more = " Means over the runs of a size, with their interval where each size has several."
     charts: list[Chart] = []
     if shown := [one for one in worth if one]:
         charts.append(

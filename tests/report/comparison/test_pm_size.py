@@ -39,6 +39,21 @@ def test_worth_and_cost_are_means_over_the_runs_of_a_size(runs) -> None:
     assert list(found["weights, MB"].y) == pytest.approx([1.2, 3.0])
 
 
+def test_a_size_of_several_runs_has_an_interval(runs) -> None:
+    made, inputs = runs(count=4, change=better)
+    costs = [COSTS[0], COSTS[0], COSTS[1], COSTS[1]]
+    several = ComparedRuns(load([run | {"pm": cost} for run, cost in zip(made, costs, strict=True)], inputs))
+    worth, _ = pm_size(several) or []
+    assert isinstance(worth, Lines)
+    line = worth.panels[0].lines[0]
+    half = 12.706 * 0.02 / 2**0.5 / 2**0.5  # Student's t of one degree, the deviation of two values .02 apart
+    assert list(line.y) == pytest.approx([0.81, 0.85])
+    assert list(line.low or []) == pytest.approx([0.81 - half, 0.85 - half], abs=1e-4)
+    assert list(line.high or []) == pytest.approx([0.81 + half, 0.85 + half], abs=1e-4)
+    single, _ = pm_size(of(runs, COSTS)) or []
+    assert isinstance(single, Lines) and single.panels[0].lines[0].low is None, "of one size there is one run"
+
+
 def test_one_size_or_none_known_is_no_figure(runs) -> None:
     assert pm_size(of(runs, [None, None, None])) is None
     assert pm_size(of(runs, [COSTS[1], COSTS[2], None])) is None
