@@ -17,7 +17,7 @@ from morlaif.claims import cells as needed
 from morlaif.claims.cells import Cell
 from morlaif.claims.spec import Known, find_claims
 from morlaif.claims.table import in_words
-from morlaif.compose import CONFIG_NAME, Composed, composing, plain, run_job, run_name
+from morlaif.compose import CONFIG_NAME, Composed, composing, plain, run_job, run_name, run_sweep
 from morlaif.config import validate
 from morlaif.data.settings import ToyData
 from morlaif.errors import UserError
@@ -267,10 +267,7 @@ def launch(
         if count > 1:
             run_side_by_side(jobs, count, config_dir, task, logs, console, labels)
             return
-        for number, job in enumerate(jobs):
-            with open_dict(job.tree):
-                job.tree.hydra.job.num = number
-            run_job(job, config_dir, task)
+        run_sweep(jobs, config_dir, task)
         return
     with composing(config_dir):
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(base.tree))

@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,7 +136,16 @@ def _explained(flags: Namespace) -> Iterator[None]:
 def _answer(flags: Namespace) -> int:
     from hydra import main as hydra_main
 
-    from morlaif.compose import CONFIG_MODULE, CONFIG_NAME, check_package, compose_all, register, repeated
+    from morlaif.compose import (
+        CONFIG_MODULE,
+        CONFIG_NAME,
+        check_package,
+        compose_all,
+        is_plain_sweep,
+        register,
+        repeated,
+        run_sweep,
+    )
 
     register()
     hydra_run = hydra_main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_job)
@@ -162,7 +172,11 @@ def _answer(flags: Namespace) -> int:
     _check_places(jobs)
     if dry_run:
         return _dry_run(missing, waiting=len(jobs)) if missing else _dry_run(jobs)
-    return _sweep(hydra_run, jobs, preset) if multirun else _single(jobs[0], flags.config_dir)
+    if not multirun:
+        return _single(jobs[0], flags.config_dir)
+    if is_plain_sweep(jobs):
+        return _sweep(partial(run_sweep, jobs, flags.config_dir, _job), jobs, preset)
+    return _sweep(hydra_run, jobs, preset)
 
 
 def _made_models(flags: Namespace) -> list[Made]:
@@ -251,7 +265,7 @@ def _single(job: Composed, config_dir: str | None) -> int:
     return SUCCESS
 
 
-def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | None) -> int:
+def _sweep(run_jobs: Callable[[], None], jobs: list[Composed], preset: str | None) -> int:
     from rich.console import Console
 
     from morlaif.pipeline.preflight import Preflight
@@ -263,7 +277,7 @@ def _sweep(hydra_run: Callable[[], None], jobs: list[Composed], preset: str | No
     sweep = Sweep(config.paths.runs, [(job.overrides, job.run_name) for job in jobs], command, preset)
     os.environ[SWEEP_VARIABLE] = sweep.name
     try:
-        hydra_run()
+        run_jobs()
     finally:
         sweep.close(console)
     compared = sweep.compare(config, console)

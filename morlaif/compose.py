@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
 from morlaif.arms import instead, with_chosen_arms
@@ -19,7 +19,9 @@ from morlaif.presets import last_part
 from morlaif.texts import is_address
 
 if TYPE_CHECKING:
+    from hydra._internal.callbacks import Callbacks
     from hydra.core.override_parser.types import Override
+    from hydra.core.utils import JobReturn
 
     from morlaif.config import Config
 
@@ -195,21 +197,57 @@ def run_job(job: Composed, config_dir: str | None, task: Callable[[DictConfig], 
     By the function that Hydra's launchers call: its command line would compose the same config twice more, once for
     its mode alone, at a second each.
     """
+    from hydra.types import RunMode
+
+    job.tree.hydra.mode = RunMode.RUN
+    with _running(job.tree, config_dir) as (callbacks, run):
+        callbacks.on_run_start(config=job.tree, config_name=CONFIG_NAME)
+        done = run(job.tree, task, "hydra.run.dir", None)
+        callbacks.on_run_end(config=job.tree, config_name=CONFIG_NAME, job_return=done)
+    _ = done.return_value  # raises what the task raised
+
+
+def is_plain_sweep(jobs: Sequence[Composed]) -> bool:
+    """Whether Hydra's own sweeper and launcher have the jobs: every combination, one after another."""
+    hydra = jobs[0].tree.hydra
+    return hydra.sweeper["_target_"].endswith(".BasicSweeper") and jobs[0].launcher.endswith(".BasicLauncher")
+
+
+def run_sweep(jobs: Sequence[Composed], config_dir: str | None, task: Callable[[DictConfig], None]) -> None:
+    """What Hydra does for the jobs of a plain sweep, which its command line would compose twice more each."""
+    from hydra.types import RunMode
+
+    first = jobs[0].tree
+    with _running(first, config_dir) as (callbacks, run):
+        callbacks.on_multirun_start(config=first, config_name=CONFIG_NAME)
+        done = []
+        for number, job in enumerate(jobs):
+            job.tree.hydra.mode = RunMode.MULTIRUN
+            with open_dict(job.tree):
+                job.tree.hydra.job.update(id=number, num=number)
+            done.append(run(job.tree, task, "hydra.sweep.dir", "hydra.sweep.subdir"))
+        callbacks.on_multirun_end(config=first, config_name=CONFIG_NAME)
+    for one in done:
+        _ = one.return_value  # raises what the task raised
+
+
+@contextmanager
+def _running(tree: DictConfig, config_dir: str | None) -> Iterator[tuple[Callbacks, Callable[..., JobReturn]]]:
+    """Hydra's callbacks, and its function that runs one job in the folder that keys of `tree` name."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core import utils
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import HydraContext, RunMode
+    from hydra.types import HydraContext
 
-    tree = job.tree
-    tree.hydra.mode = RunMode.RUN
     with composing(config_dir):
         utils.configure_log(tree.hydra.hydra_logging, tree.hydra.verbose)
         callbacks = Callbacks(tree)
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
-        callbacks.on_run_start(config=tree, config_name=CONFIG_NAME)
-        done = utils.run_job(task, tree, "hydra.run.dir", None, context)
-        callbacks.on_run_end(config=tree, config_name=CONFIG_NAME, job_return=done)
-    _ = done.return_value  # raises what the task raised
+
+        def run(config: DictConfig, task: Callable[[DictConfig], None], place: str, below: str | None) -> JobReturn:
+            return utils.run_job(task, config, place, below, context)
+
+        yield callbacks, run
 
 
 def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Mapping[str, set[str]]) -> None:
