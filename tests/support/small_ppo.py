@@ -55,11 +55,11 @@ PROMPTS = [[{"role": "user", "content": " ".join(WORDS[(i + j) % 29] for j in ra
 
 @cache
 def _toy() -> dict[str, Any]:
-    return preset("ppo", "toy")
+    return preset("ppo", "toy", critic={"kind": "shared"}, kl={"coef": 0.2})
 
 
 def settings(**changes: Any) -> PPOSettings:
-    """The toy preset, smaller, with dotted keys changed: settings(**{"kl.coef": 0})."""
+    """The toy preset, smaller, with a shared critic and dotted keys changed: settings(**{"kl.coef": 0})."""
     config = deepcopy(_toy())
     small = {
         "steps": 3,
