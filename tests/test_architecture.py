@@ -120,6 +120,7 @@ def test_no_files_import_each_other_in_a_circle():
     sorter.prepare()  # raises CycleError, which names them
 
 
+@pytest.mark.slow
 def test_the_library_imports_neither_hydra_nor_what_is_above_it():
     assert not offenders(LIBRARY, ("hydra", "omegaconf", *ABOVE_LIBRARY))
 

@@ -40,6 +40,7 @@ def test_every_preset_composes_and_validates_and_means_what_it_did(option):
     assert not differences(option, meaning(tree)), "if that is meant: python tests/support/golden_presets.py"
 
 
+@pytest.mark.slow
 def test_config_reference_is_current():
     written = (ROOT / "docs" / "config.md").read_text()
     assert written == reference(CONF), "run `make docs`"

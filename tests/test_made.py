@@ -24,6 +24,7 @@ def of(*words: str):
     return made_models(read_flags(words))
 
 
+@pytest.mark.slow
 def test_it_is_the_sft_model_of_the_command_with_another_model():
     given = ["sweep=pm_size", "experiment=smoke", "sft.max_steps=7", "model.name=x", "-m", "arms.seed=0,1", "pm=toy"]
     (made,) = of(*given, "pm.base=null,made:toy_small,made:toy_small")
@@ -38,6 +39,7 @@ def test_a_command_without_has_none():
     assert of("experiment=smoke", "pm.base=null", "name=made:toy_small") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "line"), [
     (["pm.base=made:gpt2", "experiment=smoke"], "pm.base=made:gpt2: sft=toy data=toy: made for the toy model"),
     (["pm.base=made:gemma3_270m", "experiment=local", "model.path=m", "judge.path=j", f"data.path={__file__}",
@@ -72,6 +74,7 @@ def test_a_sweep_makes_its_small_base_and_reads_it(tmp_path):
     assert "are planned once" not in cli.morlaif([*words, "dry_run=true"], tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_jobs_differ_by_their_base():
     register()
     words = ["sweep=pm_size", "experiment=smoke", "pm.base=null,made:toy_small"]

@@ -47,12 +47,14 @@ def test_of_one_principle_they_are_the_usual_model():
     assert [name for name in made if name.startswith("pm/single")] == ["pm/single"]
 
 
+@pytest.mark.slow
 def test_a_definition_says_how_much_more_and_leaves_out_the_rest():
     own = "+arms.definitions.own={labels: human, models: {steps: 2}}"
     arm = arms_of(config(*SMALL, own, "arms.select=[morlaif,own]"))["own"]
     assert arm.factors == {"steps": 2} and arm.layout.models == ["human_x2_steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -68,6 +70,7 @@ def test_what_cannot_be_given_more_is_said_before_anything_is_built(overrides, w
     assert str(error.value).startswith("arms.definitions.")
 
 
+@pytest.mark.slow
 def test_an_arm_that_changes_pm_has_models_to_itself_from_the_labels_of_all():
     change = "pm.kind: ensemble, pm.member: lora, pm.members: 2, pm.aggregate: mean, pm.penalty: 0, pm.top: 1"
     change += ", pm.cache_gb: 0"
@@ -85,6 +88,7 @@ def test_an_arm_that_changes_pm_has_models_to_itself_from_the_labels_of_all():
     assert more_of("single_x3_members@own") == "3 members"
 
 
+@pytest.mark.slow
 def test_alone_it_leaves_the_usual_models_out():
     own = "+arms.definitions.own={labels: constitution, change: {pm.epochs: 2}}"
     assert [name for name in units(own, "arms.select=[own]") if name.startswith("pm/")] == ["pm/single@own"]
@@ -96,6 +100,7 @@ def test_an_arm_may_take_another_preset_of_a_group():
     assert made["ppo/morlaif"].reads.reward is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

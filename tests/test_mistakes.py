@@ -134,6 +134,7 @@ def test_a_key_given_twice_is_reported_and_the_last_counts():
     assert repeated(["seed=1", "seed=1", "+a.b=1", "~a.c", "pm=lora"]) == []
 
 
+@pytest.mark.slow
 def test_every_key_of_the_config_is_near_itself_with_a_letter_changed():
     """The nearest key of a typo is the key, or one beside it: never one in another corner of the config."""
     tree = plain(composed())

@@ -180,6 +180,7 @@ def tree() -> dict[str, Any]:
     return OmegaConf.to_container(composed(), resolve=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [

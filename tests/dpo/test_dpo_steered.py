@@ -113,6 +113,7 @@ def test_each_pair_is_told_its_own_and_the_reference_none(tmp_path: Path) -> Non
     assert (found - told).abs().max() > 1e-3  # behind other prompts
 
 
+@pytest.mark.slow
 def test_sides_that_read_the_same_change_nothing(tmp_path: Path) -> None:
     config = small_dpo.settings(eval_every=2, eval_prompts=3)
     table = small_dpo.pairs(config)

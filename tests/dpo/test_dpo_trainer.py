@@ -14,6 +14,7 @@ from morlaif.models.layers import trunk_of
 LORA = {"policy": {"kind": "lora", "r": 4}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [{}, LORA], ids=["full", "lora"])
 def test_it_begins_at_log_2_and_learns_the_pairs(policy, small):
     config = small.settings(**policy, max_steps=14)
@@ -43,6 +44,7 @@ def test_the_kl_is_that_of_the_policys_own_answers(small):
     assert states.isfinite().all() and row == trainer.look()  # the same noise each time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro", [1, 5, 100])
 def test_how_a_batch_is_cut_does_not_matter(micro, small):
     config = small.settings()
@@ -57,6 +59,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [{}, LORA], ids=["full", "lora"])
 def test_killed_at_any_time_it_ends_the_same_bit_by_bit(policy, small):
     config = small.settings(**policy, checkpoint_every=2, eval_every=3, max_steps=7)

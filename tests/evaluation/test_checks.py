@@ -62,6 +62,7 @@ def test_what_is_read_of_a_reply():
     assert [answer_of(token) for token in ("▁Yes", "NO.", "yesterday", "Ġno")] == ["yes", "no", None, "no"]
 
 
+@pytest.mark.slow
 def test_a_judge_of_pairs_alone_is_refused():
     with pytest.raises(Exception, match="nothing of one"):
         config("experiment=smoke", "eval=gold_small", "eval/rates=harmless", "eval.samples=1", "eval.scored=4")

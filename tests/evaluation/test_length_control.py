@@ -20,6 +20,7 @@ def simulate(rng, n, theta, phi):
     return (rng.random(n) < p).astype(float), first, second
 
 
+@pytest.mark.slow
 def test_mean_and_mass_are_those_of_a_sum_over_a_dense_grid():
     rng = np.random.default_rng(0)
     x = np.round(np.tanh(rng.normal(0.7, 1, 30)), 2)

@@ -86,6 +86,7 @@ def test_replies_under_another_name(server, pairs, helpfulness, settings_for, le
     assert usage.served["name"] == "other-model"
 
 
+@pytest.mark.slow
 def test_a_change_in_the_middle_of_a_run(server, pairs, helpfulness, settings_for, ledger):
     def fault(n, body):
         server.calls_itself = f"gpt-x-2026-0{1 + (n >= 9)}-01"

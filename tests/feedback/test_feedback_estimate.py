@@ -36,6 +36,7 @@ def test_what_the_ledger_knows_costs_nothing(server, pairs, helpfulness, setting
         assert len(ledger) == 40
 
 
+@pytest.mark.slow
 def test_joint_and_votes_and_batches(server, pairs, principles, settings_for, tmp_path):
     chosen, table = principles.chosen, PairChunks.of(pairs)
 

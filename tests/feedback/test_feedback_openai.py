@@ -72,6 +72,7 @@ def test_labels_from_log_probabilities_in_both_orders(server, pairs, helpfulness
     assert 1 < server.most_in_flight <= 8
 
 
+@pytest.mark.slow
 def test_what_the_ledger_knows_is_never_asked_again(server, pairs, helpfulness, settings_for, tmp_path):
     first, _ = run(pairs[:20], helpfulness, settings_for(server), tmp_path)
     again, usage = run(pairs, helpfulness, settings_for(server), tmp_path)
@@ -154,6 +155,7 @@ def test_what_cannot_be_mended_ends_at_once(fault, said, pairs, helpfulness, set
         assert settings.model in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_credit_keeps_what_was_paid(pairs, helpfulness, settings_for, tmp_path):
     broke = (429, {"code": "insufficient_quota"})
     with ChatServer(lambda n, body: broke if n >= 25 else None, delay=0.01) as server:

@@ -134,6 +134,7 @@ def test_samples_are_averaged_as_probabilities():
     assert mean_gap([0.3]) == 0.3 and math.isfinite(mean_gap([800.0, 900.0]))
 
 
+@pytest.mark.slow
 def test_verdicts_rest_on_both_orders_and_are_kept_by_how_they_were_asked(settings, helpfulness, tmp_path):
     pairs, ledger = make_pairs(3), tmp_path / "l"
 

@@ -17,6 +17,7 @@ from morlaif.planning.plan import plan
 from morlaif.presets import preset
 
 
+@pytest.mark.slow
 def test_a_unit_of_labels_needs_the_model_that_gives_them():
     own, usual = (plan(config("experiment=smoke", *more)).by_name for more in (["feedback=self"], []))
     assert {unit.name for unit in own["feedback/helpfulness"].needs} == {"respond", "sft"}
@@ -24,6 +25,7 @@ def test_a_unit_of_labels_needs_the_model_that_gives_them():
     assert own["feedback/helpfulness"].digest != usual["feedback/helpfulness"].digest
 
 
+@pytest.mark.slow
 def test_who_compares_policies_must_be_given():
     said = Preflight().problems(config("experiment=smoke", "feedback=self", "eval=hf"))
     assert any(line.startswith(("eval.judge.engine.path: give", "judge.path: give")) for line in said)

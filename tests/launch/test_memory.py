@@ -34,6 +34,7 @@ def large() -> Config:
     return config("experiment=llama2_70b")
 
 
+@pytest.mark.slow
 def test_the_70b_run_fits_eight_gpus(large):
     memories = stage_memories(large, plan(large))
     assert [memory.stage for memory in memories] == ["sft", "respond", "pm", "weigh", "ppo", "evaluate"]

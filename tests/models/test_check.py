@@ -301,6 +301,7 @@ def test_checking_imports_neither_torch_nor_transformers(folder):
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [None, "200KB"])
 def test_the_command_converts_what_is_refused(folder, tmp_path, shard, capsys):
     import torch

@@ -93,6 +93,7 @@ def test_greedy_equals_transformers(kind, batch_size, tokenizer):
     assert model.training  # the mode is put back
 
 
+@pytest.mark.slow
 def test_greedy_does_not_depend_on_the_order_of_the_batch(tokenizer):
     model, prompts = build("llama", tokenizer), prompts_of(tokenizer, 12)
     options = {"max_new_tokens": NEW, "temperature": 0, "batch_size": 5, "generator": None}

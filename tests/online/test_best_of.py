@@ -36,12 +36,14 @@ def test_it_is_the_mean_over_all_subsets(ties):
     np.testing.assert_allclose(expected(scores, 1), scores.mean(axis=1))
 
 
+@pytest.mark.slow
 def test_it_is_unbiased_for_fresh_samples():
     """From 6 samples of a uniform variable: the best of 4 has the mean 4/5."""
     drawn = np.random.default_rng(1).uniform(size=(20_000, 6))
     assert expected(drawn, 4).mean() == pytest.approx(4 / 5, abs=0.005)
 
 
+@pytest.mark.slow
 def test_sizes_weights_and_the_bound():
     assert sizes(1) == [1] and sizes(16) == [1, 2, 4, 8, 16] and sizes(12) == [1, 2, 4, 8, 12]
     assert order_weights(4096, 2048).sum() == pytest.approx(1)

@@ -66,6 +66,7 @@ def test_money_that_is_spent_ends_it_and_buys_nothing_twice(tmp_path):
         assert len(ledger) == len(rows)
 
 
+@pytest.mark.slow
 def test_a_model_is_asked_once_whatever_is_known_already(tmp_path):
     root = online.folders(tmp_path / "store")
     rows = list(different_prompts(load_split(root["data"], "train")))[:4]
@@ -88,6 +89,7 @@ def test_only_prompts_of_the_toy_world_have_a_toy_teacher(tmp_path):
         written(settings(), [[{"role": "user", "content": "Hello"}]], tmp_path / "ledger.sqlite")
 
 
+@pytest.mark.slow
 def test_the_policy_imitates_it(tmp_path):
     needs = online.folders(tmp_path / "store")
     few = {"max_steps": 20, "batch_size": 4, "learning_rate": 0.01, "warmup": 0}
@@ -100,6 +102,7 @@ def test_the_policy_imitates_it(tmp_path):
         assert ledger.spent() == pytest.approx(summary["completion_usd"])
 
 
+@pytest.mark.slow
 def test_a_teacher_without_a_path_is_reported_before_anything_is_built():
     with pytest.raises(UserError, match=r"teacher\.teacher\.path: give the teacher's folder"):
         plan(config("experiment=smoke", "arms.select=[teacher]", "teacher=lora"))

@@ -14,6 +14,7 @@ from morlaif.pipeline.contests import entrant, judged
 from morlaif.units.store import Store
 
 
+@pytest.mark.slow
 def test_a_judge_that_costs_money_is_not_asked_unbidden(tmp_path):
     paid = config("eval=default", "data=jsonl", "data.path=x.jsonl", "judge=none")
     record = {"units": [{"name": "evaluate", "stage": "evaluate", "digest": "d1"}]}

@@ -157,6 +157,7 @@ def test_hub_ids_count_by_their_commit_and_that_commit_is_loaded(monkeypatch):
     assert before["sft"] == after["sft"] and before["feedback/helpfulness"] != after["feedback/helpfulness"]
 
 
+@pytest.mark.slow
 def test_without_a_hub_the_cache_is_asked_and_else_nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

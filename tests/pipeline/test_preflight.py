@@ -147,6 +147,7 @@ def test_flash_attention_without_its_package(monkeypatch):
     assert not problems("model.attention=flash_attention_2", "stages=[data]")  # which runs no model
 
 
+@pytest.mark.slow
 def test_packing_without_flash_attention_and_compiling_without_a_compiler(monkeypatch):
     (line,) = problems("hardware.packing=true")
     assert line.startswith("hardware.packing: sdpa attention ") and "hardware.packing=false" in line
@@ -159,6 +160,7 @@ def test_packing_without_flash_attention_and_compiling_without_a_compiler(monkey
         problems("hardware=cpu2_zero3", "hardware.packing=true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "off"), [("gradient_weights", "mgda", "none"), ("gradient_cosines_every", 2, 0)]
 )
@@ -282,6 +284,7 @@ def test_a_server_that_is_away_is_no_problem_where_the_ledger_may_know_its_answe
     assert problems("feedback=server", f"feedback.{NOBODY}", "stages=[feedback]") == []
 
 
+@pytest.mark.slow
 def test_rows_and_dialogues_are_looked_at(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"chosen": "x"}) + "\n")
     (said,) = problems("data=jsonl", "data.path=rows.jsonl")

@@ -91,6 +91,7 @@ def steer(tmp_path: Path, run: str, **keys: Any) -> str:
     return console.export_text()
 
 
+@pytest.mark.slow
 def test_one_prompt_is_answered_at_the_weights(finished: str, tmp_path: Path) -> None:
     first, told = steer(tmp_path, finished, prompt="w1 w2", weights={"detail": 3, "conciseness": 1}).splitlines()
     assert first == "conditioned at detail 0.75, conciseness 0.25" and set(told.split()) <= {*small_ppo.WORDS, "<unk>"}
@@ -251,6 +252,7 @@ def front(tmp_path: Path) -> str:
     return made.run_name
 
 
+@pytest.mark.slow
 def test_a_soup_is_its_corners_and_what_lies_between(front: str, tmp_path: Path) -> None:
     def told(weights: dict[str, float], **keys: Any) -> list[str]:
         return steer(tmp_path, front, prompt="w1 w2", weights=weights, **keys).splitlines()
@@ -285,6 +287,7 @@ def test_a_soup_has_a_page(front: str, tmp_path: Path) -> None:
     assert set(data["cells"]) == {"2,0", "1,1", "0,2"} and data["start"] == [1, 1]
 
 
+@pytest.mark.slow
 def test_where_a_run_has_both_the_line_says_so(front: str, tmp_path: Path) -> None:
     made = job(tmp_path, with_front())
     units = plan(made.config)
@@ -303,6 +306,7 @@ def test_where_a_run_has_both_the_line_says_so(front: str, tmp_path: Path) -> No
     assert read_steering(kept) == Steering("text", NAMES, (1.0, 0.0))
 
 
+@pytest.mark.slow
 def test_search_asks_where_the_front_is_best(front: str, tmp_path: Path) -> None:
     told = steer(tmp_path, front, weights={"detail": 3, "conciseness": 1}, search=True).splitlines()
     assert told[0].startswith("worth most by linear at weights detail 0.75, conciseness 0.25: detail 0.83 [0.83, 0.83]")
@@ -310,6 +314,7 @@ def test_search_asks_where_the_front_is_best(front: str, tmp_path: Path) -> None
     assert told[-1] == "soup at detail 0.833, conciseness 0.167"  # 1 - w2 / 2 w1
 
 
+@pytest.mark.slow
 def test_choices_say_the_weights(front: str, tmp_path: Path) -> None:
     rng, rows = np.random.default_rng(0), []
     for _ in range(200):

@@ -43,6 +43,7 @@ def test_twice_the_steps_take_twice_the_time_and_twice_the_pairs_too(made):
     assert seconds(more).seconds[name] == pytest.approx(2 * before[name], rel=0.15)
 
 
+@pytest.mark.slow
 def test_times_are_not_guessed_where_the_data_is_not_known(made, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     other = config(
@@ -54,6 +55,7 @@ def test_times_are_not_guessed_where_the_data_is_not_known(made, tmp_path):
     assert times.total is None and None in {s for name, s in times.seconds.items() if name.startswith("pm/")}
 
 
+@pytest.mark.slow
 def test_lengths_are_those_of_the_first_rows_and_padded_to_the_longest_of_a_batch(tmp_path):
     rows = [{"prompt": "word " * words, "chosen": "a" * 80, "rejected": "b" * 40} for words in (10, 90, 10, 90)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -65,6 +67,7 @@ def test_lengths_are_those_of_the_first_rows_and_padded_to_the_longest_of_a_batc
     assert data.padded(8, None) == max(data.prompts), "fewer prompts than a batch has rows"
 
 
+@pytest.mark.slow
 def test_the_file_of_a_model_is_in_memory_while_its_weights_are_converted(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     made = config(

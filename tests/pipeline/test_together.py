@@ -138,6 +138,7 @@ def test_two_that_want_the_same_in_another_order_do_not_wait_for_ever(tmp_path):
     assert sorted(built) == ["model/a", "model/b", "model/c", "model/d"]
 
 
+@pytest.mark.slow
 def test_models_that_a_unit_leaves_are_gone_before_the_next(monkeypatch):
     left = []
 

@@ -63,6 +63,7 @@ def learnt(tmp_path_factory):
     return own, home / "unit", train, held
 
 
+@pytest.mark.slow
 def test_it_learns_verdicts_and_scores_against_a_reference(learnt):
     own, unit, _, held = learnt
     score = own.load(unit / "model", None, torch.device("cpu"))

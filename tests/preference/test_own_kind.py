@@ -76,6 +76,7 @@ def test_what_is_wrong_is_one_line(plugin, kind: str, params: dict, message: str
         _ = kind_of(settings(kind, **params)).on_policy
 
 
+@pytest.mark.slow
 def test_a_typo_is_reported_with_the_near_name() -> None:
     line = told("pm.kind=lara")
     assert line.startswith("pm.kind='lara': should be lora, trunk, full, heads, conditioned, salmon, ")

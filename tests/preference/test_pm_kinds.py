@@ -200,6 +200,7 @@ def measured(name: str, path: str, data, out: Path) -> PMReport:
     return measure_pretrained(Task(name, data[1], data[3], out, "Kind?"), corpus, other({name: path}))
 
 
+@pytest.mark.slow
 def test_models_from_elsewhere_read_their_own_words(decoder, encoder, data, texts_of, tmp_path) -> None:
     folders = {}
     for name, path in (("decoder", decoder), ("encoder", encoder)):

@@ -86,6 +86,7 @@ def test_a_bootstrap_draws_as_many_pairs_as_there_are_to_learn_from() -> None:
     assert not torch.equal(counts, other)
 
 
+@pytest.mark.slow
 def test_heads_have_one_adapter_and_disagree(trained, data, texts_of) -> None:
     folder = trained("ab", member="heads", aggregate="lcb", penalty=1.0)
     own = members(folder["a"])
@@ -106,6 +107,7 @@ def test_heads_have_one_adapter_and_disagree(trained, data, texts_of) -> None:
     assert torch.allclose(bank.score(prompts, responses), mean - apart, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_members_share_an_adapter_for_their_first_steps(trained) -> None:
     steps = 3  # 24 pairs, 8 a step
     shared = members(trained(shared_steps=steps)["a"])
@@ -114,11 +116,13 @@ def test_members_share_an_adapter_for_their_first_steps(trained) -> None:
     assert len({member["adapter"] for member in parted}) == len(parted)
 
 
+@pytest.mark.slow
 def test_diversity_raises_the_nuclear_norm(trained) -> None:
     plain, diverse = trained(shared_steps=1), trained(shared_steps=1, diversity=0.1)
     assert spread(diverse["a"]) > 1.02 * spread(plain["a"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", ["lora", "trunk", "heads"])
 def test_members_that_resample_the_pairs_differ_more(trained, data, texts_of, member) -> None:
     prompts, responses = texts_of(data[2])
@@ -129,6 +133,7 @@ def test_members_that_resample_the_pairs_differ_more(trained, data, texts_of, me
     assert apart[0] != apart[1]
 
 
+@pytest.mark.slow
 def test_each_principle_learns_as_if_it_were_alone(trained) -> None:
     """In one pass with another principle or by itself: members in one pass move no other principle."""
     for change in ({"member": "heads", "bootstrap": True}, {"diversity": 0.05, "shared_steps": 1}):
@@ -141,6 +146,7 @@ def test_each_principle_learns_as_if_it_were_alone(trained) -> None:
                 assert torch.allclose(up, second.layers[name][1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_training_of_members_goes_on(trained, tmp_path_factory, monkeypatch) -> None:
     from morlaif.preference.trainer import PMTrainer
 

@@ -83,6 +83,7 @@ def test_the_first_scores_do_not_depend_on_the_size_of_states(kind: str, llama: 
         torch.testing.assert_close(found, scores[1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["toy", "toy_heads"])
 def test_nor_does_the_training(preset: str, llama, large, pm_settings, make_pairs, tmp_path) -> None:
     """The same adapter, a head that is 50 times smaller, the same held-out accuracy."""

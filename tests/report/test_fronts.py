@@ -54,6 +54,7 @@ def test_dominated_points_are_hollow():
     ]
 
 
+@pytest.mark.slow
 def test_more_objectives_are_drawn_in_parallel_and_two_by_two():
     at = np.array([weights(point) for point in grid(3, 2)])
     three = found({"direct": (at * 3).tolist()}, at)

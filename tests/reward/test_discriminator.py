@@ -92,6 +92,7 @@ def test_without_demonstrations_it_says_so():
 SMALL = ("experiment=smoke", "principles.count=2", "reward=mixture")
 
 
+@pytest.mark.slow
 def test_a_schedule_of_a_mixture_moves_the_weights_of_its_columns():
     points = "reward.schedule={length: [[1, 0], [5, 1]], models: [[5, 1], [6, 0]]}"
     units = {unit.name: unit for unit in plan(config(*SMALL, points, "arms.select=[morlaif]")).units}
@@ -102,6 +103,7 @@ def test_a_schedule_of_a_mixture_moves_the_weights_of_its_columns():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

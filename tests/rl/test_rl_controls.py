@@ -24,6 +24,7 @@ def bounded(ratio: float, gain: float, low: float, high: float, dual: float | No
     return -(max(value, dual * gain) if dual is not None and gain < 0 else value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dual", [None, 1.5, 3.0])
 def test_asymmetric_and_dual_clip_by_a_loop(dual):
     """On 1,000 random batches; where a token is beyond the clip, and there alone, it has no gradient."""
@@ -57,6 +58,7 @@ def test_the_bounds_reach_the_loss(small):
 # --- the stop of a step by KL ---
 
 
+@pytest.mark.slow
 def test_target_kl_leaves_out_what_follows_the_first_update_beyond_it(small):
     config = {"epochs": 4, "minibatches": 3, "optimizer.learning_rate": 0.01, "steps": 1}
     whole = small.trainer(small.settings(**config)).run()
@@ -212,6 +214,7 @@ def gradients(seed: int) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_mgda_finds_the_point_of_least_norm():
     """Against scipy's SLSQP on the simplex: no shorter vector in the hull; and no gradient points against it."""
     for seed in range(200):
@@ -259,6 +262,7 @@ def test_pcgrad_is_the_papers_algorithm():
 A, B = np.array([1.0, 0.0]), np.array([-1.0, 0.5])  # where each of two losses is zero
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mgda", "pcgrad"])
 def test_two_opposed_quadratics_both_fall_until_no_direction_is_better_for_both(how):
     """|x - a|² and 3 |x - b|²: the points that neither leaves without loss to the other are those between a and b."""

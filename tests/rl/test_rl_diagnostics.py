@@ -72,6 +72,7 @@ def test_value_clip_counts_the_states_without_a_gradient():
     assert "value_clipped" not in diagnostics.value_sums(values, old, returns, None)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-200, 200), min_size=1, max_size=30))
 def test_histogram_is_numpys_and_loses_nothing(numbers):
     found = diagnostics.histogram(torch.tensor(numbers, dtype=torch.float64))
@@ -318,6 +319,7 @@ def test_gradients_of_principles_are_those_of_losses_of_their_own(small):
     assert np.allclose(found.numpy(), expected, atol=1e-5) and found[0, 2] == pytest.approx(-1)
 
 
+@pytest.mark.slow
 def test_gradients_of_principles_change_nothing_else(small):
     usual = {"steps": 3, "policy.kind": "lora", "optimizer.learning_rate": 1e-2}
     plain = small.trainer(small.settings(**usual)).run()
@@ -330,6 +332,7 @@ def test_gradients_of_principles_change_nothing_else(small):
         small.settings(gradient_cosines_every=1)
 
 
+@pytest.mark.slow
 def test_every_key_is_documented(small):
     """In docs/training.md, in code; a name behind a slash as <principle>, <figure> or <name>."""
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")

@@ -58,6 +58,7 @@ def sampled(small, run, model, step):
     return fresh.rollout.sample(prompts, schedule.generator(run.seed, "sample", step))
 
 
+@pytest.mark.slow
 def test_a_step_is_sampled_before_the_update_of_the_one_before(small, steps):
     run, (first, second), (start, moved) = steps(overlap=True)
     assert first.responses == sampled(small, run, start, 0)

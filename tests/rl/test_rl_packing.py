@@ -98,6 +98,7 @@ def test_losses_and_gradients_are_those_of_the_padded_path(packed, family, criti
     assert any(grad.abs().max() > 0.01 for grad in slow.values())
 
 
+@pytest.mark.slow
 def test_a_run_that_packs_learns_what_one_that_pads_does(tmp_path, packed):
     config = small_ppo.settings(**{"policy.kind": "lora", "policy.target_modules": "all-linear", "micro_batch_size": 4})
     usual = small_ppo.trainer(config, tmp_path / "a").run()

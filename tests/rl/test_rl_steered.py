@@ -83,6 +83,7 @@ def without(curve: list[dict[str, float]]) -> list[dict[str, float]]:
 # --- the oracle: one weight for all is the training that there was ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scalarizer", "weight", "normalizer", "changes"),
     [
@@ -118,6 +119,7 @@ def lora_settings(**changes: Any) -> PPOSettings:
     return small_ppo.settings(**{"policy.kind": "lora", "policy.r": 2, "policy.alpha": 4.0, **changes})
 
 
+@pytest.mark.slow
 def test_parts_of_a_constant_scale_are_a_plain_adapter_of_their_rank(small: SimpleNamespace) -> None:
     wide = small.models(lora_settings(**{"policy.r": 4, "policy.alpha": 8.0}), seed=0)
     parts = lora_models(lora_settings(), 2)
@@ -204,6 +206,7 @@ def test_the_weights_of_others_stay() -> None:
     assert rows.tolist() == [[3.0, 0.0, 1.0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "lora"])
 def test_a_killed_run_goes_on_bit_for_bit(small: SimpleNamespace, tmp_path: Path, kind: str) -> None:
     config = lora_settings(steps=4, checkpoint_every=1, **GROUPED)

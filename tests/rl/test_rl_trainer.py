@@ -40,6 +40,7 @@ def test_same_seed_same_numbers_other_seed_others(small):
     assert timeless(runs[0]) == timeless(runs[1]) != timeless(runs[2])
 
 
+@pytest.mark.slow
 def test_zero_reward_and_zero_kl_leave_the_policy_still(small):
     changes = {"kl.coef": 0.0, "shaping.constant_score": "allow", "shaping.missing_eos": "none", "value_coef": 0.0}
     for advantage, critic, n in (("rloo", "none", 2), ("reinforce_pp", "none", 1)):
@@ -227,6 +228,7 @@ def test_critic_warmup_leaves_the_policy(small):
         assert "policy_loss" not in rows[0] and rows[-1]["value_loss"] < rows[0]["value_loss"]
 
 
+@pytest.mark.slow
 def test_adaptive_kl_moves_the_coefficient_and_fixed_does_not(small):
     changes = {"kl.target": 1e-6, "kl.horizon": 100.0, "optimizer.learning_rate": 1e-2}
     rows = small.trainer(small.settings(**{"kl.controller": "adaptive"}, **changes)).run().curve

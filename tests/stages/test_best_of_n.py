@@ -40,6 +40,7 @@ def prompts(needs: dict[str, Path]) -> list:
     return list(different_prompts(load_split(needs["data"], "eval"))[: online.ANSWERING.prompts])
 
 
+@pytest.mark.slow
 def test_the_best_of_one_is_what_the_evaluation_has_the_sft_policy_answer(tmp_path, needs):
     answers = kept_answers(made(tmp_path, needs, 1) / ANSWERS, prompts(needs))
     load = partial(load_policy, needs["sft"])
@@ -63,6 +64,7 @@ def test_the_best_is_the_one_with_the_highest_objective(tmp_path, needs):
     assert set(found["objectives"]) == {"own", "max_min"} and "utility" in last
 
 
+@pytest.mark.slow
 def test_a_killed_unit_goes_on_with_the_same_samples(tmp_path, needs):
     whole = made(tmp_path / "whole", needs, 4)
 

@@ -26,6 +26,7 @@ def units():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_few_ended(units, name):
     usual, lenient = (by_name[name] for by_name in units)

@@ -435,6 +435,7 @@ def test_policies_from_outside_and_a_benchmark_are_reported_beside_the_runs_own(
     assert bench["objectives"]["multi"]["all"]["value"] == pytest.approx(human["value"]), "the same pairs"
 
 
+@pytest.mark.slow
 def test_policies_kept_on_the_way_answer_the_same_prompts(inputs, made, tmp_path):
     """A kept copy of the last policy stands where the last one does, one of SFT where nothing is gained."""
     here = dict(inputs)

@@ -44,6 +44,7 @@ def whole():
     return planned()
 
 
+@pytest.mark.slow
 def test_nine_points_take_nine_policies_the_soup_two_of_them_and_one_that_is_told_weights_itself(whole):
     trained = [name for name in whole if name.startswith("ppo/front-")]
     assert len(trained) == 10
@@ -57,6 +58,7 @@ def test_nine_points_take_nine_policies_the_soup_two_of_them_and_one_that_is_tol
     assert weights.values == {"detail": 0.375, "conciseness": 0.625} and weights.method == "given"
 
 
+@pytest.mark.slow
 def test_a_front_changes_no_unit_of_the_run_itself(whole):
     without = planned("front=none")
     assert not [name for name in without if "front" in name]
@@ -71,6 +73,7 @@ def test_a_point_is_one_unit_whatever_the_grid(whole):
     assert all(coarser[name].digest == whole[name].digest for name in shared)
 
 
+@pytest.mark.slow
 def test_an_objective_may_be_a_group(whole):
     found = planned(
         "principles.select=null", "front.objectives=[safe,conciseness]", "+front.groups.safe=[toxicity,ethicality]"
@@ -89,6 +92,7 @@ def test_without_direct_training_corners_alone_are_trained():
     assert len(found["front/soup"].reads.points) == 11 and "front/direct" not in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -177,6 +181,7 @@ def found(tmp_path_factory, needs) -> dict[str, Path]:
         return {way: made(tmp_path_factory.mktemp(way), needs, way, patch) for way in ("soup", "direct")}
 
 
+@pytest.mark.slow
 def test_each_point_is_answered_by_its_policy_with_the_evaluations_noise(found, needs, tmp_path):
     seed = seed_of(0, "evaluate")
     own = {name: needs[f"ppo/front-{name}"] for name in POINTS}
@@ -215,6 +220,7 @@ def test_ways_are_put_side_by_side(found):
     assert both.against["soup"].cost == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_one_policy_for_all_weights_is_told_those_of_each_point(needs, tmp_path, monkeypatch):
     folder = tmp_path / "policy"
     save_policy(*load_policy(needs["sft"]), folder)

@@ -89,6 +89,7 @@ def test_a_dialogue_holds_the_ids_that_were_sampled():
     assert dialogue(one, 0, 5)[:2] == ([3, 4, 7, 8, 9], 2)
 
 
+@pytest.mark.slow
 def test_one_round_on_given_pairs_is_offline_dpo(first, needs):
     """The same pairs as texts with hard verdicts, encoded as offline DPO does, from the same policy."""
     how = settings().dpo.model_copy(update={"eval_pairs": 0, "eval_prompts": 0, "eval_every": 0})
@@ -127,6 +128,7 @@ def test_the_policy_moves_to_what_is_rewarded(first):
     assert all(row["value_chosen"] > row["value_rejected"] for row in lines(first / "pairs.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_later_round_prices_the_way_from_sft_or_from_the_round_before(tmp_path, needs, first):
     out = {}
     for reference in ("sft", "previous"):
@@ -150,6 +152,7 @@ def test_at_the_optimum_of_the_priced_reward_all_responses_tie():
     assert priced(values, apart, 0.0).equal(values)
 
 
+@pytest.mark.slow
 def test_a_round_prices_the_way_that_its_samples_went(tmp_path, needs, first):
     """The pairs of a second round, recomputed by hand from its samples; the first has gone nowhere yet."""
     how = settings(kl_coef=0.3)
@@ -181,6 +184,7 @@ def log_probability(model, prompt: list[int], response: list[int]) -> float:
     return logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum().item()
 
 
+@pytest.mark.slow
 def test_scalarizers_choose_the_pairs(tmp_path, needs, first):
     lowest = made(tmp_path, needs, scalarizer=MAX_MIN)
     rows, usual = lines(lowest / "pairs.jsonl"), lines(first / "pairs.jsonl")
@@ -190,6 +194,7 @@ def test_scalarizers_choose_the_pairs(tmp_path, needs, first):
         assert row["value_chosen"] == pytest.approx(min(scores))
 
 
+@pytest.mark.slow
 def test_rounds_and_their_beginning_are_units():
     def units(*more: str) -> dict:
         return {unit.name: unit for unit in plan(config("experiment=smoke", *more)).units}

@@ -57,6 +57,7 @@ def first(tmp_path_factory, needs) -> Path:
     return made(tmp_path_factory.mktemp("first"), needs)
 
 
+@pytest.mark.slow
 def test_the_best_sample_of_each_prompt_is_imitated(first, needs):
     samples = [json.loads(line) for line in (first.parent / "keep" / "samples.jsonl").read_text().splitlines()]
     chosen = lines(first / "chosen.jsonl")
@@ -76,6 +77,7 @@ def test_the_policy_moves_to_what_is_rewarded(first):
     assert AutoModelForCausalLM.from_pretrained(first / "model") and AutoTokenizer.from_pretrained(first / "model")
 
 
+@pytest.mark.slow
 def test_the_next_round_begins_from_the_one_before(tmp_path, needs, first):
     second = made(tmp_path, needs, first, 2)
     curve = lines(second / "curve.jsonl")
@@ -84,6 +86,7 @@ def test_the_next_round_begins_from_the_one_before(tmp_path, needs, first):
     assert curve[2]["sampled/reward"] > curve[1]["sampled/reward"]  # it has sampled the better policy
 
 
+@pytest.mark.slow
 def test_sft_anew_learns_from_the_best_of_all_rounds(tmp_path, needs, first):
     anew = settings(start="sft")
     second = made(tmp_path, needs, first, 2, rejection=anew)
@@ -91,6 +94,7 @@ def test_sft_anew_learns_from_the_best_of_all_rounds(tmp_path, needs, first):
     assert old.keys() == new.keys() and all(new[name] >= old[name] for name in old) and new != old
 
 
+@pytest.mark.slow
 def test_a_killed_round_comes_to_the_same(tmp_path, needs, first):
     def kill(step: int, total: int | None, metrics: dict) -> None:
         if step == 50:  # half way: all is sampled

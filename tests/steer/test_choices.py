@@ -33,6 +33,7 @@ def stacked(values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return padded, there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [1e6, 3.0, 0.5])
 def test_the_fit_is_that_of_a_general_optimiser(prior: float) -> None:
     values, liked = simulated([1.0, -0.5, 0.3], 80, 0, most=4)
@@ -52,6 +53,7 @@ def test_a_count_is_that_many_rows() -> None:
     assert counted == pytest.approx(twice, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_weights_that_made_the_choices_are_found() -> None:
     inside = 0
     for seed in range(12):

@@ -81,6 +81,7 @@ def test_folded_tensors_are_the_policy_and_come_back_as_they_were() -> None:
     assert all(torch.equal(before[name], value) for name, value in made.trained_state().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [small_ppo.llama, small_ppo.gpt2])
 @pytest.mark.parametrize("export", ["merged", "adapter", "both"])
 def test_what_is_left_is_the_policy_at_any_weights(tmp_path: Path, export: str, make) -> None:

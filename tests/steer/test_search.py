@@ -89,6 +89,7 @@ def test_the_best_of_a_curved_front_is_known_and_searching_pays() -> None:
     assert found.intervals[0].low < 5 / 6 < found.intervals[0].high
 
 
+@pytest.mark.slow
 def test_where_the_front_tells_nothing_the_gain_is_none() -> None:
     """Pure noise: what was chosen looks better on the prompts that chose it, and is not on others."""
     covered, seen, looks = 0, [], []

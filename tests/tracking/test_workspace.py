@@ -22,6 +22,7 @@ def spec():
     return json.loads(made._to_model().spec.model_dump_json(by_alias=True))
 
 
+@pytest.mark.slow
 def test_it_groups_the_runs_of_one_sweep_by_what_it_varies_and_averages_over_seeds(spec):
     (runs,) = spec["section"]["runSets"]
     assert "sweeps" in json.dumps(runs["filters"]) and "scalarizers-1a2b" in json.dumps(runs["filters"])

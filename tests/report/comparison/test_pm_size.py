@@ -54,6 +54,7 @@ def test_a_size_of_several_runs_has_an_interval(runs) -> None:
     assert isinstance(single, Lines) and single.panels[0].lines[0].low is None, "of one size there is one run"
 
 
+@pytest.mark.slow
 def test_one_size_or_none_known_is_no_figure(runs) -> None:
     assert pm_size(of(runs, [None, None, None])) is None
     assert pm_size(of(runs, [COSTS[1], COSTS[2], None])) is None
