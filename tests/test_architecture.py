@@ -125,6 +125,7 @@ def test_the_library_imports_neither_hydra_nor_what_is_above_it():
     assert not offenders(LIBRARY, ("hydra", "omegaconf", *ABOVE_LIBRARY))
 
 
+@pytest.mark.slow
 def test_stages_import_neither_hydra_nor_the_pipeline():
     forbidden = ("hydra", "omegaconf", "morlaif.cli", "morlaif.pipeline", "morlaif.planning")
     assert not offenders(("stages",), forbidden)

@@ -96,6 +96,7 @@ def test_no_secret_and_no_default_hides_in_the_settings_classes():
     assert not with_default
 
 
+@pytest.mark.slow
 def test_conf_stays_small_enough_to_read():
     """A preset inherits and writes what differs; what others inherit from may be long, for it explains each key."""
     files = trees()

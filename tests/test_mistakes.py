@@ -169,6 +169,7 @@ def test_a_folder_of_presets_is_listed_beside_ours(tmp_path):
     assert "mine" in options(str(tmp_path))["pm"] and "mine" not in options(None)["pm"]
 
 
+@pytest.mark.slow
 def test_a_preset_of_ones_own_that_is_no_yaml_is_one_line(tmp_path):
     (tmp_path / "pm").mkdir()
     (tmp_path / "pm" / "mine.yaml").write_text("kind: [lora\n")

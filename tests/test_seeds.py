@@ -36,6 +36,7 @@ def changed(first: dict[str, Unit], second: dict[str, Unit]) -> set[str]:
     return {name for name in first if first[name].digest != second[name].digest}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", FIRST)
 def test_a_seed_of_its_own_rebuilds_its_units_and_what_follows(group):
     usual = units()
@@ -52,6 +53,7 @@ def test_seeds_of_the_policy_share_labels_models_and_held_out_prompts():
     assert len({unit["evaluate"].seed for unit in made}) == 1  # its samples differ by the policy alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS.known))
 def test_what_a_sweep_over_seeds_varies_trains_every_arm_anew_whatever_its_method(method):
     labels = "constitution" if METHODS.find(method).rewarded else "none"
@@ -68,6 +70,7 @@ def test_what_a_sweep_over_seeds_varies_trains_every_arm_anew_whatever_its_metho
     assert with_own == [units(*how, f"{method}.seed=3")[name].digest] * 2, "a seed of its own group is stronger"
 
 
+@pytest.mark.slow
 def test_a_method_of_the_users_has_the_seed_of_the_arms(plugin):
     own = [
         "+arms.definitions.own={labels: principles, method: morlaif_plugin.untouched.Untouched}", "arms.select=[own]",
@@ -81,6 +84,7 @@ def test_the_sweeps_over_seeds_vary_what_trains_the_policies():
     assert not {key.partition(".")[0] for key in (*swept, *config().claims.vary)} & {*METHODS.known}
 
 
+@pytest.mark.slow
 def test_it_is_the_seed_that_counts_and_not_the_key_that_gave_it():
     assert changed(units(), units("ppo.seed=0", "data.seed=0")) == {"report"}  # which shows the config
     groups = ("data", "sft", "respond", "feedback", "pm", "ppo", "eval")
@@ -92,17 +96,20 @@ def test_it_is_the_seed_that_counts_and_not_the_key_that_gave_it():
     assert "seed" not in shown(config().eval)
 
 
+@pytest.mark.slow
 def test_a_gold_judge_stays_the_same_over_the_seeds_of_training():
     usual, other = (units("eval=gold_small", f"pm.seed={seed}", f"feedback.seed={seed}") for seed in (0, 1))
     assert "pm/helpfulness" in changed(usual, other) and not changed(usual, other) & {"pm/gold", "feedback/gold"}
 
 
+@pytest.mark.slow
 def test_an_arm_may_have_a_seed_of_its_own():
     again = "+arms.definitions.again={labels: principles, change: {ppo.seed: 1}}"
     made = units(again, "arms.select=[morlaif,again]")
     assert made["ppo/morlaif"].seed == units()["ppo/morlaif"].seed != made["ppo/again"].seed
 
 
+@pytest.mark.slow
 def test_a_judge_of_policies_has_the_seed_of_the_evaluation():
     with pytest.raises(UserError, match=r"eval\.seed"):
         config("eval=hf", "eval.judge.engine.path=m", "+eval.judge.engine.seed=1")

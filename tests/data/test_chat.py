@@ -47,6 +47,7 @@ def test_apart_or_in_one_the_ids_are_equal(tokenizer):
     assert prompt + answer == whole
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_response_comes_back(tokenizer, text):
@@ -83,6 +84,7 @@ def test_truncation_spares_the_response(tokenizer, max_length, words):
 turns = st.lists(st.text("abc de", min_size=1, max_size=60).filter(str.strip), min_size=1, max_size=7)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(turns, st.booleans(), st.booleans(), st.integers(70, 200))
 def test_whole_turns_go_from_the_front_and_the_system_turn_stays(tokenizer, texts, with_system, own, room):

@@ -88,6 +88,7 @@ def rows() -> list[Pair]:
     return [Pair.of(row.messages, row.chosen, row.rejected) for row in small_dpo.rows(count=12)]
 
 
+@pytest.mark.slow
 def test_each_pair_is_told_its_own_and_the_reference_none(tmp_path: Path) -> None:
     how, plain = steered(), rows()
     made, pairs = labelled(how, plain)

@@ -33,6 +33,7 @@ def test_it_begins_at_log_2_and_learns_the_pairs(policy, small):
     assert last["eval/accuracy"] > 0.8 and last["kl"] > 0.01 and 0 < last["length"] <= 6
 
 
+@pytest.mark.slow
 def test_the_kl_is_that_of_the_policys_own_answers(small):
     config = small.settings(max_steps=1)
     trainer = small.trainer(config, prompts=small.prompts)
@@ -83,6 +84,7 @@ def test_killed_at_any_time_it_ends_the_same_bit_by_bit(policy, small):
     assert torch.equal(found.reference, want.reference)
 
 
+@pytest.mark.slow
 def test_a_step_is_told_before_its_checkpoint_stands(small):
     config = small.settings(checkpoint_every=1, max_steps=3)
     trainer, told = small.trainer(config, keep="told"), []
@@ -90,6 +92,7 @@ def test_a_step_is_told_before_its_checkpoint_stands(small):
     assert told == [(1, None), (2, 1), (3, 2)] and trainer.checkpoints.last() == 3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_pairs_is_an_error(small):
     config = small.settings(checkpoint_every=2)
     small.trainer(config).run()
@@ -97,6 +100,7 @@ def test_a_checkpoint_of_other_pairs_is_an_error(small):
         small.trainer(config, small.pairs(config, target=0.7)).run()
 
 
+@pytest.mark.slow
 def test_pairs_without_a_difference_are_left_out(small):
     prompt = small.prompts[0]
     rows = [Preference(prompt, "w1", "w1"), Preference(prompt, "w1", "w2", 0.5), Preference(prompt, "w1", "w2", 0.4)]

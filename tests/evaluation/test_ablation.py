@@ -81,6 +81,7 @@ def test_without_a_truth_the_ceiling_is_what_the_labels_say(pairs):
     assert np.isnan(Ceiling(objective(), kinds["human"])(NAMES)[0])
 
 
+@pytest.mark.slow
 def test_a_principle_of_weight_zero_is_no_part_of_it_and_a_turned_one_stays_turned(pairs):
     made = ablation(objective(weight=(1.0, 0.0, 1.0, 1.0)), standards(pairs, pairs), order=NAMES, **HOW)
     assert made.names == ["a", "c", "d"]

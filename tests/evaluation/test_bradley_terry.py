@@ -61,6 +61,7 @@ def wald(names, wins, ties, *, prior=1.0):
     return Strengths(tuple(names), made, float(tie))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 4), st.integers(0, 10_000))
 def test_the_fit_is_the_maximum_of_the_likelihood(size, seed):

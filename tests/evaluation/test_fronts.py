@@ -46,6 +46,7 @@ def test_epsilon_by_hand():
     assert fronts.epsilon([[3, 4]], [[2, 3]]) == -1
 
 
+@pytest.mark.slow
 @given(points_of(), points_of(), st.floats(-1, 1))
 def test_epsilon_is_the_least_rise_that_covers(points, reference, less):
     found = fronts.epsilon(points, reference)

@@ -69,6 +69,7 @@ def test_a_judge_that_ignores_length_is_left_as_it_is():
     assert made.coefficient.low < 0 < made.coefficient.high
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 400), st.integers(0, 400)), min_size=1,
                 max_size=25))  # fmt: skip

@@ -203,6 +203,7 @@ def test_resample_counts_are_draws_with_replacement():
     assert (shared.low, shared.high) == pytest.approx((alone.low, alone.high)), "the resamples of `bootstrap_mean`"
 
 
+@pytest.mark.slow
 def test_crossed_bootstrap_covers_where_units_and_conditions_both_vary():
     rng, crossed, plain, trials = np.random.default_rng(0), 0, 0, 300
     for trial in range(trials):

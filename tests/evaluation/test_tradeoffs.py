@@ -30,6 +30,7 @@ def test_the_principle_that_lost_most_is_named_and_only_a_clear_loss_is_one():
     assert sacrificed([], *moved(n=4), **HOW) is None
 
 
+@pytest.mark.slow
 def test_picking_the_worst_of_many_still_principles_is_rarely_called_a_loss():
     names = [str(k) for k in range(12)]
     called = sum(sacrificed(names, *moved(*[0.0] * 12, n=120, seed=s), **HOW).lost for s in range(100))

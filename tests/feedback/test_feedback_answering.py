@@ -49,6 +49,7 @@ def test_another_model_behind_the_address_has_none_of_the_verdicts(
     assert again == first and usage.recalled == 4 and server.received == 16
 
 
+@pytest.mark.slow
 def test_the_same_name_with_other_weights(server, pairs, helpfulness, settings_for, ledger):
     vllm(server, "judge", "org/one")
     run(pairs[:2], helpfulness, settings_for(server, model="judge"), ledger)
@@ -73,6 +74,7 @@ def test_a_name_that_is_not_served_ends_at_once(cached, server, pairs, helpfulne
         assert run(pairs[:2], helpfulness, settings_for(server, model="qwen", served=pinned, model_alias="any"), ledger)
 
 
+@pytest.mark.slow
 def test_replies_under_another_name(server, pairs, helpfulness, settings_for, ledger):
     """Where the server lists nothing, its replies tell."""
     server.calls_itself = "other-model"
@@ -107,6 +109,7 @@ def test_a_change_in_the_middle_of_a_run(server, pairs, helpfulness, settings_fo
     run(pairs[:8], helpfulness, both, ledger)
 
 
+@pytest.mark.slow
 def test_a_dated_name_is_the_name_itself(server, pairs, helpfulness, settings_for, ledger):
     public(server, "gpt-x", "gpt-x-mini")
     server.calls_itself = "gpt-x-2026-01-01"
@@ -117,6 +120,7 @@ def test_a_dated_name_is_the_name_itself(server, pairs, helpfulness, settings_fo
     assert server.received == 8
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_leaves_what_it_answered(pairs, helpfulness, settings_for, ledger):
     with ChatServer() as server:
         llama_cpp(server, "/models/one.gguf")
@@ -129,6 +133,7 @@ def test_a_server_that_is_gone_leaves_what_it_answered(pairs, helpfulness, setti
         run(pairs[:4], helpfulness, settings_for(server, model="one", patience=0.5), ledger)
 
 
+@pytest.mark.slow
 def test_a_silent_server_with_two_models_behind_it(pairs, helpfulness, settings_for, ledger):
     with ChatServer() as server:
         settings = settings_for(server, model="judge", model_alias="any")
@@ -143,6 +148,7 @@ def test_a_silent_server_with_two_models_behind_it(pairs, helpfulness, settings_
     assert usage.recalled == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paid", [True, False])
 def test_answers_from_before_servers_were_asked(paid, server, pairs, helpfulness, settings_for, ledger):
     price = {"input": 1.0, "output": 1.0} if paid else {"input": 0.0, "output": 0.0}
@@ -325,6 +331,7 @@ def test_replies_of_all_kinds_of_nonsense(name, helpfulness, pairs, settings_for
     assert not re.search("(Key|Type|Index|Attribute|Value|Recursion)Error|Traceback", str(told.value))
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_model_stays_to_be_collected(pairs, helpfulness, settings_for, ledger):
     from batch_server import BatchServer
 

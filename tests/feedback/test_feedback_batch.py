@@ -54,6 +54,7 @@ def test_a_batch_gives_the_labels_that_single_requests_give(run, live, pairs):
         assert again == verdicts and usage.recalled == 30 and len(server.batches) == 1
 
 
+@pytest.mark.slow
 def test_how_to_ask_is_found_out_by_one_live_question(run, pairs):
     with BatchServer() as server:
         verdicts, usage = run(server, pairs, logprobs="auto")
@@ -145,6 +146,7 @@ def test_a_line_that_is_refused_is_an_invalid_verdict(run, pairs):
         assert server.lines == 60
 
 
+@pytest.mark.slow
 def test_lines_that_never_succeed_are_given_up(run, pairs):
     with BatchServer(lambda n, body: "server" if "Question 5?" in body["messages"][-1]["content"] else None) as server:
         verdicts, _ = run(server, pairs)
@@ -152,6 +154,7 @@ def test_lines_that_never_succeed_are_given_up(run, pairs):
         assert server.lines == 60 + 3 * 2
 
 
+@pytest.mark.slow
 def test_the_budget_holds_for_batches(run, pairs, tmp_path):
     with BatchServer() as server:
         with pytest.raises(UserError, match=r"feedback\.budget_usd=.* is reached"):

@@ -21,6 +21,7 @@ FINE = Criterion(name="fine", ask="Is the reply fine?", covers=("toxicity",))
 ASKED = [Single.of([{"role": "user", "content": "Well?"}], text, FINE) for text in ("Yes, it is fine.", "No.")]
 
 
+@pytest.mark.slow
 def test_a_local_judge_says_yes_as_likely_as_its_tokens_say(tmp_path):
     sizes = {"layers": 1, "heads": 2, "intermediate_size": 16, "max_positions": 512, "tie_embeddings": True}
     tokenizer = train_tokenizer(["yes no Yes No is the reply fine or not " * 3], 300)

@@ -11,6 +11,7 @@ from morlaif.feedback.tokens import count
 FIXED = {"logprobs": "always", "requests_per_minute": 600}
 
 
+@pytest.mark.slow
 def test_what_is_estimated_is_what_is_asked(server, pairs, helpfulness, settings_for, tmp_path):
     settings, table = settings_for(server, **FIXED), PairChunks.of(pairs)
     told = estimate("u", settings, lambda _: (helpfulness,), table, ledger=tmp_path / "l")
@@ -23,6 +24,7 @@ def test_what_is_estimated_is_what_is_asked(server, pairs, helpfulness, settings
     assert told.seconds == pytest.approx(6.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_what_the_ledger_knows_costs_nothing(server, pairs, helpfulness, settings_for, tmp_path):
     settings, table = settings_for(server, **FIXED), PairChunks.of(pairs)
     label(pairs[:20], helpfulness, settings_for(server, logprobs="always"), ledger=tmp_path / "l", seed=0)

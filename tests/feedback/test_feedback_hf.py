@@ -100,6 +100,7 @@ def test_one_unit_labels_for_all_and_the_others_find_their_verdicts(settings, pr
     assert tokens == pytest.approx(first.usage.input_tokens)
 
 
+@pytest.mark.slow
 def test_each_pair_is_in_the_ledger_before_the_next_one_is_read(settings, helpfulness, tmp_path, monkeypatch):
     """A kill loses what the model is at, not the batch."""
     from morlaif.feedback.ledger import Ledger

@@ -43,6 +43,7 @@ def test_the_mean_of_two_labels_is_half_of_both_side_by_side():
     assert torch.allclose(*(torch.autograd.grad(loss, gap)[0] for loss in (mixed, union)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_arm_of_mixed_labels_has_one_model_of_its_own():
     units = plan(config("experiment=smoke", "arms.select=[rlaif,rlaif_mixed]")).by_name
     assert {unit.name for unit in units["ppo/rlaif_mixed"].needs} >= {"pm/mixed", "weigh/rlaif_mixed"}

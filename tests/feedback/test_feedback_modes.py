@@ -159,6 +159,7 @@ def test_examples_must_not_teach_a_place():
         FewShotSettings(examples=[example] * 3)
 
 
+@pytest.mark.slow
 def test_pair_major_order_sends_one_question_of_a_pair_ahead(pairs, principles, settings_for, tmp_path):
     with ChatServer(delay=0.01) as server:
         judge = open_judge(
@@ -173,6 +174,7 @@ def test_pair_major_order_sends_one_question_of_a_pair_ahead(pairs, principles, 
         assert server.most_in_flight <= 2
 
 
+@pytest.mark.slow
 def test_a_server_of_few_places_gets_no_more_at_once(pairs, principles, settings_for, tmp_path):
     """And a pair's questions follow one another there: what they share is still in its place."""
     with ChatServer(delay=0.01) as server:

@@ -58,6 +58,7 @@ def faulty(*faults):
     return lambda n, body: next(told, None)
 
 
+@pytest.mark.slow
 def test_labels_from_log_probabilities_in_both_orders(server, pairs, helpfulness, settings_for, tmp_path):
     seen = []
     verdicts, usage = run(pairs, helpfulness, settings_for(server), tmp_path, lambda *a, **k: seen.append((a, k)))
@@ -109,6 +110,7 @@ def test_passing_trouble_passes(fault, pairs, helpfulness, settings_for, tmp_pat
         assert server.received == 15 and usage.requests == 12 and usage.retries + usage.waits == 3
 
 
+@pytest.mark.slow
 def test_retry_after_is_obeyed_by_all(pairs, helpfulness, settings_for, tmp_path):
     with ChatServer(faulty(None, (429, {}, {"retry-after": "0.5"}))) as server:
         verdicts, usage = run(pairs[:10], helpfulness, settings_for(server, concurrency=2), tmp_path)
@@ -215,6 +217,7 @@ def test_the_key_is_sent_and_written_nowhere(server, pairs, helpfulness, setting
     assert all(KEY.encode() not in file.read_bytes() for file in Path(tmp_path).rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_without_log_probabilities_votes_are_taken_and_it_is_reported(
     pairs, helpfulness, settings_for, tmp_path, caplog
 ):
@@ -233,6 +236,7 @@ def test_without_log_probabilities_votes_are_taken_and_it_is_reported(
         assert again == verdicts and usage.requests == 0 and server.received == 81
 
 
+@pytest.mark.slow
 def test_a_model_that_refuses_log_probabilities(pairs, helpfulness, settings_for, tmp_path):
     def fault(n, body):
         return (400, {"message": "logprobs is not supported with this model"}) if "logprobs" in body else None
@@ -244,6 +248,7 @@ def test_a_model_that_refuses_log_probabilities(pairs, helpfulness, settings_for
             run(pairs[:4], helpfulness, settings_for(server, logprobs="always", model="other"), tmp_path)
 
 
+@pytest.mark.slow
 def test_unusable_replies_are_invalid_and_counted(pairs, helpfulness, settings_for, tmp_path):
     def fault(n, body):
         text = body["messages"][-1]["content"]
@@ -271,6 +276,7 @@ def test_a_refusal_at_the_start_tells_nothing_about_log_probabilities(pairs, hel
         assert usage.method == "logprob" and server.received == 58
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("question", "error"),
     [
@@ -423,6 +429,7 @@ def test_a_detached_client_tells_of_votes_and_counters(pairs, helpfulness, setti
         assert "gives no log-probabilities" in caplog.text and all(v.valid for v in verdicts)
 
 
+@pytest.mark.slow
 def test_the_budget_is_shared_by_processes_and_forgets_the_dead(server, pairs, helpfulness, settings_for, tmp_path):
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         gone = subprocess.Popen(["true"])

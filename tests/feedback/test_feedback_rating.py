@@ -158,6 +158,7 @@ def test_a_server_rates(logprobs, criteria, settings_for, tmp_path):
         assert later.usd == 0 and server.received > (20 if logprobs else 61)
 
 
+@pytest.mark.slow
 def test_an_unusable_rating_is_drawn_at_the_next_attempt(criteria, settings_for, tmp_path):
     with ChatServer(lambda n, body: "chatter" if body["temperature"] == 0 and n < 3 else None) as server:
         settings = settings_for(server, concurrency=1, votes=2, min_validity=0.0)
@@ -243,6 +244,7 @@ def test_the_rules_rate_by_the_true_score(rules, principles, tmp_path):
         assert usage.usd == 0 and not (tmp_path / "l").exists()
 
 
+@pytest.mark.slow
 def test_a_local_model_rates_by_the_likelihood_of_its_digits(criteria, tmp_path):
     from morlaif.feedback.sources.hf import LetterModel
     from morlaif.models.scratch import build_causal_lm, train_tokenizer

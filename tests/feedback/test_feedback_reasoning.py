@@ -89,6 +89,7 @@ def flat(answers):
     return [one for stem in answers for row in stem for one in row]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "temperature"), [(1, 0.0), (3, 1.0)])
 def test_rows_that_share_a_prefix_and_leave_early_are_answered_as_each_alone(engine, samples, temperature):
     stems = stems_of(engine)

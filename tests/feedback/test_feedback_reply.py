@@ -131,6 +131,7 @@ def test_a_forced_letter_is_no_tie():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [math.nan, math.inf, 800.0, 1e308])
 @pytest.mark.parametrize(
     ("read", "text"),

@@ -10,6 +10,7 @@ from morlaif.feedback.rating import to_score
 from morlaif.feedback.rubric import Checklist
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_a_server_rates_all_criteria_in_one_request_and_its_answer_is_kept(
     logprobs, principles, settings_for, tmp_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from chat_server import ChatServer, completion
 
 from morlaif.feedback.ledger import Ledger
@@ -29,6 +30,7 @@ def ask(settings_for, server: ChatServer, ledger, **changes) -> list:
     return completions(settings, PROMPTS, seed=0, ledger=ledger, identity="", load=lambda: None)
 
 
+@pytest.mark.slow
 def test_each_prompt_is_sent_as_it_is_and_paid_once(tmp_path, settings_for):
     with ChatServer(answering) as server:
         made = ask(settings_for, server, tmp_path / "ledger.sqlite")

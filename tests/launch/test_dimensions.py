@@ -42,6 +42,7 @@ def test_known_models_have_as_many_parameters(name):
     assert {"meta-llama/Llama-2-70b-hf": 68_976_648_192}.get(name, shape.parameters) == shape.parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_each_architecture_is_counted(kind, tied):
@@ -160,6 +161,7 @@ def test_of_experts_those_that_a_token_is_sent_to(built):
     assert shape.body == count(model) - embedded - experts // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3_text"])
 def test_arithmetic_and_building_agree(kind):
     """What autograd keeps: within 15 %."""

@@ -116,6 +116,7 @@ def test_what_is_advised_fits_and_no_less_does(overrides, name):
             assert not fits(stage(name, less), less.hardware), left_out
 
 
+@pytest.mark.slow
 def test_preference_models_score_on_the_frozen_base_of_a_policy_that_is_an_adapter():
     made = config("model=llama2_7b", "sft=lora", "pm=lora", "hardware=rtx3090")
 

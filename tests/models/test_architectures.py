@@ -34,6 +34,7 @@ def small(request) -> Small:
     return Small(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_agrees_with_the_model_itself(small: Small, check: str) -> None:
     no_classifier = check in ("scores", "joint", "trunks", "questions") and small.kind not in architectures.CLASSIFIERS

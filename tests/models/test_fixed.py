@@ -102,6 +102,7 @@ class Recorded:
         self.result.resize_(found.shape).copy_(found)
 
 
+@pytest.mark.slow
 def test_a_recorded_step_is_run_again_for_each_token_but_the_first_two(tokenizer, monkeypatch):
     made: list[Recorded] = []
 
@@ -120,6 +121,7 @@ def test_a_recorded_step_is_run_again_for_each_token_but_the_first_two(tokenizer
     assert type(decoder(model, 40)) is Cached
 
 
+@pytest.mark.slow
 def test_where_recording_fails_sampling_goes_on_and_says_so_once(tokenizer, monkeypatch, caplog):
     def record(step, device):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")

@@ -206,6 +206,7 @@ def test_drawing_by_blocks_finds_the_same_ids(monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_large_head_is_read_by_blocks(monkeypatch, tokenizer):
     """The same greedy answers, by the model's own head or by its rows block by block."""
     torch.manual_seed(1)

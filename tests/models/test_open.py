@@ -209,6 +209,7 @@ def test_a_pointer_follows_the_run_s_config(llama, tmp_path):
         load_policy(unit)
 
 
+@pytest.mark.slow
 def test_an_adapter_chooses_no_code_and_holds_no_pickle(llama, tmp_path, marker, monkeypatch):
     from peft import LoraConfig, get_peft_model
 

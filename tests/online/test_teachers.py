@@ -45,6 +45,7 @@ def test_a_prompt_of_the_toy_world_is_read_back():
     assert read_prompt([{"role": "user", "content": "What is the capital of France?"}]) is None
 
 
+@pytest.mark.slow
 def test_a_strong_teacher_is_worth_more_than_a_weak_one_and_costs_more(tmp_path):
     rows = prompts()
     strong, weak = (written(settings(name), rows, tmp_path / "ledger.sqlite") for name in ("toy", "toy_weak"))

@@ -21,6 +21,7 @@ def resident() -> int:
     return int(line.split()[1]) // 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library")
 def test_pieces_that_were_freed_go_back_to_the_system():
     kept = []

@@ -128,6 +128,7 @@ def test_from_the_form_to_the_page(finished, tmp_path):
     assert found["comparisons"]["multi_vs_single"]["judge"]["n"] == 10 and "<dt>judge</dt>" in page
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_that_runs_again_keeps_what_people_answered(finished, tmp_path):
     human(tmp_path, "export", prompts=5)
     return_answers(finished, "Ann")
@@ -201,6 +202,7 @@ def test_a_mistake_of_import_leaves_everything_as_it_was(finished, tmp_path):
     assert not (finished / "human.json").exists() and (finished / "report.html").read_text() == PAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "content", "line"), [
     ("Ann.json", None, "is a folder; expected a file, answers as the form saved them"),
     ("Ann.json", b"", "Ann.json: is empty"),
@@ -222,6 +224,7 @@ def test_a_file_that_cannot_be_read_leaves_everything_as_it_was(finished, tmp_pa
     assert not (finished / "human" / "ratings.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_page_that_is_none_stops_the_import_before_anything_is_written(finished, tmp_path):
     human(tmp_path, "export", prompts=5)
     return_answers(finished, "Bob")
@@ -231,6 +234,7 @@ def test_a_page_that_is_none_stops_the_import_before_anything_is_written(finishe
     assert not (finished / "human.json").exists() and not (finished / "human" / "ratings.csv").exists()
 
 
+@pytest.mark.slow
 def test_an_export_where_no_folder_can_be(finished, tmp_path):
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -245,6 +249,7 @@ def test_an_export_where_no_folder_can_be(finished, tmp_path):
         human(tmp_path, "export", prompts=5)
 
 
+@pytest.mark.slow
 def test_ratings_csv_holds_no_formula(finished, tmp_path):
     human(tmp_path, "export", prompts=5)
     return_answers(finished, "=HYPERLINK(0)")
@@ -253,6 +258,7 @@ def test_ratings_csv_holds_no_formula(finished, tmp_path):
         assert {row["rater"] for row in csv.DictReader(stream)} == {"'=HYPERLINK(0)"}
 
 
+@pytest.mark.slow
 def test_a_rater_s_name_steers_no_terminal(finished, tmp_path):
     human(tmp_path, "export", prompts=5)
     return_answers(finished, "Bob")

@@ -80,6 +80,7 @@ def test_a_byte_anywhere_changes_the_digest_and_a_touch_does_not(folder, tmp_pat
     assert digest() == before
 
 
+@pytest.mark.slow
 def test_what_comes_before_is_not_built_again(folder):
     overrides = [override.format(folder) for override in PLACES["pm.base"][0]]
     before = digests(overrides)
@@ -170,6 +171,7 @@ def test_without_a_hub_the_cache_is_asked_and_else_nobody(monkeypatch, tmp_path)
     assert made.reads.contents == {"model.path": f"org/model@{'f' * 40}+{SPOKEN}"}
 
 
+@pytest.mark.slow
 def test_workers_have_the_digests_that_the_run_has(folder, tmp_path):
     """Whatever becomes of the files meanwhile."""
     overrides = [override.format(folder) for override in PLACES["model.path"][0]]

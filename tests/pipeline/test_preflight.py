@@ -138,6 +138,7 @@ def test_a_gpu_that_is_not_there(monkeypatch, driver, visible, said):
     assert bool(problems("hardware=gpu", "stages=[sft]")) == (not driver)
 
 
+@pytest.mark.slow
 def test_flash_attention_without_its_package(monkeypatch):
     there = check.importlib.util.find_spec
     gone = ("flash_attn", "kernels")
@@ -278,6 +279,7 @@ def test_a_server_that_is_away_is_no_mistake_of_the_user():
         Preflight().check([made(*away), made("feedback=openai")])
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_no_problem_where_the_ledger_may_know_its_answers(tmp_path):
     (tmp_path / "store").mkdir()
     Store(tmp_path / "store").ledger.touch()

@@ -99,6 +99,7 @@ def test_one_prompt_is_answered_at_the_weights(finished: str, tmp_path: Path) ->
     assert "at detail 0, conciseness 1" in steer(tmp_path, finished, prompt="w1 w2", weights={"conciseness": 2})
 
 
+@pytest.mark.slow
 def test_a_file_of_prompts_is_answered_in_its_order(finished: str, tmp_path: Path) -> None:
     turns = [
         {"role": "user", "content": "w3"},
@@ -113,6 +114,7 @@ def test_a_file_of_prompts_is_answered_in_its_order(finished: str, tmp_path: Pat
     assert all(row["weights"] == {"detail": 1.0, "conciseness": 0.0} and row["response"] for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
@@ -192,6 +194,7 @@ def test_a_run_trains_what_steer_asks(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "Did you mean 'detail'" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_page_has_an_answer_at_every_point(finished: str, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     told = steer(tmp_path, finished, prompt="w1 <b>w2</b>", page=str(page), steps=4)
@@ -280,6 +283,7 @@ def shares(name: str) -> str:
     return "detail 1, conciseness 0" if name == "detail" else "detail 0, conciseness 1"
 
 
+@pytest.mark.slow
 def test_a_soup_has_a_page(front: str, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert "soup at 3 points of detail" in steer(tmp_path, front, prompt="w1", page=str(page), steps=2)

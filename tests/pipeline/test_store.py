@@ -222,6 +222,7 @@ def set_aside_and_build(root: Path, counter: Path) -> None:
     Store(root).build(UNIT, slow, tell)
 
 
+@pytest.mark.slow
 def test_only_one_process_sets_aside(tmp_path):
     Store(tmp_path).build(UNIT, make_files)
     truncate(Store(tmp_path).folder(UNIT) / "results.json")

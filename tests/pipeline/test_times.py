@@ -123,6 +123,7 @@ def test_as_many_preference_models_learn_at_once_as_fit(tmp_path):
         assert smaller.device <= large.device
 
 
+@pytest.mark.slow
 def test_a_judge_reads_once_what_a_pairs_verdicts_share(made, tmp_path):
     """And of a sampled response no more than it may be long."""
     shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}

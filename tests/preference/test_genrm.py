@@ -76,6 +76,7 @@ def test_it_learns_verdicts_and_scores_against_a_reference(learnt):
     assert elsewhere[0] > elsewhere[1]  # of a prompt that no pair has
 
 
+@pytest.mark.slow
 def test_its_units_folder_is_a_judge_whose_verdict_is_the_difference_of_scores(learnt, tmp_path):
     own, unit, _, held = learnt
     settings = HfSettings(**preset("feedback", "hf") | {"path": str(unit), "device": "cpu"})
@@ -88,6 +89,7 @@ def test_its_units_folder_is_a_judge_whose_verdict_is_the_difference_of_scores(l
         assert (verdict.d_forward - verdict.d_backward) / 2 == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_too_and_leaves_a_whole_model(learnt, tmp_path):
     _, unit, train, _ = learnt
     verdicts = [Verdict(p.id, p.human, 0.0, True, "j") for p in train[:8]]

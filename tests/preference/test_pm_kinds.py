@@ -276,6 +276,7 @@ def several(decoder, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output", "column"), [("correctness", 1), ("verbosity", 2), (0, 0), ({"x": 2}, 2)])
 def test_one_of_several_scores_is_the_reward(several, data, texts_of, tmp_path, output, column) -> None:
     corpus = Corpus(data[0], data[2], None)
@@ -311,6 +312,7 @@ def test_the_scores_of_a_model_are_listed_where_none_is_meant(several, output, l
         PretrainedModel.load("x", settings.source("x"), 40, output=settings.output_of("x"))
 
 
+@pytest.mark.slow
 def test_weights_that_changed_since_are_reported(decoder, data, tmp_path) -> None:
     path = shutil.copytree(decoder, tmp_path / "model")
     (out := tmp_path / "out").mkdir()

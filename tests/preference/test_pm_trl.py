@@ -13,6 +13,7 @@ from morlaif.preference.loss import pair_losses
 from morlaif.preference.model import load_classifier, tokenize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["hard", "margin", "centred"])
 def test_loss_and_gradients_are_trls(variant: str, llama, pm_settings, make_pairs, tmp_path) -> None:
     pairs, verdicts = make_pairs(6, 0)

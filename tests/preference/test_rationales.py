@@ -92,6 +92,7 @@ def test_a_right_one_is_preferred_to_a_wrong_one_about_the_same_question():
     assert [(a.completion[0], b.completion[0]) for a, b in preferred(found)] == [(1, 2), (6, 5)]
 
 
+@pytest.mark.slow
 def test_what_is_sampled_is_its_own_text_closed_by_the_letter_that_it_reads(engine):
     questions = [(engine.stem([thinking_messages(p.messages, p.first, p.second, ASKED)]), 1.0) for p in pairs_of(3)]
     thought = ThoughtSettings(max_tokens=16, samples=3, temperature=1.0)

@@ -102,6 +102,7 @@ def moved_away(small, **changes):
     return small.trainer(config, made, reward=lambda p, r: torch.zeros(len(r), 2)).run().curve
 
 
+@pytest.mark.slow
 def test_the_adaptive_target_is_of_whole_sequences(small):
     """coef ← coef (1 + clip(KL / target - 1, ±.2) n / horizon), KL summed over the tokens of a response."""
     changes = {"kl.controller": "adaptive", "kl.target": 0.05, "kl.horizon": 50.0, "optimizer.learning_rate": 1e-2}

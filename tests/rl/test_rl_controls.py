@@ -42,6 +42,7 @@ def test_asymmetric_and_dual_clip_by_a_loop(dual):
         assert torch.equal(grad == 0, losses.beyond_clip(a)), seed
 
 
+@pytest.mark.slow
 def test_the_bounds_reach_the_loss(small):
     """Wide ones change nothing; an upper half of nothing, and a tight dual clip, change a step of several updates."""
     config = {"epochs": 4, "minibatches": 1, "optimizer.learning_rate": 0.02, "steps": 1}
@@ -185,6 +186,7 @@ def test_fewer_rows_than_minibatches(small):
 # --- rewards scaled by responses' totals ---
 
 
+@pytest.mark.slow
 def test_rewards_are_divided_by_the_deviation_of_all_totals_so_far(small, monkeypatch):
     """Score and KL by the same number, the mean kept."""
     seen = seen_by(monkeypatch)
@@ -242,6 +244,7 @@ def test_mgda_of_two_is_the_closed_form():
         assert np.allclose(weights, [along, 1 - along], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_pcgrad_is_the_papers_algorithm():
     for seed in range(200):
         g = gradients(seed)
@@ -289,6 +292,7 @@ def opposed(prompts, responses):
 BY_GRADIENT = {"policy.kind": "lora", "optimizer.learning_rate": 1e-2, "minibatches": 1, "shaping.clip": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mgda", "pcgrad"])
 def test_the_step_learns_from_the_sum_weighed_by_gradients(small, monkeypatch, how):
     """The weights are those of gradients computed here, and what is paid is the sum that they make."""
@@ -331,6 +335,7 @@ def test_weights_by_gradients_want_an_adapter(small):
 # --- all of them at once ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce_pp"])
 def test_every_algorithm_takes_every_control(small, preset):
     """Two steps with each of them in force; a curve of finite numbers, and all that they count in it."""

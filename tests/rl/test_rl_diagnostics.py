@@ -222,6 +222,7 @@ def test_a_function_without_a_gradient_has_no_slopes():
 # --- in a step ---
 
 
+@pytest.mark.slow
 def test_a_step_leaves_its_updates_epochs_and_histograms(small):
     config = small.settings(steps=2, epochs=3, minibatches=2, **{"optimizer.learning_rate": 1e-2})
     result = small.trainer(config).run()
@@ -244,6 +245,7 @@ def test_entropy_of_the_first_update_is_that_of_the_step(small):
     assert first == pytest.approx(row["entropy"], rel=1e-5) and second != pytest.approx(first, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_sampler_in_this_process_has_the_trainers_numbers(small):
     """Its log-probabilities, with a cache and padding on the left, beside those of the training forward."""
     row = small.trainer(small.settings(steps=1, importance_cap=5.0, temperature=0.7)).run().curve[0]
@@ -252,6 +254,7 @@ def test_the_sampler_in_this_process_has_the_trainers_numbers(small):
     assert not any(name.startswith("sampler/") for name in small.trainer(small.settings(steps=1)).run().curve[0])
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_sampler_is_compared(small, monkeypatch):
     """How far its rounding is from the training forward's depends on the processor; a sampler whose log-probabilities
     are .25 lower is reported as such: k3 = e^.25 - 1 - .25."""

@@ -255,6 +255,7 @@ def test_the_reference_of_a_whole_policy_is_narrow_and_the_same(small, architect
     assert row["kl"] == row["kl_k3"] == 0.0 and row["entropy"] > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("critic", ["shared", "adapter"])
 def test_adapters_under_autocast_share_the_inputs_of_their_layers(small, critic):
     """The same numbers as with a copy in float32 for each, to the last digit, and half of the inputs kept."""

@@ -33,6 +33,7 @@ def timeless(curve):
     return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in curve]
 
 
+@pytest.mark.slow
 def test_a_step_is_observed_once_and_before_its_reward(small):
     """Replay the scores that the trainer saw: the logged reward and λ are those of observe, then ask."""
     seen = []
@@ -126,6 +127,7 @@ def test_each_objective_is_normalised_within_its_group_once(small, monkeypatch, 
     assert math.isclose(row["reward"], frozen, rel_tol=1e-5, abs_tol=1e-6) and abs(frozen) > 1e-2
 
 
+@pytest.mark.slow
 def test_scale_and_offset_of_a_model_do_not_matter_within_groups(small, monkeypatch):
     config = grouped_settings(small, steps=1, advantage="gdpo", **{"shaping.constant_score": "allow"})
     got = []

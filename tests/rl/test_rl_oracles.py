@@ -100,6 +100,7 @@ def test_estimators(name):
             assert targets is None
 
 
+@pytest.mark.slow
 def test_normalisation_of_each_principle_in_its_group():
     """GDPO: (s_k - mean) / deviation of each of K columns, then the sum, then the responses of the batch."""
     for seed in range(BATCHES):
@@ -190,6 +191,7 @@ MEANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "oracle"), [("clip", token_losses), ("clip_sequence", sequence_losses)])
 def test_losses_and_their_means(loss, oracle):
     for seed in range(BATCHES):

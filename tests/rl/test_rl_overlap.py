@@ -97,6 +97,7 @@ def test_a_cap_weighs_the_loss_instead(steps):
     assert run.curve[1]["first_ratio_error"] < 1e-6
 
 
+@pytest.mark.slow
 def test_a_policy_that_stays_learns_the_same(small):
     still = {"optimizer.learning_rate": 1e-30, "steps": 3}
     curves = [small.trainer(small.settings(**still, overlap=overlap)).run().curve for overlap in (False, True)]

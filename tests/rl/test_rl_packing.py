@@ -53,6 +53,7 @@ def packed(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(ROW, ROW), min_size=1, max_size=5), st.sampled_from([1, 8]))
 @settings(max_examples=50, deadline=None)
 def test_one_row_holds_each_dialogue_whole_and_reads_the_same_states(rows, bucket):

@@ -25,6 +25,7 @@ def installed(plugin):
     """As if by pip."""
 
 
+@pytest.mark.slow
 def test_a_run_learns_with_both(small):
     rows = small.trainer(small.settings(steps=2, **CHANGES)).run().curve
     assert rows[0]["first_ratio_error"] == 0.0 and math.isfinite(rows[1]["policy_loss"]) and rows[1]["grad_norm"] > 0

@@ -162,6 +162,7 @@ def test_the_samplers_log_probabilities_are_held_against_the_trainers(vllm):
     assert rollout.compare(policy, policy) == {}
 
 
+@pytest.mark.slow
 def test_training_with_it(small, vllm, tmp_path):
     """The whole loop: log-probabilities come from the training forward, so the first ratio is 1 all the same."""
     config = small.settings(steps=2, rollout="vllm", eval_prompts=2, samples=2, **{"policy.kind": "lora"})

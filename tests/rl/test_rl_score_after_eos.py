@@ -47,6 +47,7 @@ def test_returns_against_a_loop(small, monkeypatch):
                 assert e.advantages[i, t].item() == pytest.approx(gain, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_update_does_not_depend_on_the_micro_batch_size(small):
     weights = []
     for size in (12, 5):

@@ -153,6 +153,7 @@ def test_each_step_and_seed_draws_anew() -> None:
     assert len(set(how.weights(0, 6, 1))) > 1
 
 
+@pytest.mark.slow
 def test_the_reward_and_the_reference_read_the_prompt_without_weights(small: SimpleNamespace) -> None:
     seen: list[Any] = []
 
@@ -230,6 +231,7 @@ def test_a_killed_run_goes_on_bit_for_bit(small: SimpleNamespace, tmp_path: Path
     assert len({row["weight/early"] for row in curve}) > 1
 
 
+@pytest.mark.slow
 def test_what_is_sampled_ahead_is_at_its_own_steps_weights(small: SimpleNamespace) -> None:
     config = lora_settings(overlap=True, **GROUPED)
     made = lora_models(config, 2)

@@ -51,6 +51,7 @@ def test_zero_reward_and_zero_kl_leave_the_policy_still(small):
         assert torch.equal(weights(made), before)
 
 
+@pytest.mark.slow
 def test_zero_reward_with_a_perfect_critic_leaves_the_policy_still(small):
     changes = {"kl.coef": 0.0, "shaping.constant_score": "allow", "shaping.missing_eos": "none"}
     config = small.settings(**changes)
@@ -107,6 +108,7 @@ def test_micro_batches_and_padding_do_not_change_the_update(small, critic, monke
             assert math.isclose(row[name], found[0][1][name], rel_tol=2e-3, abs_tol=2e-4), name
 
 
+@pytest.mark.slow
 def test_batch_order_does_not_change_the_update_without_whitening(small, monkeypatch):
     """With one minibatch an epoch, the order of the rows in it is no more than an order of summation."""
     config = small.settings(steps=1, minibatches=1, micro_batch_size=4, whiten_advantages=False)
@@ -251,6 +253,7 @@ def test_log_has_everything(small):
     assert all(math.isfinite(value) for value in row.values())
 
 
+@pytest.mark.slow
 def test_each_principle_has_its_mean_deviation_and_clipped_share(small):
     """Of the normalised scores: the share at or beyond the clip of the reward."""
     seen = []
@@ -270,6 +273,7 @@ def test_each_principle_has_its_mean_deviation_and_clipped_share(small):
     assert not any(name.startswith("clipped/") for name in unclipped)
 
 
+@pytest.mark.slow
 def test_logged_reward_is_before_kl_and_shaping(small):
     seen = []
 
@@ -325,6 +329,7 @@ def test_nan_names_the_principle_and_the_response(small):
         small.trainer(small.settings(), reward=reward).run()
 
 
+@pytest.mark.slow
 def test_constant_score_names_the_principle(small):
     def reward(prompts, responses):
         scores = small.reward(prompts, responses)
@@ -336,6 +341,7 @@ def test_constant_score_names_the_principle(small):
     small.trainer(small.settings(steps=1, **{"shaping.constant_score": "allow"}), reward=reward).run()
 
 
+@pytest.mark.slow
 def test_a_reward_that_shaping_has_levelled_stops_at_the_first_step(small, caplog):
     """No response ended, and each score was replaced: the scores differ, what is learnt from does not."""
     endless = {"max_new_tokens": 5, "shaping.missing_eos": "replace", "kl.coef": 0.0}
@@ -373,6 +379,7 @@ def test_wrong_shape_and_overflow(small):
         small.trainer(small.settings(), objective=lambda s: s[:, 0] / 0).run()
 
 
+@pytest.mark.slow
 def test_kl_above_its_limit_ends_the_run(small):
     config = small.settings(steps=9, **{"kl.stop": 1e-9, "optimizer.learning_rate": 1e-2})
     result = small.trainer(config).run()

@@ -48,6 +48,7 @@ rows = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 @settings(max_examples=12, deadline=None)
 @given(weights=rows, seed=st.integers(0, 99))

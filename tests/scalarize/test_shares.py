@@ -38,6 +38,7 @@ def column(values) -> torch.Tensor:
 # --- the measure ---
 
 
+@pytest.mark.slow
 @given(SCORES)
 def test_a_share_is_the_count_of_those_that_are_beaten(sft: list[int]) -> None:
     for score in range(-7, 8):

@@ -47,6 +47,7 @@ def test_the_best_of_one_is_what_the_evaluation_has_the_sft_policy_answer(tmp_pa
     assert answers == respond(load, prompts(needs), online.ANSWERING, seed=seed_of(0, "evaluate"))
 
 
+@pytest.mark.slow
 def test_the_best_is_the_one_with_the_highest_objective(tmp_path, needs):
     out = made(tmp_path, needs, 5)
     rows = [json.loads(line) for line in (out / "candidates.jsonl").read_text().splitlines()]

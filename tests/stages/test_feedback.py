@@ -53,6 +53,7 @@ def principle(name: str):
     return next(p for p in PRINCIPLES.chosen if p.name == name)
 
 
+@pytest.mark.slow
 def test_one_principle(tmp_path, responses):
     headline, quality, steps = run(tmp_path, responses, {"feedback": RULES, "principle": principle("detail")})
     for split in ("train", "eval"):
@@ -67,6 +68,7 @@ def test_one_principle(tmp_path, responses):
     assert steps[-1][:2] == (210, 210)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_verdicts(tmp_path, responses):
     config = {"feedback": RULES, "principle": principle("empathy")}
     run(tmp_path / "a", responses, config)

@@ -237,6 +237,7 @@ def test_one_policy_for_all_weights_is_told_those_of_each_point(needs, tmp_path,
     assert texts(out, "detail") != texts(out, "conciseness")
 
 
+@pytest.mark.slow
 def test_a_killed_unit_goes_on_with_the_same_answers(found, needs, tmp_path, monkeypatch):
     def kill(step: int, total: int | None, metrics: dict) -> None:
         if step == 3:

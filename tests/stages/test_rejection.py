@@ -109,6 +109,7 @@ def test_a_killed_round_comes_to_the_same(tmp_path, needs, first):
         assert (again / file).read_text() == (first / file).read_text()
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_batches(needs):
     model, tokenizer = load_policy(needs["sft"])
     prompts = list(different_prompts(load_split(needs["data"], "train")))[:4]

@@ -88,6 +88,7 @@ def test_a_pair_judged_twice_has_the_mean_label_and_equal_responses_are_dropped(
     assert got.dropped == 2
 
 
+@pytest.mark.slow
 def test_samples_are_two_different_texts_for_each_prompt(policy):
     examples = [Example.of(ask(f"question {number}")) for number in range(11)]
     done = []
@@ -100,6 +101,7 @@ def test_samples_are_two_different_texts_for_each_prompt(policy):
     assert sample_pairs(*policy, examples, SAMPLE, seed=1).pairs != got.pairs
 
 
+@pytest.mark.slow
 def test_equal_samples_are_drawn_again_and_then_dropped(policy):
     examples = [Example.of(ask(f"question {number}")) for number in range(40)]
     one_token = SAMPLE.model_copy(update={"max_new_tokens": 1, "temperature": 0.08, "attempts": 1})
@@ -120,6 +122,7 @@ def test_long_prompts_leave_room_for_the_response(policy):
         sample_pairs(*policy, examples, SAMPLE.model_copy(update={"max_new_tokens": 96}), seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [SAMPLE, PAIRS])
 def test_the_stage_writes_both_splits(settings, policy, tmp_path):
     seen = []
@@ -136,6 +139,7 @@ def test_the_stage_writes_both_splits(settings, policy, tmp_path):
     assert ("train_ended" in numbers) == (settings is SAMPLE)
 
 
+@pytest.mark.slow
 def test_more_training_prompts_leave_the_eval_pairs_alone(policy, tmp_path):
     eval_ = [pair_of(number) for number in range(20, 25)]
     few, many = (make_job(tmp_path / str(n), policy, SAMPLE, [pair_of(i) for i in range(n)], eval_) for n in (2, 7))

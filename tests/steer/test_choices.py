@@ -66,6 +66,7 @@ def test_weights_that_made_the_choices_are_found() -> None:
     assert inside >= 10
 
 
+@pytest.mark.slow
 def test_an_objective_that_is_disliked_has_no_weight() -> None:
     found = weights_of(*simulated([1.5, -1.0], 200, 0), 3.0, **HOW)
     assert found.shares == (1.0, 0.0) and found.worth[1] < 0

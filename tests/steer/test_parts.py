@@ -114,6 +114,7 @@ def test_what_is_left_is_the_policy_at_any_weights(tmp_path: Path, export: str, 
     torch.testing.assert_close(logits(folded), at(made, (0.2, 0.3, 0.5)), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pointer_to_an_untouched_base_will_do(tmp_path: Path) -> None:
     """As `sft=none` leaves it."""
     where, sft, out = tmp_path / "base", tmp_path / "sft", tmp_path / "out"

@@ -25,6 +25,7 @@ def test_the_best_of_a_linear_front_is_a_corner(objectives: int, steps: int, see
     assert best == tuple(float(k == slope.argmax()) for k in range(objectives))
 
 
+@pytest.mark.slow
 @given(st.integers(2, 4), st.integers(2, 6), st.integers(0, 10_000))
 def test_a_quadratic_front_is_given_back_everywhere(objectives: int, steps: int, seed: int) -> None:
     rng, points = np.random.default_rng(seed), grid(objectives, steps)
@@ -102,6 +103,7 @@ def test_where_the_front_tells_nothing_the_gain_is_none() -> None:
     assert covered >= 48 and abs(np.mean(seen)) < 0.05 < np.mean(looks)
 
 
+@pytest.mark.slow
 def test_weights_that_are_themselves_uncertain_widen_the_choice() -> None:
     points, values = soup(60, 0)
     other = np.random.default_rng(0).dirichlet([15.0, 5.0], size=HOW["resamples"])

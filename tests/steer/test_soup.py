@@ -76,6 +76,7 @@ def test_a_soup_is_the_mean_of_weights_by_hand(whole, tmp_path):
     assert not torch.equal(logits(tmp_path), logits(whole[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "adapted"])
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_all_weight_on_one_policy_is_that_policy_bit_for_bit(kind, k, whole, adapted, tmp_path):
@@ -93,6 +94,7 @@ def test_a_soup_loads_with_transformers_alone(whole, tmp_path):
         assert torch.equal(plain(torch.arange(3, 13)[None]).logits, logits(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
 def test_updates_of_adapters_are_averaged_as_peft_concatenates_them(split, adapted, whole, tmp_path):
     merge_policies(adapted, split, tmp_path)
@@ -109,6 +111,7 @@ def test_updates_of_adapters_are_averaged_as_peft_concatenates_them(split, adapt
         torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_updates_are_the_mean_of_merged_models(adapted, tmp_path):
     merge_policies(adapted, [0.2, 0.3, 0.5], tmp_path)
     parts = [deltas(folder) for folder in adapted]
@@ -133,6 +136,7 @@ def test_factors_of_unlike_ranks_are_refused(adapted, tmp_path):
         merge_policies(adapted, [0.2, 0.3, 0.5], tmp_path, merge="factors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "adapted"])
 def test_layers_may_have_weights_of_their_own(kind, whole, adapted, tmp_path):
     folders = (whole if kind == "whole" else adapted)[:2]

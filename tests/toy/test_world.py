@@ -57,6 +57,7 @@ def test_utility_is_the_weighted_sum_of_the_truth():
     assert human_utility(example.messages, example.chosen) == sum(HUMAN_WEIGHTS[p] * scores[p] for p in PRINCIPLES)
 
 
+@pytest.mark.slow
 def test_the_utility_has_the_version_that_it_is_known_by():
     """Where this fails because a response has become worth more or less, raise UTILITY_VERSION: results of two
     versions are no longer compared."""

@@ -40,6 +40,7 @@ def judged(data: ComparedRuns, level: dict[str, float]) -> Judgements:
     return Judgements([replace(matrix, outcome=np.array(won), flip=np.zeros((len(won), PROMPTS), dtype=bool))])
 
 
+@pytest.mark.slow
 def test_policies_that_differ_by_seed_alone_are_one_cell(loaded):
     found = cells(ComparedRuns(loaded))
     assert [(cell.label, cell.seeds, len(cell.policies)) for cell in found] == [

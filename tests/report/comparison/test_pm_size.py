@@ -39,6 +39,7 @@ def test_worth_and_cost_are_means_over_the_runs_of_a_size(runs) -> None:
     assert list(found["weights, MB"].y) == pytest.approx([1.2, 3.0])
 
 
+@pytest.mark.slow
 def test_a_size_of_several_runs_has_an_interval(runs) -> None:
     made, inputs = runs(count=4, change=better)
     costs = [COSTS[0], COSTS[0], COSTS[1], COSTS[1]]
@@ -62,6 +63,7 @@ def test_one_size_or_none_known_is_no_figure(runs) -> None:
     assert pm_size(ComparedRuns(load(made, inputs))) is None, "as runs are that were read before"
 
 
+@pytest.mark.slow
 def test_the_page_has_them(runs) -> None:
     data = of(runs, COSTS)
     html = render(data, sections(data), {})
