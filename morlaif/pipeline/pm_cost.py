@@ -57,7 +57,8 @@ def with_bases_named(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if known is not None and isinstance(base, str) and (folder := Path(base)).is_absolute():
             of_unit = (folder.parent / MANIFEST).is_file()
             names[base] = f"of {known['base_parameters'] / 1e6:.3g} M parameters" if of_unit else folder.name
-    if len(set(names.values())) < len(names):
+    shown = [names.get(base, base) for base in {run["config"].get("pm.base") for run in runs}]
+    if len(set(shown)) < len(shown):
         return list(runs)
     return [
         run | {"config": run["config"] | {"pm.base": names[base]}}

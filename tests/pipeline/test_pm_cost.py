@@ -67,5 +67,7 @@ def test_a_base_is_called_by_its_name_or_as_a_unit_by_its_size(tmp_path: Path) -
     assert all(run["config"]["seed"] == 1 for run in found) and runs[3]["config"]["pm.base"] == str(of_unit)
     other = {"config": {"pm.base": str(tmp_path / "other" / "gemma3-270m")}, "pm": {"base_parameters": 1}}
     assert with_bases_named([*runs, other]) == [*runs, other], "two that would have one name stay apart"
+    of_hub = {"config": {"pm.base": "gemma3-270m"}, "pm": {"base_parameters": 1}}
+    assert with_bases_named([*runs, of_hub]) == [*runs, of_hub], "one of the hub too"
     unknown = {"config": {"pm.base": str(of_unit)}, "pm": None}
     assert with_bases_named([unknown]) == [unknown]
