@@ -401,9 +401,31 @@ def test_two_processes_at_once_ask_each_question_once(helpfulness, settings_for,
         command = [sys.executable, "-c", CLIENT, *arguments]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         assert [process.communicate(timeout=60)[0] for process in both] == ["begin\ndone\n"] * 2
-        assert server.received <= 121 and set(server.answered.values()) == {
-            1
-        }  # one more to find out how to ask, perhaps
+        # one more to find out how to ask, perhaps
+        assert server.received <= 121 and set(server.answered.values()) == {1}
+
+
+def test_an_answer_that_another_process_wrote_right_after_the_look_is_not_asked_for_again(
+    server, pairs, helpfulness, settings_for, tmp_path, monkeypatch
+):
+    settings = settings_for(server)
+    verdicts, _ = run(pairs, helpfulness, settings, tmp_path / "theirs")
+    received = server.received
+    look, seen = Ledger.get, set()
+    theirs = Ledger(tmp_path / "theirs" / "ledger.sqlite")
+
+    def look_just_before_it_is_written(ledger, key):
+        found = look(ledger, key)
+        if found is None and ledger is not theirs and key not in seen:
+            seen.add(key)
+            with Ledger(ledger.path) as other:
+                other.put(key, "openai", settings.who, look(theirs, key), theirs.raw(key))
+        return found
+
+    monkeypatch.setattr(Ledger, "get", look_just_before_it_is_written)
+    again, usage = run(pairs, helpfulness, settings, tmp_path / "ours")
+    assert len(seen) == 2 * len(pairs) and server.received == received and usage.requests == 0
+    assert again == verdicts
 
 
 @pytest.mark.slow

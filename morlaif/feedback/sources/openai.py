@@ -262,7 +262,7 @@ class Chat(Generic[A, V]):
             return self._known(question, key, known)
         self._flying[key] = future = asyncio.get_running_loop().create_future()
         try:
-            future.set_result(await self._ask(question, key))
+            future.set_result(await self._ask(question, key, known))
             return reading(question, *future.result())
         except BaseException as error:
             future.set_exception(Stopped() if isinstance(error, asyncio.CancelledError) else error)
@@ -278,9 +278,9 @@ class Chat(Generic[A, V]):
         except Garbled as error:
             return reading(question, replace(answer, value=None, outcome=str(error)[:200]), None)
 
-    async def _ask(self, question: Question, key: bytes) -> tuple[Answer, Reply | None]:
+    async def _ask(self, question: Question, key: bytes, known: Answer | None) -> tuple[Answer, Reply | None]:
         try:
-            return await self._request(question, key)
+            return await self._request(question, key, known)
         except Rejected as error:
             return Answer(
                 None, f"rejected: {error}"[:200]
@@ -288,9 +288,11 @@ class Chat(Generic[A, V]):
         except NoLogprobs as error:
             raise UserError(f"feedback from {self._settings.model}: {error}. Set feedback.logprobs=never.") from None
 
-    async def _request(self, question: Question, key: bytes) -> tuple[Answer, Reply | None]:
-        """Send it, within the budget, unless another process is at it; the answer enters the ledger at once."""
-        before = self._ledger.get(key)
+    async def _request(self, question: Question, key: bytes, before: Answer | None) -> tuple[Answer, Reply | None]:
+        """Send it, within the budget, unless another process is at it; the answer enters the ledger at once.
+
+        `before` is what the caller found in the ledger: what has come since is another process's answer.
+        """
         while not await self._claimed(key):
             assert self._limiter is not None  # it runs
             await self._limiter.sleep(ELSEWHERE)
@@ -355,7 +357,7 @@ class Chat(Generic[A, V]):
             question = self._mode.questions(asked, True)[0]
             key = self._mode.key(question)
             try:
-                answer = self._ledger.get(key) or (await self._request(question, key))[0]
+                answer = self._ledger.get(key) or (await self._request(question, key, None))[0]
             except Rejected as error:
                 return f"rejected: {error}"[:200]
             except NoLogprobs:
