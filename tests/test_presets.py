@@ -56,7 +56,7 @@ def test_a_tree_that_another_process_has_kept_resolves():
     words = ("experiment=smoke",)
     found = config(*words)
     OmegaConf.clear_resolver("morlaif.last")  # a process that has composed nothing yet
-    for known in (support._kept, support._config):
+    for known in (support._pickled, support._config):
         known.cache_clear()
     assert config(*words) == found
 
