@@ -9,9 +9,8 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from scipy.special import expit
 
 Array = NDArray[np.float64]
 TIE = 1e-9  # a difference that is smaller is none: a mean over two orders may miss one half by its last digit
@@ -50,7 +49,7 @@ def wilson(share: float, n: int, confidence: float = 0.95) -> Interval:
     """
     if n == 0:
         return NOTHING
-    z2 = stats.norm.ppf((1 + confidence) / 2) ** 2
+    z2 = scipy.stats.norm.ppf((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # rounding must not push a bound past the value it encloses
@@ -118,9 +117,9 @@ def bias_corrected(value: float, draws: ArrayLike, n: int, confidence: float = 0
     if math.isnan(value) or known.size == 0:
         return NOTHING
     below = float((known < value).mean() + (known == value).mean() / 2)
-    shift = stats.norm.ppf(np.clip(below, 1 / (known.size + 1), known.size / (known.size + 1)))
-    z = stats.norm.ppf((1 + confidence) / 2)
-    low, high = np.quantile(known, stats.norm.cdf([2 * shift - z, 2 * shift + z]))
+    shift = scipy.stats.norm.ppf(np.clip(below, 1 / (known.size + 1), known.size / (known.size + 1)))
+    z = scipy.stats.norm.ppf((1 + confidence) / 2)
+    low, high = np.quantile(known, scipy.stats.norm.cdf([2 * shift - z, 2 * shift + z]))
     return Interval(float(value), float(min(low, value)), float(max(high, value)), n)
 
 
@@ -252,7 +251,7 @@ def correlation(columns: ArrayLike, method: str = "pearson") -> Array:
 def _correlate(a: Array, b: Array, method: str) -> float:
     if a.size < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
-    return float((stats.pearsonr if method == "pearson" else stats.spearmanr)(a, b).statistic)
+    return float((scipy.stats.pearsonr if method == "pearson" else scipy.stats.spearmanr)(a, b).statistic)
 
 
 def agreement(gap: ArrayLike, standard: ArrayLike) -> Array:
@@ -276,7 +275,7 @@ def calibration(gap: ArrayLike, label: ArrayLike) -> dict[str, Any] | None:
     known = ~np.isnan(label) & ~np.isnan(gap)
     if not known.any():
         return None
-    p, y = expit(gap[known]), label[known]
+    p, y = scipy.special.expit(gap[known]), label[known]
     return {"brier": brier(p, y), "ece": calibration_error(p, y), "bins": reliability(p, y)}
 
 

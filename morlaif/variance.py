@@ -22,9 +22,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.optimize import brentq
 
 from morlaif.statistics import NOTHING, Array, Interval, wilson
 
@@ -80,11 +79,11 @@ class Mean:
             return LEAST
         if len(self.parts) == 1 and not self.share:  # Student's own
             ((variance, freedom),) = self.parts
-            return float(2 * stats.t.sf(abs(self.value - null) / math.sqrt(variance), freedom))
+            return float(2 * scipy.stats.t.sf(abs(self.value - null) / math.sqrt(variance), freedom))
         # the distance from the bound is a rising function of the confidence, up to steps of the floats
         away = abs(self.value - null)
         if not (self.share and self.half_width(0.5) == 0):
-            return 1 - float(brentq(lambda c: self.half_width(c) - away, 0.0, 1 - LEAST / 10))
+            return 1 - float(scipy.optimize.brentq(lambda c: self.half_width(c) - away, 0.0, 1 - LEAST / 10))
         low, high = 0.0, 1 - LEAST
         for _ in range(60):
             middle = (low + high) / 2
@@ -97,7 +96,7 @@ NO_MEAN = Mean(math.nan, (), 0, 0, "none")
 
 @lru_cache(maxsize=4096)
 def _quantile(freedom: float, confidence: float) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, freedom)) if freedom > 0 else math.inf
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) if freedom > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from morlaif.statistics import Array, Interval
 from morlaif.variance import Mean, crossed, over_seeds
@@ -113,11 +113,11 @@ def power(found: Evidence, claimed: Threshold, seeds: int, alpha: float) -> floa
     """
     if seeds < 2 or not found.deviation > FLAT:
         return math.nan
-    critical = float(stats.t.ppf(1 - alpha, seeds - 1))
+    critical = float(scipy.stats.t.ppf(1 - alpha, seeds - 1))
     error = math.sqrt(found.deviation**2 / seeds + found.floor)
 
     def rejects(distance: float) -> float:
-        chance = float(stats.nct.sf(critical, seeds - 1, abs(distance) / error))
+        chance = float(scipy.stats.nct.sf(critical, seeds - 1, abs(distance) / error))
         return 1.0 if math.isnan(chance) else chance  # so far away that its arithmetic gives up
 
     distance = found.interval.value - claimed.at

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
 from morlaif.errors import UserError
 
@@ -78,13 +78,13 @@ def regress(difference: Array, label: Array, names: Sequence[str], significance:
         return float((np.logaddexp(0, z) - label * z).sum())
 
     def gradient(b: Array) -> Array:
-        return x.T @ (special.expit(x @ b) - label)
+        return x.T @ (scipy.special.expit(x @ b) - label)
 
     def hessian(b: Array) -> Array:
-        p = special.expit(x @ b)
+        p = scipy.special.expit(x @ b)
         return (x * (p * (1 - p))[:, None]).T @ x
 
-    fit = optimize.minimize(loss, np.zeros(size), jac=gradient, hess=hessian, method="trust-exact")
+    fit = scipy.optimize.minimize(loss, np.zeros(size), jac=gradient, hess=hessian, method="trust-exact")
     curvature = hessian(fit.x)
     if not fit.success or np.abs(fit.x).max() > 50 or np.linalg.cond(curvature) > 1e10:
         raise UserError(
@@ -93,7 +93,7 @@ def regress(difference: Array, label: Array, names: Sequence[str], significance:
         )
     best = fit.x - np.linalg.solve(curvature, gradient(fit.x))  # a last Newton step squares the error that is left
     error = np.sqrt(np.diag(np.linalg.inv(hessian(best))))
-    quantile = stats.norm.ppf(1 - significance / 2)
+    quantile = scipy.stats.norm.ppf(1 - significance / 2)
     low, high = (best - quantile * error) / spread, (best + quantile * error) / spread
     return Regression(
         names=list(names),
@@ -101,7 +101,7 @@ def regress(difference: Array, label: Array, names: Sequence[str], significance:
         raw=(best / spread).tolist(),
         low=low.tolist(),
         high=high.tolist(),
-        p_value=(2 * stats.norm.sf(np.abs(best / error))).tolist(),
+        p_value=(2 * scipy.stats.norm.sf(np.abs(best / error))).tolist(),
         pairs=count,
         log_loss=loss(best) / count,
     )

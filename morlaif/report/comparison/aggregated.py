@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from morlaif.evaluation.aggregate import COUNTS, UP, Aggregate, Cell, CellRate, SeedEstimate, Standing, turned, verdict
 from morlaif.evaluation.bradley_terry import pooled
@@ -144,7 +144,7 @@ def _within(rate: Estimate, how: Resampling) -> Mean:
     """One seed's rate, from its interval over prompts."""
     if rate.value is None or rate.low is None or rate.high is None or rate.n < 2:
         return over_seeds([math.nan if rate.value is None else rate.value], share=True)
-    half = (rate.high - rate.low) / 2 / stats.t.ppf((1 + how["confidence"]) / 2, rate.n - 1)
+    half = (rate.high - rate.low) / 2 / scipy.stats.t.ppf((1 + how["confidence"]) / 2, rate.n - 1)
     return Mean(rate.value, ((float(half**2), rate.n - 1.0),), 1, rate.n, "prompts", share=True)
 
 
