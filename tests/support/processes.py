@@ -23,9 +23,9 @@ from typing import Any
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read when libraries are imported
 PRELOAD = [
     "torch", "torch.distributed", "torch._dynamo", "transformers", "peft", "accelerate", "deepspeed", "datasets", "trl",
-    "deepspeed.runtime.zero.muon.muon_optimizer", "openai", "pytest", "hydra.compose", "morlaif.compose",
-    "morlaif.config", "morlaif.pipeline.run", "morlaif.rl.engine_deepspeed", "morlaif.feedback.sources.openai",
-    "morlaif.models.finetune", "morlaif.preference.separate",
+    "deepspeed.runtime.zero.muon.muon_optimizer", "openai", "pytest", "scipy.optimize", "scipy.stats",
+    "hydra.compose", "morlaif.compose", "morlaif.config", "morlaif.pipeline.run", "morlaif.rl.engine_deepspeed",
+    "morlaif.feedback.sources.openai", "morlaif.models.finetune", "morlaif.preference.separate",
     *(f"morlaif.stages.work.{stage}" for stage in ("data", "evaluate", "feedback", "pm", "ppo", "report", "respond")),
     "quick_server",
 ]  # fmt: skip
