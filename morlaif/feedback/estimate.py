@@ -191,7 +191,7 @@ def _total(
     requests, reading = total(lambda question: 1), total(read)
     writing = total(lambda question: question.decoding[settings.max_tokens_key])
     discount = settings.batch.discount if settings.delivery == "batch" else 1.0
-    usd = discount * (reading * settings.price.input + writing * settings.price.output) / 1e6
+    usd = discount * settings.price.usd(reading, writing)
     return CostEstimate(name, verdicts, 0, requests, reading, writing, usd, 0.0)
 
 

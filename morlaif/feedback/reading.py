@@ -12,7 +12,7 @@ def most_usd(question: Question, settings: OpenAISettings) -> float:
     """What a request can cost at most: a token is at least a byte."""
     read = sum(len(message["content"].encode()) + 16 for message in question.messages)
     written = question.decoding[settings.max_tokens_key]
-    return (read * settings.price.input + written * settings.price.output) / 1e6
+    return settings.price.usd(read, written)
 
 
 def reading(question: Question, answer: Answer, reply: Reply | None) -> Reading:

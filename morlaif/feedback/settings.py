@@ -151,23 +151,29 @@ class StopSettings(Settings):
     letter_mass: Probability | None
 
 
-class RulesSettings(Seeded):
-    """The toy world's transparent judge, made fallible: gap = (s_A − s_B + noise·ε)/temperature + position_bias."""
-
-    outside_digest = frozenset({"stop_if"})
-
-    source: Literal["rules"]
-    temperature: Temperature  # in deviations of a principle's score; lower is surer
-    noise: Coefficient  # scale of the logistic error on a score difference; 0: always right
-    position_bias: LogOdds  # log-odds given away to whichever option is shown first
-    stop_if: StopSettings
-
-
 class PriceSettings(Settings):
     """US dollars for a million tokens."""
 
     input: Dollars
     output: Dollars
+
+    def usd(self, read: float, written: float) -> float:
+        """For so many tokens."""
+        return (read * self.input + written * self.output) / 1e6
+
+
+class RulesSettings(Seeded):
+    """The toy world's transparent judge, made fallible: gap = (s_A − s_B + noise·ε)/temperature + position_bias."""
+
+    outside_digest = frozenset({"stop_if"})
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"price": (None,)}
+
+    source: Literal["rules"]
+    temperature: Temperature  # in deviations of a principle's score; lower is surer
+    noise: Coefficient  # scale of the logistic error on a score difference; 0: always right
+    position_bias: LogOdds  # log-odds given away to whichever option is shown first
+    price: PriceSettings | None  # its words count as tokens; null: it costs nothing, and none are counted
+    stop_if: StopSettings
 
 
 class WorkedExample(Settings):

@@ -141,8 +141,7 @@ def _by_grammar(toy: ToyTeacher, prompts: Sequence[list[Message]], seed: int) ->
         drawn = [sample_response(rng, prompt) for _ in range(toy.draws)]
         text = max(drawn, key=lambda response: human_utility(messages, response))
         read, written = (len(words.split()) for words in (" ".join(turn["content"] for turn in messages), text))
-        usd = (read * toy.price.input + written * toy.price.output) / 1e6
-        made.append(Completion(messages, text, read, written, usd))
+        made.append(Completion(messages, text, read, written, toy.price.usd(read, written)))
     return made
 
 

@@ -89,8 +89,8 @@ def _completions(name: str, settings: TeacherSettings, config: Config) -> list[C
     if prompts is None:
         return [_unknown(name, "the number of prompts is not known before the data is read: set data.limit")]
     count = round(settings.share * prompts)
-    read, written, price = count * ASSUMED_TOKENS[0], count * settings.sampling.max_new_tokens, teacher.engine.price
-    usd = (read * price.input + written * price.output) / 1e6
+    read, written = count * ASSUMED_TOKENS[0], count * settings.sampling.max_new_tokens
+    usd = teacher.engine.price.usd(read, written)
     usd = usd if settings.usd is None else min(usd, settings.usd)
     note = f"{name}: completions, of all rows of the data and as long as they may be"
     return [CostEstimate(name, count, 0, count, read, written, usd, None, (note,))]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from artifacts import save_verdicts
@@ -9,10 +10,12 @@ from artifacts import save_verdicts
 from morlaif.data.records import Pair
 from morlaif.errors import UserError
 from morlaif.feedback.chunks import Verdicts, averaged
-from morlaif.feedback.label import draw, label
+from morlaif.feedback.judge import open_checker, open_judge, open_rater
+from morlaif.feedback.label import draw, label, label_with
 from morlaif.feedback.quality import quality
+from morlaif.feedback.rating import Single
 from morlaif.feedback.records import Verdict, load_verdicts
-from morlaif.feedback.settings import HumanSettings, Principle
+from morlaif.feedback.settings import Criterion, HumanSettings, PriceSettings, Principle
 from morlaif.toy import judge as toy
 from morlaif.toy.world import make_world
 
@@ -59,6 +62,32 @@ def test_noise_errs_and_equal_scores_stay_undecided(toy_pairs, helpfulness, rule
     wrong = sum((v.p_first - 0.5) * gap < 0 for v, gap in zip(verdicts, gaps, strict=True))
     assert 0.05 < wrong / len(gaps) < 0.45
     assert all((v.p_first == 0.5) for v, gap in zip(verdicts, gaps, strict=True) if gap == 0)
+
+
+def test_a_price_counts_words_and_changes_no_answer(toy_pairs, helpfulness, rules, tmp_path):
+    pairs = toy_pairs[:7]
+    paid = rules.model_copy(update={"price": PriceSettings(input=2.0, output=10.0)})
+    judge = open_judge(paid, ledger=tmp_path / "ledger.sqlite", seed=0)
+    found = label_with(judge, pairs, lambda _: (helpfulness,))
+    for pair, priced, free in zip(pairs, found, run(pairs, helpfulness, rules, tmp_path), strict=True):
+        texts = [helpfulness.question, helpfulness.description, pair.first, pair.second]
+        read = 2 * len(" ".join([*texts, *(turn["content"] for turn in pair.messages)]).split())
+        assert (priced.input_tokens, priced.output_tokens) == (read, 2)
+        assert priced.usd == pytest.approx((2 * read + 10 * 2) / 1e6)
+        assert replace(priced, input_tokens=0.0, output_tokens=0.0, usd=0.0) == free
+    assert judge.usage.usd == pytest.approx(sum(one.usd for one in found))
+    assert judge.usage.input_tokens == sum(one.input_tokens for one in found)
+
+
+def test_a_price_counts_the_words_of_a_rating_too(toy_pairs, rules, tmp_path):
+    paid = rules.model_copy(update={"price": PriceSettings(input=2.0, output=10.0)})
+    criterion = Criterion(name="detail", ask="How full is this reply?", covers=["detail"])
+    single = Single("a", toy_pairs[0].messages, toy_pairs[0].first, criterion)
+    read = len(" ".join([criterion.ask, *(t["content"] for t in single.messages), single.response]).split())
+    for opened in (open_rater(paid, ledger=tmp_path / "l", highest=10), open_checker(paid, ledger=tmp_path / "l")):
+        ((_, rating),) = opened.judge([single])
+        assert (rating.input_tokens, rating.output_tokens) == (read, 1)
+        assert rating.usd == pytest.approx((2 * read + 10) / 1e6) == opened.usage.usd
 
 
 def test_a_principle_may_cover_several(toy_pairs, rules, tmp_path):

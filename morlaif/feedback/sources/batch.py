@@ -205,8 +205,7 @@ class Batches:
                 reply = parse(json.dumps(body))
             except Garbled:
                 return  # sent again
-            price, discount = self._settings.price, self._settings.batch.discount
-            usd = discount * (reply.input_tokens * price.input + reply.output_tokens * price.output) / 1e6
+            usd = self._settings.batch.discount * self._settings.price.usd(reply.input_tokens, reply.output_tokens)
             self._usage.requests += 1
             self._usage.input_tokens += reply.input_tokens
             self._usage.output_tokens += reply.output_tokens

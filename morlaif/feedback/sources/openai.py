@@ -334,8 +334,7 @@ class Chat(Generic[A, V]):
         return got[0]
 
     def _paid(self, reply: Reply, value: float | None, outcome: str) -> Answer:
-        price = self._settings.price
-        usd = (reply.input_tokens * price.input + reply.output_tokens * price.output) / 1e6
+        usd = self._settings.price.usd(reply.input_tokens, reply.output_tokens)
         self.usage.input_tokens += reply.input_tokens
         self.usage.output_tokens += reply.output_tokens
         self.usage.usd += usd

@@ -15,7 +15,7 @@ from morlaif.feedback.arithmetic import logit, position_bias, soft_label
 from morlaif.feedback.judge import SourceJudge
 from morlaif.feedback.rating import Rating, Single
 from morlaif.feedback.records import Comparison, Usage, Verdict
-from morlaif.feedback.settings import Criterion, Principle, RulesSettings
+from morlaif.feedback.settings import Criterion, PriceSettings, Principle, RulesSettings
 from morlaif.toy import judge as toy
 
 
@@ -25,7 +25,8 @@ class ToyJudge(SourceJudge[RulesSettings]):
     s is the mean score over the k toy principles that are covered; √k makes the judge as sure of a broad principle as
     of a narrow one. ε is a standard logistic error, absent where the scores are equal: who sees no difference says so.
     It is drawn from a hash of seed, principle, conversation and the two options in their order: the same question gets
-    the same answer, whenever and after whatever it is asked.
+    the same answer, whenever and after whatever it is asked. With a price it counts, as its tokens, the words that
+    another judge would read, in both orders, and one that it would write.
     """
 
     name = "rules"
@@ -41,11 +42,11 @@ class ToyJudge(SourceJudge[RulesSettings]):
 
     @classmethod
     def open_rater(cls, settings: RulesSettings, *, ledger: Path, highest: int) -> ToyRater:
-        return ToyRater()
+        return ToyRater(settings.price)
 
     @classmethod
     def open_checker(cls, settings: RulesSettings, *, ledger: Path) -> ToyChecker:
-        return ToyChecker()
+        return ToyChecker(settings.price)
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Comparison, Verdict]]:
         for asked in comparisons:
@@ -54,7 +55,9 @@ class ToyJudge(SourceJudge[RulesSettings]):
             backward = self._ask(asked, second, first, asked.second, asked.first)
             self.usage.requests += 2
             p, bias = soft_label(forward, backward), position_bias(forward, backward)
-            yield asked, Verdict(asked.id, p, bias, True, self.name, forward, backward)
+            shown = (asked.wording.question, asked.wording.description, *_said(asked), asked.first, asked.second)
+            cost = _paid(self.usage, self._settings.price, 2, shown)
+            yield asked, Verdict(asked.id, p, bias, True, self.name, forward, backward, None, *cost)
 
     def truth(self, comparison: Comparison) -> float:
         first, second = self._scores(comparison)
@@ -78,15 +81,16 @@ class ToyRater:
 
     name = "rules"
 
-    def __init__(self) -> None:
-        self.usage = Usage(method="rules")
+    def __init__(self, price: PriceSettings | None = None) -> None:
+        self.usage, self._price = Usage(method="rules"), price
 
     def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
         for single in asked:
             exact = score(single.principle, single.messages, single.response)
             low, high = (mean(toy.RANGE[name][end] for name in single.principle.covers) for end in (0, 1))
             self.usage.requests += 1
-            yield single, Rating(single.id, 2.0 * (exact - low) / (high - low) - 1.0, self.name)
+            cost = _paid(self.usage, self._price, 1, (single.principle.ask, *_said(single), single.response))
+            yield single, Rating(single.id, 2.0 * (exact - low) / (high - low) - 1.0, self.name, None, *cost)
 
 
 class ToyChecker:
@@ -94,14 +98,30 @@ class ToyChecker:
 
     name = "rules"
 
-    def __init__(self) -> None:
-        self.usage = Usage(method="rules")
+    def __init__(self, price: PriceSettings | None = None) -> None:
+        self.usage, self._price = Usage(method="rules"), price
 
     def judge(self, asked: Iterable[Single]) -> Iterator[tuple[Single, Rating]]:
         for single in asked:
             kept = all(toy.score(name, single.messages, single.response) >= 0 for name in single.principle.covers)
             self.usage.requests += 1
-            yield single, Rating(single.id, 1.0 if kept else -1.0, self.name)
+            cost = _paid(self.usage, self._price, 1, (single.principle.ask, *_said(single), single.response))
+            yield single, Rating(single.id, 1.0 if kept else -1.0, self.name, None, *cost)
+
+
+def _said(asked: Comparison | Single) -> Iterator[str]:
+    return (turn["content"] for turn in asked.messages)
+
+
+def _paid(usage: Usage, price: PriceSettings | None, requests: int, shown: Iterable[str]) -> tuple[float, float, float]:
+    """Words read, words written and dollars of so many requests that show these texts, counted in `usage`."""
+    if price is None:
+        return 0.0, 0.0, 0.0
+    read, written = requests * sum(len(text.split()) for text in shown), requests
+    usd = price.usd(read, written)
+    usage.input_tokens, usage.output_tokens = usage.input_tokens + read, usage.output_tokens + written
+    usage.usd += usd
+    return read, written, usd
 
 
 def score(principle: Principle | Criterion, messages: Sequence[Message], response: str) -> float:
