@@ -141,7 +141,7 @@ def _answer(flags: Namespace) -> int:
         CONFIG_NAME,
         check_package,
         compose_all,
-        is_plain_sweep,
+        is_grid,
         register,
         repeated,
         run_sweep,
@@ -174,7 +174,7 @@ def _answer(flags: Namespace) -> int:
         return _dry_run(missing, waiting=len(jobs)) if missing else _dry_run(jobs)
     if not multirun:
         return _single(jobs[0], flags.config_dir)
-    if is_plain_sweep(jobs):
+    if is_grid(jobs):
         return _sweep(partial(run_sweep, jobs, flags.config_dir, _job), jobs, preset)
     return _sweep(hydra_run, jobs, preset)
 

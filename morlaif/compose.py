@@ -19,9 +19,9 @@ from morlaif.presets import last_part
 from morlaif.texts import is_address
 
 if TYPE_CHECKING:
-    from hydra._internal.callbacks import Callbacks
     from hydra.core.override_parser.types import Override
     from hydra.core.utils import JobReturn
+    from hydra.types import HydraContext
 
     from morlaif.config import Config
 
@@ -197,43 +197,70 @@ def run_job(job: Composed, config_dir: str | None, task: Callable[[DictConfig], 
     By the function that Hydra's launchers call: its command line would compose the same config twice more, once for
     its mode alone, at a second each.
     """
+    from hydra.core.utils import run_job as run
     from hydra.types import RunMode
 
     job.tree.hydra.mode = RunMode.RUN
-    with _running(job.tree, config_dir) as (callbacks, run):
-        callbacks.on_run_start(config=job.tree, config_name=CONFIG_NAME)
-        done = run(job.tree, task, "hydra.run.dir", None)
-        callbacks.on_run_end(config=job.tree, config_name=CONFIG_NAME, job_return=done)
+    with _running(job.tree, config_dir) as context:
+        context.callbacks.on_run_start(config=job.tree, config_name=CONFIG_NAME)
+        done = run(task, job.tree, "hydra.run.dir", None, context)
+        context.callbacks.on_run_end(config=job.tree, config_name=CONFIG_NAME, job_return=done)
     _ = done.return_value  # raises what the task raised
 
 
-def is_plain_sweep(jobs: Sequence[Composed]) -> bool:
-    """Whether Hydra's own sweeper and launcher have the jobs: every combination, one after another."""
-    hydra = jobs[0].tree.hydra
-    return hydra.sweeper["_target_"].endswith(".BasicSweeper") and jobs[0].launcher.endswith(".BasicLauncher")
+def is_grid(jobs: Sequence[Composed]) -> bool:
+    """Whether Hydra's own sweeper has the jobs: every combination, all of them at once."""
+    sweeper = jobs[0].tree.hydra.sweeper
+    return sweeper["_target_"].endswith(".BasicSweeper") and sweeper.max_batch_size is None
 
 
 def run_sweep(jobs: Sequence[Composed], config_dir: str | None, task: Callable[[DictConfig], None]) -> None:
-    """What Hydra does for the jobs of a plain sweep, which its command line would compose twice more each."""
+    """What Hydra does for the jobs of a grid, which its command line would compose twice more each.
+
+    A launcher beside Hydra's own, such as joblib's or Slurm's, composes each job once more, where it runs.
+    """
     from hydra.types import RunMode
 
     first = jobs[0].tree
-    with _running(first, config_dir) as (callbacks, run):
-        callbacks.on_multirun_start(config=first, config_name=CONFIG_NAME)
-        done = []
-        for number, job in enumerate(jobs):
-            job.tree.hydra.mode = RunMode.MULTIRUN
-            with open_dict(job.tree):
-                job.tree.hydra.job.update(id=number, num=number)
-            done.append(run(job.tree, task, "hydra.sweep.dir", "hydra.sweep.subdir"))
-        callbacks.on_multirun_end(config=first, config_name=CONFIG_NAME)
+    first.hydra.mode = RunMode.MULTIRUN
+    with _running(first, config_dir) as context:
+        context.callbacks.on_multirun_start(config=first, config_name=CONFIG_NAME)
+        run = _one_by_one if jobs[0].launcher.endswith(".BasicLauncher") else _launched
+        done = run(jobs, context, task)
+        context.callbacks.on_multirun_end(config=first, config_name=CONFIG_NAME)
     for one in done:
         _ = one.return_value  # raises what the task raised
 
 
+def _one_by_one(
+    jobs: Sequence[Composed], context: HydraContext, task: Callable[[DictConfig], None]
+) -> Sequence[JobReturn]:
+    from hydra.core.utils import run_job as run
+    from hydra.types import RunMode
+
+    done = []
+    for number, job in enumerate(jobs):
+        job.tree.hydra.mode = RunMode.MULTIRUN
+        with open_dict(job.tree):
+            job.tree.hydra.job.update(id=number, num=number)
+        done.append(run(task, job.tree, "hydra.sweep.dir", "hydra.sweep.subdir", context))
+    return done
+
+
+def _launched(
+    jobs: Sequence[Composed], context: HydraContext, task: Callable[[DictConfig], None]
+) -> Sequence[JobReturn]:
+    from hydra.core.plugins import Plugins
+
+    plugins, first = Plugins.instance(), jobs[0].tree
+    first.hydra.overrides.hydra = [*first.hydra.overrides.hydra, "hydra.mode=MULTIRUN"]  # as -m means on Hydra's own
+    launcher = plugins.instantiate_launcher(hydra_context=context, task_function=task, config=first)
+    return launcher.launch([list(job.tree.hydra.overrides.task) for job in jobs], initial_job_idx=0)
+
+
 @contextmanager
-def _running(tree: DictConfig, config_dir: str | None) -> Iterator[tuple[Callbacks, Callable[..., JobReturn]]]:
-    """Hydra's callbacks, and its function that runs one job in the folder that keys of `tree` name."""
+def _running(tree: DictConfig, config_dir: str | None) -> Iterator[HydraContext]:
+    """With Hydra's loader of presets and its callbacks."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core import utils
     from hydra.core.global_hydra import GlobalHydra
@@ -241,13 +268,7 @@ def _running(tree: DictConfig, config_dir: str | None) -> Iterator[tuple[Callbac
 
     with composing(config_dir):
         utils.configure_log(tree.hydra.hydra_logging, tree.hydra.verbose)
-        callbacks = Callbacks(tree)
-        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
-
-        def run(config: DictConfig, task: Callable[[DictConfig], None], place: str, below: str | None) -> JobReturn:
-            return utils.run_job(task, config, place, below, context)
-
-        yield callbacks, run
+        yield HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(tree))
 
 
 def _check_words(overrides: Sequence[Override], keys: Sequence[str], groups: Mapping[str, set[str]]) -> None:
