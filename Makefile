@@ -15,7 +15,7 @@ help:  ## List the targets
 demo: $(VENV)/installed  ## Run the whole pipeline on the toy world; prints where its report lies (2 to 3 minutes)
 	$(BIN)/morlaif experiment=quickstart $(ARGS)
 
-claims: $(VENV)/installed  ## Test what the papers claim on the toy world, five seeds of each arm (some 40 minutes; the same again runs what is missing)
+claims: $(VENV)/installed  ## Test what the papers claim on the toy world, five seeds of each arm (some 50 minutes; the same again runs what is missing)
 	$(BIN)/morlaif sweep=claims $(ARGS)
 
 systems: $(VENV)/installed  ## Compare every system of docs/systems.md that is an arm, on the toy world (a quarter of an hour)
