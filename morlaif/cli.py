@@ -271,6 +271,7 @@ def _sweep(run_jobs: Callable[[], None], jobs: list[Composed], preset: str | Non
     from morlaif.pipeline.preflight import Preflight
     from morlaif.pipeline.sweep import Sweep
 
+    _check_submits(jobs)
     Preflight(elsewhere=_elsewhere(jobs)).check(job.config for job in jobs)
     console, config = Console(highlight=False), jobs[0].config
     command = _command(sys.argv[1:])
@@ -318,6 +319,17 @@ def _claims(flags: Namespace, jobs: list[Composed]) -> int:
     lay_down(table, config.claims, sweep.folder, command, console)
     tell(config.tracking, table, sweep.folder, console)
     return {"": SUCCESS, "by mistake": USER_ERROR}.get(sweep.failed(), FAILURE)
+
+
+def _check_submits(jobs: list[Composed]) -> None:
+    """Jobs for Slurm are started where it can be asked."""
+    import shutil
+
+    if _elsewhere(jobs) and shutil.which("srun") is None:
+        raise UserError(
+            "hydra/launcher=submitit_slurm: there is no srun on this machine. Start the sweep where jobs are submitted; "
+            "side by side on this machine: hydra/launcher=joblib"
+        )
 
 
 def _elsewhere(jobs: list[Composed]) -> bool:

@@ -136,6 +136,15 @@ def test_several_nodes_without_the_script_are_reported_to_use_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_jobs_for_slurm_are_refused_where_it_cannot_be_asked(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    command = ["-m", "experiment=smoke", "seed=0,1", "stages=[data]", "hydra/launcher=submitit_slurm"]
+    done = cli.morlaif(command, tmp_path, {"PATH": str(tmp_path)})
+    assert done.returncode == 2 and "there is no srun on this machine" in done.stderr
+    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_of_a_sweep_run_side_by_side_under_a_launcher(launcher, tmp_path):
