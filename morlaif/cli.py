@@ -327,8 +327,8 @@ def _check_submits(jobs: list[Composed]) -> None:
 
     if _elsewhere(jobs) and shutil.which("srun") is None:
         raise UserError(
-            "hydra/launcher=submitit_slurm: there is no srun on this machine. Start the sweep where jobs are submitted, "
-            "or have them side by side here: hydra/launcher=joblib"
+            "hydra/launcher=submitit_slurm: there is no srun here. Start the sweep where jobs are submitted, "
+            "or have them side by side on this machine: hydra/launcher=joblib"
         )
 
 
