@@ -139,10 +139,20 @@ class _Worker:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         written = self.log.read_text(errors="replace").strip() if self.log.is_file() else ""
-        last = f": {written.splitlines()[-1]}" if written else ""
+        last = f": {last_words(written)}" if written else ""
         return {"error": f"the worker process {how}{hint}{last}", "user_error": False, "traceback": written}
 
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def last_words(written: str) -> str:
+    """The line that says why a process ended: what its last traceback was of, else its last line."""
+    lines = written.splitlines()
+    if any(line.startswith("Traceback ") for line in lines):
+        start = max(place for place, line in enumerate(lines) if line.startswith("Traceback "))
+        unindented = [line for line in lines[start + 1 :] if line and not line[0].isspace()]
+        return unindented[0] if unindented else lines[-1]
+    return lines[-1]

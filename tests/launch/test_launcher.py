@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from morlaif.errors import ProcessFailed, UserError
+from morlaif.launch.backends import last_words
 from morlaif.launch.launcher import failure
 from morlaif.launch.processes import forget_launchers, free_port
 
@@ -62,3 +63,30 @@ def test_what_a_launcher_above_left_is_forgotten_and_the_rest_kept(monkeypatch):
 def test_ports_are_free(_):
     with socket.socket() as probe:
         probe.bind(("", free_port()))
+
+
+TRACEBACK = """some warning
+Traceback (most recent call last):
+  File "worker.py", line 3, in <module>
+    main()
+pydantic_core._pydantic_core.ValidationError: 1 validation error for Config
+feedback.price
+  Field required [type=missing, input_value={}, input_type=dict]
+    For further information visit https://errors.pydantic.dev/2/v/missing"""
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("loading\nKilled", "Killed"),
+        (TRACEBACK, "pydantic_core._pydantic_core.ValidationError: 1 validation error for Config"),
+        (
+            TRACEBACK + "\n\nDuring handling of the above exception, another exception occurred:\n\n"
+            'Traceback (most recent call last):\n  File "a.py", line 1, in b\nOSError: no space\nbye',
+            "OSError: no space",
+        ),
+        ("Traceback (most recent call last):\n  File", "  File"),
+    ],
+)
+def test_a_process_that_ended_by_an_exception_is_told_by_its_name(written: str, line: str):
+    assert last_words(written) == line
