@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import composed as support
+import processes
 import pytest
 import quick_hydra
 from composed import composed, config, in_full
@@ -119,3 +120,16 @@ def test_a_group_that_an_arm_changes_comes_before_keys_in_it():
     for changes in ({"ppo.steps": 3, "ppo": "toy_rloo"}, {"ppo": "toy_rloo", "ppo.steps": 3}):
         found = changed(own, changes)
         assert found.ppo.steps == 3 and found.ppo.advantage == "rloo"
+
+
+def _loads() -> tuple[bool, bool]:
+    import sys
+
+    from omegaconf import OmegaConf as loader
+
+    return "quick_server" in sys.modules, loader.load is quick_hydra._loaded
+
+
+@pytest.mark.slow
+def test_processes_that_tests_fork_compose_as_quickly(tmp_path):
+    assert processes.run(_loads, folder=tmp_path) == [(True, True)]

@@ -35,7 +35,8 @@ def context() -> multiprocessing.context.ForkServerContext:
     """Whose processes are forked from the server."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with unittest.mock.patch.dict(os.environ, QUIET):  # in the server alone
+    here = {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))}
+    with unittest.mock.patch.dict(os.environ, QUIET | here):  # in the server alone; it passes over what it cannot find
         forkserver.ensure_running()
     return context
 
