@@ -40,7 +40,7 @@ lint: $(VENV)/installed-dev  ## Check the style
 types: $(VENV)/installed-dev  ## Check the types
 	$(BIN)/python -m mypy
 
-docs: $(VENV)/installed-dev  ## Write docs/config.md, docs/claims.md and docs/systems.md anew from conf/, sweeps/claims/ and docs/systems.yaml (CLAIMS=<claims.json>, SYSTEMS=<run folder>: with their numbers)
+docs: $(VENV)/installed-dev  ## Write docs/config.md, docs/claims.md and docs/systems.md anew from conf/, sweeps/claims/ and docs/systems.yaml (CLAIMS="<claims.json> …", SYSTEMS=<run folder>: with their numbers)
 	$(BIN)/python -m morlaif.reference docs/config.md
 	$(BIN)/python -m morlaif.claims.document docs/claims.md $(CLAIMS)
 	$(BIN)/python -m morlaif.systems docs/systems.yaml docs/systems.md $(SYSTEMS)

@@ -1,8 +1,8 @@
-"""docs/claims.md: every claim with how it is tested, and the table of the last run.
+"""docs/claims.md: every claim with how it is tested, and the tables of the last runs of each sweep of claims.
 
-    python -m morlaif.claims.document docs/claims.md [<runs>/sweeps/claims-…/claims.json]
+    python -m morlaif.claims.document docs/claims.md [<runs>/sweeps/claims-…/claims.json …]
 
-Without the numbers of a run, those that stand in the page stay.
+Of a sweep whose numbers are not given, those that stand in the page stay.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from morlaif.errors import Damaged
 from morlaif.files import read_json, read_text
 from morlaif.texts import markdown
 
-TABLE = re.compile(r"<!--table-->.*<!--/table-->", re.DOTALL)
-NONE = "<!--table-->\nNo run yet.\n<!--/table-->"
+TABLE = re.compile(r"<!--(\w+)-->.*?<!--/\1-->", re.DOTALL)
+SWEEPS = {  # by name, what is said above its table
+    "claims": "## Verdicts\n",
+    "rlaif_table": "## RLAIF's table\n\nThe claims of RLAIF (arXiv 2309.00267) by policies that are trained as that paper "
+    "trains, with REINFORCE and a value\nbaseline (`ppo=toy_rlaif`, on models of yours `ppo=rlaif feedback=rlaif`):\n",
+}
 HEAD = """\
 # Claims
 
@@ -66,8 +70,15 @@ path. `models: {small: model=toy_small}` makes an SFT model first, which arms na
 """
 
 
-def document(claims: Sequence[Known], table: str) -> str:
-    parts = [HEAD, "## Verdicts\n", table, "", "## How each is tested\n"]
+def document(claims: Sequence[Known], tables: Mapping[str, str]) -> str:
+    """
+    Args:
+        tables: by sweep; of one that is not there no run is known.
+    """
+    parts = [HEAD]
+    for sweep, above in SWEEPS.items():
+        parts += [above, f"<!--{sweep}-->\n{tables.get(sweep, 'No run yet.')}\n<!--/{sweep}-->", ""]
+    parts.append("## How each is tested\n")
     for known in claims:
         claim = known.claim
         arms = "\n".join(
@@ -99,16 +110,22 @@ def verdicts(found: Mapping[str, Any]) -> str:
         texts = [markdown(text) for text in (row.statement, estimate, row.claimed, row.paper)]
         cells = [texts[0], verdict, *texts[1:3], str(len(row.seeds) or ""), p, needed(row), texts[3]]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(["<!--table-->", *lines, "<!--/table-->"])
+    return "\n".join(lines)
+
+
+def kept(page: str) -> dict[str, str]:
+    """The tables that stand in the page, by sweep."""
+    return {found[1]: found[0].split("\n", 1)[1].rsplit("\n", 1)[0] for found in TABLE.finditer(page)}
 
 
 def main(words: Sequence[str]) -> None:
     page = Path(words[0])
-    kept = TABLE.search(read_text(page)) if page.is_file() else None
-    table = kept[0] if kept else NONE
-    if len(words) > 1:
-        table = verdicts(read_json(Path(words[1]), "the numbers of claims", of=dict, failure=Damaged))
-    page.write_text(document(find_claims("all"), table), encoding="utf-8")
+    tables = kept(read_text(page)) if page.is_file() else {}
+    for file in words[1:]:
+        found = read_json(Path(file), "the numbers of claims", of=dict, failure=Damaged)
+        sweeps = [name for name in SWEEPS if f"sweep={name}" in str(found["command"]).split()]
+        tables[sweeps[0] if sweeps else "claims"] = verdicts(found)
+    page.write_text(document(find_claims("all"), tables), encoding="utf-8")
 
 
 if __name__ == "__main__":
