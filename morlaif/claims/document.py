@@ -25,7 +25,8 @@ TABLE = re.compile(r"<!--(\w+)-->.*?<!--/\1-->", re.DOTALL)
 SWEEPS = {  # by name, what is said above its table
     "claims": "## Verdicts\n",
     "rlaif_table": "## RLAIF's table\n\nThe claims of RLAIF (arXiv 2309.00267) by policies that are trained as that "
-    "paper trains, with REINFORCE and a value\nbaseline (`ppo=toy_rlaif`, on models of yours `ppo=rlaif feedback=rlaif`):\n",
+    "paper trains, with REINFORCE and a\n"
+    "value baseline (`ppo=toy_rlaif`, on models of yours `ppo=rlaif feedback=rlaif`):\n",
 }
 HEAD = """\
 # Claims
