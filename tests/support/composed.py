@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from morlaif.compose import compose_all, register
@@ -63,7 +63,7 @@ def _presets(overrides: tuple[str, ...]) -> DictConfig:
         return _kept(overrides)
     tree = _kept(())
     choices = dict(tree.hydra.runtime.choices)
-    with open_dict(tree):
+    with flag_override(tree, ["struct", "no_deepcopy_set_nodes"], [False, True]):
         for option in overrides:
             group, row = option.partition("=")[0], _kept(rows[option])
             tree[group] = row[group]

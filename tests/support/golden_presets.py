@@ -44,7 +44,8 @@ def meaning(tree: DictConfig) -> Flat:
 
     Interpolations stay as they are, but for those within one preset.
     """
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(tree, [key for key in tree if key not in ("hydra", *LEFT)]))
+    whole = OmegaConf.to_container(tree)
+    plain = {key: value for key, value in whole.items() if key not in ("hydra", *LEFT)}
     own = {key: OmegaConf.select(tree, key) for key, value in flat(plain).items() if "${." in str(value)}
     return flat(plain) | own | {f"sweep:{key}": value for key, value in (tree.hydra.sweeper.params or {}).items()}
 

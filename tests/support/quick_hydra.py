@@ -8,11 +8,13 @@ the result with Hydra's own. A new Python that a test starts has Hydra as it is.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,31 +22,35 @@ from unittest.mock import patch
 
 from hydra._internal import config_loader_impl, defaults_list
 from hydra.core.default_element import InputDefault
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, flag_override
 from omegaconf.base import Box
 from yaml import YAMLError
 
 _load, _choices = OmegaConf.load, defaults_list._create_interpolation_map
 _resolve, _flagged = InputDefault._resolve_interpolation_impl, config_loader_impl.flag_override
+_embed = config_loader_impl.ConfigLoaderImpl._embed_result_config
 
 
 @contextmanager
-def _with(load: Any, choices: Any, resolve: Any, flagged: Any) -> Iterator[None]:
+def _with(load: Any, choices: Any, resolve: Any, flagged: Any, embed: Any) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(OmegaConf, "load", staticmethod(load)))
         stack.enter_context(patch.object(defaults_list, "_create_interpolation_map", choices))
         stack.enter_context(patch.object(InputDefault, "_resolve_interpolation_impl", resolve))
         stack.enter_context(patch.object(config_loader_impl, "flag_override", flagged))
+        stack.enter_context(
+            patch.object(config_loader_impl.ConfigLoaderImpl, "_embed_result_config", staticmethod(embed))
+        )
         yield
 
 
 def installed() -> AbstractContextManager[None]:
-    return _with(_loaded, _choices_if_read, _resolved, _merging)
+    return _with(_loaded, _choices_if_read, _resolved, _merging, _embedded)
 
 
 def left_out() -> AbstractContextManager[None]:
     """Hydra as it is."""
-    return _with(_load, _choices, _resolve, _flagged)
+    return _with(_load, _choices, _resolve, _flagged, _embed)
 
 
 def _loaded(file: Any) -> Any:
@@ -93,3 +99,18 @@ def _merging(config: Any, names: Any, values: Any = None) -> Iterator[Any]:
     with patch.object(Box, "_re_parent", lambda _: None), _flagged(config, names, values) as flagged:
         yield flagged
     config._re_parent()
+
+
+def _embedded(read: Any, package: str | None) -> Any:
+    """A file's values below its package: as a copy, which pickle makes sooner, since a file may be read for several."""
+    package = read.header["package"] if package is None else package
+    if not package:
+        return read
+    below = OmegaConf.create()
+    try:
+        values = pickle.loads(pickle.dumps(read.config))
+    except pickle.PicklingError:  # of a class that Hydra's search for plugins has imported twice
+        values = copy.deepcopy(read.config)
+    with flag_override(below, "no_deepcopy_set_nodes", True):
+        OmegaConf.update(below, package, values, merge=False)
+    return replace(read, config=below)
