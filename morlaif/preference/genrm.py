@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from morlaif.batches import by_tokens
 from morlaif.data.records import Message, Pair, prompt_id
 from morlaif.errors import UserError
 from morlaif.feedback.local import LetterModel, Stem
@@ -53,6 +54,7 @@ class GenerativeRM(OwnKind):
         base: Line | None = None,
         epochs: Count = 1,
         batch_size: Batch = 16,
+        micro_tokens: Count = 2048,
         learning_rate: LearningRate = 1e-5,
         r: Size | None = 16,
         alpha: Positive = 32.0,
@@ -63,12 +65,14 @@ class GenerativeRM(OwnKind):
         """
         Args:
             base: the judge that is fine-tuned, a folder or a hub id; None: the run's SFT model.
+            micro_tokens: padded tokens of one forward while it learns; fewer need less memory, one question at least.
             r, alpha: of a LoRA adapter, merged in the end; r None: every weight learns.
             soft: learn the judge's probabilities; else the letter of the better response, without ties.
             question, description: what models of a whole are asked; those of a principle are asked its own.
         """
         self.on_policy = base is None  # type: ignore[misc]  # of this object
         self.base, self.epochs, self.batch_size, self.learning_rate = base, epochs, batch_size, learning_rate
+        self.micro_tokens = micro_tokens
         self.r, self.alpha, self.soft = r, alpha, soft
         self.question, self.description = question, description
 
@@ -200,13 +204,13 @@ class GenerativeRM(OwnKind):
         for _ in range(self.epochs):
             for places in torch.randperm(len(rows), generator=order).split(self.batch_size):
                 batch = [rows[place] for place in places.tolist()]
-                ids, mask = engine.padded([own for own, _ in batch], left=False)
-                positions = (mask.cumsum(1) - 1).clamp(min=0)
-                logits = engine.forward(ids, mask, positions, None, (mask.sum(1) - 1).tolist())
-                labels = torch.tensor([label for _, label in batch], device=ids.device)
-                loss = indicator_loss(engine.letters(logits), labels).mean()
                 optimizer.zero_grad()
-                loss.backward()
+                for part in by_tokens([len(own) for own, _ in batch], self.micro_tokens):
+                    ids, mask = engine.padded([batch[k][0] for k in part], left=False)
+                    positions = (mask.cumsum(1) - 1).clamp(min=0)
+                    logits = engine.forward(ids, mask, positions, None, (mask.sum(1) - 1).tolist())
+                    labels = torch.tensor([batch[k][1] for k in part], device=ids.device)
+                    (indicator_loss(engine.letters(logits), labels).sum() / len(batch)).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from morlaif.batches import by_tokens
 from morlaif.data.control import plain_ids
 from morlaif.data.records import Message
 from morlaif.errors import UserError
@@ -48,6 +49,10 @@ class Reasoning:
     prompt: list[int]  # ids
     completion: list[int]  # of the rationale, the closing words and the letter
     right: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.completion)
 
 
 class ReasoningRM(GenerativeRM):
@@ -103,26 +108,32 @@ class ReasoningRM(GenerativeRM):
             found = sampled(engine, questions, self._thought, seed + 1_000_003 * number)
             if self.method == "star":
                 kept = [one for one in found if one.right]
-                self._fit(engine, model, kept, seed + number, lambda batch: -self._log(engine, batch).mean())
+                self._fit(model, kept, seed + number, lambda rows: -self._log(engine, rows), lambda row: row.tokens)
             else:
                 pairs = preferred(found)
                 before = [self._read(engine, [pair[side] for pair in pairs]) for side in (0, 1)]
                 told = list(zip(pairs, *before, strict=True))
-                self._fit(engine, model, told, seed + number, lambda batch: self._dpo(engine, batch))
+                self._fit(model, told, seed + number, lambda rows: self._dpo(engine, rows), _tokens_of_pair)
         return self._whole(model)
 
     def _fit(
-        self, engine: LetterModel, model: Any, rows: Sequence[Any], seed: int, loss: Callable[[Sequence[Any]], Tensor]
+        self,
+        model: Any,
+        rows: Sequence[Any],
+        seed: int,
+        loss: Callable[[Sequence[Any]], Tensor],
+        tokens: Callable[[Any], int],
     ) -> None:
-        """`epochs` passes over `rows`; nothing where there are none."""
+        """`epochs` passes over `rows`, by the mean of their losses (N,); nothing where there are none."""
         optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=self.learning_rate)
         order = torch.Generator().manual_seed(seed)
         model.eval()  # dropout off: a judge is asked so
         for _ in range(self.epochs if rows else 0):
             for places in torch.randperm(len(rows), generator=order).split(self.batch_size):
-                value = loss([rows[place] for place in places.tolist()])
+                batch = [rows[place] for place in places.tolist()]
                 optimizer.zero_grad()
-                value.backward()
+                for part in by_tokens([tokens(row) for row in batch], self.micro_tokens):
+                    (loss([batch[k] for k in part]).sum() / len(batch)).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
 
@@ -137,7 +148,11 @@ class ReasoningRM(GenerativeRM):
     def _dpo(self, engine: LetterModel, batch: Sequence[tuple[tuple[Reasoning, Reasoning], float, float]]) -> Tensor:
         pairs, right0, wrong0 = zip(*batch, strict=True)
         right, wrong = (self._log(engine, [pair[side] for pair in pairs]) for side in (0, 1))
-        return rationale_dpo(right, wrong, torch.tensor(right0), torch.tensor(wrong0), self.beta).mean()
+        return rationale_dpo(right, wrong, torch.tensor(right0), torch.tensor(wrong0), self.beta)
+
+
+def _tokens_of_pair(row: tuple[tuple[Reasoning, Reasoning], float, float]) -> int:
+    return sum(side.tokens for side in row[0])
 
 
 def _seed(stem: Stem) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from morlaif.data.records import Message, Pair
 from morlaif.feedback.judge import open_judge
+from morlaif.feedback.local import LetterModel
 from morlaif.feedback.prompt import comparison_messages
 from morlaif.feedback.records import Comparison, Verdict
 from morlaif.feedback.settings import HfSettings, Principle
@@ -101,3 +103,27 @@ def test_an_adapter_learns_too_and_leaves_a_whole_model(learnt, tmp_path):
         .isfinite()
         .all()
     )
+
+
+@pytest.mark.slow
+def test_a_batch_in_several_forwards_teaches_what_one_forward_does(learnt, tmp_path, monkeypatch):
+    _, unit, train, _ = learnt
+    verdicts = [Verdict(p.id, p.human, 0.0, True, "j") for p in train[:8]]
+    weights, widest = [], []
+    padded = LetterModel.padded
+
+    def seen(engine, rows, left):
+        ids, mask = padded(engine, rows, left)
+        widest[-1] = max(widest[-1], ids.numel())
+        return ids, mask
+
+    monkeypatch.setattr(LetterModel, "padded", seen)
+    for tokens in (10**6, 300, 1):
+        widest.append(0)
+        folder = tmp_path / str(tokens) / "model"
+        own = GenerativeRM(epochs=1, batch_size=8, learning_rate=1e-3, r=None, micro_tokens=tokens)
+        own.train(Task("asked", verdicts, [], folder.parent), Corpus(train[:8], [], unit / "model"), folder, seed=0)
+        weights.append(load_file(folder / "model.safetensors"))
+    assert widest[0] > 600 > 300 >= widest[1] >= widest[2]
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-4) and torch.allclose(value, weights[2][name], atol=1e-4)
