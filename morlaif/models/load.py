@@ -24,6 +24,7 @@ from morlaif.models.open import (
     open_config,
     open_model,
     open_tokenizer,
+    quiet,
 )
 from morlaif.models.place import POINTER, Source, absolute, folder_of, read_pointer
 from morlaif.models.settings import ModelSettings
@@ -186,7 +187,8 @@ def save_policy(
     `state`: weights to write in place of the model's own.
     """
     model.generation_config = chat_config(model, tokenizer)
-    model.save_pretrained(folder / MODEL, state_dict=state)
+    with quiet():
+        model.save_pretrained(folder / MODEL, state_dict=state)
     tokenizer.save_pretrained(folder / MODEL)
 
 

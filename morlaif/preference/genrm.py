@@ -28,6 +28,7 @@ from morlaif.feedback.local import LetterModel, Stem
 from morlaif.feedback.prompt import comparison_messages
 from morlaif.feedback.settings import Principle
 from morlaif.models.load import load_causal_lm, load_tokenizer
+from morlaif.models.open import quiet
 from morlaif.models.place import Source
 from morlaif.preference.kind import OwnKind, Scorer
 from morlaif.settings import Batch, Count, LearningRate, Line, Positive, Size, Text
@@ -95,7 +96,8 @@ class GenerativeRM(OwnKind):
             torch.manual_seed(seed)
             learnt = self._learn(engine, rows, seed)
         learnt.eval()
-        learnt.save_pretrained(folder)
+        with quiet():
+            learnt.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         references = {prompt_id(pair.messages): pair.second for pair in [*corpus.pairs, *corpus.held_pairs]}
         kept = {"question": asked.question, "description": asked.description, "by_prompt": references}
