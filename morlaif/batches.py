@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from morlaif.errors import UserError
@@ -25,15 +24,3 @@ def microbatches(batch: int, most: int | None, ranks: int, *, key: str) -> Micro
         raise UserError(f"{key}.batch_size={batch} cannot be shared evenly by {ranks} ranks; take {near}")
     micro = next(rows for rows in range(min(most or share, share), 0, -1) if share % rows == 0)
     return Microbatches(micro, share // micro)
-
-
-def by_tokens(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Places of rows, longest first, in parts of at most `most` padded tokens; a longer row is one by itself."""
-    parts: list[list[int]] = []
-    width = 0
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if not parts or (len(parts[-1]) + 1) * width > most:
-            parts.append([])
-            width = lengths[place]
-        parts[-1].append(place)
-    return parts

@@ -273,7 +273,7 @@ class OneOf:
         def chosen(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return self.tag(value[self.field], members) if self.field in value else None
-            return next((tag for tag, model in members.items() if isinstance(value, model)), None)
+            return self.tag(getattr(value, self.field), members) if isinstance(value, tuple(members.values())) else None
 
         return core_schema.tagged_union_schema(
             {tag: handler.generate_schema(model) for tag, model in members.items()}, chosen

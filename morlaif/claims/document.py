@@ -21,7 +21,7 @@ from morlaif.errors import Damaged
 from morlaif.files import read_json, read_text
 from morlaif.texts import markdown
 
-TABLE = re.compile(r"<!--(\w+)-->.*?<!--/\1-->", re.DOTALL)
+TABLE = re.compile(r"<!--(\w+)-->\n(.*?)\n<!--/\1-->", re.DOTALL)
 SWEEPS = {  # by name, what is said above its table
     "claims": "## Verdicts\n",
     "rlaif_table": "## RLAIF's table\n\nThe claims of RLAIF (arXiv 2309.00267) by policies that are trained as that "
@@ -116,7 +116,7 @@ def verdicts(found: Mapping[str, Any]) -> str:
 
 def kept(page: str) -> dict[str, str]:
     """The tables that stand in the page, by sweep."""
-    return {found[1]: found[0].split("\n", 1)[1].rsplit("\n", 1)[0] for found in TABLE.finditer(page)}
+    return dict(TABLE.findall(page))
 
 
 def main(words: Sequence[str]) -> None:
@@ -124,8 +124,8 @@ def main(words: Sequence[str]) -> None:
     tables = kept(read_text(page)) if page.is_file() else {}
     for file in words[1:]:
         found = read_json(Path(file), "the numbers of claims", of=dict, failure=Damaged)
-        sweeps = [name for name in SWEEPS if f"sweep={name}" in str(found["command"]).split()]
-        tables[sweeps[0] if sweeps else "claims"] = verdicts(found)
+        words = str(found["command"]).split()
+        tables[next((name for name in SWEEPS if f"sweep={name}" in words), "claims")] = verdicts(found)
     page.write_text(document(find_claims("all"), tables), encoding="utf-8")
 
 

@@ -150,9 +150,6 @@ class _Worker:
 
 def last_words(written: str) -> str:
     """The line that says why a process ended: what its last traceback was of, else its last line."""
-    lines = written.splitlines()
-    if any(line.startswith("Traceback ") for line in lines):
-        start = max(place for place, line in enumerate(lines) if line.startswith("Traceback "))
-        unindented = [line for line in lines[start + 1 :] if line and not line[0].isspace()]
-        return unindented[0] if unindented else lines[-1]
-    return lines[-1]
+    _, raised, after = written.rpartition("Traceback (most recent call last):\n")
+    lines = after.splitlines()
+    return next((line for line in lines if raised and line and not line[0].isspace()), lines[-1])

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from morlaif.batches import by_tokens
 from morlaif.data.records import Message, Pair, prompt_id
 from morlaif.errors import UserError
 from morlaif.feedback.local import LetterModel, Stem
@@ -31,6 +30,7 @@ from morlaif.models.load import load_causal_lm, load_tokenizer
 from morlaif.models.open import quiet
 from morlaif.models.place import Source
 from morlaif.preference.kind import OwnKind, Scorer
+from morlaif.preference.scoring import length_buckets
 from morlaif.settings import Batch, Count, LearningRate, Line, Positive, Size, Text
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class GenerativeRM(OwnKind):
             for places in torch.randperm(len(rows), generator=order).split(self.batch_size):
                 batch = [rows[place] for place in places.tolist()]
                 optimizer.zero_grad()
-                for part in by_tokens([len(own) for own, _ in batch], self.micro_tokens):
+                for part in length_buckets([len(own) for own, _ in batch], self.micro_tokens):
                     ids, mask = engine.padded([batch[k][0] for k in part], left=False)
                     positions = (mask.cumsum(1) - 1).clamp(min=0)
                     logits = engine.forward(ids, mask, positions, None, (mask.sum(1) - 1).tolist())

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from morlaif.batches import by_tokens
 from morlaif.data.control import plain_ids
 from morlaif.data.records import Message
 from morlaif.errors import UserError
@@ -33,6 +32,7 @@ from morlaif.feedback.prompt import thinking_messages
 from morlaif.feedback.reasoning import Reasoner
 from morlaif.feedback.settings import Principle, Thoughts, ThoughtSettings
 from morlaif.preference.genrm import GenerativeRM
+from morlaif.preference.scoring import length_buckets
 from morlaif.settings import Count, Positive
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class ReasoningRM(GenerativeRM):
             for places in torch.randperm(len(rows), generator=order).split(self.batch_size):
                 batch = [rows[place] for place in places.tolist()]
                 optimizer.zero_grad()
-                for part in by_tokens([tokens(row) for row in batch], self.micro_tokens):
+                for part in length_buckets([tokens(row) for row in batch], self.micro_tokens):
                     (loss([batch[k] for k in part]).sum() / len(batch)).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()

@@ -268,6 +268,6 @@ def outside_base(settings: PMSettings) -> Source | None:
 
 
 PMSettings = Annotated[
-    LoraPM | TrunkPM | FullPM | HeadsPM | SalmonPM | ConditionedPM | EnsemblePM | PretrainedPM | PluginPM,
+    LoraPM | TrunkPM | FullPM | HeadsPM | ConditionedPM | SalmonPM | EnsemblePM | PretrainedPM | PluginPM,
     OneOf("kind", KINDS),
 ]

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_one_line(plugin, kind: str, params: dict, message: str
 @pytest.mark.slow
 def test_a_typo_is_reported_with_the_near_name() -> None:
     line = told("pm.kind=lara")
-    assert line.startswith("pm.kind='lara': should be lora, trunk, full, heads, salmon, conditioned, ")
+    assert line.startswith("pm.kind='lara': should be lora, trunk, full, heads, conditioned, salmon, ")
     assert "Did you mean 'lora'?" in line and "dotted path" in line
 
 
