@@ -33,7 +33,7 @@ def strangers(config: Config, choices: Mapping[str, str | None]) -> Iterator[str
         choices: the option of each group, as it was composed.
     """
     stages, own = config.reached, isinstance(config.data, ToyData)
-    methods = {arm.method for arm in config.arms.chosen.values()} | {PPO.name}
+    methods = {name for arm in config.arms.chosen.values() for name in (arm.method, arm.start)} | {PPO.name}
     used = [
         group
         for group in (*SIZES, *WORLD)

@@ -18,6 +18,7 @@ LOCAL = "experiment=local model.path=m data.path=d.jsonl judge.path=j"
     (f"{LOCAL} pm=toy_heads ppo=toy_rloo", "pm=toy_heads ppo=toy_rloo", "pm=lora ppo=adapter"),
     (f"{LOCAL} feedback=rules", "feedback=rules", "feedback=hf"),
     (f"{LOCAL} eval=toy", "eval=toy", "eval=hf"),
+    (f"{LOCAL} teacher=toy_weak arms.select=[teacher_tenth]", "teacher=toy_weak", "teacher=lora"),
     ("data=jsonl data.path=d.jsonl", "feedback=rules eval=toy", "feedback=human principles=human eval=gold_small"),
     ("sft=lora", "sft=lora", "sft=toy"),
     ("sft=none", "sft=none", "sft=toy"),
