@@ -303,6 +303,8 @@ def _claims(flags: Namespace, jobs: list[Composed]) -> int:
         raise UserError("sweep=claims runs what its claims need: give each key one value")
     console, config, command = Console(highlight=False), jobs[0].config, _command(sys.argv[1:])
     _check_places(jobs)
+    if not config.dry_run:
+        _check_submits(jobs)
     claimed = prepared(flags, jobs[0], _job, console)
     if config.dry_run:
         claimed.show(console)

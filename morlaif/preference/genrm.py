@@ -14,7 +14,7 @@ on it. A prompt that no pair has is compared with one response that is the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,22 +198,41 @@ class GenerativeRM(OwnKind):
     def _learn(self, engine: LetterModel, questions: Sequence[tuple[Stem, float]], seed: int) -> PreTrainedModel:
         rows = [(stem.prefix + stem.endings[0], label) for stem, label in questions]
         model = self._learning(engine)
+
+        def loss(batch: Sequence[tuple[list[int], float]]) -> Tensor:
+            ids, mask = engine.padded([own for own, _ in batch], left=False)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = engine.forward(ids, mask, positions, None, (mask.sum(1) - 1).tolist())
+            labels = torch.tensor([label for _, label in batch], device=ids.device)
+            return indicator_loss(engine.letters(logits), labels)
+
+        self._fit(model, rows, seed, loss, lambda row: len(row[0]), decay=True)
+        return self._whole(model)
+
+    def _fit(
+        self,
+        model: Any,
+        rows: Sequence[Any],
+        seed: int,
+        loss: Callable[[Sequence[Any]], Tensor],
+        tokens: Callable[[Any], int],
+        decay: bool = False,
+    ) -> None:
+        """`epochs` passes over `rows`, by the mean of their losses (N,); nothing where there are none.
+
+        `decay`: the learning rate falls to 0.
+        """
         optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=self.learning_rate)
         order = torch.Generator().manual_seed(seed)
         steps = self.epochs * -(-len(rows) // self.batch_size)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(1, steps))
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0 if decay else 1.0, max(1, steps))
         model.eval()  # dropout off: a judge is asked so
-        for _ in range(self.epochs):
+        for _ in range(self.epochs if rows else 0):
             for places in torch.randperm(len(rows), generator=order).split(self.batch_size):
                 batch = [rows[place] for place in places.tolist()]
                 optimizer.zero_grad()
-                for part in length_buckets([len(own) for own, _ in batch], self.micro_tokens):
-                    ids, mask = engine.padded([batch[k][0] for k in part], left=False)
-                    positions = (mask.cumsum(1) - 1).clamp(min=0)
-                    logits = engine.forward(ids, mask, positions, None, (mask.sum(1) - 1).tolist())
-                    labels = torch.tensor([batch[k][1] for k in part], device=ids.device)
-                    (indicator_loss(engine.letters(logits), labels).sum() / len(batch)).backward()
+                for part in length_buckets([tokens(row) for row in batch], self.micro_tokens):
+                    (loss([batch[k] for k in part]).sum() / len(batch)).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
-        return self._whole(model)

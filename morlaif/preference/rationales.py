@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +32,6 @@ from morlaif.feedback.prompt import thinking_messages
 from morlaif.feedback.reasoning import Reasoner
 from morlaif.feedback.settings import Principle, Thoughts, ThoughtSettings
 from morlaif.preference.genrm import GenerativeRM
-from morlaif.preference.scoring import length_buckets
 from morlaif.settings import Count, Positive
 
 if TYPE_CHECKING:
@@ -115,27 +114,6 @@ class ReasoningRM(GenerativeRM):
                 told = list(zip(pairs, *before, strict=True))
                 self._fit(model, told, seed + number, lambda rows: self._dpo(engine, rows), _tokens_of_pair)
         return self._whole(model)
-
-    def _fit(
-        self,
-        model: Any,
-        rows: Sequence[Any],
-        seed: int,
-        loss: Callable[[Sequence[Any]], Tensor],
-        tokens: Callable[[Any], int],
-    ) -> None:
-        """`epochs` passes over `rows`, by the mean of their losses (N,); nothing where there are none."""
-        optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=self.learning_rate)
-        order = torch.Generator().manual_seed(seed)
-        model.eval()  # dropout off: a judge is asked so
-        for _ in range(self.epochs if rows else 0):
-            for places in torch.randperm(len(rows), generator=order).split(self.batch_size):
-                batch = [rows[place] for place in places.tolist()]
-                optimizer.zero_grad()
-                for part in length_buckets([tokens(row) for row in batch], self.micro_tokens):
-                    (loss([batch[k] for k in part]).sum() / len(batch)).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
 
     def _log(self, engine: LetterModel, batch: Sequence[Reasoning]) -> Tensor:
         return completion_logprobs(engine, [(one.prompt, one.completion) for one in batch])
